@@ -1,0 +1,118 @@
+package pullthrough
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Store is where images live: four methods over the host's maps, files or
+// buckets. It must be safe for concurrent use.
+//
+// A miss is an error that Is [io/fs.ErrNotExist]; any other error is a failure
+// and never taken for a miss. Puts are idempotent: what is there stays. The
+// proxy gives a Store verified content only, and calls it without any lock of
+// its own held. A Store that fails, blocks or panics harms no pull: the
+// content is served all the same and fetched again next time. Contexts of puts
+// are not those of a request: a put outlives the client that caused it.
+//
+// What a Store returns is never written to; the proxy copies. A Body that is
+// an *os.File, or wraps one and has its SyscallConn, is sent by the kernel
+// straight from the file: a Store that must look at the bytes on their way out
+// hides the file behind a type of its own.
+type Store interface {
+	// Manifest returns the manifest that ref, a tag or a digest, names in repo.
+	Manifest(ctx context.Context, repo Repo, ref string) (*Manifest, error)
+
+	// PutManifest stores m, creates the repository if need be, and moves m.Tag,
+	// if set, in one step. The Store may keep m and must not change it.
+	//
+	// Content that is stored already keeps all that the host knows of it, such as
+	// its push time. With m.Source == [SourceRevalidated] only the tag's
+	// CheckedAt changes, even where tags are immutable. A tag that must not move
+	// is an error that Is [ErrImmutable].
+	PutManifest(ctx context.Context, repo Repo, m *Manifest) error
+
+	// Blob returns the blob d if it is visible in repo: a blob that only another
+	// repository has is a miss.
+	Blob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error)
+
+	// PutBlob stores the desc.Size bytes of r under desc.Digest and makes them
+	// visible in repo. r is local, verified and complete; it may be read more than
+	// once and is not used after PutBlob returns. desc.MediaType is
+	// "application/octet-stream".
+	PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error
+}
+
+// Manifest is an image manifest, index or artifact manifest. It is read-only
+// once it has been handed to or by a [Proxy], and then safe for concurrent use.
+type Manifest struct {
+	Descriptor ocispec.Descriptor // MediaType, Digest, Size; the digest is of Content, always
+	Content    []byte             // upstream's bytes, never encoded again
+	Tag        string             // set when asked for, or stored, by tag
+	CheckedAt  time.Time          // when upstream last confirmed Tag; zero: pushed locally, never checked
+	Origin     string             // host name of the upstream it came from; "": pushed locally
+	Source     Source             // how this answer came about; a Store need not keep it
+}
+
+// Blob is a layer, a config or any other blob.
+type Blob struct {
+	// Descriptor has Digest and Size. A Store may leave Size 0 if Body can seek.
+	Descriptor ocispec.Descriptor
+	// Body has the content, from its first byte. It must be closed, and is not
+	// safe for concurrent use. From a [Proxy] it is also an io.Seeker, and its
+	// reads block while the download runs; a failed read means that the content
+	// was wrong or cut. It is empty in the answer to a [Request] with Head.
+	Body   io.ReadCloser
+	Source Source
+}
+
+// NewBlob returns a blob whose Body reads content, which is shared and must
+// not change. The Source is [SourceHit].
+func NewBlob(d digest.Digest, content []byte) *Blob {
+	return &Blob{
+		Descriptor: ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: d, Size: int64(len(content))},
+		Body:       &memoryBody{bytes.NewReader(content)},
+	}
+}
+
+// mediaTypeBlob is what a registry says of every blob: its real type stands in
+// the manifest that refers to it.
+const mediaTypeBlob = "application/octet-stream"
+
+// memoryBody is a bytes.Reader, with its WriterTo, that can be closed.
+type memoryBody struct{ *bytes.Reader }
+
+func (memoryBody) Close() error { return nil }
+
+// Source says how an answer came about.
+type Source int
+
+const (
+	SourceHit         Source = iota // it was stored
+	SourceFill                      // it was fetched from upstream for this request
+	SourceShared                    // it was being fetched for another request already
+	SourceRevalidated               // it was stored, and upstream has just confirmed the tag
+	SourceStale                     // it was stored, and upstream could not be asked
+)
+
+// String returns "hit", "fill", "shared", "revalidated" or "stale".
+func (s Source) String() string {
+	switch s {
+	case SourceHit:
+		return "hit"
+	case SourceFill:
+		return "fill"
+	case SourceShared:
+		return "shared"
+	case SourceRevalidated:
+		return "revalidated"
+	case SourceStale:
+		return "stale"
+	}
+	return "unknown"
+}

@@ -1,0 +1,231 @@
+// Package flight runs a function once per key for any number of waiters.
+//
+// It differs from the usual single flight in three ways that a long-lived
+// cache needs. A call belongs to nobody: it runs detached from every waiter's
+// context, and a waiter that leaves changes nothing for the others. A call may
+// publish its value before it ends, so that waiters go on while it still
+// commits. And a call that nobody waits for is unlinked before it is
+// cancelled, so that no newcomer joins a call that is being torn down.
+package flight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+)
+
+// ErrClosed is what Do returns after Shutdown.
+var ErrClosed = errors.New("flight: closed")
+
+// PanicError is what every waiter gets when the function panicked.
+type PanicError struct {
+	Value any    // what was passed to panic
+	Stack []byte // the stack of the function's goroutine
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// Group coalesces calls by key. The zero value is ready for use. It is safe
+// for concurrent use and must not be copied.
+type Group[K comparable, V any] struct {
+	running sync.WaitGroup
+
+	mu     sync.Mutex
+	calls  map[K]*Call[K, V]
+	live   map[*Call[K, V]]struct{} // every call that runs, linked or not
+	closed bool
+}
+
+// Call is one run of a function on behalf of everyone who asked for its key.
+type Call[K comparable, V any] struct {
+	group  *Group[K, V]
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{} // closed once val and err are set
+
+	// Guarded by group.mu.
+	keys      []K
+	waiters   int
+	published bool
+
+	val V
+	err error
+}
+
+// Do returns the value of the call that is running for key, starting one with
+// fn if there is none. shared reports whether the call was running already.
+// Do returns early with ctx's error when ctx ends first; the call goes on for
+// as long as anyone else waits for it.
+func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(*Call[K, V]) (V, error)) (v V, shared bool, err error) {
+	c, shared, err := g.join(key, fn)
+	if err != nil {
+		return v, false, err
+	}
+	select {
+	case <-c.done:
+		c.leave()
+		return c.val, shared, c.err
+	case <-ctx.Done():
+		c.leave()
+		return v, shared, context.Cause(ctx)
+	}
+}
+
+// join counts the caller as a waiter of key's call.
+func (g *Group[K, V]) join(key K, fn func(*Call[K, V]) (V, error)) (*Call[K, V], bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c, ok := g.calls[key]; ok {
+		c.waiters++
+		return c, true, nil
+	}
+	if g.closed {
+		return nil, false, ErrClosed
+	}
+	c := &Call[K, V]{group: g, done: make(chan struct{}), keys: []K{key}, waiters: 1}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if g.calls == nil {
+		g.calls = make(map[K]*Call[K, V])
+		g.live = make(map[*Call[K, V]]struct{})
+	}
+	g.calls[key] = c
+	g.live[c] = struct{}{}
+	g.running.Go(func() { c.run(fn) })
+	return c, false, nil
+}
+
+// Running reports whether a call is linked under key.
+func (g *Group[K, V]) Running(key K) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ok := g.calls[key]
+	return ok
+}
+
+// Len returns the number of calls that run, linked or not.
+func (g *Group[K, V]) Len() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.live)
+}
+
+// Shutdown refuses new calls and waits for the running ones. When ctx ends
+// first it cancels what still runs, waits for that to end, and returns ctx's
+// error.
+func (g *Group[K, V]) Shutdown(ctx context.Context) error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { g.running.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		g.cancelAll()
+		<-ended
+		return context.Cause(ctx)
+	}
+}
+
+func (g *Group[K, V]) cancelAll() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.live {
+		c.unlinkLocked()
+		c.cancel()
+	}
+}
+
+// Context is the call's own: it carries no value of any waiter, and it ends
+// when the call has ended, when the last waiter left before anything was
+// published, or when the group shuts down.
+func (c *Call[K, V]) Context() context.Context { return c.ctx }
+
+// Publish hands v to all waiters, present and future, while the call goes on.
+// Only the first value counts: a later one, and what the function returns, is
+// dropped.
+func (c *Call[K, V]) Publish(v V) { c.settle(v, nil) }
+
+// Published reports whether the call's value is out.
+func (c *Call[K, V]) Published() bool {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	return c.published
+}
+
+// Link enters the call under a second key, unless that key has a call already.
+func (c *Call[K, V]) Link(key K) {
+	g := c.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, taken := g.calls[key]; taken || len(c.keys) == 0 {
+		return
+	}
+	g.calls[key] = c
+	c.keys = append(c.keys, key)
+}
+
+// Unlink takes the call out of its group: the next Do for its keys starts
+// afresh. Who waits already is not affected.
+func (c *Call[K, V]) Unlink() {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	c.unlinkLocked()
+}
+
+func (c *Call[K, V]) unlinkLocked() {
+	for _, k := range c.keys {
+		if c.group.calls[k] == c {
+			delete(c.group.calls, k)
+		}
+	}
+	c.keys = nil
+}
+
+func (c *Call[K, V]) run(fn func(*Call[K, V]) (V, error)) {
+	var v V
+	err := errors.New("flight: the function ended its goroutine")
+	defer func() {
+		if r := recover(); r != nil {
+			err = &PanicError{Value: r, Stack: debug.Stack()}
+		}
+		c.settle(v, err)
+		c.group.mu.Lock()
+		c.unlinkLocked()
+		delete(c.group.live, c)
+		c.group.mu.Unlock()
+		c.cancel()
+	}()
+	v, err = fn(c)
+}
+
+func (c *Call[K, V]) settle(v V, err error) {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	if c.published {
+		return
+	}
+	c.published = true
+	if err != nil {
+		// A failed call must not hand its error to those who come later.
+		c.unlinkLocked()
+	}
+	c.val, c.err = v, err
+	close(c.done)
+}
+
+// leave counts a waiter out. The last one to leave an unpublished call ends
+// it: first out of sight, then cancelled.
+func (c *Call[K, V]) leave() {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	c.waiters--
+	if c.waiters > 0 || c.published {
+		return
+	}
+	c.unlinkLocked()
+	c.cancel()
+}

@@ -1,0 +1,233 @@
+// Package manifest decides what a manifest is, from its bytes and its
+// Content-Type together, and refuses what two readers could read differently.
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// MaxSize is the largest manifest in bytes: ECR's limit, and what the OCI
+// distribution spec asks registries to take at least.
+const MaxSize = 4 << 20
+
+// Media types of Docker's image manifest version 2, schema 2.
+const (
+	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	MediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+	schema1Prefix = "application/vnd.docker.distribution.manifest.v1+"
+)
+
+// Accept is the one Accept header of every manifest request: a tag must have
+// one answer, whatever the client would have accepted.
+var Accept = strings.Join([]string{
+	ocispec.MediaTypeImageIndex,
+	ocispec.MediaTypeImageManifest,
+	MediaTypeDockerList,
+	MediaTypeDockerManifest,
+	"*/*;q=0.1",
+}, ", ")
+
+// ErrSchema1 is the error for Docker image manifests version 2, schema 1:
+// their digest is not that of their bytes, and registries have dropped them.
+var ErrSchema1 = errors.New("docker image manifest schema 1 is not supported")
+
+// Info is what a manifest says of itself.
+type Info struct {
+	MediaType string
+	// Refs are the descriptors of what the manifest is made of: config, layers,
+	// or an index's children. Only the valid ones: nothing is fetched from here.
+	Refs []ocispec.Descriptor
+}
+
+// document has the fields that tell the known kinds apart.
+type document struct {
+	SchemaVersion int                  `json:"schemaVersion"`
+	MediaType     string               `json:"mediaType"`
+	Manifests     []ocispec.Descriptor `json:"manifests"`
+	Config        *ocispec.Descriptor  `json:"config"`
+	Layers        []ocispec.Descriptor `json:"layers"`
+	Blobs         []ocispec.Descriptor `json:"blobs"` // the OCI artifact manifest of image-spec 1.1.0-rc
+	FSLayers      json.RawMessage      `json:"fsLayers"`
+}
+
+// Inspect reads body, which was served as contentType ("" where it was not
+// said). A mediaType in the body must agree with a Content-Type that says
+// something; a document that fits two kinds is refused (CVE-2021-41190).
+func Inspect(contentType string, body []byte) (Info, error) {
+	if len(body) > MaxSize {
+		return Info{}, fmt.Errorf("manifest of %d bytes is larger than %d", len(body), MaxSize)
+	}
+	served := essence(contentType)
+	keys, err := topLevelKeys(body)
+	if err != nil {
+		return Info{}, fmt.Errorf("served as %.100q: not a manifest: %w", served, err)
+	}
+	var doc document
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return Info{}, fmt.Errorf("not a manifest: %w", err)
+	}
+	if err := doc.check(keys); err != nil {
+		return Info{}, err
+	}
+	mediaType, err := doc.decide(served)
+	if err != nil {
+		return Info{}, err
+	}
+	refs, err := doc.refs()
+	return Info{MediaType: mediaType, Refs: refs}, err
+}
+
+// essence is the media type without parameters, "" if it says nothing about
+// manifests: some registries serve every manifest as text or octet-stream.
+func essence(contentType string) string {
+	t, _, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return ""
+	}
+	switch t {
+	case "application/octet-stream", "text/plain", "application/json":
+		return ""
+	}
+	return t
+}
+
+// topLevelKeys refuses duplicate keys and keys that differ only by case from
+// one we read: parsers disagree about which of the two counts.
+func topLevelKeys(body []byte) (map[string]bool, error) {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, errors.New("not a JSON object")
+	}
+	keys := make(map[string]bool)
+	folded := make(map[string]bool)
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		key, _ := t.(string)
+		if fold := strings.ToLower(key); folded[fold] {
+			return nil, fmt.Errorf("the key %.50q stands twice", key)
+		} else {
+			folded[fold] = true
+		}
+		keys[key] = true
+		var skip json.RawMessage
+		if err := dec.Decode(&skip); err != nil {
+			return nil, err
+		}
+	}
+	return keys, foreignCase(keys)
+}
+
+func foreignCase(keys map[string]bool) error {
+	for key := range keys {
+		for _, known := range []string{"schemaVersion", "mediaType", "manifests", "config", "layers", "blobs", "fsLayers"} {
+			if key != known && strings.EqualFold(key, known) {
+				return fmt.Errorf("the key %.50q is %q in odd case", key, known)
+			}
+		}
+	}
+	return nil
+}
+
+// check refuses documents that fit more than one kind.
+func (d *document) check(keys map[string]bool) error {
+	if keys["fsLayers"] || d.SchemaVersion == 1 || strings.HasPrefix(d.MediaType, schema1Prefix) {
+		return ErrSchema1
+	}
+	if keys["manifests"] && (keys["layers"] || keys["config"] || keys["blobs"]) {
+		return errors.New("ambiguous: both an index and an image manifest (CVE-2021-41190)")
+	}
+	isIndex := d.MediaType == ocispec.MediaTypeImageIndex || d.MediaType == MediaTypeDockerList
+	isImage := d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == MediaTypeDockerManifest
+	if isIndex && (keys["layers"] || keys["config"]) || isImage && keys["manifests"] {
+		return fmt.Errorf("says mediaType %q, and is not", d.MediaType)
+	}
+	return nil
+}
+
+// decide picks the media type: the body's own, else what the shape of the
+// body says, with the Content-Type as a witness that must not disagree.
+func (d *document) decide(served string) (string, error) {
+	if strings.HasPrefix(served, schema1Prefix) {
+		return "", ErrSchema1
+	}
+	if d.MediaType != "" {
+		if served != "" && served != d.MediaType {
+			return "", fmt.Errorf("says mediaType %.100q, but was served as %.100q", d.MediaType, served)
+		}
+		return d.MediaType, checkType(d.MediaType)
+	}
+	shape := d.shape()
+	switch {
+	case served == "" && shape == "":
+		return "", errors.New("neither its content nor its Content-Type says what it is")
+	case served == "":
+		return shape, nil
+	case shape != "" && isIndexType(served) != isIndexType(shape):
+		return "", fmt.Errorf("looks like %q, but was served as %.100q", shape, served)
+	}
+	return served, checkType(served)
+}
+
+// shape is the type of a document without a mediaType, which is optional in
+// OCI documents only.
+func (d *document) shape() string {
+	switch {
+	case d.Manifests != nil:
+		return ocispec.MediaTypeImageIndex
+	case d.Config != nil && d.Layers != nil:
+		return ocispec.MediaTypeImageManifest
+	}
+	return ""
+}
+
+func isIndexType(t string) bool {
+	return t == ocispec.MediaTypeImageIndex || t == MediaTypeDockerList
+}
+
+// checkType keeps web pages and the like out of the Store.
+func checkType(t string) error {
+	if strings.HasPrefix(t, "application/") && strings.HasSuffix(t, "json") && len(t) <= 255 && printable(t) {
+		return nil
+	}
+	return fmt.Errorf("%.100q is no manifest's media type", t)
+}
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// refs returns the valid descriptors. A negative size is refused: it is there
+// to make somebody allocate or read without a bound.
+func (d *document) refs() ([]ocispec.Descriptor, error) {
+	all := append(append(append([]ocispec.Descriptor(nil), d.Manifests...), d.Layers...), d.Blobs...)
+	if d.Config != nil {
+		all = append(all, *d.Config)
+	}
+	refs := all[:0]
+	for _, desc := range all {
+		if desc.Size < 0 {
+			return nil, fmt.Errorf("descriptor %.80q has the size %d", desc.Digest, desc.Size)
+		}
+		if known(desc.Digest) {
+			refs = append(refs, desc)
+		}
+	}
+	return refs, nil
+}
+
+// known reports whether d is a digest that we could verify.
+func known(d digest.Digest) bool {
+	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
+}

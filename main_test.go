@@ -1,0 +1,95 @@
+package pullthrough_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+
+// prefix is the one rule's in most tests; its repositories are upstream's
+// without it.
+const prefix = "hub"
+
+// world is an upstream registry and a proxy before it.
+type world struct {
+	*pullthrough.Proxy
+	up    *pullthroughtest.Upstream
+	store *pullthrough.MemStore
+}
+
+// newWorld returns a world with the rule hub = upstream. change, if not nil,
+// may change the proxy before its first use.
+func newWorld(t *testing.T, c pullthroughtest.Config, change func(*pullthrough.Proxy)) *world {
+	t.Helper()
+	w := &world{up: pullthroughtest.New(t, c), store: pullthrough.NewMemStore()}
+	w.Proxy = &pullthrough.Proxy{
+		Store:    w.store,
+		Rules:    pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: w.up.URL()}},
+		SpoolDir: t.TempDir(),
+	}
+	if change != nil {
+		change(w.Proxy)
+	}
+	t.Cleanup(func() { assert.NoError(t, w.Shutdown(context.Background())) })
+	return w
+}
+
+func repo(name string) pullthrough.Repo { return pullthrough.Repo{Name: prefix + "/" + name} }
+
+// pull reads a whole image: the manifest by ref, then every blob.
+func (w *world) pull(t *testing.T, name, ref string, img *pullthroughtest.Image) {
+	t.Helper()
+	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo(name), Ref: ref})
+	require.NoError(t, err)
+	assert.Equal(t, img.Digest, m.Descriptor.Digest)
+	assert.Equal(t, img.MediaType, m.Descriptor.MediaType)
+	assert.True(t, bytes.Equal(img.Content, m.Content), "the manifest is upstream's, byte for byte")
+	for _, b := range img.Blobs() {
+		w.pullBlob(t, name, b.Digest)
+	}
+}
+
+// pullBlob reads a blob to its end and checks its digest.
+func (w *world) pullBlob(t *testing.T, name string, d digest.Digest) {
+	t.Helper()
+	b, err := w.Blob(t.Context(), pullthrough.Request{Repo: repo(name), Ref: d.String()})
+	require.NoError(t, err)
+	assertBody(t, d, b)
+}
+
+func assertBody(t *testing.T, d digest.Digest, b *pullthrough.Blob) {
+	t.Helper()
+	v := d.Verifier()
+	n, err := io.Copy(v, b.Body)
+	assert.NoError(t, err)
+	assert.Equal(t, b.Descriptor.Size, n)
+	assert.True(t, v.Verified(), "the blob is what its digest says")
+	assert.NoError(t, b.Body.Close())
+}
+
+// serve mounts h on a server of the test's own.
+func serve(t *testing.T, h http.Handler) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// settled waits until the fetches that are under way have been committed: the
+// Store gets a blob after its client has all of it.
+func (w *world) settled(t *testing.T) {
+	t.Helper()
+	w.WaitIdle()
+}

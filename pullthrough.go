@@ -1,0 +1,259 @@
+// Package pullthrough is an Amazon ECR pull through cache that a Go program
+// embeds: a fake AWS, a registry test harness, a small registry.
+//
+// The host gives a [Proxy] a [Store] and the rules of its private registry. A
+// pull of docker-hub/library/nginx:1.27 that the Store does not have is then
+// fetched from the upstream registry that the rule names, verified, streamed
+// to the client while it is written into the Store, and answered from there
+// the next time:
+//
+//	proxy := &pullthrough.Proxy{
+//		Store: pullthrough.NewMemStore(),
+//		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"}},
+//	}
+//	http.Handle("/v2/", proxy)
+//
+// A Proxy stands instead of the host's own /v2/ handlers ([Proxy.ServeHTTP]),
+// around them ([Proxy.Handler]) or behind them ([Proxy.Manifest] and
+// [Proxy.Blob], in the branches that would answer 404).
+//
+// Nothing wrong is ever stored: content reaches the Store after its digest was
+// right, and an answer whose content turns out wrong is cut short of its
+// Content-Length. A partial answer (206) from a running download may carry
+// bytes that are not verified yet, never the last 64 KiB.
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// Proxy turns misses of a Store into pulls from upstream registries. It is a
+// struct to fill in: only Store and Rules are required, and the zero value of
+// every other field is documented. Fields must not change after first use. A
+// Proxy is safe for concurrent use and must not be copied after first use. It
+// starts nothing before the first miss.
+type Proxy struct {
+	// Store is where images live. Required.
+	Store Store
+	// Rules are asked on each miss. Required.
+	Rules RuleSource
+
+	// Credentials returns what the rule's upstream registry is to be told. It is
+	// called for each token, not for each request, with a context that is not the
+	// request's; an error refuses the pull as Amazon ECR does when it cannot read
+	// the rule's secret. nil: anonymous.
+	Credentials func(ctx context.Context, repo Repo, rule Rule) (Credential, error)
+	// Endpoint returns where the rule's upstream registry really is: /v2/ stands
+	// below that URL. A nil URL, or a nil Endpoint, means [Rule.UpstreamURL].
+	Endpoint func(ctx context.Context, repo Repo, rule Rule) (*url.URL, error)
+	// Policy returns what the rule's upstream registry may do and how long its
+	// tags count as fresh. nil: the zero [Policy], which is Amazon ECR's.
+	Policy func(ctx context.Context, repo Repo, rule Rule) Policy
+	// Authorize decides whether the caller may do a: [ActionPull] on every
+	// request, hit or miss, [ActionImport] before a request may cause or join a
+	// fetch. An error refuses: for a pull it is what the client is told, with
+	// 403; for an import the stored copy is served, or "not found" as Amazon ECR
+	// says. nil: everybody may.
+	Authorize func(ctx context.Context, a Action, r Request) error
+	// Identify says who sends a /v2/ request, to which account and Region. An
+	// error that Is [ErrUnauthorized] is answered 401. nil: the zero [Identity];
+	// see also [HostIdentity].
+	Identify func(*http.Request) (Identity, error)
+
+	// Transport carries the requests to upstream registries. Redirects,
+	// credentials and header timeouts are the proxy's own in any case. It must
+	// not decompress. nil: a pooled transport with limits of its own, and the
+	// proxies that the environment names (http.ProxyFromEnvironment).
+	Transport http.RoundTripper
+	// SpoolDir is where downloads over 1 MiB are kept while they run. "": os.TempDir.
+	SpoolDir string
+
+	// OnEvent is called once per request and once per fetch, after the fact. It
+	// must not block for long. nil: nobody is told.
+	OnEvent func(context.Context, Event)
+	// Logger gets what a person would want to know. nil: nothing is logged.
+	Logger *slog.Logger
+	// Now is the clock that stamps and ages tags and tokens. nil: time.Now.
+	Now func() time.Time
+
+	once sync.Once
+	run  *running
+}
+
+// Action is what a caller asks [Proxy.Authorize] for, spelled as the IAM
+// action without its "ecr:".
+type Action string
+
+// The actions of a pull through a rule; see "Permissions required to use a
+// pull through cache rule" in the Amazon ECR user guide.
+const (
+	ActionPull   Action = "BatchGetImage"
+	ActionImport Action = "BatchImportUpstreamImage"
+)
+
+// Identity is who asks, and which private registry.
+type Identity struct {
+	Account string
+	Region  string
+	Caller  string // opaque, for example a principal ARN; handed on in Request.Caller
+}
+
+// Request is one pull.
+type Request struct {
+	Repo   Repo
+	Ref    string // tag or digest; of a blob always a digest
+	Head   bool   // an existence check: never counts as a pull
+	Caller string // opaque, for example a principal ARN
+}
+
+// Policy says, per rule, what an upstream registry may do. The zero value is
+// Amazon ECR's policy.
+type Policy struct {
+	// TagTTL is how long a tag counts as fresh after upstream has confirmed it.
+	// 0: 24 hours. Negative: a stored tag is never checked again. [EveryPull]:
+	// upstream is asked on every pull.
+	TagTTL time.Duration
+	// RealmHosts are the hosts, "auth.example.com", whose token server may be sent
+	// the rule's credentials, beside the upstream host itself and the built-in
+	// pairs such as registry-1.docker.io and auth.docker.io. nil: none.
+	RealmHosts []string
+	// MaxBlobBytes limits the size of a blob. 0: 52,000 MiB, Amazon ECR's limit
+	// for a layer.
+	MaxBlobBytes int64
+}
+
+// EveryPull as [Policy.TagTTL] makes every pull of a tag ask upstream.
+const EveryPull time.Duration = 1
+
+const (
+	defaultTagTTL  = 24 * time.Hour
+	defaultMaxBlob = 52_000 << 20
+	// clockSkew is how far in the future a stored check may lie before it counts
+	// as a broken clock's.
+	clockSkew = 5 * time.Minute
+)
+
+// due reports whether a tag last confirmed at checked must be confirmed again.
+func (pol Policy) due(checked, now time.Time) bool {
+	ttl := pol.TagTTL
+	switch {
+	case ttl < 0:
+		return false
+	case ttl == EveryPull || checked.IsZero():
+		return true
+	case ttl == 0:
+		ttl = defaultTagTTL
+	}
+	age := now.Sub(checked)
+	return age >= ttl || age < -clockSkew
+}
+
+func (pol Policy) maxBlob() int64 {
+	if pol.MaxBlobBytes > 0 {
+		return pol.MaxBlobBytes
+	}
+	return defaultMaxBlob
+}
+
+// Event says what happened. Credentials and tokens are in none of its fields.
+type Event struct {
+	Kind     EventKind
+	Request  Request       // the request; of a fetch only Repo and Ref are set
+	Digest   string        // of the content; "" on failure
+	Source   Source        // of the answer; SourceFill for a fetch
+	Bytes    int64         // length of the content; 0 on failure
+	Upstream int           // requests that a fetch made to upstream, tokens included; 0 for a request
+	Duration time.Duration // until the answer was there, or the fetch was committed
+	Err      error         // nil: it went well. EventStoreFailed: what the Store said
+}
+
+// EventKind tells events apart.
+type EventKind string
+
+const (
+	EventManifest    EventKind = "manifest"     // a manifest was asked for
+	EventBlob        EventKind = "blob"         // a blob was asked for
+	EventFetch       EventKind = "fetch"        // a manifest or blob was fetched from upstream, or could not be
+	EventStoreFailed EventKind = "store-failed" // the Store failed; the pull went on without it
+)
+
+// Manifest returns the manifest r.Ref of r.Repo: from the Store, or from the
+// upstream registry of the rule that covers the repository. An error is an
+// [*Error]; where nothing is stored and no rule covers the name it Is
+// [ErrNoRule]. HEAD and GET of a manifest are both this call.
+func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
+	start := p.now()
+	m, err := p.manifest(ctx, r)
+	err = at(err, r.Repo, r.Ref)
+	e := Event{Kind: EventManifest, Request: r, Duration: p.now().Sub(start), Err: err}
+	if m != nil {
+		e.Digest, e.Source, e.Bytes = m.Descriptor.Digest.String(), m.Source, m.Descriptor.Size
+	}
+	p.tell(ctx, e)
+	return m, err
+}
+
+// Blob returns the blob r.Ref of r.Repo: from the Store, or from the upstream
+// registry of the rule that covers the repository. It returns as soon as the
+// size is known; ctx also bounds the reads of the Body. Errors are as for
+// Manifest. With r.Head set nothing is downloaded and the Body is empty.
+func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
+	start := p.now()
+	b, err := p.blob(ctx, r)
+	err = asBlobError(at(err, r.Repo, r.Ref))
+	e := Event{Kind: EventBlob, Request: r, Duration: p.now().Sub(start), Err: err}
+	if b != nil {
+		e.Digest, e.Source, e.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size
+	}
+	p.tell(ctx, e)
+	return b, err
+}
+
+// asBlobError gives "not found" a blob's code and sentence.
+func asBlobError(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if ok && errors.Is(e, ErrNotFound) && e.Code == "" {
+		e.Code, e.Message = "BLOB_UNKNOWN", "The blob '"+e.Ref+"' was not found in the repository with name '"+e.Repo.Name+"'"
+	}
+	return err
+}
+
+// Shutdown ends the proxy: from now on what is stored is served, and a miss is
+// an [ErrClosed]. It waits for running downloads; when ctx ends first it
+// cancels them, waits for their end, and returns ctx's error. Shut the
+// http.Server down first.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	run := p.state()
+	err := errors.Join(run.manifests.Shutdown(ctx), run.blobs.Shutdown(ctx), run.upstream.shutdown(ctx))
+	return err
+}
+
+func (p *Proxy) now() time.Time {
+	if p.Now != nil {
+		return p.Now()
+	}
+	return time.Now()
+}
+
+func (p *Proxy) log() *slog.Logger {
+	if p.Logger != nil {
+		return p.Logger
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// tell reports e; what the host does with it must not hurt the pull.
+func (p *Proxy) tell(ctx context.Context, e Event) {
+	if p.OnEvent == nil {
+		return
+	}
+	if err := guarded("OnEvent", func() error { p.OnEvent(ctx, e); return nil }); err != nil {
+		p.log().Error("event handler failed", "err", err)
+	}
+}

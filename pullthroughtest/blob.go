@@ -1,0 +1,92 @@
+package pullthroughtest
+
+import (
+	"bytes"
+	_ "crypto/sha256" // go-digest finds its algorithms by what is linked in
+	_ "crypto/sha512"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Blob is a config or a layer. It is never changed, and safe for concurrent use.
+type Blob struct {
+	MediaType string
+	Digest    digest.Digest
+	Size      int64
+
+	content io.ReaderAt
+}
+
+// Descriptor describes the blob the way a manifest does.
+func (b *Blob) Descriptor() ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size}
+}
+
+// Open is a new reader of the blob's content, which can seek and read at any offset too.
+func (b *Blob) Open() *io.SectionReader { return io.NewSectionReader(b.content, 0, b.Size) }
+
+func newBlob(mediaType string, algorithm digest.Algorithm, content []byte) *Blob {
+	return &Blob{
+		MediaType: mediaType,
+		Digest:    algorithm.FromBytes(content),
+		Size:      int64(len(content)),
+		content:   bytes.NewReader(content),
+	}
+}
+
+func newLayer(mediaType string, algorithm digest.Algorithm, size, seed int64, index int) *Blob {
+	b := &Blob{MediaType: mediaType, Size: size, content: newNoise(size, seed, index)}
+	d, err := algorithm.FromReader(b.Open())
+	if err != nil {
+		panic(fmt.Sprintf("pullthroughtest: hash layer: %v", err)) // noise reads without errors
+	}
+	b.Digest = d
+	return b
+}
+
+// noise is endless content made of one random block, each repetition stamped with its number: shifted or spliced
+// content never looks right, and reading costs a copy.
+type noise struct {
+	block []byte // noiseBlock bytes, or fewer where that is all the content there is
+}
+
+const (
+	noiseBlock = 1 << 20
+	noiseStamp = 8
+)
+
+func newNoise(size, seed int64, index int) *noise {
+	source := rand.New(rand.NewPCG(uint64(seed), uint64(index)))
+	n := &noise{block: make([]byte, min(size, noiseBlock))}
+	var word [8]byte
+	for at := 0; at < len(n.block); at += len(word) {
+		binary.LittleEndian.PutUint64(word[:], source.Uint64())
+		copy(n.block[at:], word[:])
+	}
+	return n
+}
+
+// ReadAt never fails; the end is its caller's business, an io.SectionReader's.
+func (n *noise) ReadAt(p []byte, offset int64) (int, error) {
+	for done := 0; done < len(p); {
+		at := offset + int64(done)
+		number, from := at/noiseBlock, int(at%noiseBlock)
+		if number > 0 && from < noiseStamp {
+			done += copy(p[done:], n.stamp(number)[from:])
+			continue
+		}
+		done += copy(p[done:], n.block[from:])
+	}
+	return len(p), nil
+}
+
+// stamp is what stands in place of the first bytes of block number, which is not the first.
+func (n *noise) stamp(number int64) []byte {
+	first := binary.LittleEndian.Uint64(n.block)
+	return binary.LittleEndian.AppendUint64(nil, first^uint64(number))
+}

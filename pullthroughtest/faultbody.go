@@ -1,0 +1,134 @@
+package pullthroughtest
+
+import (
+	"bytes"
+	"context"
+	"math"
+	"net/http"
+	"time"
+)
+
+// faultBody writes an answer's body with its fault. Like the answer it is for one goroutine.
+type faultBody struct {
+	*Fault
+	ctx     context.Context // ends when the client has gone or the registry closes
+	answer  *answer
+	at      int64 // bytes written
+	end     int64 // offset from which on bytes are left out; math.MaxInt64: none
+	flip    int64 // offset of the byte to flip; negative: none
+	stalled bool  // the stall is over
+}
+
+func newFaultBody(ctx context.Context, a *answer, length int64) *faultBody {
+	b := &faultBody{Fault: a.fault, ctx: ctx, answer: a, end: math.MaxInt64, flip: -1}
+	if b.Truncate > 0 && length >= 0 {
+		b.end = max(0, length-b.Truncate)
+	}
+	if b.Flip != nil {
+		b.flip = *b.Flip
+		if b.flip < 0 && length >= 0 {
+			b.flip += length
+		}
+	}
+	return b
+}
+
+// start does what happens before the answer begins.
+func (b *faultBody) start() {
+	if b.StallAfter == nil {
+		b.stall()
+	}
+	if b.CutAfter != nil && *b.CutAfter < 0 {
+		b.answer.cut()
+	}
+}
+
+func (b *faultBody) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		b.pause()
+		portion := b.portion(p[done:])
+		if len(portion) == 0 {
+			return len(p), nil // beyond the end: the writer need not know
+		}
+		n, err := b.answer.send(portion)
+		b.at += int64(n)
+		done += n
+		if err != nil {
+			return done, err
+		}
+		b.throttle(n)
+	}
+	return done, nil
+}
+
+// finish writes the body that stands in for the handler's, if any, and what comes after the body.
+func (b *faultBody) finish(other []byte) {
+	_, err := b.Write(other)
+	b.end = math.MaxInt64
+	zeros := make([]byte, min(max(b.Extend, 0), 64<<10))
+	for left := b.Extend; left > 0 && err == nil; {
+		var n int
+		n, err = b.Write(zeros[:min(left, int64(len(zeros)))])
+		left -= int64(n)
+	}
+	b.pause()
+}
+
+// pause stalls or cuts the answer if it has come that far.
+func (b *faultBody) pause() {
+	if b.StallAfter != nil && *b.StallAfter == b.at {
+		b.answer.flush()
+		b.stall()
+	}
+	if b.CutAfter != nil && *b.CutAfter == b.at {
+		b.answer.flush()
+		b.answer.cut()
+	}
+}
+
+func (b *faultBody) stall() {
+	if b.Stall == nil || b.stalled {
+		return
+	}
+	b.stalled = true
+	select {
+	case <-b.Stall:
+	case <-b.ctx.Done():
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// portion is the beginning of p up to where something is to happen, with its byte flipped if it holds that.
+func (b *faultBody) portion(p []byte) []byte {
+	n := min(int64(len(p)), b.end-b.at)
+	for _, stop := range []*int64{b.StallAfter, b.CutAfter} {
+		if stop != nil && *stop > b.at {
+			n = min(n, *stop-b.at)
+		}
+	}
+	if b.Rate > 0 {
+		n = min(n, max(1, b.Rate/10))
+	}
+	p = p[:n]
+	if i := b.flip - b.at; b.flip >= 0 && 0 <= i && i < n {
+		p = bytes.Clone(p) // p is the content of every answer
+		p[i] ^= 1
+	}
+	return p
+}
+
+// throttle waits as long as n bytes take at the fault's rate.
+func (b *faultBody) throttle(n int) {
+	if b.Rate <= 0 {
+		return
+	}
+	b.answer.flush()
+	timer := time.NewTimer(time.Duration(float64(n) / float64(b.Rate) * float64(time.Second)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-b.ctx.Done():
+		panic(http.ErrAbortHandler)
+	}
+}

@@ -1,0 +1,116 @@
+package pullthroughtest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// writeFaultyHeader sends the header that the fault makes of the one the handler has set.
+func (a *answer) writeFaultyHeader(status int) {
+	f, header := a.fault, a.Header()
+	status = a.replace(status)
+	length := int64(-1)
+	if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil {
+		length = n
+	}
+	if f.NoLength || f.CloseDelimited {
+		header.Del("Content-Length")
+	}
+	replaceHeaders(header, f.Header)
+	ctx, cancel := context.WithCancel(a.r.Context())
+	a.body = newFaultBody(ctx, a, length)
+	a.body.start()
+	a.entry.answer(status)
+	if a.wantsRaw(length) && a.takeOver(cancel) {
+		a.writeRawHeader(status)
+		return
+	}
+	a.w.WriteHeader(status)
+	if header.Get("Content-Length") == "" {
+		a.flush() // or net/http counts a short body and declares its length
+	}
+}
+
+// replace applies Status, Redirect and Body. It returns the status to be sent.
+func (a *answer) replace(status int) int {
+	f, header := a.fault, a.Header()
+	if f.Redirect != "" {
+		status = http.StatusTemporaryRedirect
+	}
+	if f.Status != 0 {
+		status = f.Status
+	}
+	a.other, a.mute = f.Body, f.Body != nil
+	if f.Redirect != "" || f.Status >= http.StatusMultipleChoices {
+		clear(header)
+		a.replaceError(status)
+	}
+	if f.Redirect != "" {
+		header.Set("Location", strings.ReplaceAll(f.Redirect, "{path}", a.r.URL.EscapedPath()))
+	}
+	if a.mute {
+		header.Set("Content-Length", strconv.Itoa(len(a.other)))
+	}
+	return status
+}
+
+// replaceError makes an answer of its own of an error or a redirect.
+func (a *answer) replaceError(status int) {
+	if status == http.StatusUnauthorized {
+		repo, _, _ := splitPath(a.r.URL.Path)
+		a.Header().Set("Www-Authenticate", a.upstream.challenge(repo))
+	}
+	a.mute = true
+	if a.other == nil && status >= http.StatusBadRequest {
+		a.Header().Set("Content-Type", "application/json")
+		a.other = marshal(errorDocument{{Code: usualCode(status), Message: "injected fault"}})
+	}
+}
+
+// replaceHeaders leaves deleted headers in place without values, since net/http puts in some that are missing.
+func replaceHeaders(header, replacement http.Header) {
+	for name, values := range replacement {
+		if len(values) == 0 || len(values) == 1 && values[0] == "" {
+			values = nil
+		}
+		header[http.CanonicalHeaderKey(name)] = values
+	}
+}
+
+// wantsRaw reports whether the answer is one that net/http would not send.
+func (a *answer) wantsRaw(length int64) bool {
+	f := a.fault
+	return f.CloseDelimited || f.Header.Get("Content-Length") != "" || f.Extend > 0 && length >= 0 && !f.NoLength
+}
+
+// takeOver takes the connection from net/http, which is impossible on HTTP/2. From then on nobody but us notices that
+// the client has gone, hence gone.
+func (a *answer) takeOver(gone context.CancelFunc) bool {
+	conn, _, err := http.NewResponseController(a.w).Hijack()
+	if err != nil {
+		return false
+	}
+	a.conn = conn
+	go func() {
+		defer gone()
+		_, _ = io.Copy(io.Discard, conn) // ends with the connection, which close closes
+	}()
+	return true
+}
+
+func (a *answer) writeRawHeader(status int) {
+	protocol := "HTTP/1.1"
+	if a.fault.CloseDelimited {
+		protocol = "HTTP/1.0"
+	}
+	header := a.Header().Clone()
+	header.Set("Connection", "close")
+	// A client that has gone is noticed when the body is written.
+	_, _ = fmt.Fprintf(a.conn, "%s %d %s\r\n", protocol, status, http.StatusText(status))
+	_ = header.Write(a.conn)
+	_, _ = io.WriteString(a.conn, "\r\n")
+}

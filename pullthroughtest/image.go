@@ -1,0 +1,187 @@
+package pullthroughtest
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// The Docker counterparts of the OCI media types.
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerConfig   = "application/vnd.docker.container.image.v1+json"
+	dockerLayer    = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+)
+
+// Image is a manifest with all that it refers to, ready for [Upstream.Push]. [NewImage] and [NewIndex] make well-formed
+// ones; a literal with a MediaType and any Content makes the others. An Image is safe for concurrent use as long as
+// nobody changes it; after Push nobody must.
+type Image struct {
+	MediaType string
+	Digest    digest.Digest // of Content; empty: Push computes the sha256
+	Content   []byte        // the manifest as it is served, byte for byte
+
+	Config   *Blob    // nil: none, as in an index
+	Layers   []*Blob  // nil: none
+	Children []*Image // of an index; nil: none
+
+	ArtifactType string           // for the referrers list; empty: it is an image
+	Subject      digest.Digest    // the manifest that this one refers to; empty: none
+	Platform     ocispec.Platform // for the descriptor in an index; zero: not said
+}
+
+// ImageOptions says what [NewImage] makes. The zero value is an OCI image for linux/amd64 with one layer of 1 KiB.
+type ImageOptions struct {
+	Seed         int64            // images of different seeds share no layer; zero is a seed too
+	Layers       int              // how many; 0: one, negative: none
+	LayerSize    int64            // of each layer in bytes; 0: 1 KiB, negative: empty layers
+	Docker       bool             // Docker schema 2 media types; false: OCI
+	ArtifactType string           // makes it an artifact with the empty config; empty: an image
+	Subject      *Image           // what the image refers to; nil: nothing. OCI only
+	Algorithm    digest.Algorithm // of all digests; empty: sha256
+	Platform     ocispec.Platform // in the config and in an index; zero: linux/amd64
+}
+
+// NewImage makes an image, the same one for the same options every time. Its layers are noise, not archives: they can
+// be pulled and verified but not unpacked. They take no memory to speak of, however long they are, but the time to
+// hash them. It panics on an unknown Algorithm.
+func NewImage(o ImageOptions) *Image {
+	o = o.withDefaults()
+	img := &Image{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: o.ArtifactType, Platform: o.Platform}
+	layerType := ocispec.MediaTypeImageLayerGzip
+	if o.Docker {
+		img.MediaType, layerType = dockerManifest, dockerLayer
+	}
+	for i := range o.Layers {
+		img.Layers = append(img.Layers, newLayer(layerType, o.Algorithm, o.LayerSize, o.Seed, i))
+	}
+	img.Config = o.config(img.Layers)
+	manifest := ocispec.Manifest{
+		Versioned:    specs.Versioned{SchemaVersion: 2},
+		MediaType:    img.MediaType,
+		ArtifactType: o.ArtifactType,
+		Config:       img.Config.Descriptor(),
+		Layers:       []ocispec.Descriptor{},
+	}
+	for _, layer := range img.Layers {
+		manifest.Layers = append(manifest.Layers, layer.Descriptor())
+	}
+	if o.Subject != nil {
+		subject := o.Subject.Descriptor()
+		subject.Platform = nil
+		img.Subject, manifest.Subject = subject.Digest, &subject
+	}
+	img.Content = marshal(manifest)
+	img.Digest = o.Algorithm.FromBytes(img.Content)
+	return img
+}
+
+func (o ImageOptions) withDefaults() ImageOptions {
+	if o.Layers == 0 {
+		o.Layers = 1
+	}
+	if o.LayerSize == 0 {
+		o.LayerSize = 1 << 10
+	}
+	o.Layers, o.LayerSize = max(o.Layers, 0), max(o.LayerSize, 0)
+	if o.Algorithm == "" {
+		o.Algorithm = digest.SHA256
+	}
+	if o.Platform.OS == "" && o.Platform.Architecture == "" {
+		o.Platform.OS, o.Platform.Architecture = "linux", "amd64"
+	}
+	return o
+}
+
+// config names the seed, so that images without layers differ as well.
+func (o ImageOptions) config(layers []*Blob) *Blob {
+	if o.ArtifactType != "" {
+		return newBlob(ocispec.MediaTypeEmptyJSON, o.Algorithm, ocispec.DescriptorEmptyJSON.Data)
+	}
+	config := ocispec.Image{
+		Author:   fmt.Sprintf("seed %d", o.Seed),
+		Platform: o.Platform,
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}},
+	}
+	for _, layer := range layers {
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.Digest)
+	}
+	mediaType := ocispec.MediaTypeImageConfig
+	if o.Docker {
+		mediaType = dockerConfig
+	}
+	return newBlob(mediaType, o.Algorithm, marshal(config))
+}
+
+// NewIndex makes an index of the images in the order given: a Docker manifest list if there are images and all are
+// Docker's, else an OCI index. Its digest is a sha256.
+func NewIndex(images ...*Image) *Image {
+	index := ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{},
+	}
+	if allDocker(images) {
+		index.MediaType = dockerList
+	}
+	for _, img := range images {
+		index.Manifests = append(index.Manifests, img.Descriptor())
+	}
+	content := marshal(index)
+	return &Image{MediaType: index.MediaType, Digest: digest.FromBytes(content), Content: content, Children: images}
+}
+
+func allDocker(images []*Image) bool {
+	for _, img := range images {
+		if img.MediaType != dockerManifest && img.MediaType != dockerList {
+			return false
+		}
+	}
+	return len(images) > 0
+}
+
+// Descriptor describes the image the way an index does, with its platform if it has one.
+func (i *Image) Descriptor() ocispec.Descriptor {
+	d := ocispec.Descriptor{MediaType: i.MediaType, Digest: i.Digest, Size: int64(len(i.Content))}
+	if i.ArtifactType != "" {
+		d.ArtifactType = i.ArtifactType
+		return d
+	}
+	if i.Platform.OS != "" {
+		platform := i.Platform
+		d.Platform = &platform
+	}
+	return d
+}
+
+// referrer describes the image the way a referrers list does: what kind of artifact it is, not for which platform.
+func (i *Image) referrer() ocispec.Descriptor {
+	d := i.Descriptor()
+	d.Platform = nil
+	if d.ArtifactType == "" && i.Config != nil {
+		d.ArtifactType = i.Config.MediaType
+	}
+	return d
+}
+
+// Blobs are the config, if there is one, and the layers, in the order in which the manifest lists them.
+func (i *Image) Blobs() []*Blob {
+	var blobs []*Blob
+	if i.Config != nil {
+		blobs = append(blobs, i.Config)
+	}
+	return append(blobs, i.Layers...)
+}
+
+// marshal is for our own types, which cannot fail.
+func marshal(document any) []byte {
+	content, err := json.Marshal(document)
+	if err != nil {
+		panic(fmt.Sprintf("pullthroughtest: marshal %T: %v", document, err))
+	}
+	return content
+}

@@ -1,0 +1,327 @@
+package pullthrough
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+)
+
+// ServeHTTP is a read-only registry: the Store first, then the rules. Mount it
+// at "/v2" and at "/v2/", which are alike. A miss that no rule covers is
+// answered as Amazon ECR does, and every push 405 UNSUPPORTED.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, err := ocipath.Parse(r.URL)
+	switch {
+	case errors.Is(err, ocipath.ErrNotRegistry):
+		writeErrorCode(w, http.StatusNotFound, "UNSUPPORTED", "This is not a path of the registry API.")
+	case !isPullMethod(r.Method):
+		w.Header().Set("Allow", "GET, HEAD")
+		writeErrorCode(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "This registry is read-only: images come in by pull through cache rules.")
+	default:
+		p.serve(w, r, path, err)
+	}
+}
+
+// Handler puts the proxy before next, the host's own registry: GET and HEAD of
+// manifests and blobs in repositories that a rule covers are the proxy's, and
+// everything else is next's, untouched: pushes, other repositories, the
+// version check at /v2/, and paths under /v2/ that are no registry paths. A
+// nil next is a 404 for everything else.
+func (p *Proxy) Handler(next http.Handler) http.Handler {
+	if next == nil {
+		next = http.NotFoundHandler()
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path, err := ocipath.Parse(r.URL)
+		if isPullMethod(r.Method) && isPullPath(path, err) && p.covers(r, path.Name) {
+			p.serve(w, r, path, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// IsRegistryRequest reports whether r addresses the registry API: the version
+// check, manifests, blobs, uploads, tags, referrers or the catalog. It is for a
+// mux on which /v2/ belongs to other services too, such as API Gateway's
+// /v2/apis: it is false for those.
+func IsRegistryRequest(r *http.Request) bool {
+	_, err := ocipath.Parse(r.URL)
+	return !errors.Is(err, ocipath.ErrNotRegistry)
+}
+
+func isPullMethod(method string) bool { return method == http.MethodGet || method == http.MethodHead }
+
+// isPullPath reports whether path names a manifest or blob. One with a good
+// name and a bad tag or digest is ours to refuse.
+func isPullPath(path ocipath.Path, err error) bool {
+	if bad, ok := errors.AsType[*ocipath.Error](err); ok && bad.Part == ocipath.Name {
+		return false // no rule covers what is no name
+	}
+	return (err == nil || path.Name != "") && (path.Kind == ocipath.Manifest || path.Kind == ocipath.Blob)
+}
+
+// covers reports whether a rule covers the repository. A caller that cannot be
+// identified is matched against the rules of no account, so that an open
+// repository of next's stays open.
+func (p *Proxy) covers(r *http.Request, name string) bool {
+	id, _ := p.identify(r)
+	rules, err := p.Rules.Rules(r.Context(), id.Account, id.Region)
+	if err != nil {
+		p.log().Error("rules could not be read", "account", id.Account, "region", id.Region, "err", err)
+		return false
+	}
+	_, _, ok := Match(rules, name)
+	return ok
+}
+
+func (p *Proxy) identify(r *http.Request) (id Identity, err error) {
+	if p.Identify == nil {
+		return Identity{}, nil
+	}
+	err = guarded("Identify", func() (err error) { id, err = p.Identify(r); return err })
+	return id, err
+}
+
+// HostIdentity reads account and Region from the host name that the request was
+// sent to, <account>.dkr.ecr.<region>.<any domain>, as Amazon ECR's registries
+// are named. For other host names it returns the zero Identity. It never fails
+// and knows no caller; it fits [Proxy.Identify].
+func HostIdentity(r *http.Request) (Identity, error) {
+	labels := strings.Split(r.Host, ".")
+	if len(labels) < 5 || labels[1] != "dkr" || labels[2] != "ecr" || len(labels[0]) != 12 || strings.Trim(labels[0], "0123456789") != "" {
+		return Identity{}, nil
+	}
+	return Identity{Account: labels[0], Region: labels[3]}, nil
+}
+
+// serve answers one GET or HEAD of a registry path; pathErr is what Parse said.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path, pathErr error) {
+	id, err := p.identify(r)
+	repo := Repo{id.Account, id.Region, path.Name}
+	if err == nil && pathErr != nil {
+		err = invalid(repo, path.Ref, pathErr)
+	}
+	if err != nil {
+		challengeCaller(w, r, err)
+		WriteError(w, at(err, repo, path.Ref))
+		return
+	}
+	req := Request{Repo: repo, Ref: path.Ref, Head: r.Method == http.MethodHead, Caller: id.Caller}
+	switch path.Kind {
+	case ocipath.Base:
+		writeJSON(w, http.StatusOK, struct{}{})
+	case ocipath.Manifest:
+		m, err := p.Manifest(r.Context(), req)
+		if err != nil {
+			challengeCaller(w, r, err)
+			WriteError(w, err)
+			return
+		}
+		WriteManifest(w, r, m)
+	case ocipath.Blob:
+		b, err := p.Blob(r.Context(), req)
+		if err != nil {
+			challengeCaller(w, r, err)
+			WriteError(w, err)
+			return
+		}
+		WriteBlob(w, r, b)
+	default:
+		writeErrorCode(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+path.Kind.String()+".")
+	}
+}
+
+// challengeCaller asks the client for ECR's Basic authorization when err says
+// that it has none.
+func challengeCaller(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, ErrUnauthorized) && !strings.ContainsAny(r.Host, "\"\\ ") {
+		w.Header().Set("WWW-Authenticate", `Basic realm="https://`+r.Host+`/",service="ecr.amazonaws.com"`)
+	}
+}
+
+// WriteManifest answers r, a GET or HEAD, with m: the descriptor's fields and
+// the digest as headers, 304 if the client has it.
+func WriteManifest(w http.ResponseWriter, r *http.Request, m *Manifest) {
+	h := w.Header()
+	setContentHeaders(h, m.Descriptor.Digest, m.Descriptor.MediaType)
+	if matchesETag(r.Header.Values("If-None-Match"), m.Descriptor.Digest) {
+		h.Del("Content-Type")
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	h.Set("Content-Length", strconv.Itoa(len(m.Content)))
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(m.Content) // a client that is gone is nobody's error
+	}
+}
+
+func setContentHeaders(h http.Header, d digest.Digest, mediaType string) {
+	h.Set("Content-Type", mediaType)
+	h.Set("Docker-Content-Digest", d.String())
+	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
+	h.Set("Etag", `"`+d.String()+`"`)
+	h.Set("X-Content-Type-Options", "nosniff")
+}
+
+// matchesETag reports whether one of the entity tags of If-None-Match is d's
+// (RFC 9110, section 13.1.2: weak comparison).
+func matchesETag(values []string, d digest.Digest) bool {
+	for _, value := range values {
+		for tag := range strings.SplitSeq(value, ",") {
+			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
+			if tag == "*" || tag == `"`+d.String()+`"` {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// WriteBlob answers r, a GET or HEAD, with b, and closes its Body: 206 for one
+// range, 304 if the client has it, always with a Content-Length. When the
+// content ends early it panics with [http.ErrAbortHandler], as net/http wants
+// it, so that no client takes a part for the whole.
+func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
+	defer func() { _ = b.Body.Close() }()
+	if h, ok := b.Body.(http.Handler); ok {
+		h.ServeHTTP(w, r)
+		return
+	}
+	setContentHeaders(w.Header(), b.Descriptor.Digest, mediaTypeBlob)
+	r = oneRange(r)
+	cw := &contentWriter{ResponseWriter: w}
+	body, seekable := b.Body.(io.ReadSeeker)
+	switch {
+	case r.Method == http.MethodHead:
+		http.ServeContent(cw, r, "", time.Time{}, &hollow{size: b.Descriptor.Size})
+	case seekable:
+		http.ServeContent(cw, r, "", time.Time{}, body)
+	default:
+		w.Header().Set("Content-Length", strconv.FormatInt(b.Descriptor.Size, 10))
+		cw.WriteHeader(http.StatusOK)
+		_, _ = io.Copy(cw, b.Body) // cw knows how much arrived
+	}
+	if r.Method != http.MethodHead && cw.missing() {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// oneRange drops what is not answered: several ranges, and ranges on HEAD.
+func oneRange(r *http.Request) *http.Request {
+	v := r.Header.Values("Range")
+	if len(v) == 0 || r.Method == http.MethodGet && len(v) == 1 && !strings.Contains(v[0], ",") {
+		return r
+	}
+	whole := *r
+	whole.Header = r.Header.Clone()
+	whole.Header.Del("Range")
+	return &whole
+}
+
+// contentWriter watches http.ServeContent: it turns its plain text 416 into
+// OCI JSON, and counts what goes out, since ServeContent hides errors.
+type contentWriter struct {
+	http.ResponseWriter
+	expected int64 // Content-Length of the answer
+	sent     int64
+	refused  bool // 416: its body was written already
+}
+
+func (w *contentWriter) WriteHeader(status int) {
+	switch status {
+	case http.StatusRequestedRangeNotSatisfiable:
+		w.refused = true
+		w.Header().Del("Etag")
+		writeErrorCode(w.ResponseWriter, status, "RANGE_INVALID", "The range cannot be satisfied.")
+		return
+	case http.StatusOK, http.StatusPartialContent:
+		w.expected, _ = strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *contentWriter) Write(p []byte) (int, error) {
+	if w.refused {
+		return len(p), nil
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.sent += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps the kernel's way from a file to the connection open.
+func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
+	if w.refused {
+		return io.Copy(io.Discard, src)
+	}
+	n, err := io.Copy(w.ResponseWriter, src)
+	w.sent += n
+	return n, err
+}
+
+func (w *contentWriter) missing() bool { return w.sent < w.expected }
+
+// hollow has a size and nothing in it, for answers without a body.
+type hollow struct{ size, off int64 }
+
+func (h *hollow) Read([]byte) (int, error) { return 0, io.EOF }
+
+func (h *hollow) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += h.off
+	case io.SeekEnd:
+		offset += h.size
+	}
+	h.off = offset
+	return offset, nil
+}
+
+// WriteError answers with what [OCI] says of err, as the OCI distribution
+// specification's error JSON. 401 carries Amazon ECR's Basic challenge, unless
+// a WWW-Authenticate header is set already; Retry-After is passed on.
+func WriteError(w http.ResponseWriter, err error) {
+	status, code, message := OCI(err)
+	if status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
+		w.Header().Set("WWW-Authenticate", `Basic realm="https://ecr.amazonaws.com/",service="ecr.amazonaws.com"`)
+	}
+	if e, ok := errors.AsType[*Error](err); ok && e.RetryAfter > 0 {
+		seconds := (e.RetryAfter + time.Second - 1) / time.Second
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	}
+	writeErrorCode(w, status, code, message)
+}
+
+func writeErrorCode(w http.ResponseWriter, status int, code, message string) {
+	type entry struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	writeJSON(w, status, struct {
+		Errors []entry `json:"errors"`
+	}{[]entry{{code, message}}})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // strings and structs of strings can always be encoded
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}

@@ -1,0 +1,95 @@
+package pullthrough
+
+import (
+	"context"
+	"net/url"
+	"strings"
+)
+
+// route is the way from one of our repositories to its upstream. It is made
+// once per request; nothing downstream looks at names again.
+type route struct {
+	id     routeID
+	repo   Repo
+	rule   Rule
+	policy Policy
+	base   *url.URL // /v2/ stands below it
+	name   string   // the repository's name upstream
+}
+
+// routeID is the identity of a rule: whatever is shared between requests is
+// keyed by it, so that a rule made anew under an old name shares nothing.
+type routeID struct {
+	account, region                               string
+	prefix, upstreamURL, upstreamPrefix, upstream string
+	credentialARN, roleARN                        string
+	createdAt, updatedAt                          int64
+	endpoint                                      string
+}
+
+// route finds the rule that covers repo.
+func (p *Proxy) route(ctx context.Context, repo Repo) (*route, error) {
+	var rules []Rule
+	err := guarded("Rules", func() (err error) {
+		rules, err = p.Rules.Rules(ctx, repo.Account, repo.Region)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	rule, name, ok := Match(rules, repo.Name)
+	if !ok {
+		return nil, noRule(rules)
+	}
+	if err := rule.Check(); err != nil {
+		return nil, err
+	}
+	rt := &route{repo: repo, rule: rule, name: name}
+	if rt.base, err = p.endpoint(ctx, repo, rule); err != nil {
+		return nil, err
+	}
+	if p.Policy != nil {
+		err = guarded("Policy", func() error { rt.policy = p.Policy(ctx, repo, rule); return nil })
+	}
+	rt.id = routeID{
+		repo.Account, repo.Region,
+		rule.Prefix, rule.UpstreamURL, rule.UpstreamPrefix, rule.Upstream,
+		rule.CredentialARN, rule.CustomRoleARN,
+		rule.CreatedAt.UnixNano(), rule.UpdatedAt.UnixNano(),
+		rt.base.String(),
+	}
+	return rt, err
+}
+
+// noRule is ErrNoRule, unless a rule can never match: whoever made that one
+// wants to hear of it rather than of a missing repository.
+func noRule(rules []Rule) error {
+	for _, r := range rules {
+		if err := r.Check(); err != nil {
+			return err
+		}
+	}
+	return &Error{Kind: ErrNoRule}
+}
+
+func (p *Proxy) endpoint(ctx context.Context, repo Repo, rule Rule) (u *url.URL, err error) {
+	if p.Endpoint != nil {
+		err = guarded("Endpoint", func() (err error) { u, err = p.Endpoint(ctx, repo, rule); return err })
+	}
+	if u == nil || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		return rule.endpoint()
+	}
+	if err := checkEndpoint(u); err != nil {
+		return nil, ruleError("endpoint", u.Redacted(), err.Error())
+	}
+	clean := *u
+	clean.Path = strings.TrimRight(u.Path, "/")
+	return &clean, nil
+}
+
+func (rt *route) error(kind, cause error) *Error {
+	return &Error{Kind: kind, Host: rt.base.Host, Err: cause}
+}
