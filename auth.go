@@ -148,6 +148,9 @@ func (a *authorizer) do(ctx context.Context, rt *route, send func(authorization 
 	settle()
 	a.forget(rt, sent)
 	next, err := a.authorization(ctx, rt, s)
+	if err == nil && next.header == "" {
+		return resp, nil // nothing better to say
+	}
 	drain(resp)
 	if err != nil {
 		return nil, err
@@ -334,7 +337,7 @@ func (a *authorizer) fetchBasic(ctx context.Context, rt *route, s *site) (token,
 		return token{}, err
 	}
 	if cred.anonymous() {
-		return token{}, rt.error(ErrDenied, errors.New("upstream wants a user name and password, and the rule has none"))
+		return token{}, nil // upstream decides
 	}
 	t := token{header: cred.basic(), expires: cred.ExpiresAt}
 	s.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -92,4 +93,11 @@ func serve(t *testing.T, h http.Handler) *httptest.Server {
 func (w *world) settled(t *testing.T) {
 	t.Helper()
 	w.WaitIdle()
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	require.NoError(t, err)
+	return string(b)
 }

@@ -1,9 +1,19 @@
 package pullthrough_test
 
 import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
@@ -26,5 +36,507 @@ func TestAColdPullCostsOneChallengeOneTokenAndOneGetPerObject(t *testing.T) {
 	w.pull(t, "library/alpine", "latest", img)
 	w.pull(t, "library/alpine", img.Digest.String(), img)
 	assert.Empty(t, w.up.Log(), "a warm pull asks nobody")
-	_ = pullthrough.SourceHit
+}
+
+func TestEveryKindOfImagePulls(t *testing.T) {
+	images := map[string]*pullthroughtest.Image{
+		"oci image":    pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}),
+		"docker image": pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Docker: true}),
+		"artifact":     pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 3, ArtifactType: "application/vnd.example.chart"}),
+		"sha512":       pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 4, Algorithm: digest.SHA512}),
+		"empty layer":  pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 5, Layers: 1, LayerSize: -1}),
+		"large layer":  pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 6, Layers: 1, LayerSize: 3<<20 + 5}),
+	}
+	for name, img := range images {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, nil)
+			w.up.Push("a", "1", img)
+			ref := "1"
+			if img.Digest.Algorithm() != digest.SHA256 {
+				ref = img.Digest.String() // by tag a manifest's identity is its sha256
+			}
+			w.pull(t, "a", ref, img)
+			w.settled(t)
+			assert.Equal(t, 1+len(img.Blobs()), w.up.Count("*"))
+			w.up.Reset()
+			w.pull(t, "a", ref, img)
+			assert.Empty(t, w.up.Log())
+		})
+	}
+}
+
+func TestAnIndexIsPulledChildByChild(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	amd := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}})
+	arm := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}})
+	index := pullthroughtest.NewIndex(amd, arm)
+	w.up.Push("a", "1", index)
+	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	require.NoError(t, err)
+	assert.Equal(t, index.Content, m.Content)
+	w.pull(t, "a", arm.Digest.String(), arm)
+	w.settled(t)
+	assert.Equal(t, 2, w.up.Count("GET /v2/a/manifests/* 200"))
+	assert.Zero(t, w.up.Count("*"+amd.Digest.String()+"*"), "nobody asked for that platform")
+}
+
+func TestTheUpstreamPrefixAndNestedNames(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	w.Rules = pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: w.up.URL() + "/", UpstreamPrefix: "org/team"}}
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("org/team/blobs/manifests", "1", img)
+	w.pull(t, "blobs/manifests", "1", img)
+	assert.Equal(t, 1, w.up.Count("GET /v2/org/team/blobs/manifests/manifests/1 200"))
+}
+
+func TestDockerHubBySeveralNames(t *testing.T) {
+	for _, spelled := range []string{"registry-1.docker.io", "docker.io", "index.docker.io", "https://docker.io"} {
+		var asked string
+		p := &pullthrough.Proxy{
+			Store: pullthrough.NewMemStore(),
+			Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: spelled}},
+			Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				asked = r.URL.String()
+				return nil, errors.New("no network here")
+			}),
+		}
+		_, err := p.Manifest(t.Context(), pullthrough.Request{Repo: repo("library/alpine"), Ref: "3"})
+		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+		assert.Equal(t, "https://registry-1.docker.io/v2/library/alpine/manifests/3", asked)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestManifestsTellHowTheyCameAbout(t *testing.T) {
+	clock := time.Unix(1_700_000_000, 0)
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Now = func() time.Time { return clock } })
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	get := func(ref string) *pullthrough.Manifest {
+		m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
+		require.NoError(t, err)
+		return m
+	}
+	m := get("1")
+	assert.Equal(t, pullthrough.SourceFill, m.Source)
+	assert.Equal(t, "1", m.Tag)
+	assert.Equal(t, clock, m.CheckedAt)
+	assert.Equal(t, w.up.Host(), m.Origin)
+	m = get(img.Digest.String())
+	assert.Equal(t, pullthrough.SourceHit, m.Source)
+	assert.Empty(t, m.Tag)
+
+	clock = clock.Add(23 * time.Hour)
+	assert.Equal(t, pullthrough.SourceHit, get("1").Source)
+	assert.Equal(t, 1, w.up.Count("*"))
+
+	clock = clock.Add(time.Hour)
+	assert.Equal(t, pullthrough.SourceRevalidated, get("1").Source)
+	assert.Equal(t, pullthrough.SourceHit, get("1").Source, "the check is noted")
+	assert.Equal(t, []string{"GET /v2/a/manifests/1 200", "HEAD /v2/a/manifests/1 200"}, w.up.Log())
+}
+
+func TestAMovedTagIsFetchedByTheDigestItHasNow(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, everyPull)
+	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
+	w.up.Push("a", "latest", one)
+	w.pull(t, "a", "latest", one)
+	w.up.Push("a", "latest", two)
+	w.up.Reset()
+	w.pull(t, "a", "latest", two)
+	assert.Equal(t, []string{"HEAD /v2/a/manifests/latest 200", "GET /v2/a/manifests/" + two.Digest.String() + " 200"}, w.up.Log()[:2])
+	w.pull(t, "a", one.Digest.String(), one) // the old image stays, untagged
+}
+
+func everyPull(p *pullthrough.Proxy) {
+	p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+		return pullthrough.Policy{TagTTL: pullthrough.EveryPull}
+	}
+}
+
+func TestATagThatIsNeverChecked(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			return pullthrough.Policy{TagTTL: -1}
+		}
+	})
+	m := localManifest("pushed")
+	require.NoError(t, w.store.PutManifest(t.Context(), repo("a"), m))
+	got, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "pushed"})
+	require.NoError(t, err)
+	assert.Equal(t, m.Content, got.Content)
+	assert.Empty(t, w.up.Log())
+}
+
+// localManifest is one that the host pushed itself: never checked, no origin.
+func localManifest(tag string) *pullthrough.Manifest {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 99})
+	return &pullthrough.Manifest{
+		Descriptor: ocispec.Descriptor{MediaType: img.MediaType, Digest: img.Digest, Size: int64(len(img.Content))},
+		Content:    img.Content,
+		Tag:        tag,
+	}
+}
+
+func TestHeadsOfManifestsThatAreNoEvidence(t *testing.T) {
+	for name, fault := range map[string]pullthroughtest.Fault{
+		"405":                    {Match: "HEAD *", Status: 405},
+		"404 though GET is 200":  {Match: "HEAD *", Status: 404},
+		"200 without a digest":   {Match: "HEAD *", Header: http.Header{"Docker-Content-Digest": nil}},
+		"200 with a bad digest":  {Match: "HEAD *", Header: http.Header{"Docker-Content-Digest": {"../../x"}}},
+		"200 with an odd digest": {Match: "HEAD *", Header: http.Header{"Docker-Content-Digest": {"md5:00"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, everyPull)
+			one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
+			w.up.Push("a", "1", one)
+			w.pull(t, "a", "1", one)
+			w.up.Push("a", "1", two)
+			w.up.Fault(fault)
+			w.up.Reset()
+			w.pull(t, "a", "1", two)
+			assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
+		})
+	}
+}
+
+func TestWhateverFailsUpstreamAStoredTagIsServed(t *testing.T) {
+	for name, fault := range map[string]pullthroughtest.Fault{
+		"401": {Status: 401}, "403": {Status: 403}, "404": {Status: 404}, "429": {Status: 429},
+		"500": {Status: 500}, "503": {Status: 503}, "cut": {CutAfter: new(int64(-1))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, everyPull)
+			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+			w.up.Push("a", "1", img)
+			w.pull(t, "a", "1", img)
+			heal := w.up.Fault(fault)
+			m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+			require.NoError(t, err)
+			assert.Equal(t, pullthrough.SourceStale, m.Source)
+			heal()
+			m, err = w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+			require.NoError(t, err)
+			assert.Equal(t, pullthrough.SourceRevalidated, m.Source)
+			assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
+		})
+	}
+}
+
+func TestStoredContentOutlivesItsRule(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, everyPull)
+	rules := w.Rules
+	w.Rules = pullthrough.RuleSourceFunc(func(ctx context.Context, account, region string) ([]pullthrough.Rule, error) {
+		return rules.Rules(ctx, account, region)
+	})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	w.pull(t, "a", "1", img)
+	w.settled(t)
+	rules = pullthrough.StaticRules{}
+	w.up.Reset()
+	w.pull(t, "a", "1", img)
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "2"})
+	assert.ErrorIs(t, err, pullthrough.ErrNoRule)
+	assert.Empty(t, w.up.Log())
+}
+
+// What comes in by a rule that is deleted meanwhile is served and not stored.
+func TestARuleThatGoesDuringTheFetchStoresNothing(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	var mu sync.Mutex
+	rules := w.Rules
+	w.Rules = pullthrough.RuleSourceFunc(func(ctx context.Context, account, region string) ([]pullthrough.Rule, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return rules.Rules(ctx, account, region)
+	})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Stall: gate})
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.Manifest(context.Background(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return w.Running() == 1 }, 10*time.Second, time.Millisecond)
+	mu.Lock()
+	rules = pullthrough.StaticRules{}
+	mu.Unlock()
+	close(gate)
+	require.NoError(t, <-done)
+	w.settled(t)
+	_, err := w.store.Manifest(t.Context(), repo("a"), "1")
+	assert.Error(t, err)
+	assert.Equal(t, 1, w.up.Count("*"))
+}
+
+func TestManyPullsOfOneTagAreOneRequest(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/* 200", Stall: gate})
+	var wg sync.WaitGroup
+	sources := make([]pullthrough.Source, 32)
+	for i := range sources {
+		wg.Go(func() {
+			m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+			if assert.NoError(t, err) {
+				sources[i] = m.Source
+			}
+		})
+	}
+	require.NoError(t, w.up.Wait(t.Context(), "GET /token 200", 1))
+	close(gate)
+	wg.Wait()
+	assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
+	fills := 0
+	for _, s := range sources {
+		if s == pullthrough.SourceFill {
+			fills++
+		}
+	}
+	assert.Equal(t, 1, fills, "one fetched, the others shared or found it stored")
+}
+
+func TestWhatUpstreamMayNotGetAwayWith(t *testing.T) {
+	other := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
+	huge := []byte(`{"schemaVersion":2,"x":"` + strings.Repeat("x", 5<<20) + `"}`)
+	for name, tc := range map[string]struct {
+		fault    pullthroughtest.Fault
+		kind     error
+		byDigest bool
+	}{
+		"another manifest than the one asked for":  {pullthroughtest.Fault{Body: other.Content}, pullthrough.ErrDigest, true},
+		"a flipped bit":                            {pullthroughtest.Fault{Flip: new(int64(10))}, pullthrough.ErrDigest, true},
+		"a page for every path":                    {pullthroughtest.Fault{Status: 200, Body: []byte("<html></html>"), Header: http.Header{"Content-Type": {"text/html"}}}, pullthrough.ErrUnavailable, false},
+		"a page that says it is a manifest":        {pullthroughtest.Fault{Body: []byte("<html></html>")}, pullthrough.ErrUnavailable, false},
+		"nothing":                                  {pullthroughtest.Fault{Body: []byte{}}, pullthrough.ErrUnavailable, false},
+		"a manifest called an index":               {pullthroughtest.Fault{Header: http.Header{"Content-Type": {ocispec.MediaTypeImageIndex}}}, pullthrough.ErrUnavailable, false},
+		"a manifest over 4 MiB":                    {pullthroughtest.Fault{Body: huge}, pullthrough.ErrTooLarge, false},
+		"a manifest over 4 MiB without a length":   {pullthroughtest.Fault{Body: huge, NoLength: true}, pullthrough.ErrTooLarge, false},
+		"half a manifest":                          {pullthroughtest.Fault{CutAfter: new(int64(20))}, pullthrough.ErrUnavailable, false},
+		"a short manifest that looks complete":     {pullthroughtest.Fault{Truncate: 1, CloseDelimited: true}, pullthrough.ErrUnavailable, false},
+		"a short manifest by digest":               {pullthroughtest.Fault{Truncate: 1, CloseDelimited: true}, pullthrough.ErrDigest, true},
+		"schema 1":                                 {pullthroughtest.Fault{Body: []byte(`{"schemaVersion":1,"fsLayers":[]}`)}, pullthrough.ErrNotFound, false},
+		"401 without a challenge":                  {pullthroughtest.Fault{Status: 401, Header: http.Header{"Www-Authenticate": nil}}, pullthrough.ErrDenied, false},
+		"403":                                      {pullthroughtest.Fault{Status: 403}, pullthrough.ErrDenied, false},
+		"404":                                      {pullthroughtest.Fault{Status: 404}, pullthrough.ErrNotFound, false},
+		"400":                                      {pullthroughtest.Fault{Status: 400}, pullthrough.ErrUnavailable, false},
+		"429":                                      {pullthroughtest.Fault{Status: 429, Header: http.Header{"Retry-After": {"7"}}}, pullthrough.ErrRateLimited, false},
+		"500":                                      {pullthroughtest.Fault{Status: 500}, pullthrough.ErrUnavailable, false},
+		"a redirect to nowhere":                    {pullthroughtest.Fault{Status: 307, Header: http.Header{"Location": {"file:///etc/passwd"}}}, pullthrough.ErrUnavailable, false},
+		"a redirect loop":                          {pullthroughtest.Fault{Redirect: "{path}"}, pullthrough.ErrUnavailable, false},
+		"a connection cut before the answer":       {pullthroughtest.Fault{CutAfter: new(int64(-1))}, pullthrough.ErrUnavailable, false},
+		"a page in place of a manifest, by digest": {pullthroughtest.Fault{Body: []byte("<html></html>")}, pullthrough.ErrDigest, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, nil)
+			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+			w.up.Push("a", "1", img)
+			ref := "1"
+			if tc.byDigest {
+				ref = img.Digest.String()
+			}
+			tc.fault.Match = "GET /v2/a/manifests/*"
+			heal := w.up.Fault(tc.fault)
+			m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
+			assert.Nil(t, m)
+			require.ErrorIs(t, err, tc.kind)
+			e, ok := errors.AsType[*pullthrough.Error](err)
+			require.True(t, ok)
+			assert.Equal(t, repo("a"), e.Repo)
+			assert.Equal(t, ref, e.Ref)
+			assert.Equal(t, w.up.Host(), e.Host)
+			if tc.kind == pullthrough.ErrRateLimited {
+				assert.Equal(t, 7*time.Second, e.RetryAfter)
+			}
+			_, stored := w.store.Manifest(t.Context(), repo("a"), ref)
+			assert.Error(t, stored, "nothing of it is kept")
+			assert.LessOrEqual(t, len(w.up.Log()), 6)
+
+			heal()
+			w.up.Reset()
+			w.pull(t, "a", ref, img) // and the next pull works
+			assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/* 200"))
+		})
+	}
+}
+
+func TestADamagedStoreHeals(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	bad := localManifest("1")
+	bad.CheckedAt = time.Now()
+	bad.Content = append([]byte(nil), bad.Content...)
+	bad.Content[3] ^= 1
+	require.NoError(t, w.store.PutManifest(t.Context(), repo("a"), bad))
+	w.pull(t, "a", "1", img)
+	assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
+}
+
+func TestStoresMustNotLoseWhatTheHostKnows(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	w.up.Push("a", "2", img)
+	w.pull(t, "a", "1", img)
+	first, err := w.store.Manifest(t.Context(), repo("a"), img.Digest.String())
+	require.NoError(t, err)
+	w.pull(t, "a", "2", img)
+	again, err := w.store.Manifest(t.Context(), repo("a"), img.Digest.String())
+	require.NoError(t, err)
+	assert.Same(t, first, again, "a second tag of a known digest changes nothing else")
+	assert.Equal(t, 2, w.up.Count("GET /v2/a/manifests/* 200"))
+}
+
+func TestABlobIsVisibleOnlyWhereUpstreamHasIt(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("mine", "1", img)
+	w.pull(t, "mine", "1", img)
+	w.settled(t)
+	w.up.Reset()
+	d := img.Blobs()[0].Digest
+	_, err := w.Blob(t.Context(), pullthrough.Request{Repo: repo("theirs"), Ref: d.String()})
+	assert.ErrorIs(t, err, pullthrough.ErrNotFound)
+	assert.Equal(t, []string{"GET /v2/theirs/blobs/" + d.String() + " 404"}, w.up.Log())
+}
+
+func TestTheCallersContextEndsOnlyItsOwnWait(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Stall: gate})
+	ctx, cancel := context.WithCancel(t.Context())
+	leader := make(chan error, 1)
+	go func() {
+		_, err := w.Manifest(ctx, pullthrough.Request{Repo: repo("a"), Ref: "1"})
+		leader <- err
+	}()
+	require.Eventually(t, func() bool { return w.Running() == 1 }, 10*time.Second, time.Millisecond)
+	follower := make(chan error, 1)
+	go func() {
+		m, err := w.Manifest(context.Background(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+		if err == nil {
+			assert.Equal(t, img.Content, m.Content)
+		}
+		follower <- err
+	}()
+	require.Eventually(t, func() bool { return w.Waiting(repo("a"), "1") == 2 }, 10*time.Second, time.Millisecond)
+	cancel()
+	assert.ErrorIs(t, <-leader, context.Canceled)
+	close(gate)
+	assert.NoError(t, <-follower)
+	assert.Equal(t, 1, w.up.Count("*"))
+}
+
+func TestAfterShutdownHitsAreServedAndMissesRefused(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	w.pull(t, "a", "1", img)
+	require.NoError(t, w.Shutdown(t.Context()))
+	w.up.Reset()
+	w.pull(t, "a", "1", img)
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "2"})
+	assert.ErrorIs(t, err, pullthrough.ErrClosed)
+	_, err = w.Blob(t.Context(), pullthrough.Request{Repo: repo("b"), Ref: img.Blobs()[0].Digest.String()})
+	assert.ErrorIs(t, err, pullthrough.ErrClosed)
+	assert.Empty(t, w.up.Log())
+}
+
+func TestEventsSayWhatHappened(t *testing.T) {
+	var mu sync.Mutex
+	var events []pullthrough.Event
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(p *pullthrough.Proxy) {
+		p.OnEvent = func(_ context.Context, e pullthrough.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			events = append(events, e)
+		}
+	})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 1})
+	w.up.Push("a", "1", img)
+	for range 2 {
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1", Caller: "arn", Head: true})
+		require.NoError(t, err)
+	}
+	require.Len(t, events, 3)
+	assert.Equal(t, pullthrough.EventFetch, events[0].Kind)
+	assert.Equal(t, 3, events[0].Upstream, "a challenge, a token, a manifest")
+	assert.Equal(t, pullthrough.EventManifest, events[1].Kind)
+	assert.Equal(t, pullthrough.SourceFill, events[1].Source)
+	assert.Equal(t, pullthrough.SourceHit, events[2].Source)
+	assert.Equal(t, "arn", events[2].Request.Caller)
+	assert.True(t, events[2].Request.Head)
+	assert.EqualValues(t, len(img.Content), events[2].Bytes)
+	assert.Equal(t, 3, w.up.Count("*"))
+}
+
+func TestAHostThatPanicsHurtsOneRequest(t *testing.T) {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	for name, breakIt := range map[string]func(*pullthrough.Proxy){
+		"Credentials": func(p *pullthrough.Proxy) {
+			p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+				panic("oops")
+			}
+		},
+		"Authorize": func(p *pullthrough.Proxy) {
+			p.Authorize = func(context.Context, pullthrough.Action, pullthrough.Request) error { panic("oops") }
+		},
+		"Rules": func(p *pullthrough.Proxy) {
+			p.Rules = pullthrough.RuleSourceFunc(func(context.Context, string, string) ([]pullthrough.Rule, error) { panic("oops") })
+		},
+		"Policy": func(p *pullthrough.Proxy) {
+			p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { panic("oops") }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, breakIt)
+			w.up.Push("a", "1", img)
+			for range 2 {
+				_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+				assert.ErrorContains(t, err, "oops")
+			}
+			assert.Zero(t, w.up.Count("GET /token*"))
+		})
+	}
+	t.Run("OnEvent", func(t *testing.T) {
+		w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+			p.OnEvent = func(context.Context, pullthrough.Event) { panic("oops") }
+		})
+		w.up.Push("a", "1", img)
+		w.pull(t, "a", "1", img)
+		assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/*"))
+	})
+}
+
+func TestABadRequestAsksNobody(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Rules = pullthrough.RuleSourceFunc(func(context.Context, string, string) ([]pullthrough.Rule, error) {
+			t.Error("a bad name reached the rules")
+			return nil, io.EOF
+		})
+	})
+	for _, r := range []pullthrough.Request{
+		{Repo: repo("../a"), Ref: "1"}, {Repo: repo("A"), Ref: "1"}, {Repo: repo("a"), Ref: ""},
+		{Repo: repo("a"), Ref: strings.Repeat("a", 129)}, {Repo: repo("a"), Ref: "sha256:" + strings.Repeat("a", 63)},
+		{Repo: repo("a"), Ref: "md5:d41d8cd98f00b204e9800998ecf8427e"},
+	} {
+		_, err := w.Manifest(t.Context(), r)
+		assert.ErrorIs(t, err, pullthrough.ErrInvalid)
+		_, err = w.Blob(t.Context(), r)
+		assert.ErrorIs(t, err, pullthrough.ErrInvalid)
+	}
+	_, err := w.Blob(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "latest"})
+	assert.ErrorIs(t, err, pullthrough.ErrInvalid, "a blob has no tags")
+	assert.Empty(t, w.up.Log())
 }

@@ -104,6 +104,16 @@ func (g *Group[K, V]) Running(key K) bool {
 	return ok
 }
 
+// Waiting returns how many callers wait for key's call.
+func (g *Group[K, V]) Waiting(key K) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c, ok := g.calls[key]; ok {
+		return c.waiters
+	}
+	return 0
+}
+
 // Len returns the number of calls that run, linked or not.
 func (g *Group[K, V]) Len() int {
 	g.mu.Lock()
