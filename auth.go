@@ -244,7 +244,7 @@ func opaqueScopes(scope string) string {
 func checkRealm(rt *route, realm string) error {
 	u, err := url.Parse(realm)
 	switch {
-	case err != nil:
+	case err != nil, strings.ContainsFunc(realm, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return errors.New("token server is no URL")
 	case u.Scheme != "https" && (u.Scheme != "http" || rt.base.Scheme != "http"):
 		return fmt.Errorf("token server has the scheme %.20q", u.Scheme)

@@ -85,7 +85,7 @@ func (p *Proxy) blob(ctx context.Context, r Request) (*Blob, error) {
 
 // blobHead answers an existence check without a download.
 func (p *Proxy) blobHead(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
-	size, known := p.state().sizes.Get(sizeKey{rt.id, d})
+	size, known := p.knownSize(rt, d)
 	if !known {
 		var err error
 		if size, err = p.state().upstream.blobSize(ctx, rt, d); err != nil {
@@ -99,10 +99,16 @@ func (p *Proxy) blobHead(ctx context.Context, rt *route, d digest.Digest) (*Blob
 	return b, nil
 }
 
-// joinFill opens a reader on the download of d, and starts one if none runs. A
-// download that ends between finding and joining it is found again.
+// knownSize is the size of a blob that is on its way, or that a manifest told.
+func (p *Proxy) knownSize(rt *route, d digest.Digest) (int64, bool) {
+	if f, ok := p.state().blobs.Peek(rt.key(d.String())); ok && f.spool != nil && f.spool.Size() >= 0 {
+		return f.spool.Size(), true
+	}
+	return p.state().sizes.Get(sizeKey{rt.id, d})
+}
+
+// joinFill opens a reader on the download of d, and starts one if none runs.
 func (p *Proxy) joinFill(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
-	source := SourceFill
 	for range maxRejoins {
 		f, shared, err := p.state().blobs.Do(ctx, rt.key(d.String()), func(call *blobCall) (*fill, error) {
 			return p.runFill(call, rt, d)
@@ -110,22 +116,50 @@ func (p *Proxy) joinFill(ctx context.Context, rt *route, d digest.Digest) (*Blob
 		if err != nil {
 			return nil, err
 		}
-		if f.spool == nil {
-			if b, _ := p.storedBlob(ctx, rt.repo, d); b != nil {
-				return b, nil
-			}
-			continue // it was there a moment ago
-		}
-		if shared {
-			source = SourceShared
-		}
-		if body, ok := f.spool.NewReader(ctx); ok {
-			desc := ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: d, Size: f.spool.Size()}
-			return &Blob{Descriptor: desc, Body: body, Source: source}, nil
+		b, err := p.openFill(ctx, f, shared)
+		if b != nil || err != nil {
+			return b, err
 		}
 		f.call.Unlink()
 	}
-	return nil, rt.error(ErrUnavailable, errors.New("the download failed again and again"))
+	return nil, rt.error(ErrUnavailable, errors.New("the download ended again and again before it could be read"))
+}
+
+// openFill opens a reader on f, which the caller holds. It returns no blob and
+// no error when f was given up in this very moment.
+func (p *Proxy) openFill(ctx context.Context, f *fill, shared bool) (*Blob, error) {
+	defer f.release()
+	if f.spool == nil { // it had been stored meanwhile
+		b, err := p.storedBlob(ctx, f.rt.repo, f.digest)
+		return b, err
+	}
+	body, err := f.spool.NewReader(ctx)
+	if errors.Is(err, spool.ErrAbandoned) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := &Blob{Body: body, Source: SourceFill}
+	b.Descriptor = ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: f.digest, Size: f.spool.Size()}
+	if shared {
+		b.Source = SourceShared
+	}
+	return b, nil
+}
+
+// retain and release hold the fill for a client that is about to read it: the
+// download may end, and be stored, before that client runs again.
+func (f *fill) retain() {
+	if f.spool != nil {
+		f.spool.Retain()
+	}
+}
+
+func (f *fill) release() {
+	if f.spool != nil {
+		f.spool.Release()
+	}
 }
 
 // runFill runs in the flight, from the question to upstream to the commit.
@@ -249,13 +283,13 @@ func (p *Proxy) commitBlob(f *fill) {
 	if !p.unchanged(ctx, f.rt) {
 		return
 	}
-	body, ok := f.spool.NewReader(ctx)
-	if !ok {
-		return
+	body, err := f.spool.NewReader(ctx)
+	if err != nil {
+		return // it has just been finished: this cannot be
 	}
 	defer func() { _ = body.Close() }()
 	desc := ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: f.digest, Size: f.spool.Size()}
-	err := guarded("Store.PutBlob", func() error { return p.Store.PutBlob(ctx, f.rt.repo, desc, body) })
+	err = guarded("Store.PutBlob", func() error { return p.Store.PutBlob(ctx, f.rt.repo, desc, body) })
 	if err != nil {
 		p.storeFailed(ctx, f.rt.repo, f.digest.String(), err)
 	}

@@ -6,8 +6,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
@@ -100,4 +103,21 @@ func readFile(t *testing.T, name string) string {
 	b, err := os.ReadFile(name)
 	require.NoError(t, err)
 	return string(b)
+}
+
+func mustURL(t *testing.T, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	require.NoError(t, err)
+	return u
+}
+
+func join(s []string) string            { return strings.Join(s, " ") }
+func repeat(s string, n int) string     { return strings.Repeat(s, n) }
+func replace(s, old, new string) string { return strings.ReplaceAll(s, old, new) }
+
+// settledBut waits until so many fetches are left.
+func (w *world) settledBut(t *testing.T, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return w.Running() == n }, 10*time.Second, time.Millisecond)
 }

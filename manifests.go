@@ -52,6 +52,7 @@ func (rt *route) key(ref string) objectKey { return objectKey{rt.id, rt.repo.Nam
 func (p *Proxy) state() *running {
 	p.once.Do(func() {
 		p.run = &running{upstream: newUpstream(p), sizes: lru.New[sizeKey, int64](maxSizes)}
+		p.run.blobs.Acquire, p.run.blobs.Release = (*fill).retain, (*fill).release
 	})
 	return p.run
 }

@@ -216,16 +216,25 @@ func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
 	}
 }
 
-// oneRange drops what is not answered: several ranges, and ranges on HEAD.
+// oneRange drops the Range headers that are not answered with a part: several
+// ranges, units other than bytes, what is no range, and all of them on HEAD
+// (RFC 9110, section 14.2, lets a server ignore any).
 func oneRange(r *http.Request) *http.Request {
 	v := r.Header.Values("Range")
-	if len(v) == 0 || r.Method == http.MethodGet && len(v) == 1 && !strings.Contains(v[0], ",") {
+	if len(v) == 0 || r.Method == http.MethodGet && len(v) == 1 && isOneRange(v[0]) {
 		return r
 	}
 	whole := *r
 	whole.Header = r.Header.Clone()
 	whole.Header.Del("Range")
 	return &whole
+}
+
+// isOneRange reports whether v is bytes=N-, bytes=N-M or bytes=-N.
+func isOneRange(v string) bool {
+	spec, bytes := strings.CutPrefix(v, "bytes=")
+	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
+	return bytes && dash && first+last != "" && strings.Trim(first+last, "0123456789") == ""
 }
 
 // contentWriter watches http.ServeContent: it turns its plain text 416 into

@@ -60,7 +60,10 @@ func tokenServerError(err error, host string) error {
 	if e.Kind == ErrNotFound {
 		e.Kind = ErrUnavailable
 	}
-	e.Err = errors.Join(errors.New("token server"), e.Err)
+	if e.Err == nil {
+		e.Err = errors.New("refused")
+	}
+	e.Err = fmt.Errorf("token server: %w", e.Err)
 	return e
 }
 

@@ -12,13 +12,12 @@ type watcher struct {
 	p *Proxy
 	f *fill
 
-	mu       sync.Mutex
-	timer    *time.Timer
-	stopped  bool
-	written  int64 // at the last look
-	moved    time.Time
-	deserted time.Time // since when nobody reads; zero: somebody does
-	orphan   int64     // bytes admitted to the orphanage; -1: none
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool
+	written int64 // at the last look
+	moved   time.Time
+	orphan  int64 // bytes admitted to the orphanage; -1: none
 }
 
 // watch looks after f until Stop.
@@ -54,7 +53,7 @@ func (w *watcher) look() {
 		w.f.cancel(errStalled)
 		return
 	}
-	if w.desertedLocked(now) {
+	if w.desertedLocked() {
 		w.f.cancel(errDeserted)
 		return
 	}
@@ -63,17 +62,12 @@ func (w *watcher) look() {
 
 // desertedLocked reports that the download has no reader, is not one of the
 // orphans that may finish, and now never gets a reader.
-func (w *watcher) desertedLocked(now time.Time) bool {
-	if w.f.spool.Readers() > 0 || !w.f.call.Published() {
-		w.deserted = time.Time{}
+func (w *watcher) desertedLocked() bool {
+	if w.f.spool.Held() || !w.f.call.Published() {
 		w.adoptLocked()
 		return false
 	}
 	if w.orphan >= 0 {
-		return false
-	}
-	if w.deserted.IsZero() {
-		w.deserted = now // a client may be about to open its reader
 		return false
 	}
 	remaining := w.f.spool.Size() - w.written

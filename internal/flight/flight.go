@@ -30,6 +30,13 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // Group coalesces calls by key. The zero value is ready for use. It is safe
 // for concurrent use and must not be copied.
 type Group[K comparable, V any] struct {
+	// Acquire is called for each waiter with the value it is going to get, before
+	// the call can end: for values that must be kept alive. Whoever got the value
+	// from Do lets go of it; Release is called for a waiter that left instead.
+	// They are called with the group locked, and must neither block nor use it.
+	// nil: values need no care. Both must be set before the first Do.
+	Acquire, Release func(V)
+
 	running sync.WaitGroup
 
 	mu     sync.Mutex
@@ -47,7 +54,7 @@ type Call[K comparable, V any] struct {
 
 	// Guarded by group.mu.
 	keys      []K
-	waiters   int
+	waiters   int // until the value is out
 	published bool
 
 	val V
@@ -65,10 +72,9 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(*Call[K, V]) (V, er
 	}
 	select {
 	case <-c.done:
-		c.leave()
 		return c.val, shared, c.err
 	case <-ctx.Done():
-		c.leave()
+		c.leaveEarly()
 		return v, shared, context.Cause(ctx)
 	}
 }
@@ -78,7 +84,11 @@ func (g *Group[K, V]) join(key K, fn func(*Call[K, V]) (V, error)) (*Call[K, V],
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c, ok := g.calls[key]; ok {
-		c.waiters++
+		if c.published {
+			c.acquireLocked(1)
+		} else {
+			c.waiters++
+		}
 		return c, true, nil
 	}
 	if g.closed {
@@ -102,6 +112,16 @@ func (g *Group[K, V]) Running(key K) bool {
 	defer g.mu.Unlock()
 	_, ok := g.calls[key]
 	return ok
+}
+
+// Peek returns what key's call has published, without waiting or holding it.
+func (g *Group[K, V]) Peek(key K) (v V, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c, running := g.calls[key]; running && c.published {
+		return c.val, true
+	}
+	return v, false
 }
 
 // Waiting returns how many callers wait for key's call.
@@ -224,18 +244,35 @@ func (c *Call[K, V]) settle(v V, err error) {
 		c.unlinkLocked()
 	}
 	c.val, c.err = v, err
+	c.acquireLocked(c.waiters)
+	c.waiters = 0
 	close(c.done)
 }
 
-// leave counts a waiter out. The last one to leave an unpublished call ends
-// it: first out of sight, then cancelled.
-func (c *Call[K, V]) leave() {
-	c.group.mu.Lock()
-	defer c.group.mu.Unlock()
-	c.waiters--
-	if c.waiters > 0 || c.published {
+// acquireLocked takes hold of the value for n waiters.
+func (c *Call[K, V]) acquireLocked(n int) {
+	if c.group.Acquire == nil || c.err != nil {
 		return
 	}
-	c.unlinkLocked()
-	c.cancel()
+	for range n {
+		c.group.Acquire(c.val)
+	}
+}
+
+// leaveEarly counts out a waiter whose own context ended. The last one to leave
+// an unpublished call ends it: first out of sight, then cancelled.
+func (c *Call[K, V]) leaveEarly() {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	if c.published {
+		if c.group.Release != nil && c.err == nil {
+			c.group.Release(c.val)
+		}
+		return
+	}
+	c.waiters--
+	if c.waiters == 0 {
+		c.unlinkLocked()
+		c.cancel()
+	}
 }

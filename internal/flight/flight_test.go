@@ -241,3 +241,38 @@ func TestLinkNeverTakesAKeyInUse(t *testing.T) {
 		close(hold)
 	})
 }
+
+func TestEveryWaiterHoldsTheValueItGets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var held atomic.Int32
+		g := group{Acquire: func(int) { held.Add(1) }, Release: func(int) { held.Add(-1) }}
+		publish := make(chan struct{})
+		fn := func(c *call) (int, error) {
+			<-publish
+			c.Publish(7)
+			time.Sleep(time.Second)
+			return 0, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var got atomic.Int32
+		for _, ctx := range []context.Context{ctx, t.Context(), t.Context()} {
+			wg.Go(func() {
+				if _, _, err := g.Do(ctx, "k", fn); err == nil {
+					got.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(publish)
+		wg.Wait()
+		_, shared, err := g.Do(t.Context(), "k", fn)
+		require.NoError(t, err)
+		assert.True(t, shared)
+		assert.EqualValues(t, 2, got.Load())
+		assert.EqualValues(t, 3, held.Load(), "two that waited and one that came later")
+		time.Sleep(2 * time.Second) // let the call end
+	})
+}

@@ -21,17 +21,17 @@ type Reader struct {
 	err    error // the first failure other than io.EOF
 }
 
-// NewReader opens a reader at offset 0 whose reads end when ctx does. It
-// reports false when the spool has failed or was abandoned.
-func (s *Spool) NewReader(ctx context.Context) (*Reader, bool) {
+// NewReader opens a reader at offset 0 whose reads end when ctx does. The error
+// is why the download failed, [ErrAbandoned] if nobody wanted it. The caller
+// must hold the spool.
+func (s *Spool) NewReader(ctx context.Context) (*Reader, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil || s.refs == 0 {
-		return nil, false
+	if s.err != nil {
+		return nil, s.err
 	}
 	s.refs++
-	s.readers++
-	return &Reader{s: s, ctx: ctx, closed: make(chan struct{})}, true
+	return &Reader{s: s, ctx: ctx, closed: make(chan struct{})}, nil
 }
 
 // Read blocks until there is at least one byte to read at the current offset,
@@ -108,6 +108,5 @@ func (r *Reader) close() {
 	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.readers--
 	s.unrefLocked()
 }

@@ -52,8 +52,7 @@ type Spool struct {
 	file     *file
 	finished bool
 	err      error // why the download failed
-	refs     int   // the owner and every open reader
-	readers  int
+	refs     int   // the owner, everyone who holds it, and every open reader
 }
 
 // New returns an empty spool, held by its owner until Release. size is the
@@ -163,23 +162,23 @@ func (s *Spool) Fail(err error) {
 	s.wakeLocked()
 }
 
-// Abandon fails the spool with [ErrAbandoned] if it has no reader, in one
-// step: after true, NewReader opens none any more.
+// Abandon fails the spool with [ErrAbandoned] if nobody but its owner holds it,
+// in one step: after true, NewReader opens none any more.
 func (s *Spool) Abandon() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.readers > 0 || s.finished {
+	if s.refs > 1 || s.finished || s.err != nil {
 		return false
 	}
 	s.err = ErrAbandoned
 	return true
 }
 
-// Readers returns the number of open readers.
-func (s *Spool) Readers() int {
+// Held reports whether anyone but the owner holds the spool.
+func (s *Spool) Held() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.readers
+	return s.refs > 1
 }
 
 // Size returns the length of the content, -1 while it is not known.
@@ -196,8 +195,16 @@ func (s *Spool) Written() int64 {
 	return s.written
 }
 
-// Release drops the owner's hold. The content is gone when every reader has
-// closed too.
+// Retain holds the spool for somebody who is about to open a reader. It must
+// be called by somebody who holds it already.
+func (s *Spool) Retain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refs++
+}
+
+// Release drops one hold. The content is gone when nobody holds it and every
+// reader has closed.
 func (s *Spool) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

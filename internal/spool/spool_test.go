@@ -39,8 +39,8 @@ func write(t *testing.T, s *spool.Spool, b []byte) {
 
 func open(t *testing.T, s *spool.Spool) *spool.Reader {
 	t.Helper()
-	r, ok := s.NewReader(t.Context())
-	require.True(t, ok)
+	r, err := s.NewReader(t.Context())
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = r.Close() })
 	return r
 }
@@ -152,8 +152,8 @@ func TestFailReachesReadersAtOnce(t *testing.T) {
 		assert.ErrorIs(t, waiting.Err(), boom)
 		_, err = behind.Read(make([]byte, 1))
 		assert.ErrorIs(t, err, boom)
-		_, ok := s.NewReader(t.Context())
-		assert.False(t, ok)
+		_, err = s.NewReader(t.Context())
+		assert.ErrorIs(t, err, boom)
 	})
 }
 
@@ -163,9 +163,9 @@ func TestAReaderLeavesOnItsOwnContext(t *testing.T) {
 		defer s.Release()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		r, ok := s.NewReader(ctx)
-		require.True(t, ok)
-		_, err := r.Read(make([]byte, 1))
+		r, err := s.NewReader(ctx)
+		require.NoError(t, err)
+		_, err = r.Read(make([]byte, 1))
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NoError(t, r.Close())
 	})
@@ -184,15 +184,18 @@ func TestCloseEndsABlockedRead(t *testing.T) {
 
 func TestASpoolWithoutReadersCanBeAbandoned(t *testing.T) {
 	s := spool.New(t.TempDir(), 100)
-	a, b := open(t, s), open(t, s)
-	require.NoError(t, a.Close())
-	require.NoError(t, a.Close(), "closing twice is harmless")
-	assert.Equal(t, 1, s.Readers())
+	r := open(t, s)
+	s.Retain()
 	assert.False(t, s.Abandon(), "a spool with a reader cannot be abandoned")
-	require.NoError(t, b.Close())
+	require.NoError(t, r.Close())
+	require.NoError(t, r.Close(), "closing twice is harmless")
+	assert.False(t, s.Abandon(), "nor one that somebody else holds")
+	assert.True(t, s.Held())
+	s.Release()
+	assert.False(t, s.Held())
 	require.True(t, s.Abandon())
-	_, ok := s.NewReader(t.Context())
-	assert.False(t, ok, "nobody joins an abandoned spool")
+	_, err := s.NewReader(t.Context())
+	assert.ErrorIs(t, err, spool.ErrAbandoned)
 	s.Release()
 }
 

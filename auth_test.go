@@ -1,0 +1,442 @@
+package pullthrough_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+const canary = "canary-secret"
+
+var users = map[string]string{"me": canary}
+
+// withSecret gives every rule the one good credential, and counts how often it
+// was asked for.
+func withSecret(asked *atomic.Int32) func(*pullthrough.Proxy) {
+	return func(p *pullthrough.Proxy) {
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			if asked != nil {
+				asked.Add(1)
+			}
+			return pullthrough.Credential{Username: "me", AccessToken: canary}, nil
+		}
+	}
+}
+
+func TestABasicUpstreamIsAskedOnceWithoutAndThenWithCredentials(t *testing.T) {
+	var asked atomic.Int32
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: users}, withSecret(&asked))
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2})
+	w.up.Push("a", "1", img)
+	w.pull(t, "a", "1", img)
+	assert.Equal(t, 1, w.up.Count("* 401"), "after the challenge the credentials go along at once")
+	assert.Equal(t, 4, w.up.Count("* 200"))
+	assert.EqualValues(t, 1, asked.Load(), "the host is asked once, not for each request")
+}
+
+func TestABearerUpstreamGetsTheCredentialsAtItsTokenServerOnly(t *testing.T) {
+	var asked atomic.Int32
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users}, withSecret(&asked))
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 3})
+	w.up.Push("a", "1", img)
+	w.pull(t, "a", "1", img)
+	assert.Equal(t, 1, w.up.Count("GET /token 200"))
+	assert.EqualValues(t, 1, asked.Load())
+	for _, r := range w.up.Requests() {
+		user, _, basic := (&http.Request{Header: r.Header}).BasicAuth()
+		assert.Equal(t, r.Path == "/token", basic)
+		if basic {
+			assert.Equal(t, "me", user)
+			assert.Equal(t, "scope=repository%3Aa%3Apull&service=registry.test", r.Query)
+		}
+	}
+}
+
+func TestAnotherRepositoryCostsOneTokenAndNoChallenge(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	for i := range 10 {
+		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)})
+		name := fmt.Sprintf("a%d", i)
+		w.up.Push(name, "1", img)
+		w.pull(t, name, "1", img)
+	}
+	assert.Equal(t, 1, w.up.Count("* 401"), "realm and service are learnt once per upstream")
+	assert.Equal(t, 10, w.up.Count("GET /token 200"))
+}
+
+func TestAColdHerdSharesTheChallengeAndTheToken(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	const n = 20
+	for i := range n {
+		w.up.Push("a", fmt.Sprint("t", i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
+	}
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: fmt.Sprint("t", i)})
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, 1, w.up.Count("* 401"))
+	assert.Equal(t, 1, w.up.Count("GET /token 200"))
+	assert.Equal(t, n, w.up.Count("GET /v2/a/manifests/* 200"))
+}
+
+func TestATokenIsFetchedAnewWhenItExpiresOrIsRefused(t *testing.T) {
+	clock := time.Unix(1_700_000_000, 0)
+	newClocked := func(t *testing.T) *world {
+		w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, TokenTTL: 5 * time.Minute}, func(p *pullthrough.Proxy) {
+			p.Now = func() time.Time { return clock }
+		})
+		for i := range 9 {
+			w.up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
+		}
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "0"})
+		require.NoError(t, err)
+		w.up.Reset()
+		return w
+	}
+	get := func(t *testing.T, w *world, ref string) error {
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
+		return err
+	}
+	t.Run("kept", func(t *testing.T) {
+		w := newClocked(t)
+		clock = clock.Add(4 * time.Minute)
+		require.NoError(t, get(t, w, "1"))
+		assert.Equal(t, []string{"GET /v2/a/manifests/1 200"}, w.up.Log())
+	})
+	t.Run("expired", func(t *testing.T) {
+		w := newClocked(t)
+		clock = clock.Add(4*time.Minute + 31*time.Second) // a little early, so that it does not die on the way
+		require.NoError(t, get(t, w, "1"))
+		assert.Equal(t, []string{"GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
+	})
+	t.Run("revoked", func(t *testing.T) {
+		w := newClocked(t)
+		w.up.RevokeTokens()
+		require.NoError(t, get(t, w, "1"))
+		assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
+	})
+	for _, status := range []int{400, 403} { // ECR Public and ECR answer so to an expired token
+		t.Run(fmt.Sprint("refused with ", status), func(t *testing.T) {
+			w := newClocked(t)
+			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: status})
+			require.NoError(t, get(t, w, "1"))
+			assert.Equal(t, []string{fmt.Sprint("GET /v2/a/manifests/1 ", status), "GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
+		})
+	}
+	t.Run("refused for ever", func(t *testing.T) {
+		w := newClocked(t)
+		w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Status: 401})
+		assert.ErrorIs(t, get(t, w, "1"), pullthrough.ErrDenied)
+		assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 401"}, w.up.Log())
+	})
+}
+
+func TestTwentyRequestsWithARevokedTokenFetchOneNewOne(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	for i := range 21 {
+		w.up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
+	}
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "20"})
+	require.NoError(t, err)
+	w.up.RevokeTokens()
+	w.up.Reset()
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Match: "* 401", Stall: gate})
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: fmt.Sprint(i)})
+			assert.NoError(t, err)
+		})
+	}
+	assert.NoError(t, w.up.Wait(t.Context(), "GET /v2/a/manifests/*", 20))
+	close(gate)
+	wg.Wait()
+	assert.Equal(t, 1, w.up.Count("GET /token*"))
+}
+
+func TestAFailedTokenFetchIsForgotten(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.up.Push("a", "1", img)
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /token*", Times: 2, Status: 403})
+	for range 2 {
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+		require.ErrorIs(t, err, pullthrough.ErrDenied)
+	}
+	w.pull(t, "a", "1", img)
+	assert.Equal(t, 3, w.up.Count("GET /token*"))
+}
+
+// The challenge is upstream's word. Whoever it names, the secret stays.
+func TestCredentialsGoToNoTokenServerTheRuleDoesNotAllow(t *testing.T) {
+	elsewhere := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users})
+	for name, realm := range map[string]string{
+		"another host":      "http://localhost:1/token",
+		"another scheme":    "https://" + elsewhere.Host() + "/token",
+		"userinfo":          "http://u:p@" + elsewhere.Host() + "/token",
+		"a fragment":        elsewhere.URL() + "/token#x",
+		"no host":           "http:///token",
+		"relative":          "/token",
+		"without a scheme":  "//" + elsewhere.Host() + "/token",
+		"no http":           "ftp://" + elsewhere.Host() + "/token",
+		"an opaque URL":     "http:token",
+		"line breaks in it": "http://" + elsewhere.Host() + "/token\r\nx: y",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users, Realm: realm}, withSecret(nil))
+			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+			require.ErrorIs(t, err, pullthrough.ErrDenied)
+			assert.NotContains(t, err.Error(), canary)
+			assert.False(t, w.up.Saw(canary))
+			assert.Empty(t, elsewhere.Log())
+			assert.Equal(t, []string{"GET /v2/a/manifests/1 401"}, w.up.Log())
+		})
+	}
+}
+
+func TestTokenServersTheRuleAllows(t *testing.T) {
+	issuer := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	t.Run("the registry's host on another port", func(t *testing.T) {
+		w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Issuer: issuer}, withSecret(nil))
+		w.up.Push("a", "1", img)
+		w.pull(t, "a", "1", img)
+		assert.Equal(t, 1, issuer.Count("GET /token 200"))
+		assert.False(t, w.up.Saw(canary))
+	})
+	t.Run("one that the policy names", func(t *testing.T) {
+		issuer.Reset()
+		w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Issuer: issuer}, func(p *pullthrough.Proxy) {
+			withSecret(nil)(p)
+			p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+				return pullthrough.Policy{RealmHosts: []string{"127.0.0.1"}}
+			}
+		})
+		w.Rules = pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: "http://localhost:" + port(w.up)}}
+		w.up.Push("a", "1", img)
+		w.pull(t, "a", "1", img)
+		assert.Equal(t, 1, issuer.Count("GET /token 200"))
+	})
+}
+
+func port(u *pullthroughtest.Upstream) string { return u.Host()[len("127.0.0.1:"):] }
+
+func TestChallengesNeverWidenTheScope(t *testing.T) {
+	for challenged, want := range map[string]string{
+		"repository:other/secret:pull,push": "repository:a:pull",
+		"repository:a:pull,push,delete":     "repository:a:pull",
+		"repository:user/image:pull":        "repository:a:pull", // GHCR's placeholder
+		"registry:catalog:*":                "repository:a:pull",
+		"":                                  "repository:a:pull",
+		"aws":                               "aws repository:a:pull", // ECR Public's
+	} {
+		t.Run(challenged, func(t *testing.T) {
+			var scope []string
+			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401, Header: http.Header{
+				"Www-Authenticate": {`Bearer realm="` + w.up.URL() + `/token",service="registry.test",scope="` + challenged + `"`},
+			}})
+			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+			require.NoError(t, err)
+			for _, r := range w.up.Requests() {
+				if r.Path == "/token" {
+					scope = (&http.Request{URL: mustURL(t, "/?"+r.Query)}).URL.Query()["scope"]
+				}
+			}
+			assert.Equal(t, want, join(scope))
+		})
+	}
+}
+
+func TestTheChallengeIsFoundAmongOthers(t *testing.T) {
+	for name, lines := range map[string][]string{
+		"Basic before Bearer in one line":  {`Basic realm="x", Bearer realm="URL/token",service="registry.test"`},
+		"Basic before Bearer in two lines": {`Basic realm="x"`, `Bearer realm="URL/token",service="registry.test"`},
+		"a scheme nobody knows":            {`Negotiate abc==, BEARER REALM="URL/token" , Service="registry.test"`},
+		"a comma and a scope in quotes":    {`Bearer realm="URL/token",service="registry.test",scope="repository:a:pull,push"`},
+		"a bad challenge first":            {`Bearer realm=URL/token`, `Bearer realm="URL/token",service="registry.test"`},
+		"a realm that cannot be used":      {`Bearer realm="ftp://x/"`, `Bearer realm="URL/token",service="registry.test"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+			for i := range lines {
+				lines[i] = replace(lines[i], "URL", w.up.URL())
+			}
+			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401, Header: http.Header{"Www-Authenticate": lines}})
+			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+			assert.NoError(t, err)
+			assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
+		})
+	}
+}
+
+func TestTokenAnswers(t *testing.T) {
+	const good = "TOKEN"
+	for name, tc := range map[string]struct {
+		body string
+		ok   bool
+	}{
+		"token":                      {`{"token":"TOKEN"}`, true},
+		"access_token":               {`{"access_token":"TOKEN"}`, true},
+		"both, different":            {`{"token":"wrong","access_token":"TOKEN"}`, true},
+		"null hides nothing":         {`{"token":null,"access_token":"TOKEN"}`, true},
+		"empty hides nothing":        {`{"access_token":"","token":"TOKEN"}`, true},
+		"a lifetime in quotes":       {`{"token":"TOKEN","expires_in":"300"}`, true},
+		"a fraction":                 {`{"token":"TOKEN","expires_in":1.5}`, true},
+		"a huge lifetime":            {`{"token":"TOKEN","expires_in":1e300}`, true},
+		"a negative lifetime":        {`{"token":"TOKEN","expires_in":-5}`, true},
+		"neither":                    {`{"expires_in":300}`, false},
+		"both empty":                 {`{"token":"","access_token":null}`, false},
+		"a page":                     {`<html>log in</html>`, false},
+		"an array":                   {`[]`, false},
+		"a token that is a number":   {`{"token":5}`, false},
+		"a token with a line break":  {`{"token":"TOKEN\r\nX-Y: z"}`, false},
+		"a token with a space":       {`{"token":"TOKEN x"}`, false},
+		"a token that is too long":   {`{"token":"` + repeat("x", 17<<10) + `"}`, false},
+		"an answer that is too long": {`{"token":"TOKEN","x":"` + repeat("x", 10<<20) + `"}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+			body := replace(tc.body, good, w.up.IssueToken(time.Hour, "repository:a:pull"))
+			w.up.Fault(pullthroughtest.Fault{Match: "GET /token*", Status: 200, Body: []byte(body)})
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+			if tc.ok {
+				assert.NoError(t, err)
+				assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
+				return
+			}
+			assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+			assert.Equal(t, 1, w.up.Count("GET /token*"))
+		})
+	}
+}
+
+func TestRedirectsLeaveCredentialsBehind(t *testing.T) {
+	elsewhere := pullthroughtest.New(t, pullthroughtest.Config{})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	elsewhere.Push("a", "1", img)
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		t.Run(fmt.Sprint("to another port by ", status), func(t *testing.T) {
+			elsewhere.Reset()
+			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: users}, withSecret(nil))
+			w.up.Push("a", "1", img)
+			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/* 200", Status: status, Redirect: elsewhere.URL() + "{path}"})
+			w.pull(t, "a", "1", img)
+			assert.Equal(t, len(img.Blobs()), elsewhere.Count("GET /v2/a/blobs/* 200"))
+			for _, r := range elsewhere.Requests() {
+				assert.Empty(t, r.Header.Get("Authorization"))
+				assert.Empty(t, r.Header.Get("Referer"))
+			}
+		})
+	}
+	t.Run("and come back without them", func(t *testing.T) {
+		elsewhere.Reset()
+		w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: users}, withSecret(nil))
+		w.up.Push("a", "1", img)
+		defer elsewhere.Fault(pullthroughtest.Fault{Redirect: w.up.URL() + "/back"})()
+		w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/* 200", Redirect: elsewhere.URL() + "{path}"})
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+		require.Error(t, err)
+		for _, r := range w.up.Requests() {
+			if r.Path == "/back" {
+				assert.Empty(t, r.Header.Get("Authorization"))
+			}
+		}
+		assert.Equal(t, 1, w.up.Count("GET /back*"))
+	})
+	t.Run("a token request is not redirected to another origin", func(t *testing.T) {
+		elsewhere.Reset()
+		w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users}, withSecret(nil))
+		w.up.Push("a", "1", img)
+		w.up.Fault(pullthroughtest.Fault{Match: "GET /token*", Redirect: elsewhere.URL() + "/token"})
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+		assert.Empty(t, elsewhere.Log())
+	})
+	t.Run("from https to http not at all", func(t *testing.T) {
+		elsewhere.Reset()
+		w := newWorld(t, pullthroughtest.Config{TLS: true}, nil)
+		w.Transport = w.up.Client().Transport
+		w.up.Push("a", "1", img)
+		w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Redirect: elsewhere.URL() + "{path}"})
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+		assert.Empty(t, elsewhere.Log())
+	})
+}
+
+func TestASecretThatCannotBeReadRefusesThePull(t *testing.T) {
+	gone := errors.New("the secret is gone")
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users}, func(p *pullthrough.Proxy) {
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			return pullthrough.Credential{}, gone
+		}
+	})
+	w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	assert.ErrorIs(t, err, pullthrough.ErrDenied)
+	assert.ErrorIs(t, err, gone)
+	assert.Zero(t, w.up.Count("GET /token*"))
+}
+
+func TestACredentialThatExpiresIsAskedForAgain(t *testing.T) {
+	clock := time.Unix(1_700_000_000, 0)
+	asked := 0
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: users}, func(p *pullthrough.Proxy) {
+		p.Now = func() time.Time { return clock }
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			asked++
+			return pullthrough.Credential{Username: "me", AccessToken: canary, ExpiresAt: clock.Add(time.Hour)}, nil
+		}
+	})
+	for i := range 3 {
+		w.up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: fmt.Sprint(i)})
+		require.NoError(t, err)
+		clock = clock.Add(40 * time.Minute)
+	}
+	assert.Equal(t, 2, asked)
+	assert.Equal(t, 1, w.up.Count("* 401"))
+}
+
+func TestWrongCredentialsAreTriedOnce(t *testing.T) {
+	for name, auth := range map[string]pullthroughtest.Auth{"basic": pullthroughtest.Basic, "bearer": pullthroughtest.Bearer} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{Auth: auth, Users: map[string]string{"me": "another"}}, withSecret(nil))
+			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+			assert.ErrorIs(t, err, pullthrough.ErrDenied)
+			assert.NotContains(t, err.Error(), canary)
+			assert.Len(t, w.up.Log(), 2, "a second guess could lock the account")
+		})
+	}
+}
+
+func TestCredentialsDoNotPrint(t *testing.T) {
+	c := pullthrough.Credential{Username: "me", AccessToken: canary}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		assert.NotContains(t, fmt.Sprintf(verb, c), canary)
+		assert.NotContains(t, fmt.Sprintf(verb, []any{c, &c}), canary)
+	}
+	assert.NotContains(t, c.LogValue().String(), canary)
+}

@@ -1,0 +1,593 @@
+package pullthrough_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+// layer pushes an image with one layer of size bytes to the repository a, and
+// returns the layer.
+func (w *world) layer(size int64) *pullthroughtest.Blob {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: size, LayerSize: size})
+	w.up.Push("a", "1", img)
+	return img.Layers[0]
+}
+
+func (w *world) open(ctx context.Context, d digest.Digest) (*pullthrough.Blob, error) {
+	return w.Blob(ctx, pullthrough.Request{Repo: repo("a"), Ref: d.String()})
+}
+
+// layerSizes are one that is verified before its answer starts, and one that
+// is not.
+var layerSizes = map[string]int64{"small": 200_000, "large": 3<<20 + 11}
+
+func TestTheAnswerStartsBeforeTheDownloadEnds(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.layer(8 << 20)
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(4 << 20))})
+	b, err := w.open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	assert.EqualValues(t, 8<<20, b.Descriptor.Size)
+	first := make([]byte, 3<<20)
+	_, err = io.ReadFull(b.Body, first)
+	require.NoError(t, err)
+	want := make([]byte, 3<<20)
+	_, err = io.ReadFull(layer.Open(), want)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(want, first))
+	_, err = w.store.Blob(t.Context(), repo("a"), layer.Digest)
+	assert.Error(t, err, "the Store gets nothing that is not verified")
+	close(gate)
+	_, err = b.Body.(io.Seeker).Seek(0, io.SeekStart)
+	require.NoError(t, err)
+	assertBody(t, layer.Digest, b)
+	w.settled(t)
+	_, err = w.store.Blob(t.Context(), repo("a"), layer.Digest)
+	assert.NoError(t, err)
+	assert.Equal(t, 1, w.up.Count("GET /v2/a/blobs/*"))
+}
+
+func TestManyReadersShareOneDownload(t *testing.T) {
+	for name, size := range layerSizes {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+			layer := w.layer(size)
+			var wg sync.WaitGroup
+			for range 64 {
+				wg.Go(func() {
+					b, err := w.open(t.Context(), layer.Digest)
+					if assert.NoError(t, err) {
+						assertBody(t, layer.Digest, b)
+					}
+				})
+			}
+			wg.Wait()
+			w.settled(t)
+			assert.Equal(t, 1, w.up.Count("GET /v2/a/blobs/* 200"))
+		})
+	}
+}
+
+func TestTheLeaderLeavesAndNobodyElseNotices(t *testing.T) {
+	for name, at := range map[string]int64{"at once": 0, "in the middle": 4 << 20, "near the end": 8<<20 - 70<<10} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, nil)
+			layer := w.layer(8 << 20)
+			gate := make(chan struct{})
+			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(at + 1)})
+			ctx, cancel := context.WithCancel(t.Context())
+			leader, err := w.open(ctx, layer.Digest)
+			require.NoError(t, err)
+			follower, err := w.open(t.Context(), layer.Digest)
+			require.NoError(t, err)
+			assert.Equal(t, pullthrough.SourceShared, follower.Source)
+			_, err = io.CopyN(io.Discard, leader.Body, at)
+			require.NoError(t, err)
+			cancel()
+			_, err = leader.Body.Read(make([]byte, 1))
+			assert.ErrorIs(t, err, context.Canceled)
+			require.NoError(t, leader.Body.Close())
+			close(gate)
+			assertBody(t, layer.Digest, follower)
+			w.settled(t)
+			w.pullBlob(t, "a", layer.Digest)
+			assert.Equal(t, 1, w.up.Count("GET /v2/a/blobs/*"))
+		})
+	}
+}
+
+func TestAWrongBodyIsNeverCompleteAndNeverStored(t *testing.T) {
+	for name, tc := range map[string]struct {
+		fault pullthroughtest.Fault
+		kind  error
+	}{
+		"a bit flipped at the start":        {pullthroughtest.Fault{Flip: new(int64(0))}, pullthrough.ErrDigest},
+		"a bit flipped in the middle":       {pullthroughtest.Fault{Flip: new(int64(100_000))}, pullthrough.ErrDigest},
+		"a bit flipped at the end":          {pullthroughtest.Fault{Flip: new(int64(-1))}, pullthrough.ErrDigest},
+		"cut":                               {pullthroughtest.Fault{CutAfter: new(int64(150_000))}, pullthrough.ErrUnavailable},
+		"reset":                             {pullthroughtest.Fault{CutAfter: new(int64(150_000)), Reset: true}, pullthrough.ErrUnavailable},
+		"cut in the last byte":              {pullthroughtest.Fault{CutAfter: new(int64(199_999))}, pullthrough.ErrUnavailable},
+		"short, looks complete":             {pullthroughtest.Fault{Truncate: 1, NoLength: true}, pullthrough.ErrDigest},
+		"short, ends with the connection":   {pullthroughtest.Fault{Truncate: 1, CloseDelimited: true}, pullthrough.ErrDigest},
+		"long":                              {pullthroughtest.Fault{Extend: 1, NoLength: true}, pullthrough.ErrDigest},
+		"a page in place of the layer":      {pullthroughtest.Fault{Body: []byte("<html>")}, pullthrough.ErrDigest},
+		"nothing in place of the layer":     {pullthroughtest.Fault{Body: []byte{}}, pullthrough.ErrDigest},
+		"partial content nobody asked for":  {pullthroughtest.Fault{Status: 206}, pullthrough.ErrUnavailable},
+		"no content":                        {pullthroughtest.Fault{Status: 204, Body: []byte{}}, pullthrough.ErrUnavailable},
+		"a server error":                    {pullthroughtest.Fault{Status: 500}, pullthrough.ErrUnavailable},
+		"not found":                         {pullthroughtest.Fault{Status: 404}, pullthrough.ErrNotFound},
+		"denied":                            {pullthroughtest.Fault{Status: 403}, pullthrough.ErrDenied},
+		"the connection closed for answers": {pullthroughtest.Fault{CutAfter: new(int64(-1))}, pullthrough.ErrUnavailable},
+	} {
+		for size, n := range layerSizes {
+			t.Run(name+"/"+size, func(t *testing.T) {
+				w := newWorld(t, pullthroughtest.Config{}, nil)
+				layer := w.layer(n)
+				tc.fault.Match = "GET /v2/a/blobs/*"
+				heal := w.up.Fault(tc.fault)
+				b, err := w.open(t.Context(), layer.Digest)
+				if err == nil {
+					var got int64
+					got, err = io.Copy(io.Discard, b.Body)
+					assert.Less(t, got, n, "a client must not get as much as Content-Length says")
+					require.NoError(t, b.Body.Close())
+				}
+				require.ErrorIs(t, err, tc.kind)
+				w.settled(t)
+				_, stored := w.store.Blob(t.Context(), repo("a"), layer.Digest)
+				assert.Error(t, stored)
+
+				heal()
+				w.up.Reset()
+				w.pullBlob(t, "a", layer.Digest) // and the next pull works
+				assert.Equal(t, 1, w.up.Count("GET /v2/a/blobs/* 200"))
+			})
+		}
+	}
+}
+
+func TestUpstreamsThatDoNotSayHowLong(t *testing.T) {
+	for name, fault := range map[string]pullthroughtest.Fault{"chunked": {NoLength: true}, "close-delimited": {CloseDelimited: true}} {
+		for size, n := range layerSizes {
+			for _, known := range []bool{true, false} {
+				t.Run(name+"/"+size, func(t *testing.T) {
+					w := newWorld(t, pullthroughtest.Config{}, nil)
+					layer := w.layer(n)
+					if known { // by the manifest
+						_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+						require.NoError(t, err)
+					}
+					fault.Match = "GET /v2/a/blobs/*"
+					w.up.Fault(fault)
+					b, err := w.open(t.Context(), layer.Digest)
+					require.NoError(t, err)
+					assert.Equal(t, n, b.Descriptor.Size, "the size is always known")
+					assertBody(t, layer.Digest, b)
+					assert.Equal(t, 1, w.up.Count("GET /v2/a/blobs/*"))
+				})
+			}
+		}
+	}
+}
+
+func TestSizesOfColdBlobsAreTold(t *testing.T) {
+	for name, known := range map[string]bool{"from the manifest": true, "from upstream": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, nil)
+			layer := w.layer(500_000)
+			want := []string{"GET /v2/a/blobs/" + layer.Digest.String() + " 206"}
+			if known {
+				_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+				require.NoError(t, err)
+				w.up.Reset()
+				want = nil
+			}
+			for range 2 {
+				b, err := w.Blob(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: layer.Digest.String(), Head: true})
+				require.NoError(t, err)
+				assert.EqualValues(t, 500_000, b.Descriptor.Size)
+			}
+			assert.Equal(t, want, w.up.Log(), "an existence check downloads nothing")
+		})
+	}
+}
+
+func TestTooLargeABlobIsRefused(t *testing.T) {
+	for name, fault := range map[string]pullthroughtest.Fault{"declared": {}, "undeclared": {NoLength: true}, "endless": {NoLength: true, Extend: 1 << 40}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+					return pullthrough.Policy{MaxBlobBytes: 2 << 20}
+				}
+			})
+			layer := w.layer(3 << 20)
+			fault.Match = "GET /v2/a/blobs/*"
+			w.up.Fault(fault)
+			_, err := w.open(t.Context(), layer.Digest)
+			assert.ErrorIs(t, err, pullthrough.ErrTooLarge)
+			assert.Equal(t, 1, w.up.Count("*"))
+		})
+	}
+}
+
+func TestAnAbandonedDownloadMayFinishWhenLittleIsLeft(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.layer(4 << 20)
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(2 << 20))})
+	b, err := w.open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	require.NoError(t, b.Body.Close())
+	close(gate)
+	w.settled(t)
+	w.pullBlob(t, "a", layer.Digest)
+	assert.Equal(t, 1, w.up.Count("GET /v2/a/blobs/*"))
+}
+
+func TestOfManyAbandonedDownloadsFewGoOn(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	gate := make(chan struct{})
+	var once sync.Once
+	open := func() { once.Do(func() { close(gate) }) }
+	defer open()
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(1 << 20))})
+	for i := range 20 {
+		layer := w.layer(2<<20 + int64(i))
+		b, err := w.open(t.Context(), layer.Digest)
+		require.NoError(t, err)
+		require.NoError(t, b.Body.Close())
+	}
+	require.Eventually(t, func() bool { return w.Running() == 4 }, 10*time.Second, 10*time.Millisecond)
+	open()
+	w.settled(t)
+	assert.Equal(t, 20, w.up.Count("GET /v2/a/blobs/*"))
+}
+
+// faultyStore fails as its functions say; nil functions do what MemStore does.
+type faultyStore struct {
+	*pullthrough.MemStore
+	manifest    func() error
+	putManifest func() error
+	blob        func() error
+	putBlob     func(io.ReadSeeker) error
+}
+
+func (s *faultyStore) Manifest(ctx context.Context, r pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
+	if s.manifest != nil {
+		if err := s.manifest(); err != nil {
+			return nil, err
+		}
+	}
+	return s.MemStore.Manifest(ctx, r, ref)
+}
+
+func (s *faultyStore) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
+	if s.putManifest != nil {
+		if err := s.putManifest(); err != nil {
+			return err
+		}
+	}
+	return s.MemStore.PutManifest(ctx, r, m)
+}
+
+func (s *faultyStore) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	if s.blob != nil {
+		if err := s.blob(); err != nil {
+			return nil, err
+		}
+	}
+	return s.MemStore.Blob(ctx, r, d)
+}
+
+func (s *faultyStore) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.Descriptor, body io.ReadSeeker) error {
+	if s.putBlob != nil {
+		if err := s.putBlob(body); err != nil {
+			return err
+		}
+	}
+	return s.MemStore.PutBlob(ctx, r, desc, body)
+}
+
+func TestAStoreThatFailsHarmsNoPull(t *testing.T) {
+	boom := errors.New("disk on fire")
+	fails := func() error { return boom }
+	panics := func() error { panic("disk on fire") }
+	for name, store := range map[string]*faultyStore{
+		"Manifest fails":     {manifest: fails},
+		"Manifest panics":    {manifest: panics},
+		"PutManifest fails":  {putManifest: fails},
+		"PutManifest panics": {putManifest: panics},
+		"Blob fails":         {blob: fails},
+		"Blob panics":        {blob: panics},
+		"PutBlob fails":      {putBlob: func(io.ReadSeeker) error { return boom }},
+		"PutBlob panics":     {putBlob: func(io.ReadSeeker) error { panic("disk on fire") }},
+		"PutBlob reads half": {putBlob: func(r io.ReadSeeker) error {
+			_, err := io.CopyN(io.Discard, r, 10)
+			return errors.Join(err, boom)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex
+			failures := 0
+			store.MemStore = pullthrough.NewMemStore()
+			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.Store = store
+				p.OnEvent = func(_ context.Context, e pullthrough.Event) {
+					mu.Lock()
+					defer mu.Unlock()
+					if e.Kind == pullthrough.EventStoreFailed {
+						assert.ErrorContains(t, e.Err, "disk on fire")
+						failures++
+					}
+				}
+			})
+			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2, LayerSize: 2 << 20})
+			w.up.Push("a", "1", img)
+			for range 2 {
+				w.pull(t, "a", "1", img)
+				w.settled(t)
+			}
+			assert.Positive(t, failures, "the host hears of it")
+			assert.LessOrEqual(t, w.up.Count("GET *"), 8)
+			*store = faultyStore{MemStore: store.MemStore}
+			w.pull(t, "a", "1", img)
+			w.settled(t)
+			w.up.Reset()
+			w.pull(t, "a", "1", img)
+			assert.Empty(t, w.up.Log(), "once the Store is well, it is used")
+		})
+	}
+	t.Run("a failing Store is not taken for an empty one", func(t *testing.T) {
+		w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+			p.Store = &faultyStore{MemStore: pullthrough.NewMemStore(), manifest: fails, blob: fails}
+		})
+		none := pullthrough.Repo{Name: "no/rule"}
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: none, Ref: "1"})
+		assert.ErrorIs(t, err, boom)
+		assert.NotErrorIs(t, err, pullthrough.ErrNoRule)
+		_, err = w.Blob(t.Context(), pullthrough.Request{Repo: none, Ref: digest.FromString("x").String()})
+		assert.ErrorIs(t, err, boom)
+		assert.Empty(t, w.up.Log())
+	})
+}
+
+// The host has one mutex for everything, and its PutBlob reads while it holds
+// it. Pulls, hits and the Credentials callback want the same mutex.
+func TestAStoreBehindTheHostsOneMutexDoesNotDeadlock(t *testing.T) {
+	var mu sync.Mutex
+	store := &lockedStore{mu: &mu, inner: pullthrough.NewMemStore()}
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users}, func(p *pullthrough.Proxy) {
+		p.Store = store
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return pullthrough.Credential{Username: "me", AccessToken: canary}, nil
+		}
+	})
+	hit := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1})
+	w.up.Push("hit", "1", hit)
+	w.pull(t, "hit", "1", hit)
+	layer := w.layer(4 << 20)
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(2 << 20))})
+	b, err := w.open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	w.settledBut(t, 1)
+	w.pull(t, "hit", "1", hit) // hits are not held up by the download
+	w.up.Push("cold", "1", hit)
+	w.pull(t, "cold", "1", hit)
+	close(gate)
+	assertBody(t, layer.Digest, b)
+	w.settled(t)
+	assert.Equal(t, 1, w.up.Count("GET /v2/a/blobs/* 200"))
+}
+
+type lockedStore struct {
+	mu    *sync.Mutex
+	inner pullthrough.Store
+}
+
+func (s *lockedStore) Manifest(ctx context.Context, r pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inner.Manifest(ctx, r, ref)
+}
+
+func (s *lockedStore) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inner.PutManifest(ctx, r, m)
+}
+
+func (s *lockedStore) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inner.Blob(ctx, r, d)
+}
+
+func (s *lockedStore) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.Descriptor, body io.ReadSeeker) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inner.PutBlob(ctx, r, desc, body)
+}
+
+func TestOneCallerMayImportAndTheOtherMayNot(t *testing.T) {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	d := img.Blobs()[0].Digest.String()
+	for name, order := range map[string][]string{"refused first": {"guest", "admin"}, "allowed first": {"admin", "guest"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.Authorize = func(_ context.Context, a pullthrough.Action, r pullthrough.Request) error {
+					if a == pullthrough.ActionImport && r.Caller == "guest" {
+						return errors.New("guests import nothing")
+					}
+					return nil
+				}
+			})
+			w.up.Push("a", "1", img)
+			gate := make(chan struct{})
+			w.up.Fault(pullthroughtest.Fault{Stall: gate})
+			results := map[string]chan error{"guest": make(chan error, 2), "admin": make(chan error, 2)}
+			for _, caller := range order {
+				go func() {
+					_, err := w.Manifest(context.Background(), pullthrough.Request{Repo: repo("a"), Ref: "1", Caller: caller})
+					results[caller] <- err
+				}()
+				go func() {
+					b, err := w.Blob(context.Background(), pullthrough.Request{Repo: repo("a"), Ref: d, Caller: caller})
+					if err == nil {
+						err = b.Body.Close()
+					}
+					results[caller] <- err
+				}()
+				if caller == "guest" {
+					for range 2 {
+						err := <-results["guest"]
+						assert.ErrorIs(t, err, pullthrough.ErrNotFound, "masked, as Amazon ECR does")
+						assert.ErrorIs(t, err, pullthrough.ErrDenied)
+					}
+				} else {
+					require.Eventually(t, func() bool { return w.Running() == 2 }, 10*time.Second, time.Millisecond)
+				}
+			}
+			close(gate)
+			for range 2 {
+				assert.NoError(t, <-results["admin"])
+			}
+			w.settled(t)
+			assert.Len(t, w.up.Log(), 2)
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1", Caller: "guest"})
+			assert.NoError(t, err, "what is stored needs no import")
+		})
+	}
+}
+
+func TestNothingIsLeftInTheSpoolDirectory(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.layer(4 << 20)
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Times: 1, Flip: new(int64(-1))})
+	b, err := w.open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, b.Body)
+	require.Error(t, err)
+	require.NoError(t, b.Body.Close())
+	w.pullBlob(t, "a", layer.Digest)
+	w.settled(t)
+	left, err := filepath.Glob(filepath.Join(w.SpoolDir, "*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
+	assert.Equal(t, 2, w.up.Count("GET /v2/a/blobs/*"))
+}
+
+func TestASpoolDirectoryThatIsNotThere(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.SpoolDir = filepath.Join(p.SpoolDir, "missing") })
+	layer := w.layer(4 << 20)
+	b, err := w.open(t.Context(), layer.Digest)
+	if err == nil {
+		_, err = io.Copy(io.Discard, b.Body)
+		require.NoError(t, b.Body.Close())
+	}
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	w.settled(t)
+	require.NoError(t, os.Mkdir(w.SpoolDir, 0o700))
+	w.pullBlob(t, "a", layer.Digest)
+	assert.Equal(t, 2, w.up.Count("GET /v2/a/blobs/*"))
+}
+
+func TestShutdownWaitsForDownloads(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.layer(4 << 20)
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(2 << 20))})
+	b, err := w.open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- w.Shutdown(context.Background()) }()
+	close(gate)
+	assertBody(t, layer.Digest, b)
+	require.NoError(t, <-done)
+	_, err = w.store.Blob(t.Context(), repo("a"), layer.Digest)
+	assert.NoError(t, err)
+	assert.Equal(t, 1, w.up.Count("*"))
+}
+
+func TestShutdownEndsDownloadsAtItsDeadline(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.layer(4 << 20)
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: make(chan struct{}), StallAfter: new(int64(2 << 20))})
+	b, err := w.open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.ErrorIs(t, w.Shutdown(ctx), context.Canceled)
+	_, err = io.Copy(io.Discard, b.Body)
+	assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+	require.NoError(t, b.Body.Close())
+	assert.Equal(t, 1, w.up.Count("*"))
+}
+
+func TestOverTLSAndHTTP2(t *testing.T) {
+	for name, c := range map[string]pullthroughtest.Config{
+		"TLS":    {Auth: pullthroughtest.Bearer, TLS: true},
+		"HTTP/2": {Auth: pullthroughtest.Bearer, TLS: true, HTTP2: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, c, nil)
+			w.Transport = w.up.Client().Transport
+			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2, LayerSize: 2 << 20})
+			w.up.Push("a", "1", img)
+			w.pull(t, "a", "1", img)
+			w.settled(t)
+			assert.Equal(t, 6, w.up.Count("*"))
+			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", CutAfter: new(int64(1 << 20))})
+			layer := w.layer(3 << 20)
+			b, err := w.open(t.Context(), layer.Digest)
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, b.Body)
+			assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+			require.NoError(t, b.Body.Close())
+		})
+	}
+}
+
+func TestAStoresOwnHandlerAnswersItself(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	d := digest.FromString("x")
+	w.Store = presigned{w.store}
+	rec := serve(t, w.Proxy)
+	c := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := c.Get(rec.URL + "/v2/hub/a/blobs/" + d.String())
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	assert.Equal(t, "https://bucket.example/x", resp.Header.Get("Location"))
+	assert.Empty(t, w.up.Log())
+}
+
+// presigned answers blobs by a redirect to its bucket.
+type presigned struct{ pullthrough.Store }
+
+func (presigned) Blob(context.Context, pullthrough.Repo, digest.Digest) (*pullthrough.Blob, error) {
+	return &pullthrough.Blob{Descriptor: ocispec.Descriptor{Size: 1}, Body: redirectBody{http.RedirectHandler("https://bucket.example/x", http.StatusTemporaryRedirect)}}, nil
+}
+
+type redirectBody struct{ http.Handler }
+
+func (redirectBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (redirectBody) Close() error             { return nil }
