@@ -1,6 +1,9 @@
 package pullthrough
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Running returns how many fetches run.
 func (p *Proxy) Running() int { return p.state().manifests.Len() + p.state().blobs.Len() }
@@ -14,7 +17,7 @@ func (p *Proxy) WaitIdle() {
 
 // Waiting returns how many callers wait for a manifest.
 func (p *Proxy) Waiting(repo Repo, ref string) int {
-	rt, err := p.route(nil, repo)
+	rt, err := p.route(context.Background(), repo)
 	if err != nil {
 		return 0
 	}

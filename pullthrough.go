@@ -228,9 +228,15 @@ func asBlobError(err error) error {
 // an [ErrClosed]. It waits for running downloads; when ctx ends first it
 // cancels them, waits for their end, and returns ctx's error. Shut the
 // http.Server down first.
-func (p *Proxy) Shutdown(ctx context.Context) error {
+func (p *Proxy) Shutdown(ctx context.Context) (err error) {
 	run := p.state()
-	err := errors.Join(run.manifests.Shutdown(ctx), run.blobs.Shutdown(ctx), run.upstream.shutdown(ctx))
+	defer run.upstream.close()
+	for _, end := range []func(context.Context) error{run.manifests.Shutdown, run.blobs.Shutdown, run.upstream.auth.fetches.Shutdown} {
+		// One that fails has ended all the same; the others have no time left either.
+		if e := end(ctx); e != nil {
+			err = e
+		}
+	}
 	return err
 }
 

@@ -83,7 +83,7 @@ func (p *Proxy) endpoint(ctx context.Context, repo Repo, rule Rule) (u *url.URL,
 		return rule.endpoint()
 	}
 	if err := checkEndpoint(u); err != nil {
-		return nil, ruleError("endpoint", u.Redacted(), err.Error())
+		return nil, ruleError("endpoint", redactURL(u.String()), err.Error())
 	}
 	clean := *u
 	clean.Path = strings.TrimRight(u.Path, "/")

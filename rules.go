@@ -2,8 +2,10 @@ package pullthrough
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -124,10 +126,10 @@ func (r *Rule) endpoint() (*url.URL, error) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, ruleError("upstream URL", r.UpstreamURL, "is no host name and no URL")
+		return nil, ruleError("upstream URL", redactURL(r.UpstreamURL), "is no host name and no URL")
 	}
 	if err := checkEndpoint(u); err != nil {
-		return nil, ruleError("upstream URL", redactURL(r.UpstreamURL, u), err.Error())
+		return nil, ruleError("upstream URL", redactURL(r.UpstreamURL), err.Error())
 	}
 	switch u.Host {
 	case "docker.io", "index.docker.io":
@@ -144,22 +146,30 @@ func checkEndpoint(u *url.URL) error {
 		return fmt.Errorf("scheme %q is neither http nor https", u.Scheme)
 	case u.Hostname() == "" || strings.ContainsAny(u.Host, " \t\\<>\"'"):
 		return fmt.Errorf("host %q is no host name", u.Host)
+	case strings.HasSuffix(u.Host, ":") || u.Port() != "" && !validPort(u.Port()):
+		return fmt.Errorf("port %q is no port", u.Port())
 	case u.User != nil:
-		return fmt.Errorf("credentials do not belong into it")
+		return errors.New("credentials do not belong into it")
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
-		return fmt.Errorf("a query or fragment does not belong into it")
+		return errors.New("a query or fragment does not belong into it")
 	case strings.Contains(u.Path, "..") || strings.Contains(u.EscapedPath(), "%"):
 		return fmt.Errorf("path %q is not plain", u.EscapedPath())
 	}
 	return nil
 }
 
-// redactURL keeps a password that was written into a URL out of messages.
-func redactURL(raw string, u *url.URL) string {
-	if u.User == nil {
-		return raw
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
+
+// redactURL keeps a password that was written into a URL out of messages, also
+// of one that cannot be parsed.
+func redactURL(raw string) string {
+	if i := strings.LastIndex(raw, "@"); i >= 0 {
+		return "..." + raw[i:]
 	}
-	return u.Redacted()
+	return raw
 }
 
 // RuleSource gives the rules of one account in one Region. It is asked on each

@@ -99,7 +99,12 @@ func TestCheck(t *testing.T) {
 		"a query":                       {pullthrough.Rule{Prefix: "a", UpstreamURL: "quay.io?x=y"}, `"quay.io?x=y"`},
 		"a fragment":                    {pullthrough.Rule{Prefix: "a", UpstreamURL: "quay.io#x"}, `"quay.io#x"`},
 		"a path that climbs":            {pullthrough.Rule{Prefix: "a", UpstreamURL: "https://quay.io/../x"}, `"https://quay.io/../x"`},
-		"credentials, without the word": {pullthrough.Rule{Prefix: "a", UpstreamURL: "https://u:canary@quay.io"}, `"https://u:xxxxx@quay.io"`},
+		"credentials, without the word": {pullthrough.Rule{Prefix: "a", UpstreamURL: "https://u:canary@quay.io"}, `"...@quay.io"`},
+		"credentials in what is no URL": {pullthrough.Rule{Prefix: "a", UpstreamURL: "https://u:canary@quay.io:x"}, `"...@quay.io:x"`},
+		"a scheme alone":                {pullthrough.Rule{Prefix: "a", UpstreamURL: "https:"}, `"https:"`},
+		"one slash too few":             {pullthrough.Rule{Prefix: "a", UpstreamURL: "https:/quay.io"}, `"https:/quay.io"`},
+		"an empty port":                 {pullthrough.Rule{Prefix: "a", UpstreamURL: "quay.io:"}, `"quay.io:"`},
+		"a port that is none":           {pullthrough.Rule{Prefix: "a", UpstreamURL: "quay.io:99999"}, `"quay.io:99999"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := tc.rule.Check()

@@ -48,12 +48,11 @@ func newUpstream(p *Proxy) *upstream {
 	return u
 }
 
-func (u *upstream) shutdown(ctx context.Context) error {
-	err := u.auth.fetches.Shutdown(ctx)
+// close lets go of the connections that nobody uses.
+func (u *upstream) close() {
 	if u.own != nil {
 		u.own.CloseIdleConnections()
 	}
-	return err
 }
 
 // manifest fetches and verifies the manifest that ref, a tag or digest, names.

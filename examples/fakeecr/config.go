@@ -1,0 +1,156 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// config is what the command line says.
+type config struct {
+	listen          string
+	account, region string
+	upstreams       upstreams
+	tagTTL          time.Duration // as in pullthrough.Policy
+	jsonLog         bool
+	warnings        []string // what is no mistake for sure
+}
+
+// arguments are the values of the flags, not looked at yet: package flag
+// quotes a value that it refuses, and a value may hold a password.
+type arguments struct {
+	listen, account, region, tagTTL, log        string
+	data, rules, credentials, realms, endpoints []string
+}
+
+func (a *arguments) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet("fakeecr", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // run says what is wrong, once
+	fs.StringVar(&a.listen, "listen", "127.0.0.1:5000", "`HOST:PORT` to listen on; port 0 picks a free one")
+	fs.StringVar(&a.account, "account", "123456789012", "`ID` of the AWS account")
+	fs.StringVar(&a.region, "region", "us-east-1", "the AWS `REGION`")
+	fs.StringVar(&a.tagTTL, "tag-ttl", "24h", "`DURATION` for which a tag counts as fresh;\n0: asked for on every pull, negative: never again")
+	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text or json")
+	list := func(to *[]string, name, usage string) {
+		fs.Func(name, usage, func(value string) error { *to = append(*to, value); return nil })
+	}
+	list(&a.data, "data", "`DIR` to keep images in; not there yet: they are kept in memory only")
+	list(&a.rules, "rule", "`PREFIX=UPSTREAM`, a pull through cache rule; repeatable. UPSTREAM is a host or an http\n"+
+		"or https URL; a path behind the host is the upstream repository prefix")
+	list(&a.credentials, "credential", "`PREFIX=USER:TOKEN`, what the rule's upstream is told; repeatable")
+	list(&a.realms, "realm", "`PREFIX=HOST`, a token server that may have the rule's credential; repeatable")
+	list(&a.endpoints, "endpoint", "`HOST=URL`, where an upstream host really is; repeatable")
+	return fs
+}
+
+func printUsage(w io.Writer) {
+	fs := new(arguments).flags()
+	fs.SetOutput(w)
+	fmt.Fprintln(w, "usage: fakeecr [flags]")
+	fs.PrintDefaults()
+}
+
+// parse reads the command line. The error is flag.ErrHelp or a *flagError.
+func parse(args []string) (*config, error) {
+	var a arguments
+	fs := a.flags()
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil, err
+	} else if err != nil {
+		// What follows a = may be a secret: "---credential=quay=me:secret".
+		known, _, _ := strings.Cut(err.Error(), "=")
+		return nil, &flagError{why: known}
+	}
+	if fs.NArg() > 0 {
+		// It is not shown: it may be the rest of a password with a blank in it.
+		return nil, &flagError{why: fmt.Sprintf("argument %d is not a flag, see -help", len(args)-fs.NArg()+1)}
+	}
+	return a.config()
+}
+
+// config checks each value.
+func (a *arguments) config() (*config, error) {
+	c := &config{listen: a.listen, account: a.account, region: a.region, jsonLog: a.log == "json"}
+	if len(a.data) > 0 {
+		return nil, &flagError{flag: "-data", why: "images are kept in memory only so far; leave it out"}
+	}
+	if err := checkListen(a.listen); err != nil {
+		return nil, err
+	}
+	if !accountID.MatchString(a.account) {
+		return nil, badFlag("-account", a.account, "an account has 12 digits")
+	}
+	if !regionName.MatchString(a.region) {
+		return nil, badFlag("-region", a.region, "a Region is spelled like us-east-1")
+	}
+	if a.log != "text" && a.log != "json" {
+		return nil, badFlag("-log", a.log, "it is text or json")
+	}
+	var err error
+	if c.tagTTL, err = parseTTL(a.tagTTL); err != nil {
+		return nil, err
+	}
+	return c, c.addUpstreams(a)
+}
+
+var (
+	accountID  = regexp.MustCompile(`^[0-9]{12}$`)
+	regionName = regexp.MustCompile(`^[a-z]+(-[a-z0-9]+)+$`)
+)
+
+func checkListen(value string) error {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return badFlag("-listen", value, "want HOST:PORT")
+	}
+	return nil
+}
+
+// parseTTL turns a flag's duration into a Policy's, where 0 stands for ECR's
+// 24 hours. The two numbers that need no unit need none here.
+func parseTTL(value string) (time.Duration, error) {
+	if n, err := strconv.Atoi(value); err == nil && n < 0 {
+		return -1, nil
+	}
+	ttl, err := time.ParseDuration(value)
+	switch {
+	case err != nil:
+		return 0, badFlag("-tag-ttl", value, "want a duration like 90s or 24h, 0 for every pull, -1 for never")
+	case ttl == 0:
+		return pullthrough.EveryPull, nil
+	}
+	return ttl, nil
+}
+
+// flagError says which flag cannot be used, and why. It holds no secret.
+type flagError struct {
+	flag  string // with its dash; "": the command line as a whole
+	value string // as it may be shown; "": not at all
+	why   string
+}
+
+func badFlag(name, value, why string) *flagError {
+	return &flagError{flag: name, value: fmt.Sprintf("%q", value), why: why}
+}
+
+// Error is one line.
+func (e *flagError) Error() string {
+	switch {
+	case e.flag == "":
+		return e.why
+	case e.value == "":
+		return e.flag + ": " + e.why
+	}
+	return e.flag + " " + e.value + ": " + e.why
+}

@@ -1,0 +1,57 @@
+// Command fakeecr is a small fake Amazon ECR: a private registry, held in
+// memory, whose pull through cache rules stand on the command line.
+//
+//	go run ./examples/fakeecr -rule docker-hub=registry-1.docker.io
+//	docker pull localhost:5000/docker-hub/library/alpine:latest
+//
+// It prints one line, "listening on http://HOST:PORT", to standard output when
+// it is ready, and what it is asked for to standard error. On SIGTERM or
+// SIGINT it finishes what is under way, for at most 10 s, and exits with 0. A
+// command line that cannot be used ends it with 2.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit statuses.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Who sends a second signal does not want to wait: it kills, as usual.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the whole program: it serves until ctx ends and returns the exit
+// status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		printUsage(stdout)
+		return exitOK
+	}
+	if err == nil {
+		err = serve(ctx, c, stdout, newLogger(stderr, c.jsonLog))
+	}
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(stderr, "fakeecr: %v\n", err)
+	if _, ok := errors.AsType[*flagError](err); ok {
+		return exitUsage
+	}
+	return exitFailure
+}
