@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"os"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -46,6 +47,31 @@ type Store interface {
 	// once and is not used after PutBlob returns. desc.MediaType is
 	// "application/octet-stream".
 	PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error
+}
+
+// BlobStager is what a [Store] may also be: it lends the place where a download
+// goes, so that storing the blob is a rename and no copy. A Store whose
+// StageBlob fails is given the blob by PutBlob in the end.
+type BlobStager interface {
+	StageBlob(ctx context.Context, repo Repo, d digest.Digest) (Stage, error)
+}
+
+// Stage is the place of one download, empty at first. Nothing in it is visible
+// in the Store before Commit. WriteAt is called by one goroutine, in order and
+// without gaps; ReadAt and Open may be called by others at the same time. After
+// Commit or Abort, of which exactly one is called once, ReadAt and Open may
+// fail; files that Open returned before stay readable until they are closed.
+type Stage interface {
+	io.WriterAt
+	io.ReaderAt
+	// Open returns a file of its own, at offset 0, with what has been written and
+	// what will be. It is used for reading only. An error costs speed, no more.
+	Open() (*os.File, error)
+	// Commit makes the content, desc.Size verified bytes, the repository's blob
+	// desc.Digest. That the Store has the blob already is no error.
+	Commit(ctx context.Context, desc ocispec.Descriptor) error
+	// Abort forgets the content.
+	Abort() error
 }
 
 // Manifest is an image manifest, index or artifact manifest. It is read-only

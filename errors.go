@@ -27,7 +27,8 @@ var (
 	ErrUnauthorized = errors.New("not authorized")
 	// ErrRateLimited: the upstream registry answered 429; see [Error.RetryAfter].
 	ErrRateLimited = errors.New("rate limited by the upstream registry")
-	// ErrUnavailable: the upstream registry did not answer, or not as a registry.
+	// ErrUnavailable: the upstream registry did not answer, or not as a registry;
+	// or there is no room for the download.
 	ErrUnavailable = errors.New("upstream registry unavailable")
 	// ErrDigest: what the upstream registry sent does not have the digest asked for.
 	ErrDigest = errors.New("content does not match its digest")
@@ -109,6 +110,7 @@ var wire = []struct {
 	code    string
 	message string
 }{
+	{errBusy, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry has no room for this download now. Try again later."},
 	{ErrNoRule, http.StatusNotFound, "NAME_UNKNOWN", ""}, // message: nameUnknown
 	{ErrNotFound, http.StatusNotFound, "MANIFEST_UNKNOWN", "Requested image not found"},
 	{ErrDenied, http.StatusForbidden, "DENIED", denial},

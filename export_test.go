@@ -6,7 +6,9 @@ import (
 )
 
 // Running returns how many fetches run.
-func (p *Proxy) Running() int { return p.state().manifests.Len() + p.state().blobs.Len() }
+func (p *Proxy) Running() int {
+	return p.state().imports.Len() + p.state().manifests.Len() + p.state().blobs.Len()
+}
 
 // WaitIdle returns when no fetch runs any more.
 func (p *Proxy) WaitIdle() {
@@ -23,3 +25,5 @@ func (p *Proxy) Waiting(repo Repo, ref string) int {
 	}
 	return p.state().manifests.Waiting(rt.key(ref))
 }
+
+var ParseContentRange = parseContentRange

@@ -3,13 +3,6 @@ package pullthrough
 import (
 	"context"
 	"errors"
-	"fmt"
-	"hash"
-	"io"
-	"io/fs"
-	"net/http"
-	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,32 +12,9 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
-const (
-	// A blob this small is verified before its answer starts, unless upstream
-	// takes longer than smallBlobWait.
-	smallBlob     = 1 << 20
-	smallBlobWait = 2 * time.Second
-
-	// stallTimeout is how long upstream may send nothing in the middle of a blob.
-	stallTimeout = 30 * time.Second
-	// watchEvery is how often a download is looked after.
-	watchEvery = 500 * time.Millisecond
-
-	// Downloads that nobody reads any more may finish while they are few and
-	// there is not much left of them.
-	maxOrphans     = 4
-	maxOrphanBytes = 1 << 30
-
-	copyBuffer = 256 << 10
-	maxRejoins = 3
-)
-
-var (
-	errStalled  = fmt.Errorf("upstream sent nothing for %v", stallTimeout)
-	errDeserted = errors.New("nobody reads this download any more")
-)
-
-var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+// maxRejoins bounds how often a client that comes too late for a download that
+// is being given up finds another.
+const maxRejoins = 3
 
 // fill is one download of a blob: upstream writes the spool, clients read it,
 // and the Store gets it when the digest is right. It belongs to no request.
@@ -53,7 +23,11 @@ type fill struct {
 	digest digest.Digest
 	call   *blobCall
 	spool  *spool.Spool // nil: the blob turned out to be stored
+	stage  Stage        // where the spool is, if the Store lends it; nil: elsewhere
 	cancel context.CancelCauseFunc
+
+	ended chan struct{} // closed when the Store has the blob, or will not have it
+	err   error         // why it has not; set before ended is closed
 }
 
 type blobCall = flight.Call[objectKey, *fill]
@@ -107,12 +81,18 @@ func (p *Proxy) knownSize(rt *route, d digest.Digest) (int64, bool) {
 	return p.state().sizes.Get(sizeKey{rt.id, d})
 }
 
+// join returns the download of d, which the caller then holds. shared reports
+// whether it ran already.
+func (p *Proxy) join(ctx context.Context, rt *route, d digest.Digest) (f *fill, shared bool, err error) {
+	return p.state().blobs.Do(ctx, rt.key(d.String()), func(call *blobCall) (*fill, error) {
+		return p.runFill(call, rt, d)
+	})
+}
+
 // joinFill opens a reader on the download of d, and starts one if none runs.
 func (p *Proxy) joinFill(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
 	for range maxRejoins {
-		f, shared, err := p.state().blobs.Do(ctx, rt.key(d.String()), func(call *blobCall) (*fill, error) {
-			return p.runFill(call, rt, d)
-		})
+		f, shared, err := p.join(ctx, rt, d)
 		if err != nil {
 			return nil, err
 		}
@@ -160,176 +140,4 @@ func (f *fill) release() {
 	if f.spool != nil {
 		f.spool.Release()
 	}
-}
-
-// runFill runs in the flight, from the question to upstream to the commit.
-func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, error) {
-	ctx, cancel := context.WithCancelCause(call.Context())
-	defer cancel(nil)
-	ctx, requests := withCounter(ctx)
-	start := p.now()
-	f := &fill{rt: rt, digest: d, call: call, cancel: cancel}
-	if b, _ := p.storedBlob(ctx, rt.repo, d); b != nil {
-		return f, b.Body.Close()
-	}
-	size, err := p.download(ctx, f)
-	p.tell(call.Context(), Event{
-		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: d.String()}, Digest: d.String(), Source: SourceFill,
-		Bytes: size, Upstream: int(requests.Load()), Duration: p.now().Sub(start), Err: err,
-	})
-	return f, err
-}
-
-// download spools the blob, verifies it and commits it.
-func (p *Proxy) download(ctx context.Context, f *fill) (int64, error) {
-	resp, err := p.state().upstream.blob(ctx, f.rt, f.digest)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	size, err := p.declaredSize(f.rt, f.digest, resp)
-	if err != nil {
-		return 0, err
-	}
-	f.spool = spool.New(p.SpoolDir, size)
-	defer f.spool.Release()
-	if size > smallBlob {
-		f.call.Publish(f)
-	} else if size >= 0 {
-		late := time.AfterFunc(smallBlobWait, func() { f.call.Publish(f) })
-		defer late.Stop()
-	}
-	defer p.watch(f).Stop()
-	if err := f.copy(ctx, resp.Body, size, f.rt.policy.maxBlob()); err != nil {
-		err = at(err, f.rt.repo, f.digest.String())
-		f.call.Unlink()
-		f.spool.Fail(err)
-		p.log().Warn("download failed", "repository", f.rt.repo.Name, "digest", f.digest.String(), "err", err)
-		return 0, err
-	}
-	f.spool.Finish()
-	f.call.Publish(f)
-	p.commitBlob(f)
-	return f.spool.Size(), nil
-}
-
-// declaredSize is how long the blob is going to be: -1 where nobody knows.
-func (p *Proxy) declaredSize(rt *route, d digest.Digest, resp *http.Response) (int64, error) {
-	size := resp.ContentLength
-	if size < 0 {
-		if known, ok := p.state().sizes.Get(sizeKey{rt.id, d}); ok {
-			size = known
-		}
-	}
-	if size > rt.policy.maxBlob() {
-		return 0, rt.error(ErrTooLarge, fmt.Errorf("blob of %d bytes", size))
-	}
-	return size, nil
-}
-
-// copy moves the body into the spool and verifies it.
-func (f *fill) copy(ctx context.Context, body io.Reader, size, limit int64) error {
-	verifier := f.digest.Algorithm().Hash()
-	buf := copyBuffers.Get().(*[copyBuffer]byte)
-	defer copyBuffers.Put(buf)
-	for {
-		n, err := body.Read(buf[:])
-		if n > 0 {
-			if err := f.append(buf[:n], verifier, size, limit); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			return f.verify(verifier, size)
-		}
-		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
-			}
-			return f.rt.error(ErrUnavailable, fmt.Errorf("after %d bytes: %w", f.spool.Written(), redacted(err)))
-		}
-	}
-}
-
-func (f *fill) append(p []byte, verifier hash.Hash, size, limit int64) error {
-	after := f.spool.Written() + int64(len(p))
-	if size >= 0 && after > size {
-		return f.rt.error(ErrDigest, fmt.Errorf("blob is longer than the %d bytes announced", size))
-	}
-	if after > limit {
-		return f.rt.error(ErrTooLarge, fmt.Errorf("blob is longer than %d bytes", limit))
-	}
-	_, _ = verifier.Write(p) // a hash.Hash never fails
-	if _, err := f.spool.Write(p); err != nil {
-		return &Error{Kind: errInternal, Err: fmt.Errorf("spool: %w", err)}
-	}
-	return nil
-}
-
-func (f *fill) verify(verifier hash.Hash, size int64) error {
-	if got := f.spool.Written(); size >= 0 && got != size {
-		return f.rt.error(ErrUnavailable, fmt.Errorf("blob ended after %d of %d bytes", got, size))
-	}
-	if got := digest.NewDigest(f.digest.Algorithm(), verifier); got != f.digest {
-		return f.rt.error(ErrDigest, fmt.Errorf("blob has the digest %s", got))
-	}
-	return nil
-}
-
-// commitBlob hands the verified blob to the Store. The clients have all they
-// need by now: what goes wrong here is an event.
-func (p *Proxy) commitBlob(f *fill) {
-	ctx := f.call.Context()
-	if !p.unchanged(ctx, f.rt) {
-		return
-	}
-	body, err := f.spool.NewReader(ctx)
-	if err != nil {
-		return // it has just been finished: this cannot be
-	}
-	defer func() { _ = body.Close() }()
-	desc := ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: f.digest, Size: f.spool.Size()}
-	err = guarded("Store.PutBlob", func() error { return p.Store.PutBlob(ctx, f.rt.repo, desc, body) })
-	if err != nil {
-		p.storeFailed(ctx, f.rt.repo, f.digest.String(), err)
-	}
-}
-
-// storedBlob returns the Store's blob with its size, nil for a miss.
-func (p *Proxy) storedBlob(ctx context.Context, repo Repo, d digest.Digest) (b *Blob, err error) {
-	err = guarded("Store.Blob", func() (err error) {
-		b, err = p.Store.Blob(ctx, repo, d)
-		if err == nil {
-			b, err = sized(b, d)
-		}
-		return err
-	})
-	switch {
-	case err == nil:
-		return b, nil
-	case !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil:
-		p.storeFailed(ctx, repo, d.String(), err)
-		return nil, err
-	}
-	return nil, nil
-}
-
-// sized is the Store's blob as a hit whose size is known.
-func sized(b *Blob, d digest.Digest) (*Blob, error) {
-	if b == nil || b.Body == nil {
-		return nil, errors.New("no blob and no error")
-	}
-	hit := &Blob{Descriptor: b.Descriptor, Body: b.Body}
-	hit.Descriptor.Digest, hit.Descriptor.MediaType = d, mediaTypeBlob
-	if seeker, ok := b.Body.(io.Seeker); ok && b.Descriptor.Size == 0 {
-		size, err := seeker.Seek(0, io.SeekEnd)
-		if err == nil {
-			_, err = seeker.Seek(0, io.SeekStart)
-		}
-		if err != nil {
-			return nil, errors.Join(err, b.Body.Close())
-		}
-		hit.Descriptor.Size = size
-	}
-	return hit, nil
 }

@@ -3,24 +3,23 @@ package pullthrough
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
 const (
 	// putWait is how long a manifest's answer waits for the Store, so that a tag
 	// is there for the next request; a slow Store goes on without anyone waiting.
 	putWait = time.Second
-	// putTimeout is what a Store gets for one manifest.
-	putTimeout = time.Minute
 
 	maxSizes = 16384
 )
@@ -30,8 +29,13 @@ type running struct {
 	upstream  *upstream
 	manifests flight.Group[objectKey, *Manifest]
 	blobs     flight.Group[objectKey, *fill]
-	sizes     *lru.Cache[sizeKey, int64] // from manifests that passed through here
+	imports   flight.Group[objectKey, struct{}] // in the background
+	sizes     *lru.Cache[sizeKey, int64]        // from manifests that passed through here
 	orphans   orphanage
+	files     *spool.Files
+	space     *quota.Quota                      // of SpoolBytes
+	bodies    *lru.Cache[routeID, *quota.Quota] // downloads of one rule at a time
+	stuck     atomic.Int64                      // calls to the Store that were given up
 }
 
 // objectKey is what may be shared between requests: the same object of the
@@ -51,10 +55,21 @@ func (rt *route) key(ref string) objectKey { return objectKey{rt.id, rt.repo.Nam
 
 func (p *Proxy) state() *running {
 	p.once.Do(func() {
-		p.run = &running{upstream: newUpstream(p), sizes: lru.New[sizeKey, int64](maxSizes)}
+		p.run = &running{
+			upstream: newUpstream(p),
+			sizes:    lru.New[sizeKey, int64](maxSizes),
+			files:    spool.NewFiles(openFileLimit() / 4),
+			space:    quota.New(p.SpoolBytes),
+			bodies:   lru.New[routeID, *quota.Quota](maxSites),
+		}
 		p.run.blobs.Acquire, p.run.blobs.Release = (*fill).retain, (*fill).release
 	})
 	return p.run
+}
+
+// turns bounds the downloads by one rule, so that none waits for another's.
+func (run *running) turns(rt *route) *quota.Quota {
+	return run.bodies.GetOrPut(rt.id, func() *quota.Quota { return quota.New(int64(rt.policy.maxDownloads())) })
 }
 
 // manifest is the one resolver of HEAD and GET.
@@ -79,13 +94,18 @@ func (p *Proxy) manifest(ctx context.Context, r Request) (*Manifest, error) {
 		}
 		return nil, maskedImport(err)
 	}
-	m, shared, err := p.state().manifests.Do(ctx, rt.key(r.Ref), func(call *manifestCall) (*Manifest, error) {
-		return p.resolve(call, rt, r.Ref)
-	})
+	m, shared, err := p.joinManifest(ctx, rt, r.Ref, 0)
 	if err != nil {
 		return nil, err
 	}
 	return answerTo(m, r.Ref, shared), nil
+}
+
+// joinManifest returns what the fetch of ref gives, starting one if none runs.
+func (p *Proxy) joinManifest(ctx context.Context, rt *route, ref string, depth int) (m *Manifest, shared bool, err error) {
+	return p.state().manifests.Do(ctx, rt.key(ref), func(call *manifestCall) (*Manifest, error) {
+		return p.resolve(call, rt, ref, depth)
+	})
 }
 
 type manifestCall = flight.Call[objectKey, *Manifest]
@@ -131,59 +151,6 @@ func missed(err, storeErr error) error {
 	return err
 }
 
-// storedManifest returns what the Store has for ref; nil for a miss. What
-// cannot be right counts as a miss too, and is fetched again: a damaged Store
-// heals.
-func (p *Proxy) storedManifest(ctx context.Context, repo Repo, ref string) (m *Manifest, err error) {
-	err = guarded("Store.Manifest", func() (err error) {
-		m, err = p.Store.Manifest(ctx, repo, ref)
-		return err
-	})
-	if err == nil {
-		err = checkStored(m, ref)
-	}
-	switch {
-	case err == nil:
-		return answerFromStore(m), nil
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
-	case ctx.Err() == nil:
-		p.storeFailed(ctx, repo, ref, err)
-	}
-	return nil, err
-}
-
-// answerFromStore is m as a hit, without writing to what the Store has.
-func answerFromStore(m *Manifest) *Manifest {
-	if m.Source == SourceHit {
-		return m
-	}
-	hit := *m
-	hit.Source = SourceHit
-	return &hit
-}
-
-func checkStored(m *Manifest, ref string) error {
-	if m == nil {
-		return errors.New("no manifest and no error")
-	}
-	d := m.Descriptor.Digest
-	if !validDigest(d) || d.Algorithm().FromBytes(m.Content) != d {
-		return fmt.Errorf("stored manifest does not have its digest %.80q", string(d))
-	}
-	if ocipath.IsDigest(ref) && d.String() != ref {
-		return fmt.Errorf("asked for %s, the Store has %s", ref, d)
-	}
-	return nil
-}
-
-func validDigest(d digest.Digest) bool { return ocipath.ValidDigest(string(d)) }
-
-func (p *Proxy) storeFailed(ctx context.Context, repo Repo, ref string, err error) {
-	p.log().Error("store failed", "repository", repo.Name, "ref", ref, "err", err)
-	p.tell(ctx, Event{Kind: EventStoreFailed, Request: Request{Repo: repo, Ref: ref}, Err: err})
-}
-
 // answerTo is the flight's manifest as the answer to one of its waiters.
 func answerTo(m *Manifest, ref string, shared bool) *Manifest {
 	shared = shared && m.Source == SourceFill
@@ -203,25 +170,21 @@ func answerTo(m *Manifest, ref string, shared bool) *Manifest {
 }
 
 // resolve runs in the flight. It looks into the Store once more: the flight
-// before may have committed since our caller looked.
-func (p *Proxy) resolve(call *manifestCall, rt *route, ref string) (*Manifest, error) {
+// before may have committed since our caller looked. depth is how many indexes
+// we came through.
+func (p *Proxy) resolve(call *manifestCall, rt *route, ref string, depth int) (*Manifest, error) {
 	ctx, requests := withCounter(call.Context())
 	start := p.now()
-	have, _ := p.storedManifest(ctx, rt.repo, ref)
+	have := p.lookUpManifest(ctx, rt.repo, ref)
 	if have != nil && (ocipath.IsDigest(ref) || !rt.policy.due(have.CheckedAt, start)) {
 		return have, nil
 	}
-	m, refs, err := p.fetchManifest(ctx, rt, ref, have)
+	m, info, err := p.fetchManifest(ctx, rt, ref, have)
 	if err == nil {
-		p.remember(rt, refs)
-		m = p.commitManifest(call, rt, ref, m)
+		p.remember(rt, info)
+		m = p.keepManifest(call, rt, ref, m, depth)
 	}
-	e := Event{Kind: EventFetch, Source: SourceFill, Upstream: int(requests.Load()), Duration: p.now().Sub(start), Err: err}
-	e.Request = Request{Repo: rt.repo, Ref: ref}
-	if err == nil {
-		e.Source, e.Digest, e.Bytes = m.Source, m.Descriptor.Digest.String(), m.Descriptor.Size
-	}
-	p.tell(call.Context(), e)
+	p.tellFetch(ctx, rt, ref, m, int(requests.Load()), start, err)
 	if err != nil && have != nil {
 		p.log().Warn("serving a stored tag that could not be checked", "repository", rt.repo.Name, "tag", ref, "err", err)
 		stale := *have
@@ -231,9 +194,43 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, ref string) (*Manifest, e
 	return m, err
 }
 
+func (p *Proxy) tellFetch(ctx context.Context, rt *route, ref string, m *Manifest, requests int, start time.Time, err error) {
+	e := Event{Kind: EventFetch, Source: SourceFill, Upstream: requests, Duration: p.now().Sub(start), Err: at(err, rt.repo, ref)}
+	e.Request = Request{Repo: rt.repo, Ref: ref}
+	if err == nil {
+		e.Source, e.Digest, e.Bytes = m.Source, m.Descriptor.Digest.String(), m.Descriptor.Size
+	}
+	p.tell(ctx, e)
+}
+
+// keepManifest stores m and, as Fill says, what it is made of. Those who wait
+// get m before that, whatever the order in the Store.
+func (p *Proxy) keepManifest(call *manifestCall, rt *route, ref string, m *Manifest, depth int) *Manifest {
+	call.Link(rt.key(m.Descriptor.Digest.String()))
+	if m.Source != SourceFill {
+		return p.commitManifest(call, rt, ref, m)
+	}
+	switch p.Fill {
+	case FillEager:
+		call.Publish(m)
+		if err := p.importAll(call.Context(), rt, m, ImportOptions{}, depth); err != nil {
+			p.log().Warn("image is not complete and so not stored", "repository", rt.repo.Name, "ref", ref, "err", err)
+			return m
+		}
+		return p.commitManifest(call, rt, ref, m)
+	case FillBackground:
+		m = p.commitManifest(call, rt, ref, m)
+		if depth == 0 {
+			p.importInBackground(rt, m)
+		}
+		return m
+	}
+	return p.commitManifest(call, rt, ref, m)
+}
+
 // fetchManifest asks upstream. With a copy in hand it first asks by HEAD
 // whether the tag has moved.
-func (p *Proxy) fetchManifest(ctx context.Context, rt *route, ref string, have *Manifest) (*Manifest, []ocispec.Descriptor, error) {
+func (p *Proxy) fetchManifest(ctx context.Context, rt *route, ref string, have *Manifest) (*Manifest, manifest.Info, error) {
 	u := p.state().upstream
 	now := p.now()
 	if have == nil {
@@ -241,20 +238,20 @@ func (p *Proxy) fetchManifest(ctx context.Context, rt *route, ref string, have *
 	}
 	d, err := u.head(ctx, rt, ref)
 	if err != nil {
-		return nil, nil, err
+		return nil, manifest.Info{}, err
 	}
 	if d == have.Descriptor.Digest {
 		same := *have
 		same.CheckedAt, same.Source = now, SourceRevalidated
-		return &same, nil, nil
+		return &same, manifest.Info{}, nil
 	}
 	if d != "" {
-		m, refs, err := u.manifest(ctx, rt, d.String())
+		m, info, err := u.manifest(ctx, rt, d.String())
 		if err == nil {
 			m.Tag = ref
 		}
 		if !errors.Is(err, ErrNotFound) {
-			return stamped(now)(m, refs, err)
+			return stamped(now)(m, info, err)
 		}
 		// The tag moved on between the two requests: the body decides now.
 	}
@@ -262,19 +259,19 @@ func (p *Proxy) fetchManifest(ctx context.Context, rt *route, ref string, have *
 }
 
 // stamped notes when upstream confirmed the tag: before we asked, to be safe.
-func stamped(now time.Time) func(*Manifest, []ocispec.Descriptor, error) (*Manifest, []ocispec.Descriptor, error) {
-	return func(m *Manifest, refs []ocispec.Descriptor, err error) (*Manifest, []ocispec.Descriptor, error) {
+func stamped(now time.Time) func(*Manifest, manifest.Info, error) (*Manifest, manifest.Info, error) {
+	return func(m *Manifest, info manifest.Info, err error) (*Manifest, manifest.Info, error) {
 		if err == nil && m.Tag != "" {
 			m.CheckedAt = now
 		}
-		return m, refs, err
+		return m, info, err
 	}
 }
 
 // remember keeps the sizes of what a manifest refers to, for upstreams that do
 // not say how long a blob is.
-func (p *Proxy) remember(rt *route, refs []ocispec.Descriptor) {
-	for _, d := range refs {
+func (p *Proxy) remember(rt *route, info manifest.Info) {
+	for _, d := range append(info.Manifests, info.Blobs...) {
 		p.state().sizes.Put(sizeKey{rt.id, d.Digest}, d.Size)
 	}
 }
@@ -282,18 +279,18 @@ func (p *Proxy) remember(rt *route, refs []ocispec.Descriptor) {
 // commitManifest stores m and returns the answer. A Store that is slow or fails
 // changes nothing for those who wait.
 func (p *Proxy) commitManifest(call *manifestCall, rt *route, ref string, m *Manifest) *Manifest {
-	call.Link(rt.key(m.Descriptor.Digest.String()))
 	late := time.AfterFunc(putWait, func() { call.Publish(m) })
 	defer late.Stop()
 	// The fetch is done: that the last client leaves must not undo it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(call.Context()), putTimeout)
-	defer cancel()
+	ctx := context.WithoutCancel(call.Context())
 	if !p.unchanged(ctx, rt) {
 		return m
 	}
-	err := guarded("Store.PutManifest", func() error { return p.Store.PutManifest(ctx, rt.repo, m) })
+	err := p.bounded(ctx, "Store.PutManifest", putTimeout, func(ctx context.Context) error {
+		return p.Store.PutManifest(ctx, rt.repo, m)
+	})
 	if errors.Is(err, ErrImmutable) {
-		if have, _ := p.storedManifest(ctx, rt.repo, ref); have != nil {
+		if have := p.lookUpManifest(ctx, rt.repo, ref); have != nil {
 			return have
 		}
 	}
@@ -308,15 +305,4 @@ func (p *Proxy) commitManifest(call *manifestCall, rt *route, ref string, m *Man
 func (p *Proxy) unchanged(ctx context.Context, rt *route) bool {
 	now, err := p.route(ctx, rt.repo)
 	return err == nil && now.id == rt.id
-}
-
-// guarded calls code of the host. A panic in there becomes an error, so that
-// everyone who waits for this call is released.
-func guarded(what string, f func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%s panicked: %v", what, r)
-		}
-	}()
-	return f()
 }

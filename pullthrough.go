@@ -71,8 +71,14 @@ type Proxy struct {
 	// not decompress. nil: a pooled transport with limits of its own, and the
 	// proxies that the environment names (http.ProxyFromEnvironment).
 	Transport http.RoundTripper
+	// Fill says how much of an image a pull brings into the Store. 0: [FillLazy].
+	Fill FillMode
 	// SpoolDir is where downloads over 1 MiB are kept while they run. "": os.TempDir.
 	SpoolDir string
+	// SpoolBytes limits what the downloads in SpoolDir may take together. One that
+	// finds no room within 10 seconds is refused with 503. Where the Store is a
+	// [BlobStager], downloads are in its places and do not count. 0: no limit.
+	SpoolBytes int64
 
 	// OnEvent is called once per request and once per fetch, after the fact. It
 	// must not block for long. nil: nobody is told.
@@ -123,6 +129,14 @@ type Policy struct {
 	// the rule's credentials, beside the upstream host itself and the built-in
 	// pairs such as registry-1.docker.io and auth.docker.io. nil: none.
 	RealmHosts []string
+	// MaxDownloads limits how many blobs the rule downloads at a time; more wait,
+	// for 10 seconds at most. Manifests and tokens never wait. 0: 64.
+	MaxDownloads int
+	// Orphans is how many downloads may finish after their last client has left,
+	// and OrphanBytes how much may be left of them together, counted over all
+	// rules; the others end within a second. 0: 4 downloads, 1 GiB. Negative: none.
+	Orphans     int
+	OrphanBytes int64
 	// MaxBlobBytes limits the size of a blob. 0: 52,000 MiB, Amazon ECR's limit
 	// for a layer.
 	MaxBlobBytes int64
@@ -132,8 +146,11 @@ type Policy struct {
 const EveryPull time.Duration = 1
 
 const (
-	defaultTagTTL  = 24 * time.Hour
-	defaultMaxBlob = 52_000 << 20
+	defaultTagTTL       = 24 * time.Hour
+	defaultMaxBlob      = 52_000 << 20
+	defaultMaxDownloads = 64
+	defaultOrphans      = 4
+	defaultOrphanBytes  = 1 << 30
 	// clockSkew is how far in the future a stored check may lie before it counts
 	// as a broken clock's.
 	clockSkew = 5 * time.Minute
@@ -159,6 +176,27 @@ func (pol Policy) maxBlob() int64 {
 		return pol.MaxBlobBytes
 	}
 	return defaultMaxBlob
+}
+
+func (pol Policy) maxDownloads() int {
+	if pol.MaxDownloads > 0 {
+		return pol.MaxDownloads
+	}
+	return defaultMaxDownloads
+}
+
+func (pol Policy) maxOrphans() int {
+	if pol.Orphans == 0 {
+		return defaultOrphans
+	}
+	return pol.Orphans
+}
+
+func (pol Policy) maxOrphanBytes() int64 {
+	if pol.OrphanBytes == 0 {
+		return defaultOrphanBytes
+	}
+	return pol.OrphanBytes
 }
 
 // Event says what happened. Credentials and tokens are in none of its fields.
@@ -231,7 +269,10 @@ func asBlobError(err error) error {
 func (p *Proxy) Shutdown(ctx context.Context) (err error) {
 	run := p.state()
 	defer run.upstream.close()
-	for _, end := range []func(context.Context) error{run.manifests.Shutdown, run.blobs.Shutdown, run.upstream.auth.fetches.Shutdown} {
+	run.imports.Close()
+	run.manifests.Close()
+	run.blobs.Close()
+	for _, end := range []func(context.Context) error{run.imports.Shutdown, run.manifests.Shutdown, run.blobs.Shutdown, run.upstream.auth.fetches.Shutdown} {
 		// One that fails has ended all the same; the others have no time left either.
 		if e := end(ctx); e != nil {
 			err = e

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
 // ServeHTTP is a read-only registry: the Store first, then the rules. Mount it
@@ -273,10 +274,23 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 	if w.refused {
 		return io.Copy(io.Discard, src)
 	}
-	n, err := io.Copy(w.ResponseWriter, src)
+	var n int64
+	var err error
+	if part, ok := src.(*io.LimitedReader); ok {
+		if body, ok := part.R.(*spool.Reader); ok {
+			n, err = body.SendTo(w.ResponseWriter, part.N, w.flush)
+			w.sent += n
+			return n, err
+		}
+	}
+	n, err = io.Copy(w.ResponseWriter, src)
 	w.sent += n
 	return n, err
 }
+
+// flush sends what was written so far, if the connection can: a client that
+// waits for the first byte sees the header.
+func (w *contentWriter) flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
 
 func (w *contentWriter) missing() bool { return w.sent < w.expected }
 

@@ -56,33 +56,33 @@ func (u *upstream) close() {
 }
 
 // manifest fetches and verifies the manifest that ref, a tag or digest, names.
-func (u *upstream) manifest(ctx context.Context, rt *route, ref string) (*Manifest, []ocispec.Descriptor, error) {
+func (u *upstream) manifest(ctx context.Context, rt *route, ref string) (*Manifest, manifest.Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
 	resp, err := u.get(ctx, rt, http.MethodGet, "manifests/"+ref, http.Header{"Accept": {manifest.Accept}})
 	if err != nil {
-		return nil, nil, err
+		return nil, manifest.Info{}, err
 	}
 	defer drain(resp)
 	if resp.StatusCode != http.StatusOK {
-		return nil, nil, statusError(rt, resp)
+		return nil, manifest.Info{}, statusError(rt, resp)
 	}
 	if resp.ContentLength > manifest.MaxSize {
-		return nil, nil, rt.error(ErrTooLarge, fmt.Errorf("manifest of %d bytes", resp.ContentLength))
+		return nil, manifest.Info{}, rt.error(ErrTooLarge, fmt.Errorf("manifest of %d bytes", resp.ContentLength))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, manifest.MaxSize+1))
 	if err != nil {
-		return nil, nil, rt.error(ErrUnavailable, fmt.Errorf("read manifest: %w", redacted(err)))
+		return nil, manifest.Info{}, rt.error(ErrUnavailable, fmt.Errorf("read manifest: %w", redacted(err)))
 	}
 	if len(body) > manifest.MaxSize {
-		return nil, nil, rt.error(ErrTooLarge, fmt.Errorf("manifest of more than %d bytes", manifest.MaxSize))
+		return nil, manifest.Info{}, rt.error(ErrTooLarge, fmt.Errorf("manifest of more than %d bytes", manifest.MaxSize))
 	}
 	return u.inspect(rt, ref, resp.Header, body)
 }
 
 // inspect decides what body is. Its own digest is its identity: what upstream
 // says of the digest is compared, never believed.
-func (u *upstream) inspect(rt *route, ref string, h http.Header, body []byte) (*Manifest, []ocispec.Descriptor, error) {
+func (u *upstream) inspect(rt *route, ref string, h http.Header, body []byte) (*Manifest, manifest.Info, error) {
 	algorithm := digest.Canonical
 	asked := digest.Digest(ref)
 	byDigest := strings.Contains(ref, ":")
@@ -91,17 +91,17 @@ func (u *upstream) inspect(rt *route, ref string, h http.Header, body []byte) (*
 	}
 	got := algorithm.FromBytes(body)
 	if byDigest && got != asked {
-		return nil, nil, rt.error(ErrDigest, fmt.Errorf("manifest has the digest %s", got))
+		return nil, manifest.Info{}, rt.error(ErrDigest, fmt.Errorf("manifest has the digest %s", got))
 	}
 	if said := h.Get("Docker-Content-Digest"); !byDigest && said != "" && said != got.String() {
 		u.log.Warn("upstream names a digest that is not its manifest's", "host", rt.base.Host, "repository", rt.name, "tag", ref)
 	}
 	info, err := manifest.Inspect(h.Get("Content-Type"), body)
 	if errors.Is(err, manifest.ErrSchema1) {
-		return nil, nil, rt.error(ErrNotFound, err)
+		return nil, manifest.Info{}, rt.error(ErrNotFound, err)
 	}
 	if err != nil {
-		return nil, nil, rt.error(ErrUnavailable, err)
+		return nil, manifest.Info{}, rt.error(ErrUnavailable, err)
 	}
 	m := &Manifest{
 		Descriptor: ocispec.Descriptor{MediaType: info.MediaType, Digest: got, Size: int64(len(body))},
@@ -112,7 +112,7 @@ func (u *upstream) inspect(rt *route, ref string, h http.Header, body []byte) (*
 	if !byDigest {
 		m.Tag = ref
 	}
-	return m, info.Refs, nil
+	return m, info, nil
 }
 
 // head asks which digest tag has now. An empty digest means that upstream does
@@ -137,19 +137,6 @@ func (u *upstream) head(ctx context.Context, rt *route, tag string) (digest.Dige
 		return "", nil
 	}
 	return "", statusError(rt, resp)
-}
-
-// blob starts the download of a blob. The caller closes the answer's body.
-func (u *upstream) blob(ctx context.Context, rt *route, d digest.Digest) (*http.Response, error) {
-	resp, err := u.get(ctx, rt, http.MethodGet, "blobs/"+d.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		defer drain(resp)
-		return nil, statusError(rt, resp)
-	}
-	return resp, nil
 }
 
 // blobSize asks for the size of a blob by way of its first byte: there are

@@ -51,6 +51,7 @@ type Call[K comparable, V any] struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{} // closed once val and err are set
+	ended  chan struct{} // closed when the function has returned
 
 	// Guarded by group.mu.
 	keys      []K
@@ -94,7 +95,7 @@ func (g *Group[K, V]) join(key K, fn func(*Call[K, V]) (V, error)) (*Call[K, V],
 	if g.closed {
 		return nil, false, ErrClosed
 	}
-	c := &Call[K, V]{group: g, done: make(chan struct{}), keys: []K{key}, waiters: 1}
+	c := &Call[K, V]{group: g, done: make(chan struct{}), ended: make(chan struct{}), keys: []K{key}, waiters: 1}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if g.calls == nil {
 		g.calls = make(map[K]*Call[K, V])
@@ -112,6 +113,22 @@ func (g *Group[K, V]) Running(key K) bool {
 	defer g.mu.Unlock()
 	_, ok := g.calls[key]
 	return ok
+}
+
+// Wait waits until the call that runs for key, if any, has ended.
+func (g *Group[K, V]) Wait(ctx context.Context, key K) error {
+	g.mu.Lock()
+	c, ok := g.calls[key]
+	g.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	select {
+	case <-c.ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Peek returns what key's call has published, without waiting or holding it.
@@ -141,13 +158,18 @@ func (g *Group[K, V]) Len() int {
 	return len(g.live)
 }
 
+// Close refuses new calls. Running ones go on, and may still be joined.
+func (g *Group[K, V]) Close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+}
+
 // Shutdown refuses new calls and waits for the running ones. When ctx ends
 // first it cancels what still runs, waits for that to end, and returns ctx's
 // error.
 func (g *Group[K, V]) Shutdown(ctx context.Context) error {
-	g.mu.Lock()
-	g.closed = true
-	g.mu.Unlock()
+	g.Close()
 	ended := make(chan struct{})
 	go func() { g.running.Wait(); close(ended) }()
 	select {
@@ -177,7 +199,11 @@ func (c *Call[K, V]) Context() context.Context { return c.ctx }
 // Publish hands v to all waiters, present and future, while the call goes on.
 // Only the first value counts: a later one, and what the function returns, is
 // dropped.
-func (c *Call[K, V]) Publish(v V) { c.settle(v, nil) }
+func (c *Call[K, V]) Publish(v V) {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	c.settleLocked(v, nil)
+}
 
 // Published reports whether the call's value is out.
 func (c *Call[K, V]) Published() bool {
@@ -222,27 +248,28 @@ func (c *Call[K, V]) run(fn func(*Call[K, V]) (V, error)) {
 		if r := recover(); r != nil {
 			err = &PanicError{Value: r, Stack: debug.Stack()}
 		}
-		c.settle(v, err)
-		c.group.mu.Lock()
-		c.unlinkLocked()
-		delete(c.group.live, c)
-		c.group.mu.Unlock()
-		c.cancel()
+		c.end(v, err)
 	}()
 	v, err = fn(c)
 }
 
-func (c *Call[K, V]) settle(v V, err error) {
+// end takes the call out of its group in the same step that releases the
+// waiters: whoever asks after an answer was given gets a new one.
+func (c *Call[K, V]) end(v V, err error) {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
+	c.unlinkLocked()
+	delete(c.group.live, c)
+	c.settleLocked(v, err)
+	c.cancel()
+	close(c.ended)
+}
+
+func (c *Call[K, V]) settleLocked(v V, err error) {
 	if c.published {
 		return
 	}
 	c.published = true
-	if err != nil {
-		// A failed call must not hand its error to those who come later.
-		c.unlinkLocked()
-	}
 	c.val, c.err = v, err
 	c.acquireLocked(c.waiters)
 	c.waiters = 0

@@ -145,6 +145,35 @@ func TestPublishReleasesWaitersWhileTheCallGoesOn(t *testing.T) {
 	})
 }
 
+func TestWaitIsForTheEndAndNotForTheValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g group
+		require.NoError(t, g.Wait(t.Context(), "k"), "nothing to wait for")
+		start := time.Now()
+		_, _, err := g.Do(t.Context(), "k", func(c *call) (int, error) {
+			c.Publish(1)
+			time.Sleep(time.Minute)
+			return 0, nil
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		assert.ErrorIs(t, g.Wait(ctx, "k"), context.DeadlineExceeded)
+		require.NoError(t, g.Wait(t.Context(), "k"))
+		assert.Equal(t, time.Minute, time.Since(start))
+	})
+}
+
+func TestWhoAsksAfterAnAnswerGetsANewOne(t *testing.T) {
+	var g group
+	for i := range 10_000 {
+		v, shared, err := g.Do(t.Context(), "k", func(*call) (int, error) { return i, nil })
+		require.NoError(t, err)
+		require.False(t, shared)
+		require.Equal(t, i, v)
+	}
+}
+
 func TestAPublishedCallOutlivesItsWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g group

@@ -43,9 +43,10 @@ var ErrSchema1 = errors.New("docker image manifest schema 1 is not supported")
 // Info is what a manifest says of itself.
 type Info struct {
 	MediaType string
-	// Refs are the descriptors of what the manifest is made of: config, layers,
-	// or an index's children. Only the valid ones: nothing is fetched from here.
-	Refs []ocispec.Descriptor
+	// Manifests are the children of an index, Blobs the config and layers of an
+	// image. Only those with a digest that can be verified, and none of their URLs
+	// is ever fetched (CVE-2020-15157).
+	Manifests, Blobs []ocispec.Descriptor
 }
 
 // document has the fields that tell the known kinds apart.
@@ -82,8 +83,18 @@ func Inspect(contentType string, body []byte) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	refs, err := doc.refs()
-	return Info{MediaType: mediaType, Refs: refs}, err
+	blobs := append(doc.Layers, doc.Blobs...)
+	if doc.Config != nil {
+		blobs = append([]ocispec.Descriptor{*doc.Config}, blobs...)
+	}
+	info := Info{MediaType: mediaType}
+	if info.Manifests, err = valid(doc.Manifests); err != nil {
+		return Info{}, err
+	}
+	if info.Blobs, err = valid(blobs); err != nil {
+		return Info{}, err
+	}
+	return info, nil
 }
 
 // essence is the media type without parameters, "" if it says nothing about
@@ -208,23 +219,19 @@ func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// refs returns the valid descriptors. A negative size is refused: it is there
-// to make somebody allocate or read without a bound.
-func (d *document) refs() ([]ocispec.Descriptor, error) {
-	all := append(append(append([]ocispec.Descriptor(nil), d.Manifests...), d.Layers...), d.Blobs...)
-	if d.Config != nil {
-		all = append(all, *d.Config)
-	}
-	refs := all[:0]
+// valid returns the descriptors that can be verified. A negative size is
+// refused: it is there to make somebody allocate or read without a bound.
+func valid(all []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	kept := all[:0]
 	for _, desc := range all {
 		if desc.Size < 0 {
 			return nil, fmt.Errorf("descriptor %.80q has the size %d", desc.Digest, desc.Size)
 		}
 		if known(desc.Digest) {
-			refs = append(refs, desc)
+			kept = append(kept, desc)
 		}
 	}
-	return refs, nil
+	return kept, nil
 }
 
 // known reports whether d is a digest that we could verify.

@@ -48,7 +48,7 @@ func TestTheTypeIsDecidedFromBodyAndContentType(t *testing.T) {
 			info, err := manifest.Inspect(tc.served, []byte(tc.body))
 			require.NoError(t, err)
 			assert.Equal(t, tc.want, info.MediaType)
-			assert.Len(t, info.Refs, tc.refs)
+			assert.Len(t, append(info.Manifests, info.Blobs...), tc.refs)
 		})
 	}
 }
@@ -123,7 +123,7 @@ func FuzzInspect(f *testing.F) {
 			assert.True(t, s == "" || s == info.MediaType)
 		}
 		assert.NotContains(t, info.MediaType, "html")
-		for _, ref := range info.Refs {
+		for _, ref := range append(info.Manifests, info.Blobs...) {
 			assert.NoError(t, ref.Digest.Validate())
 			assert.GreaterOrEqual(t, ref.Size, int64(0))
 		}

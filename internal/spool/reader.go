@@ -4,8 +4,15 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"sync"
 )
+
+// sendBuffer is what a reader without a file of its own copies through, and
+// only while there is something to copy.
+const sendBuffer = 16 << 10
+
+var sendBuffers = sync.Pool{New: func() any { return new([sendBuffer]byte) }}
 
 // Reader reads a spool from any offset. It is not safe for concurrent use, but
 // Close may be called while another method blocks.
@@ -17,8 +24,13 @@ type Reader struct {
 	ctx    context.Context
 	closed chan struct{}
 	once   sync.Once
-	off    int64
-	err    error // the first failure other than io.EOF
+
+	mu   sync.Mutex // held by whatever method is under way
+	off  int64
+	err  error             // the first failure other than io.EOF
+	own  *os.File          // one more file on of; nil: none
+	of   Place             // what own reads
+	next io.ReadSeekCloser // where reading goes on after a hand-over; nil: here
 }
 
 // NewReader opens a reader at offset 0 whose reads end when ctx does. The error
@@ -37,23 +49,179 @@ func (s *Spool) NewReader(ctx context.Context) (*Reader, error) {
 // Read blocks until there is at least one byte to read at the current offset,
 // the end of verified content (io.EOF), or a failure.
 func (r *Reader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if len(p) == 0 {
 		return 0, nil
 	}
+	l, err := r.await()
+	if err != nil {
+		return 0, r.fail(err)
+	}
+	if r.next != nil {
+		n, err := r.next.Read(p)
+		r.off += int64(n)
+		return n, r.fail(err)
+	}
+	p = p[:min(int64(len(p)), l.n)]
+	n, err := l.readAt(p, r.off)
+	r.off += int64(n)
+	return n, r.fail(err)
+}
+
+// readAt fills p with what was looked up at off.
+func (l *look) readAt(p []byte, off int64) (int, error) {
+	if l.seg == nil {
+		return copy(p, l.mem), nil
+	}
+	n, err := l.seg.ReadAt(p, off-l.seg.start)
+	if n == len(p) {
+		err = nil
+	} else if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // somebody cut our file
+	}
+	return n, err
+}
+
+// await blocks, without holding anything, until there is something at the
+// reader's offset.
+func (r *Reader) await() (look, error) {
 	for {
 		if err := r.ended(); err != nil {
-			return 0, r.fail(err)
+			return look{}, err
 		}
-		n, wait, err := r.s.readAt(p, r.off)
-		r.off += int64(n)
-		if n > 0 || err != nil {
-			return n, r.fail(err)
+		if r.next != nil {
+			return look{}, nil
+		}
+		l, err := r.s.look(r.off)
+		if err != nil || l.n > 0 {
+			if l.next != nil {
+				r.handOver(l.next)
+			}
+			return l, err
 		}
 		select {
-		case <-wait:
+		case <-l.wait:
 		case <-r.ctx.Done():
 		case <-r.closed:
 		}
+	}
+}
+
+// handOver goes on with next, and lets go of the spool.
+func (r *Reader) handOver(next Successor) {
+	body, err := next(r.ctx)
+	if err != nil {
+		return
+	}
+	if _, err := body.Seek(r.off, io.SeekStart); err != nil {
+		_ = body.Close()
+		return
+	}
+	r.closeOwn()
+	r.next = body
+	r.s.Release()
+}
+
+// SendTo copies n bytes to w, as they come, and returns how many it copied.
+// While it waits it holds no buffer; flush, if not nil, is called before each
+// wait. If w is an io.ReaderFrom it is handed files, which a network connection
+// has the kernel send.
+func (r *Reader) SendTo(w io.Writer, n int64, flush func()) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var sent int64
+	for sent < n {
+		if flush != nil && r.next == nil && r.s.empty(r.off) {
+			flush()
+		}
+		l, err := r.await()
+		if err != nil {
+			return sent, r.fail(err)
+		}
+		m, err := r.send(w, l, n-sent)
+		sent += m
+		if err != nil {
+			return sent, r.fail(err)
+		}
+	}
+	return sent, nil
+}
+
+// empty reports whether a reader at off has to wait.
+func (s *Spool) empty(off int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err == nil && !s.finished && s.readableLocked() <= off
+}
+
+// send copies some of what was looked up, at most limit bytes.
+func (r *Reader) send(w io.Writer, l look, limit int64) (n int64, err error) {
+	from, direct := w.(io.ReaderFrom)
+	switch {
+	case r.next != nil && direct:
+		n, err = from.ReadFrom(&io.LimitedReader{R: r.next, N: limit})
+	case r.next != nil:
+		n, err = copySome(w, r.next, limit)
+	case l.seg == nil:
+		var m int
+		m, err = w.Write(l.mem[:min(l.n, limit)])
+		n = int64(m)
+	case direct && r.openOwn(l.seg):
+		n, err = r.sendFile(from, l, limit)
+	default:
+		n, err = copySome(w, io.NewSectionReader(l.seg, r.off-l.seg.start, l.n), limit)
+	}
+	r.off += n
+	if n == 0 && err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// sendFile hands w the part of the reader's own file that may be seen.
+func (r *Reader) sendFile(w io.ReaderFrom, l look, limit int64) (int64, error) {
+	if _, err := r.own.Seek(r.off-l.seg.start, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return w.ReadFrom(&io.LimitedReader{R: r.own, N: min(l.n, limit)})
+}
+
+// copySome copies one buffer's worth: who has to wait must not hold the buffer.
+func copySome(w io.Writer, src io.Reader, limit int64) (int64, error) {
+	buf := sendBuffers.Get().(*[sendBuffer]byte)
+	defer sendBuffers.Put(buf)
+	n, err := src.Read(buf[:min(limit, sendBuffer)])
+	if n == 0 {
+		return 0, err
+	}
+	n, err = w.Write(buf[:n])
+	return int64(n), err
+}
+
+// openOwn makes r.own a file on seg, if there may be one more.
+func (r *Reader) openOwn(seg *segment) bool {
+	if r.own != nil && r.of == seg.Place {
+		return true
+	}
+	r.closeOwn()
+	if !r.s.files.take() {
+		return false
+	}
+	f, err := seg.Open()
+	if err != nil {
+		r.s.files.give()
+		return false
+	}
+	r.own, r.of = f, seg.Place
+	return true
+}
+
+func (r *Reader) closeOwn() {
+	if r.own != nil {
+		_ = r.own.Close() // it was only read
+		r.own = nil
+		r.s.files.give()
 	}
 }
 
@@ -73,13 +241,19 @@ func (r *Reader) fail(err error) error {
 	return err
 }
 
-// Err returns why a Read failed, nil if none did. Whoever copies through code
-// that hides errors asks here whether the copy was whole.
-func (r *Reader) Err() error { return r.err }
+// Err returns why a Read or SendTo failed, nil if none did. Whoever copies
+// through code that hides errors asks here whether the copy was whole.
+func (r *Reader) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
 
 // Seek sets the offset of the next Read. Seeking to the end needs a known
 // size; it does not wait for one.
 func (r *Reader) Seek(offset int64, whence int) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch whence {
 	case io.SeekCurrent:
 		offset += r.off
@@ -93,20 +267,27 @@ func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 	if offset < 0 {
 		return 0, errors.New("spool: seek before the start")
 	}
+	if r.next != nil {
+		if _, err := r.next.Seek(offset, io.SeekStart); err != nil {
+			return 0, err
+		}
+	}
 	r.off = offset
 	return offset, nil
 }
 
-// Close ends the reader. Closing it again does nothing.
+// Close ends the reader, and a method that waits. Closing it again does nothing.
 func (r *Reader) Close() error {
-	r.once.Do(r.close)
+	r.once.Do(func() {
+		close(r.closed)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.closeOwn()
+		if r.next != nil {
+			_ = r.next.Close() // it was only read
+			return
+		}
+		r.s.Release()
+	})
 	return nil
-}
-
-func (r *Reader) close() {
-	close(r.closed)
-	s := r.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.unrefLocked()
 }

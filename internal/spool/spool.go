@@ -2,13 +2,15 @@
 //
 // One writer appends; every reader follows at its own pace from any offset and
 // blocks until the bytes it wants are there. Content that stays small is kept
-// in memory, larger content in a file without a name where the system allows
-// it, so that a crash leaves nothing behind. The tail of the content is
-// withheld until the writer says that the whole of it was right: no reader can
-// complete content that was not verified.
+// in memory, larger content in a file: the place that the owner gives, or one
+// without a name, so that a crash leaves nothing behind. When that place fails
+// the rest goes to a second one. The tail of the content is withheld until the
+// writer says that the whole of it was right: no reader can complete content
+// that was not verified.
 package spool
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -37,10 +39,37 @@ var (
 	errClosed    = errors.New("spool: reader is closed")
 )
 
+// Place is where content goes that is too large for memory: it is written by
+// one goroutine, in order, and read by others.
+type Place interface {
+	io.WriterAt
+	io.ReaderAt
+	// Open returns a file of its own with the same content, at offset 0, for
+	// reading; an error costs speed only.
+	Open() (*os.File, error)
+}
+
+// Options say where a spool keeps its content. The zero value is usable.
+type Options struct {
+	// Size is the length of the content; -1 where it is not known.
+	Size int64
+	// Dir is for files of the spool's own; "": [os.TempDir].
+	Dir string
+	// Place is where the content goes, whatever its size; its owner ends it, not
+	// the spool. nil: memory or a file of the spool's own.
+	Place Place
+	// Files bounds the files that readers open for themselves. nil: they open none.
+	Files *Files
+	// Gone is called when the spool's space is free again. nil: nobody is told.
+	Gone func()
+}
+
 // Spool is one download. It is safe for concurrent use by one writer and any
 // number of readers.
 type Spool struct {
-	dir string
+	dir   string
+	files *Files
+	gone  func()
 
 	mu       sync.Mutex
 	wake     chan struct{} // closed and replaced when there is news
@@ -49,35 +78,44 @@ type Spool struct {
 	size     int64         // -1: unknown until Finish
 	written  int64
 	mem      []byte
-	file     *file
+	segments []segment // at most two; nil: mem
 	finished bool
-	err      error // why the download failed
-	refs     int   // the owner, everyone who holds it, and every open reader
+	err      error     // why the download failed
+	refs     int       // the owner, everyone who holds it, and every open reader
+	next     Successor // nil: none
 }
 
-// New returns an empty spool, held by its owner until Release. size is the
-// length of the content, -1 where it is not known. Larger content goes to a
-// file in dir; "" means [os.TempDir].
-func New(dir string, size int64) *Spool {
-	return &Spool{dir: dir, size: size, wake: make(chan struct{}), refs: 1}
+// segment is the content from an offset on, up to the next segment.
+type segment struct {
+	Place
+	start int64 // offset of its byte 0 in the content
+	own   *file // the same, if it is the spool's to close; nil: it is not
 }
 
-// Write appends p. It fails when the disk does, never because of a reader.
-// Only one goroutine may call it, and none after Finish or Fail.
+// New returns an empty spool, held by its owner until Release.
+func New(o Options) *Spool {
+	s := &Spool{dir: o.Dir, files: o.Files, gone: o.Gone, size: o.Size, wake: make(chan struct{}), refs: 1}
+	if o.Place != nil {
+		s.segments = []segment{{Place: o.Place}}
+	}
+	return s
+}
+
+// Write appends p. It fails when the second place fails too, never because of
+// a reader. Only one goroutine may call it, and none after Finish or Fail.
 func (s *Spool) Write(p []byte) (int, error) {
-	f, err := s.backing(len(p))
+	seg, err := s.place(len(p))
 	if err != nil {
 		return 0, err
 	}
-	if f != nil {
-		// Readers do not look beyond s.written, so the file needs no lock.
-		if n, err := f.WriteAt(p, s.written); err != nil {
-			return n, err
+	if seg != nil {
+		if err := s.writeFile(seg, p); err != nil {
+			return 0, err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f == nil {
+	if seg == nil {
 		s.mem = append(s.mem, p...)
 	}
 	s.written += int64(len(p))
@@ -85,18 +123,57 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// backing returns the file that the next n bytes go to, nil for memory.
-func (s *Spool) backing(n int) (*file, error) {
+// writeFile writes p at the end. Readers do not look beyond s.written, which
+// only we change, so a file needs no lock.
+func (s *Spool) writeFile(seg *segment, p []byte) error {
+	err := writeAt(seg, p, s.written-seg.start)
+	if err == nil || s.count() > 1 {
+		return err
+	}
+	// The first disk is full or broken: what is there stays readable, the rest
+	// goes elsewhere.
+	second, secondErr := s.addFile(s.written)
+	if secondErr != nil {
+		return errors.Join(err, secondErr)
+	}
+	return writeAt(second, p, 0)
+}
+
+func writeAt(seg *segment, p []byte, off int64) error {
+	n, err := seg.WriteAt(p, off)
+	if err == nil && n != len(p) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+func (s *Spool) count() int {
 	s.mu.Lock()
-	f, mem := s.file, s.mem
+	defer s.mu.Unlock()
+	return len(s.segments)
+}
+
+// place returns the segment that the next n bytes go to, nil for memory.
+func (s *Spool) place(n int) (*segment, error) {
+	s.mu.Lock()
 	small := max(s.size, s.written+int64(n)) <= MemoryLimit
-	if small && mem == nil && s.size > 0 {
+	if len(s.segments) > 0 {
+		defer s.mu.Unlock()
+		return &s.segments[len(s.segments)-1], nil
+	}
+	if small && s.mem == nil && s.size > 0 {
 		s.mem = make([]byte, 0, s.size)
 	}
+	mem := s.mem
 	s.mu.Unlock()
-	if f != nil || small {
-		return f, nil
+	if small {
+		return nil, nil
 	}
+	return s.spill(mem)
+}
+
+// spill moves what is in memory to a file.
+func (s *Spool) spill(mem []byte) (*segment, error) {
 	f, err := createFile(s.dir)
 	if err != nil {
 		return nil, err
@@ -106,9 +183,26 @@ func (s *Spool) backing(n int) (*file, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.file, s.mem = f, nil
-	return f, nil
+	s.mem = nil
+	s.segments = []segment{{Place: f, own: f}}
+	return &s.segments[0], nil
 }
+
+// addFile starts a segment at the offset start.
+func (s *Spool) addFile(start int64) (*segment, error) {
+	f, err := createFile(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Readers keep copies of segments: the slice is replaced, never changed.
+	s.segments = append(s.segments[:len(s.segments):len(s.segments)], segment{Place: f, start: start, own: f})
+	return &s.segments[len(s.segments)-1], nil
+}
+
+// Whole reports whether all content is in the one place that [Options] gave.
+func (s *Spool) Whole() bool { return s.count() <= 1 }
 
 // announceLocked wakes the readers now, or soon.
 func (s *Spool) announceLocked() {
@@ -129,13 +223,17 @@ func (s *Spool) announceLocked() {
 }
 
 func (s *Spool) wakeLocked() {
+	s.stopTimerLocked()
+	s.woken = s.readableLocked()
+	close(s.wake)
+	s.wake = make(chan struct{})
+}
+
+func (s *Spool) stopTimerLocked() {
 	if s.timer != nil {
 		s.timer.Stop()
 		s.timer = nil
 	}
-	s.woken = s.readableLocked()
-	close(s.wake)
-	s.wake = make(chan struct{})
 }
 
 // readableLocked is how far readers may read.
@@ -160,6 +258,19 @@ func (s *Spool) Fail(err error) {
 	defer s.mu.Unlock()
 	s.err = err
 	s.wakeLocked()
+}
+
+// Successor opens the same content elsewhere, for a reader that reads until
+// ctx ends.
+type Successor func(ctx context.Context) (io.ReadSeekCloser, error)
+
+// HandOver lets the readers of a finished spool go on with next, each when it
+// reads again, so that the spool's own space is free before a slow reader is
+// done. A reader whose next fails stays.
+func (s *Spool) HandOver(next Successor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next = next
 }
 
 // Abandon fails the spool with [ErrAbandoned] if nobody but its owner holds it,
@@ -195,11 +306,32 @@ func (s *Spool) Written() int64 {
 	return s.written
 }
 
+// Wait blocks until more than seen bytes are written, or the download has
+// ended. It is woken as readers are, now and then.
+func (s *Spool) Wait(ctx context.Context, seen int64) (written int64, ended bool, err error) {
+	for {
+		s.mu.Lock()
+		written, wake, ended, err := s.written, s.wake, s.finished, s.err
+		s.mu.Unlock()
+		if ended || err != nil || written > seen {
+			return written, ended, err
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return written, false, context.Cause(ctx)
+		}
+	}
+}
+
 // Retain holds the spool for somebody who is about to open a reader. It must
 // be called by somebody who holds it already.
 func (s *Spool) Retain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refs <= 0 {
+		panic("spool: retained after its end") // its readers would wait for ever
+	}
 	s.refs++
 }
 
@@ -207,76 +339,56 @@ func (s *Spool) Retain() {
 // reader has closed.
 func (s *Spool) Release() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.unrefLocked()
-}
-
-func (s *Spool) unrefLocked() {
-	s.refs--
-	if s.refs > 0 {
+	if s.refs--; s.refs > 0 {
+		s.mu.Unlock()
 		return
 	}
-	if s.timer != nil {
-		s.timer.Stop()
-		s.timer = nil
-	}
-	s.mem = nil
-	if s.file != nil {
-		// The file is scratch: what closing it says changes nothing.
-		_ = s.file.Close()
-	}
-}
-
-// readAt copies what is readable at off. It returns io.EOF at the end of
-// finished content, and a channel to wait on when there is nothing yet.
-func (s *Spool) readAt(p []byte, off int64) (int, <-chan struct{}, error) {
-	s.mu.Lock()
-	if s.err != nil {
-		defer s.mu.Unlock()
-		return 0, nil, s.err
-	}
-	n := min(int64(len(p)), s.readableLocked()-off)
-	if n <= 0 {
-		defer s.mu.Unlock()
-		if s.finished {
-			return 0, nil, io.EOF
-		}
-		return 0, s.wake, nil
-	}
-	f := s.file
-	if f == nil {
-		defer s.mu.Unlock()
-		return copy(p[:n], s.mem[off:]), nil, nil
-	}
+	s.stopTimerLocked()
+	segments := s.segments
+	s.mem, s.segments = nil, nil
 	s.mu.Unlock()
-	got, err := f.ReadAt(p[:n], off)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF // somebody cut our file
+	for _, seg := range segments {
+		if seg.own != nil {
+			_ = seg.own.Close() // scratch: what closing it says changes nothing
+		}
 	}
-	return got, nil, err
+	if s.gone != nil {
+		s.gone()
+	}
 }
 
-// file is scratch space that disappears when it is closed or the process ends.
-type file struct {
-	*os.File
-	name string // to be removed on Close; "": removed already
+// look is what a reader sees at off: how much there is to read and where, or a
+// channel to wait on, io.EOF at the end of finished content, or a failure.
+type look struct {
+	n    int64
+	mem  []byte   // n bytes, or
+	seg  *segment // where they are
+	wait <-chan struct{}
+	next Successor
 }
 
-func createFile(dir string) (*file, error) {
-	f, err := os.CreateTemp(dir, "pullthrough-*.spool")
-	if err != nil {
-		return nil, err
+func (s *Spool) look(off int64) (look, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return look{}, s.err
 	}
-	if err := os.Remove(f.Name()); err != nil {
-		return &file{f, f.Name()}, nil // no unlinking of open files here
+	n := s.readableLocked() - off
+	switch {
+	case n <= 0 && s.finished:
+		return look{}, io.EOF
+	case n <= 0:
+		return look{wait: s.wake}, nil
+	case len(s.segments) == 0:
+		return look{n: n, mem: s.mem[off : off+n]}, nil
 	}
-	return &file{f, ""}, nil
-}
-
-func (f *file) Close() error {
-	err := f.File.Close()
-	if f.name != "" {
-		err = errors.Join(err, os.Remove(f.name))
+	seg := &s.segments[0]
+	if len(s.segments) > 1 {
+		if second := &s.segments[1]; off >= second.start {
+			seg = second
+		} else {
+			n = min(n, second.start-off)
+		}
 	}
-	return err
+	return look{n: n, seg: seg, next: s.next}, nil
 }

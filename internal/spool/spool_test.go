@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -60,7 +62,7 @@ func TestEveryReaderGetsTheWholeContent(t *testing.T) {
 				if !known {
 					declared = -1
 				}
-				s := spool.New(t.TempDir(), declared)
+				s := spool.New(spool.Options{Dir: t.TempDir(), Size: declared})
 				var wg sync.WaitGroup
 				for range 8 {
 					r := open(t, s)
@@ -89,7 +91,7 @@ func TestTheTailIsWithheldUntilFinish(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				want := content(size)
-				s := spool.New(t.TempDir(), int64(size))
+				s := spool.New(spool.Options{Dir: t.TempDir(), Size: int64(size)})
 				defer s.Release()
 				r := open(t, s)
 				var mu sync.Mutex
@@ -124,7 +126,7 @@ func TestTheTailIsWithheldUntilFinish(t *testing.T) {
 
 func TestASlowUpstreamsBytesArriveWithoutMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := spool.New(t.TempDir(), 10<<20)
+		s := spool.New(spool.Options{Dir: t.TempDir(), Size: 10 << 20})
 		defer s.Release()
 		r := open(t, s)
 		start := time.Now()
@@ -140,7 +142,7 @@ func TestASlowUpstreamsBytesArriveWithoutMore(t *testing.T) {
 func TestFailReachesReadersAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		boom := errors.New("boom")
-		s := spool.New(t.TempDir(), 10<<20)
+		s := spool.New(spool.Options{Dir: t.TempDir(), Size: 10 << 20})
 		defer s.Release()
 		waiting, behind := open(t, s), open(t, s)
 		write(t, s, content(1000))
@@ -159,7 +161,7 @@ func TestFailReachesReadersAtOnce(t *testing.T) {
 
 func TestAReaderLeavesOnItsOwnContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := spool.New(t.TempDir(), 10<<20)
+		s := spool.New(spool.Options{Dir: t.TempDir(), Size: 10 << 20})
 		defer s.Release()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -173,7 +175,7 @@ func TestAReaderLeavesOnItsOwnContext(t *testing.T) {
 
 func TestCloseEndsABlockedRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := spool.New(t.TempDir(), 10<<20)
+		s := spool.New(spool.Options{Dir: t.TempDir(), Size: 10 << 20})
 		defer s.Release()
 		r := open(t, s)
 		go func() { time.Sleep(time.Second); _ = r.Close() }()
@@ -183,7 +185,7 @@ func TestCloseEndsABlockedRead(t *testing.T) {
 }
 
 func TestASpoolWithoutReadersCanBeAbandoned(t *testing.T) {
-	s := spool.New(t.TempDir(), 100)
+	s := spool.New(spool.Options{Dir: t.TempDir(), Size: 100})
 	r := open(t, s)
 	s.Retain()
 	assert.False(t, s.Abandon(), "a spool with a reader cannot be abandoned")
@@ -201,7 +203,7 @@ func TestASpoolWithoutReadersCanBeAbandoned(t *testing.T) {
 
 func TestNothingIsLeftOnDisk(t *testing.T) {
 	dir := t.TempDir()
-	s := spool.New(dir, 5<<20)
+	s := spool.New(spool.Options{Dir: dir, Size: 5 << 20})
 	write(t, s, content(5<<20))
 	s.Finish()
 	r := open(t, s)
@@ -215,7 +217,7 @@ func TestNothingIsLeftOnDisk(t *testing.T) {
 }
 
 func TestAFullDiskIsTheWritersError(t *testing.T) {
-	s := spool.New(filepath.Join(t.TempDir(), "missing"), 5<<20)
+	s := spool.New(spool.Options{Dir: filepath.Join(t.TempDir(), "missing"), Size: 5 << 20})
 	defer s.Release()
 	_, err := s.Write(content(5))
 	assert.ErrorIs(t, err, os.ErrNotExist)
@@ -239,7 +241,7 @@ func BenchmarkSpool(b *testing.B) {
 	sum := sha256.Sum256(want)
 	b.SetBytes(int64(len(want)))
 	for b.Loop() {
-		s := spool.New(b.TempDir(), int64(len(want)))
+		s := spool.New(spool.Options{Dir: b.TempDir(), Size: int64(len(want))})
 		r, _ := s.NewReader(b.Context())
 		h := sha256.New()
 		done := make(chan error)
@@ -256,4 +258,173 @@ func BenchmarkSpool(b *testing.B) {
 		_ = r.Close()
 		s.Release()
 	}
+}
+
+// place is a file that fails from the offset full on, in the way given.
+type place struct {
+	*os.File
+	full  int64
+	short bool
+}
+
+func (p *place) WriteAt(b []byte, off int64) (int, error) {
+	if off+int64(len(b)) > p.full {
+		if p.short {
+			return p.File.WriteAt(b[:len(b)/2], off)
+		}
+		return 0, syscall.ENOSPC
+	}
+	return p.File.WriteAt(b, off)
+}
+
+func (p *place) Open() (*os.File, error) { return os.Open(p.Name()) }
+
+func newPlace(t *testing.T, full int64) *place {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "place"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = f.Close() })
+	return &place{File: f, full: full}
+}
+
+func TestTheRestGoesElsewhereWhenTheFirstPlaceFails(t *testing.T) {
+	for _, short := range []bool{false, true} {
+		for _, full := range []int64{0, 1, 1 << 20, 2<<20 + 7} {
+			want := content(3<<20 + 17)
+			p := newPlace(t, full)
+			p.short = short
+			s := spool.New(spool.Options{Dir: t.TempDir(), Size: int64(len(want)), Place: p, Files: spool.NewFiles(10)})
+			plain, sending := open(t, s), open(t, s)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				got, err := io.ReadAll(plain)
+				assert.NoError(t, err)
+				assert.True(t, bytes.Equal(want, got))
+			})
+			wg.Go(func() {
+				var got readerFrom
+				n, err := sending.SendTo(&got, int64(len(want)), nil)
+				assert.NoError(t, err)
+				assert.EqualValues(t, len(want), n)
+				assert.True(t, bytes.Equal(want, got.Bytes()))
+			})
+			write(t, s, want)
+			s.Finish()
+			wg.Wait()
+			assert.False(t, s.Whole())
+			s.Release()
+		}
+	}
+}
+
+func TestBothPlacesFail(t *testing.T) {
+	p := newPlace(t, 1<<20)
+	s := spool.New(spool.Options{Dir: filepath.Join(t.TempDir(), "missing"), Size: 3 << 20, Place: p})
+	defer s.Release()
+	r := open(t, s)
+	first := content(1 << 20)
+	write(t, s, first)
+	_, err := s.Write(first)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	got := make([]byte, len(first))
+	_, err = io.ReadFull(r, got)
+	require.NoError(t, err, "what is there stays readable")
+	assert.True(t, bytes.Equal(first, got))
+}
+
+// readerFrom is a connection that has a file sent to it.
+type readerFrom struct {
+	bytes.Buffer
+	files int
+}
+
+func (w *readerFrom) ReadFrom(src io.Reader) (int64, error) {
+	if part, ok := src.(*io.LimitedReader); ok {
+		if _, ok := part.R.(*os.File); ok {
+			w.files++
+		}
+	}
+	return w.Buffer.ReadFrom(src)
+}
+
+func TestAConnectionIsHandedTheFileButNeverTheTail(t *testing.T) {
+	want := content(3 << 20)
+	files := spool.NewFiles(1)
+	s := spool.New(spool.Options{Dir: t.TempDir(), Size: int64(len(want)), Files: files})
+	first, second := open(t, s), open(t, s)
+	write(t, s, want)
+	visible := int64(len(want) - spool.Withheld)
+	var a, b readerFrom
+	n, err := first.SendTo(&a, visible, nil)
+	require.NoError(t, err)
+	assert.Equal(t, visible, n)
+	assert.Positive(t, a.files)
+	_, err = second.SendTo(&b, visible, nil)
+	require.NoError(t, err)
+	assert.Zero(t, b.files, "there is one file only")
+	assert.EqualValues(t, 1, files.Open())
+	s.Finish()
+	for r, w := range map[*spool.Reader]*readerFrom{first: &a, second: &b} {
+		_, err = r.SendTo(w, spool.Withheld, nil)
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(want, w.Bytes()))
+		require.NoError(t, r.Close())
+	}
+	s.Release()
+	assert.Zero(t, files.Open())
+}
+
+func TestSendToFlushesBeforeItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := spool.New(spool.Options{Dir: t.TempDir(), Size: 2 << 20})
+		defer s.Release()
+		r := open(t, s)
+		var flushed atomic.Int32
+		go func() {
+			time.Sleep(time.Second)
+			assert.EqualValues(t, 1, flushed.Load())
+			write(t, s, content(100))
+			time.Sleep(time.Second)
+			write(t, s, content(100))
+		}()
+		var w bytes.Buffer
+		_, err := r.SendTo(&w, 200, func() { flushed.Add(1) })
+		require.NoError(t, err)
+		assert.EqualValues(t, 2, flushed.Load())
+	})
+}
+
+func TestReadersGoOnElsewhereAfterAHandOver(t *testing.T) {
+	want := content(3 << 20)
+	s := spool.New(spool.Options{Dir: t.TempDir(), Size: int64(len(want))})
+	readers := []*spool.Reader{open(t, s), open(t, s), open(t, s)}
+	write(t, s, want)
+	s.Finish()
+	var got readerFrom
+	_, err := readers[1].SendTo(&got, 100_000, nil)
+	require.NoError(t, err)
+	copied := filepath.Join(t.TempDir(), "copy")
+	require.NoError(t, os.WriteFile(copied, want, 0o600))
+	opened := 0
+	s.HandOver(func(context.Context) (io.ReadSeekCloser, error) {
+		if opened++; opened >= 3 {
+			return nil, os.ErrNotExist
+		}
+		return os.Open(copied)
+	})
+	b, err := io.ReadAll(readers[0])
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(want, b))
+	_, err = readers[1].SendTo(&got, int64(len(want)-100_000), nil)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(want, got.Bytes()))
+	b, err = io.ReadAll(readers[2])
+	require.NoError(t, err, "who cannot go on elsewhere stays")
+	assert.True(t, bytes.Equal(want, b))
+	assert.True(t, s.Held())
+	require.NoError(t, readers[2].Close())
+	assert.False(t, s.Held(), "those who went on hold nothing")
+	s.Release()
+	require.NoError(t, readers[0].Close())
 }

@@ -1,0 +1,106 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"sync/atomic"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
+)
+
+// commitBlob hands the verified blob to the Store. The clients have all they
+// need by now: what goes wrong here is an event.
+func (p *Proxy) commitBlob(f *fill) error {
+	// The download is done: neither a client that leaves nor a Shutdown that has
+	// run out of time should leave the Store half-way.
+	ctx := context.WithoutCancel(f.call.Context())
+	if !p.unchanged(ctx, f.rt) {
+		f.abortStage()
+		return nil
+	}
+	desc := ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: f.digest, Size: f.spool.Size()}
+	err := p.putBlob(ctx, f, desc)
+	if err != nil {
+		p.storeFailed(ctx, f.rt.repo, f.digest.String(), err)
+		return err
+	}
+	if f.stage == nil {
+		f.spool.HandOver(func(ctx context.Context) (io.ReadSeekCloser, error) { return p.successor(ctx, f) })
+	}
+	return nil
+}
+
+// putBlob stores the blob: by committing the stage where the download went, or
+// by a copy.
+func (p *Proxy) putBlob(ctx context.Context, f *fill, desc ocispec.Descriptor) error {
+	if f.stage != nil && f.spool.Whole() {
+		return p.bounded(ctx, "Stage.Commit", putTimeout, func(ctx context.Context) error { return f.stage.Commit(ctx, desc) })
+	}
+	f.abortStage()
+	body, err := f.spool.NewReader(context.Background())
+	if err != nil {
+		return err
+	}
+	source := &putSource{Reader: body}
+	// A Store that we gave up on must not read a spool that is gone.
+	defer func() { _ = body.Close() }()
+	return p.watched(ctx, "Store.PutBlob", putTimeout, &source.reads, func(ctx context.Context) error {
+		return p.Store.PutBlob(ctx, f.rt.repo, desc, source)
+	})
+}
+
+// putSource is what a Store reads a blob from. It notes that the Store reads.
+type putSource struct {
+	*spool.Reader
+	reads atomic.Int64
+}
+
+func (s *putSource) Read(p []byte) (int, error) {
+	s.reads.Add(1)
+	return s.Reader.Read(p)
+}
+
+// successor is the Store's blob for a reader of the spool, which can go then.
+func (p *Proxy) successor(ctx context.Context, f *fill) (io.ReadSeekCloser, error) {
+	b, err := p.storedBlob(ctx, f.rt.repo, f.digest)
+	if b == nil {
+		return nil, errors.Join(err, fs.ErrNotExist)
+	}
+	if body, ok := b.Body.(io.ReadSeekCloser); ok && b.Descriptor.Size == f.spool.Size() {
+		return body, nil
+	}
+	return nil, errors.Join(errors.ErrUnsupported, b.Body.Close())
+}
+
+func (f *fill) abortStage() {
+	if f.stage != nil {
+		// What it says changes nothing: nothing of it is visible.
+		_ = f.stage.Abort()
+		f.stage = nil
+	}
+}
+
+// guardedStage is a Stage whose panics are errors.
+type guardedStage struct{ Stage }
+
+func (s guardedStage) WriteAt(p []byte, off int64) (n int, err error) {
+	err = guarded("Stage.WriteAt", func() (err error) { n, err = s.Stage.WriteAt(p, off); return err })
+	return n, err
+}
+
+func (s guardedStage) ReadAt(p []byte, off int64) (n int, err error) {
+	err = guarded("Stage.ReadAt", func() (err error) { n, err = s.Stage.ReadAt(p, off); return err })
+	return n, err
+}
+
+func (s guardedStage) Open() (f *os.File, err error) {
+	err = guarded("Stage.Open", func() (err error) { f, err = s.Stage.Open(); return err })
+	return f, err
+}
+
+func (s guardedStage) Abort() error { return guarded("Stage.Abort", s.Stage.Abort) }

@@ -1,0 +1,252 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
+)
+
+const (
+	// A blob this small is verified before its answer starts, unless upstream
+	// takes longer than smallBlobWait.
+	smallBlob     = 1 << 20
+	smallBlobWait = 2 * time.Second
+
+	// roomWait is how long a download waits for room: in SpoolBytes, or among the
+	// downloads of its rule.
+	roomWait       = 10 * time.Second
+	roomRetryAfter = 10 * time.Second
+	// growStep is what a download of unknown length reserves at a time.
+	growStep = 64 << 20
+
+	copyBuffer = 256 << 10
+)
+
+// errBusy is the cause of an ErrUnavailable that is our own doing.
+var errBusy = errors.New("no room for the download")
+
+var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
+// runFill runs in the flight, from the question to upstream to the commit.
+func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, error) {
+	ctx, cancel := context.WithCancelCause(call.Context())
+	defer cancel(nil)
+	ctx, requests := withCounter(ctx)
+	start := p.now()
+	f := &fill{rt: rt, digest: d, call: call, cancel: cancel, ended: make(chan struct{})}
+	defer close(f.ended)
+	if b, _ := p.lookUpBlob(ctx, rt.repo, d); b != nil {
+		return f, b.Body.Close()
+	}
+	size, err := p.download(ctx, f)
+	if err != nil {
+		f.err = at(err, rt.repo, d.String())
+	}
+	p.tell(call.Context(), Event{
+		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: d.String()}, Digest: d.String(), Source: SourceFill,
+		Bytes: size, Upstream: int(requests.Load()), Duration: p.now().Sub(start), Err: f.err,
+	})
+	return f, err
+}
+
+// download spools the blob, verifies it and commits it.
+func (p *Proxy) download(ctx context.Context, f *fill) (int64, error) {
+	turn := p.state().turns(f.rt)
+	if err := p.wait(ctx, turn, 1); err != nil {
+		return 0, err
+	}
+	done := sync.OnceFunc(func() { turn.Give(1) })
+	defer done()
+	body, err := p.state().upstream.transfer(ctx, f.rt, f.digest)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = body.Close() }()
+	size, err := p.declaredSize(f.rt, f.digest, body.total)
+	if err != nil {
+		return 0, err
+	}
+	room, err := p.openSpool(ctx, f, size)
+	if err != nil {
+		return 0, err
+	}
+	// Out of sight first: nobody must join a download that lets go of its content.
+	defer func() { f.call.Unlink(); f.spool.Release() }()
+	if size > smallBlob {
+		f.call.Publish(f)
+	} else if size >= 0 {
+		late := time.AfterFunc(smallBlobWait, func() { f.call.Publish(f) })
+		defer late.Stop()
+	}
+	watch := p.watch(f, body)
+	err = f.copy(ctx, body, size, room)
+	watch.Stop()
+	done() // the Store must not hold up other downloads
+	return p.conclude(f, err)
+}
+
+// conclude ends the spool one way or the other.
+func (p *Proxy) conclude(f *fill, err error) (int64, error) {
+	if err != nil {
+		err = at(err, f.rt.repo, f.digest.String())
+		f.call.Unlink()
+		f.spool.Fail(err)
+		f.abortStage()
+		if !errors.Is(err, errDeserted) {
+			p.log().Warn("download failed", "repository", f.rt.repo.Name, "digest", f.digest.String(), "err", err)
+		}
+		return 0, err
+	}
+	f.spool.Finish()
+	f.call.Publish(f)
+	f.err = p.commitBlob(f)
+	return f.spool.Size(), nil
+}
+
+// wait takes n from q, or says that we are busy.
+func (p *Proxy) wait(ctx context.Context, q *quota.Quota, n int64) error {
+	ctx, cancel := context.WithTimeout(ctx, roomWait)
+	defer cancel()
+	if err := q.Take(ctx, n); err != nil {
+		return &Error{Kind: ErrUnavailable, RetryAfter: roomRetryAfter, Err: fmt.Errorf("%w: %w", errBusy, err)}
+	}
+	return nil
+}
+
+// room is the part of SpoolBytes that one spool has.
+type room struct {
+	p     *Proxy
+	taken int64
+}
+
+// openSpool makes the fill's spool: in a Stage of the Store, in memory, or in a
+// file for which there is room.
+func (p *Proxy) openSpool(ctx context.Context, f *fill, size int64) (*room, error) {
+	o := spool.Options{Size: size, Dir: p.SpoolDir, Files: p.state().files}
+	if stager, ok := p.Store.(BlobStager); ok {
+		f.stage = p.openStage(ctx, stager, f)
+	}
+	r := &room{p: p}
+	if f.stage != nil {
+		o.Place = f.stage
+	} else if size > spool.MemoryLimit {
+		if err := r.grow(ctx, size); err != nil {
+			return nil, err
+		}
+	}
+	o.Gone = r.leave
+	f.spool = spool.New(o)
+	return r, nil
+}
+
+// grow makes sure that the spool may be of the given size.
+func (r *room) grow(ctx context.Context, size int64) error {
+	more := size - r.taken
+	if more <= 0 {
+		return nil
+	}
+	if err := r.p.wait(ctx, r.p.state().space, more); err != nil {
+		return err
+	}
+	r.taken += more
+	return nil
+}
+
+func (r *room) leave() { r.p.state().space.Give(r.taken) }
+
+// openStage asks the Store for a place; nil: it has none to lend.
+func (p *Proxy) openStage(ctx context.Context, stager BlobStager, f *fill) (stage Stage) {
+	err := p.bounded(ctx, "Store.StageBlob", lookUpTimeout, func(ctx context.Context) (err error) {
+		stage, err = stager.StageBlob(ctx, f.rt.repo, f.digest)
+		return err
+	})
+	if err != nil {
+		p.storeFailed(ctx, f.rt.repo, f.digest.String(), err)
+		return nil
+	}
+	return guardedStage{stage}
+}
+
+// declaredSize is how long the blob is going to be: -1 where nobody knows.
+func (p *Proxy) declaredSize(rt *route, d digest.Digest, size int64) (int64, error) {
+	if size < 0 {
+		if known, ok := p.state().sizes.Get(sizeKey{rt.id, d}); ok {
+			size = known
+		}
+	}
+	if size > rt.policy.maxBlob() {
+		return 0, rt.error(ErrTooLarge, fmt.Errorf("blob of %d bytes", size))
+	}
+	return size, nil
+}
+
+// copy moves the body into the spool and verifies it.
+func (f *fill) copy(ctx context.Context, body io.Reader, size int64, room *room) error {
+	verifier := f.digest.Algorithm().Hash()
+	buf := copyBuffers.Get().(*[copyBuffer]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		n, err := body.Read(buf[:])
+		if n > 0 {
+			if err := f.append(ctx, buf[:n], verifier, size, room); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return f.verify(verifier, size)
+		}
+		if err != nil {
+			return f.broken(ctx, err)
+		}
+	}
+}
+
+// broken is the error for a body that broke off.
+func (f *fill) broken(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if _, typed := errors.AsType[*Error](err); typed {
+		return err
+	}
+	return f.rt.error(ErrUnavailable, fmt.Errorf("after %d bytes: %w", f.spool.Written(), redacted(err)))
+}
+
+func (f *fill) append(ctx context.Context, p []byte, verifier hash.Hash, size int64, room *room) error {
+	after := f.spool.Written() + int64(len(p))
+	if size >= 0 && after > size {
+		return f.rt.error(ErrDigest, fmt.Errorf("blob is longer than the %d bytes announced", size))
+	}
+	if limit := f.rt.policy.maxBlob(); after > limit {
+		return f.rt.error(ErrTooLarge, fmt.Errorf("blob is longer than %d bytes", limit))
+	}
+	if size < 0 && f.stage == nil && after > max(room.taken, spool.MemoryLimit) {
+		if err := room.grow(ctx, room.taken+growStep); err != nil {
+			return err
+		}
+	}
+	_, _ = verifier.Write(p) // a hash.Hash never fails
+	if _, err := f.spool.Write(p); err != nil {
+		return &Error{Kind: ErrUnavailable, Err: fmt.Errorf("spool: %w", err)}
+	}
+	return nil
+}
+
+func (f *fill) verify(verifier hash.Hash, size int64) error {
+	if got := f.spool.Written(); size >= 0 && got != size {
+		return f.rt.error(ErrUnavailable, fmt.Errorf("blob ended after %d of %d bytes", got, size))
+	}
+	if got := digest.NewDigest(f.digest.Algorithm(), verifier); got != f.digest {
+		return f.rt.error(ErrDigest, fmt.Errorf("blob has the digest %s", got))
+	}
+	return nil
+}

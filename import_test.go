@@ -1,0 +1,229 @@
+package pullthrough_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+// platforms is an index of three images, as library/hello:1 of the upstream.
+func (w *world) platforms() (index *pullthroughtest.Image, children []*pullthroughtest.Image) {
+	for i, arch := range []string{"amd64", "arm64", "s390x"} {
+		children = append(children, pullthroughtest.NewImage(pullthroughtest.ImageOptions{
+			Seed: int64(i), Layers: 2, LayerSize: 1_500_000, Platform: ocispec.Platform{OS: "linux", Architecture: arch},
+		}))
+	}
+	index = pullthroughtest.NewIndex(children...)
+	w.up.Push("a", "1", index)
+	return index, children
+}
+
+// stored reports whether the Store has the image with all its blobs.
+func (w *world) stored(t *testing.T, img *pullthroughtest.Image) bool {
+	t.Helper()
+	if _, err := w.store.Manifest(t.Context(), repo("a"), img.Digest.String()); err != nil {
+		return false
+	}
+	for _, b := range img.Blobs() {
+		if _, err := w.store.Blob(t.Context(), repo("a"), b.Digest); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func TestImportOfOnePlatformFetchesNothingElse(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	index, children := w.platforms()
+	arm := children[1]
+	m, err := w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{
+		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64"}},
+	})
+	require.NoError(t, err)
+	assert.Equal(t, index.Digest, m.Descriptor.Digest)
+	want := []string{
+		"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200",
+		"GET /v2/a/manifests/" + arm.Digest.String() + " 200",
+	}
+	for _, b := range arm.Blobs() {
+		want = append(want, "GET /v2/a/blobs/"+b.Digest.String()+" 200")
+	}
+	assert.ElementsMatch(t, want, w.up.Log())
+	assert.True(t, w.stored(t, arm), "it is stored when Import returns")
+	assert.False(t, w.stored(t, children[0]))
+
+	w.up.Reset()
+	_, err = w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{
+		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64"}},
+	})
+	require.NoError(t, err)
+	assert.Empty(t, w.up.Log(), "what is stored is not fetched again")
+}
+
+func TestImportTellsItsProgress(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	index, children := w.platforms()
+	var mu sync.Mutex
+	seen := map[string][]pullthrough.ImportProgress{}
+	_, err := w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{
+		Progress: func(p pullthrough.ImportProgress) {
+			mu.Lock()
+			defer mu.Unlock()
+			d := p.Descriptor.Digest.String()
+			seen[d] = append(seen[d], p)
+		},
+	})
+	require.NoError(t, err)
+	want := []*pullthroughtest.Image{index}
+	want = append(want, children...)
+	objects := 0
+	for _, img := range want {
+		assert.True(t, w.stored(t, img))
+		descriptors := []ocispec.Descriptor{img.Descriptor()}
+		for _, b := range img.Blobs() {
+			descriptors = append(descriptors, b.Descriptor())
+		}
+		for _, d := range descriptors {
+			objects++
+			steps := seen[d.Digest.String()]
+			if assert.NotEmpty(t, steps) {
+				last := steps[len(steps)-1]
+				assert.True(t, last.Stored)
+				assert.Equal(t, d.Size, last.Done)
+				assert.Equal(t, d.Size, last.Total)
+				for i := 1; i < len(steps); i++ {
+					assert.GreaterOrEqual(t, steps[i].Done, steps[i-1].Done)
+				}
+			}
+		}
+	}
+	assert.Len(t, seen, objects)
+	assert.Equal(t, objects, w.up.Count("GET *"))
+}
+
+func TestImportFailsWithWhatFailed(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	_, children := w.platforms()
+	bad := children[2].Layers[1].Digest
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/" + bad.String(), Flip: new(int64(0))})
+	_, err := w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
+	assert.ErrorIs(t, err, pullthrough.ErrDigest)
+	w.settled(t)
+	w.up.Heal()
+	_, err = w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1"))
+}
+
+func TestImportNeedsThePermission(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Authorize = func(_ context.Context, a pullthrough.Action, r pullthrough.Request) error {
+			if a == pullthrough.ActionImport && r.Caller == "guest" {
+				return pullthrough.ErrDenied
+			}
+			return nil
+		}
+	})
+	w.platforms()
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	require.NoError(t, err)
+	w.up.Reset()
+	_, err = w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1", Caller: "guest"}, pullthrough.ImportOptions{})
+	assert.ErrorIs(t, err, pullthrough.ErrNotFound)
+	assert.Empty(t, w.up.Log(), "a stored manifest does not open the way to its blobs")
+}
+
+func TestFillBackgroundBringsInTheWholeImage(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(p *pullthrough.Proxy) { p.Fill = pullthrough.FillBackground })
+	index, children := w.platforms()
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	require.NoError(t, err)
+	w.settled(t)
+	for _, img := range append(children, index) {
+		assert.True(t, w.stored(t, img))
+	}
+	assert.Equal(t, 2+4+9, w.up.Count("*"), "each object once")
+	w.up.Reset()
+	w.pull(t, "a", children[0].Digest.String(), children[0])
+	assert.Empty(t, w.up.Log())
+}
+
+// referring is a Store that refuses a manifest whose parts it does not have.
+type referring struct {
+	*pullthrough.MemStore
+	parts map[string][]string // by digest of the manifest: digests of its parts
+	mu    sync.Mutex
+	order []string
+}
+
+func (s *referring) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
+	for _, part := range s.parts[m.Descriptor.Digest.String()] {
+		_, asManifest := s.Manifest(ctx, r, part)
+		_, asBlob := s.Blob(ctx, r, digest.Digest(part))
+		if asManifest != nil && asBlob != nil {
+			return fmt.Errorf("MANIFEST_BLOB_UNKNOWN %s", part)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.order = append(s.order, m.Descriptor.Digest.String())
+	return s.MemStore.PutManifest(ctx, r, m)
+}
+
+func TestFillEagerPutsPartsFirst(t *testing.T) {
+	store := &referring{MemStore: pullthrough.NewMemStore(), parts: map[string][]string{}}
+	var failures []error
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Store, p.Fill = store, pullthrough.FillEager
+		p.OnEvent = func(_ context.Context, e pullthrough.Event) {
+			if e.Kind == pullthrough.EventStoreFailed {
+				failures = append(failures, e.Err)
+			}
+		}
+	})
+	w.store = store.MemStore
+	index, children := w.platforms()
+	for _, img := range append(children, index) {
+		for _, b := range img.Blobs() {
+			store.parts[img.Digest.String()] = append(store.parts[img.Digest.String()], b.Digest.String())
+		}
+		for _, c := range img.Children {
+			store.parts[img.Digest.String()] = append(store.parts[img.Digest.String()], c.Digest.String())
+		}
+	}
+	gate := make(chan struct{})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate})
+	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	require.NoError(t, err, "the answer waits for no blob")
+	assert.Equal(t, index.Digest, m.Descriptor.Digest)
+	again, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	require.NoError(t, err)
+	assert.Equal(t, pullthrough.SourceShared, again.Source)
+	close(gate)
+	w.settled(t)
+	assert.Empty(t, failures)
+	require.Len(t, store.order, 4)
+	assert.Equal(t, index.Digest.String(), store.order[3], "the index comes last")
+	assert.Equal(t, 4+9, w.up.Count("*"))
+}
+
+func TestAnIncompleteImageIsNotStoredEagerly(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Fill = pullthrough.FillEager })
+	_, children := w.platforms()
+	w.up.Delete("a", children[1].Layers[0].Digest.String())
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	require.NoError(t, err)
+	w.settled(t)
+	_, err = w.store.Manifest(t.Context(), repo("a"), "1")
+	assert.Error(t, err)
+	assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
+}
