@@ -68,7 +68,8 @@ type Stage interface {
 	// what will be. It is used for reading only. An error costs speed, no more.
 	Open() (*os.File, error)
 	// Commit makes the content, desc.Size verified bytes, the repository's blob
-	// desc.Digest. That the Store has the blob already is no error.
+	// desc.Digest. That the Store has the blob already is no error. When Commit
+	// fails it forgets the content, as Abort does.
 	Commit(ctx context.Context, desc ocispec.Descriptor) error
 	// Abort forgets the content.
 	Abort() error

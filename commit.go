@@ -5,13 +5,15 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"sync/atomic"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
+
+// errRuleGone is why something is served and not stored.
+var errRuleGone = errors.New("the rule is not what it was when the fetch began")
 
 // commitBlob hands the verified blob to the Store. The clients have all they
 // need by now: what goes wrong here is an event.
@@ -21,7 +23,7 @@ func (p *Proxy) commitBlob(f *fill) error {
 	ctx := context.WithoutCancel(f.call.Context())
 	if !p.unchanged(ctx, f.rt) {
 		f.abortStage()
-		return nil
+		return errRuleGone
 	}
 	desc := ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: f.digest, Size: f.spool.Size()}
 	err := p.putBlob(ctx, f, desc)
@@ -29,7 +31,7 @@ func (p *Proxy) commitBlob(f *fill) error {
 		p.storeFailed(ctx, f.rt.repo, f.digest.String(), err)
 		return err
 	}
-	if f.stage == nil {
+	if f.stage == nil { // the spool has space of its own
 		f.spool.HandOver(func(ctx context.Context) (io.ReadSeekCloser, error) { return p.successor(ctx, f) })
 	}
 	return nil
@@ -41,11 +43,11 @@ func (p *Proxy) putBlob(ctx context.Context, f *fill, desc ocispec.Descriptor) e
 	if f.stage != nil && f.spool.Whole() {
 		return p.bounded(ctx, "Stage.Commit", putTimeout, func(ctx context.Context) error { return f.stage.Commit(ctx, desc) })
 	}
-	f.abortStage()
 	body, err := f.spool.NewReader(context.Background())
 	if err != nil {
 		return err
 	}
+	defer f.abortStage() // what is in there is read until then
 	source := &putSource{Reader: body}
 	// A Store that we gave up on must not read a spool that is gone.
 	defer func() { _ = body.Close() }()
@@ -76,31 +78,3 @@ func (p *Proxy) successor(ctx context.Context, f *fill) (io.ReadSeekCloser, erro
 	}
 	return nil, errors.Join(errors.ErrUnsupported, b.Body.Close())
 }
-
-func (f *fill) abortStage() {
-	if f.stage != nil {
-		// What it says changes nothing: nothing of it is visible.
-		_ = f.stage.Abort()
-		f.stage = nil
-	}
-}
-
-// guardedStage is a Stage whose panics are errors.
-type guardedStage struct{ Stage }
-
-func (s guardedStage) WriteAt(p []byte, off int64) (n int, err error) {
-	err = guarded("Stage.WriteAt", func() (err error) { n, err = s.Stage.WriteAt(p, off); return err })
-	return n, err
-}
-
-func (s guardedStage) ReadAt(p []byte, off int64) (n int, err error) {
-	err = guarded("Stage.ReadAt", func() (err error) { n, err = s.Stage.ReadAt(p, off); return err })
-	return n, err
-}
-
-func (s guardedStage) Open() (f *os.File, err error) {
-	err = guarded("Stage.Open", func() (err error) { f, err = s.Stage.Open(); return err })
-	return f, err
-}
-
-func (s guardedStage) Abort() error { return guarded("Stage.Abort", s.Stage.Abort) }

@@ -28,6 +28,10 @@ const (
 	// growStep is what a download of unknown length reserves at a time.
 	growStep = 64 << 20
 
+	// slowReader is how long a client may take for 600 KiB, about 1 KiB/s, while
+	// others wait for the space that it holds.
+	slowReader = 10 * time.Minute
+
 	copyBuffer = 256 << 10
 )
 
@@ -114,12 +118,26 @@ func (p *Proxy) conclude(f *fill, err error) (int64, error) {
 
 // wait takes n from q, or says that we are busy.
 func (p *Proxy) wait(ctx context.Context, q *quota.Quota, n int64) error {
+	if q.TryTake(n) {
+		return nil
+	}
+	if q == p.state().space {
+		p.cutSlow()
+	}
 	ctx, cancel := context.WithTimeout(ctx, roomWait)
 	defer cancel()
 	if err := q.Take(ctx, n); err != nil {
 		return &Error{Kind: ErrUnavailable, RetryAfter: roomRetryAfter, Err: fmt.Errorf("%w: %w", errBusy, err)}
 	}
 	return nil
+}
+
+// cutSlow ends the readers that hold on to space and hardly read.
+func (p *Proxy) cutSlow() {
+	p.state().spools.Range(func(key, _ any) bool {
+		key.(*spool.Spool).CutSlow(slowReader)
+		return true
+	})
 }
 
 // room is the part of SpoolBytes that one spool has.
@@ -131,20 +149,24 @@ type room struct {
 // openSpool makes the fill's spool: in a Stage of the Store, in memory, or in a
 // file for which there is room.
 func (p *Proxy) openSpool(ctx context.Context, f *fill, size int64) (*room, error) {
-	o := spool.Options{Size: size, Dir: p.SpoolDir, Files: p.state().files}
-	if stager, ok := p.Store.(BlobStager); ok {
-		f.stage = p.openStage(ctx, stager, f)
-	}
 	r := &room{p: p}
-	if f.stage != nil {
-		o.Place = f.stage
-	} else if size > spool.MemoryLimit {
+	place := p.openStage(ctx, f)
+	if place == nil && size > spool.MemoryLimit {
 		if err := r.grow(ctx, size); err != nil {
 			return nil, err
 		}
 	}
-	o.Gone = r.leave
+	o := spool.Options{Size: size, Dir: p.SpoolDir, Files: p.state().files}
+	if place != nil {
+		o.Place = place
+	}
+	o.Gone = func() {
+		p.state().spools.Delete(f.spool)
+		p.state().space.Give(r.taken)
+		place.close()
+	}
 	f.spool = spool.New(o)
+	p.state().spools.Store(f.spool, struct{}{})
 	return r, nil
 }
 
@@ -161,19 +183,14 @@ func (r *room) grow(ctx context.Context, size int64) error {
 	return nil
 }
 
-func (r *room) leave() { r.p.state().space.Give(r.taken) }
-
-// openStage asks the Store for a place; nil: it has none to lend.
-func (p *Proxy) openStage(ctx context.Context, stager BlobStager, f *fill) (stage Stage) {
-	err := p.bounded(ctx, "Store.StageBlob", lookUpTimeout, func(ctx context.Context) (err error) {
-		stage, err = stager.StageBlob(ctx, f.rt.repo, f.digest)
-		return err
-	})
-	if err != nil {
-		p.storeFailed(ctx, f.rt.repo, f.digest.String(), err)
-		return nil
+// step is to what size a spool of unknown length grows next, after bytes being
+// in it.
+func (r *room) step(after int64) int64 {
+	next := r.taken + growStep
+	if limit := r.p.SpoolBytes; limit > 0 {
+		next = min(next, r.taken+limit/8)
 	}
-	return guardedStage{stage}
+	return max(next, after)
 }
 
 // declaredSize is how long the blob is going to be: -1 where nobody knows.
@@ -230,7 +247,7 @@ func (f *fill) append(ctx context.Context, p []byte, verifier hash.Hash, size in
 		return f.rt.error(ErrTooLarge, fmt.Errorf("blob is longer than %d bytes", limit))
 	}
 	if size < 0 && f.stage == nil && after > max(room.taken, spool.MemoryLimit) {
-		if err := room.grow(ctx, room.taken+growStep); err != nil {
+		if err := room.grow(ctx, room.step(after)); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,7 @@ type running struct {
 	files     *spool.Files
 	space     *quota.Quota                      // of SpoolBytes
 	bodies    *lru.Cache[routeID, *quota.Quota] // downloads of one rule at a time
+	spools    sync.Map                          // of *spool.Spool: all that hold content
 	stuck     atomic.Int64                      // calls to the Store that were given up
 }
 
@@ -303,6 +305,11 @@ func (p *Proxy) commitManifest(call *manifestCall, rt *route, ref string, m *Man
 // unchanged reports whether the rule is still the one that the fetch began
 // with: what came by a rule that is gone is served, not stored.
 func (p *Proxy) unchanged(ctx context.Context, rt *route) bool {
-	now, err := p.route(ctx, rt.repo)
-	return err == nil && now.id == rt.id
+	var same atomic.Bool
+	err := p.bounded(ctx, "Rules", lookUpTimeout, func(ctx context.Context) error {
+		now, err := p.route(ctx, rt.repo)
+		same.Store(err == nil && now.id == rt.id)
+		return err
+	})
+	return err == nil && same.Load()
 }

@@ -278,7 +278,7 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 	var err error
 	if part, ok := src.(*io.LimitedReader); ok {
 		if body, ok := part.R.(*spool.Reader); ok {
-			n, err = body.SendTo(w.ResponseWriter, part.N, w.flush)
+			n, err = body.SendTo(w.ResponseWriter, part.N, w.conn())
 			w.sent += n
 			return n, err
 		}
@@ -288,9 +288,15 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 	return n, err
 }
 
-// flush sends what was written so far, if the connection can: a client that
-// waits for the first byte sees the header.
-func (w *contentWriter) flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+// conn is what the connection can do. A client that waits for the first byte
+// sees the header, one that never reads can be cut off.
+func (w *contentWriter) conn() spool.Conn {
+	c := http.NewResponseController(w.ResponseWriter)
+	return spool.Conn{
+		Flush:     func() { _ = c.Flush() },
+		Interrupt: func() { _ = c.SetWriteDeadline(time.Unix(1, 0)) },
+	}
+}
 
 func (w *contentWriter) missing() bool { return w.sent < w.expected }
 

@@ -37,7 +37,7 @@ func New(max int64) *Quota {
 // Take waits for n and takes it. It returns ctx's error when that ends first,
 // and ErrTooMuch at once when n is more than the whole quota.
 func (q *Quota) Take(ctx context.Context, n int64) error {
-	if q == nil || n <= 0 {
+	if q.TryTake(n) {
 		return nil
 	}
 	q.mu.Lock()
@@ -45,13 +45,9 @@ func (q *Quota) Take(ctx context.Context, n int64) error {
 		q.mu.Unlock()
 		return ErrTooMuch
 	}
-	if n <= q.free && q.waiting.Len() == 0 {
-		q.free -= n
-		q.mu.Unlock()
-		return nil
-	}
 	c := &claim{n: n, ready: make(chan struct{})}
 	e := q.waiting.PushBack(c)
+	q.serveLocked() // something may have come back meanwhile
 	q.mu.Unlock()
 	select {
 	case <-c.ready:
@@ -59,6 +55,20 @@ func (q *Quota) Take(ctx context.Context, n int64) error {
 	case <-ctx.Done():
 		return q.giveUp(ctx, e)
 	}
+}
+
+// TryTake takes n if it is there and nobody waits.
+func (q *Quota) TryTake(n int64) bool {
+	if q == nil || n <= 0 {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if n > q.free || q.waiting.Len() > 0 {
+		return false
+	}
+	q.free -= n
+	return true
 }
 
 // giveUp withdraws a claim, unless it was met in this very moment.

@@ -58,6 +58,12 @@ func (f *file) Open() (*os.File, error) {
 	if f.name != "" {
 		return os.Open(f.name)
 	}
+	return Reopen(f.File)
+}
+
+// Reopen opens an open file once more, with an offset of its own, for reading.
+// It works without the file's name, on systems that have /proc.
+func Reopen(f *os.File) (*os.File, error) {
 	if runtime.GOOS != "linux" {
 		return nil, errors.ErrUnsupported
 	}

@@ -6,7 +6,16 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 )
+
+// piece is how much is sent at a time: between pieces a reader can be handed
+// over, and by them it is seen to move.
+const piece = 600 << 10
+
+// ErrSlow is what a reader gets that was too slow for too long.
+var ErrSlow = errors.New("spool: reader is too slow")
 
 // sendBuffer is what a reader without a file of its own copies through, and
 // only while there is something to copy.
@@ -24,6 +33,11 @@ type Reader struct {
 	ctx    context.Context
 	closed chan struct{}
 	once   sync.Once
+
+	moved     atomic.Int64           // when a piece was done last, in Unix nanoseconds
+	got       atomic.Int64           // bytes since then
+	slow      atomic.Bool            // it has been cut
+	interrupt atomic.Pointer[func()] // ends a write that is under way; nil: none is
 
 	mu   sync.Mutex // held by whatever method is under way
 	off  int64
@@ -43,7 +57,29 @@ func (s *Spool) NewReader(ctx context.Context) (*Reader, error) {
 		return nil, s.err
 	}
 	s.refs++
-	return &Reader{s: s, ctx: ctx, closed: make(chan struct{})}, nil
+	r := &Reader{s: s, ctx: ctx, closed: make(chan struct{})}
+	r.moved.Store(time.Now().UnixNano())
+	s.readers[r] = struct{}{}
+	return r, nil
+}
+
+// move notes that the reader got n bytes further.
+func (r *Reader) move(n int64) {
+	r.off += n
+	if r.got.Add(n) >= piece {
+		r.got.Store(0)
+		r.moved.Store(time.Now().UnixNano())
+	}
+}
+
+func (r *Reader) lastPiece() time.Time { return time.Unix(0, r.moved.Load()) }
+
+// cut ends the reader from outside, also a write of its that does not end.
+func (r *Reader) cut() {
+	r.slow.Store(true)
+	if f := r.interrupt.Load(); f != nil {
+		(*f)()
+	}
 }
 
 // Read blocks until there is at least one byte to read at the current offset,
@@ -60,12 +96,12 @@ func (r *Reader) Read(p []byte) (int, error) {
 	}
 	if r.next != nil {
 		n, err := r.next.Read(p)
-		r.off += int64(n)
+		r.move(int64(n))
 		return n, r.fail(err)
 	}
 	p = p[:min(int64(len(p)), l.n)]
 	n, err := l.readAt(p, r.off)
-	r.off += int64(n)
+	r.move(int64(n))
 	return n, r.fail(err)
 }
 
@@ -120,26 +156,45 @@ func (r *Reader) handOver(next Successor) {
 	}
 	r.closeOwn()
 	r.next = body
+	r.leave()
+}
+
+// leave lets go of the spool.
+func (r *Reader) leave() {
+	r.s.mu.Lock()
+	delete(r.s.readers, r)
+	r.s.mu.Unlock()
 	r.s.Release()
 }
 
+// Conn is what a reader may do with the connection that it sends to. Both are
+// called at any time while SendTo runs; nil: it cannot be done.
+type Conn struct {
+	Flush     func() // sends what was written so far
+	Interrupt func() // makes a write that is under way, and all later ones, fail
+}
+
 // SendTo copies n bytes to w, as they come, and returns how many it copied.
-// While it waits it holds no buffer; flush, if not nil, is called before each
-// wait. If w is an io.ReaderFrom it is handed files, which a network connection
-// has the kernel send.
-func (r *Reader) SendTo(w io.Writer, n int64, flush func()) (int64, error) {
+// While it waits it holds no buffer, and before that it flushes. If w is an
+// io.ReaderFrom it is handed files, which a network connection has the kernel
+// send.
+func (r *Reader) SendTo(w io.Writer, n int64, c Conn) (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if c.Interrupt != nil {
+		r.interrupt.Store(&c.Interrupt)
+		defer r.interrupt.Store(nil)
+	}
 	var sent int64
 	for sent < n {
-		if flush != nil && r.next == nil && r.s.empty(r.off) {
-			flush()
+		if c.Flush != nil && r.next == nil && r.s.empty(r.off) {
+			c.Flush()
 		}
 		l, err := r.await()
 		if err != nil {
 			return sent, r.fail(err)
 		}
-		m, err := r.send(w, l, n-sent)
+		m, err := r.send(w, l, min(n-sent, piece))
 		sent += m
 		if err != nil {
 			return sent, r.fail(err)
@@ -172,7 +227,7 @@ func (r *Reader) send(w io.Writer, l look, limit int64) (n int64, err error) {
 	default:
 		n, err = copySome(w, io.NewSectionReader(l.seg, r.off-l.seg.start, l.n), limit)
 	}
-	r.off += n
+	r.move(n)
 	if n == 0 && err == nil {
 		err = io.ErrUnexpectedEOF
 	}
@@ -226,6 +281,9 @@ func (r *Reader) closeOwn() {
 }
 
 func (r *Reader) ended() error {
+	if r.slow.Load() {
+		return ErrSlow
+	}
 	select {
 	case <-r.closed:
 		return errClosed
@@ -235,6 +293,9 @@ func (r *Reader) ended() error {
 }
 
 func (r *Reader) fail(err error) error {
+	if err != nil && r.slow.Load() {
+		err = ErrSlow
+	}
 	if err != nil && r.err == nil && !errors.Is(err, io.EOF) {
 		r.err = err
 	}
@@ -287,7 +348,7 @@ func (r *Reader) Close() error {
 			_ = r.next.Close() // it was only read
 			return
 		}
-		r.s.Release()
+		r.leave()
 	})
 	return nil
 }

@@ -83,6 +83,7 @@ type Spool struct {
 	err      error     // why the download failed
 	refs     int       // the owner, everyone who holds it, and every open reader
 	next     Successor // nil: none
+	readers  map[*Reader]struct{}
 }
 
 // segment is the content from an offset on, up to the next segment.
@@ -94,7 +95,7 @@ type segment struct {
 
 // New returns an empty spool, held by its owner until Release.
 func New(o Options) *Spool {
-	s := &Spool{dir: o.Dir, files: o.Files, gone: o.Gone, size: o.Size, wake: make(chan struct{}), refs: 1}
+	s := &Spool{dir: o.Dir, files: o.Files, gone: o.Gone, size: o.Size, wake: make(chan struct{}), refs: 1, readers: make(map[*Reader]struct{})}
 	if o.Place != nil {
 		s.segments = []segment{{Place: o.Place}}
 	}
@@ -271,6 +272,22 @@ func (s *Spool) HandOver(next Successor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.next = next
+}
+
+// CutSlow ends the readers that have not got a piece (600 KiB) further for so
+// long, though there was one: their space is wanted.
+func (s *Spool) CutSlow(long time.Duration) {
+	s.mu.Lock()
+	var slow []*Reader
+	for r := range s.readers {
+		if s.finished && time.Since(r.lastPiece()) >= long {
+			slow = append(slow, r)
+		}
+	}
+	s.mu.Unlock()
+	for _, r := range slow {
+		r.cut()
+	}
 }
 
 // Abandon fails the spool with [ErrAbandoned] if nobody but its owner holds it,

@@ -303,7 +303,7 @@ func TestTheRestGoesElsewhereWhenTheFirstPlaceFails(t *testing.T) {
 			})
 			wg.Go(func() {
 				var got readerFrom
-				n, err := sending.SendTo(&got, int64(len(want)), nil)
+				n, err := sending.SendTo(&got, int64(len(want)), spool.Conn{})
 				assert.NoError(t, err)
 				assert.EqualValues(t, len(want), n)
 				assert.True(t, bytes.Equal(want, got.Bytes()))
@@ -356,17 +356,17 @@ func TestAConnectionIsHandedTheFileButNeverTheTail(t *testing.T) {
 	write(t, s, want)
 	visible := int64(len(want) - spool.Withheld)
 	var a, b readerFrom
-	n, err := first.SendTo(&a, visible, nil)
+	n, err := first.SendTo(&a, visible, spool.Conn{})
 	require.NoError(t, err)
 	assert.Equal(t, visible, n)
 	assert.Positive(t, a.files)
-	_, err = second.SendTo(&b, visible, nil)
+	_, err = second.SendTo(&b, visible, spool.Conn{})
 	require.NoError(t, err)
 	assert.Zero(t, b.files, "there is one file only")
 	assert.EqualValues(t, 1, files.Open())
 	s.Finish()
 	for r, w := range map[*spool.Reader]*readerFrom{first: &a, second: &b} {
-		_, err = r.SendTo(w, spool.Withheld, nil)
+		_, err = r.SendTo(w, spool.Withheld, spool.Conn{})
 		require.NoError(t, err)
 		assert.True(t, bytes.Equal(want, w.Bytes()))
 		require.NoError(t, r.Close())
@@ -389,7 +389,7 @@ func TestSendToFlushesBeforeItWaits(t *testing.T) {
 			write(t, s, content(100))
 		}()
 		var w bytes.Buffer
-		_, err := r.SendTo(&w, 200, func() { flushed.Add(1) })
+		_, err := r.SendTo(&w, 200, spool.Conn{Flush: func() { flushed.Add(1) }})
 		require.NoError(t, err)
 		assert.EqualValues(t, 2, flushed.Load())
 	})
@@ -402,7 +402,7 @@ func TestReadersGoOnElsewhereAfterAHandOver(t *testing.T) {
 	write(t, s, want)
 	s.Finish()
 	var got readerFrom
-	_, err := readers[1].SendTo(&got, 100_000, nil)
+	_, err := readers[1].SendTo(&got, 100_000, spool.Conn{})
 	require.NoError(t, err)
 	copied := filepath.Join(t.TempDir(), "copy")
 	require.NoError(t, os.WriteFile(copied, want, 0o600))
@@ -416,7 +416,7 @@ func TestReadersGoOnElsewhereAfterAHandOver(t *testing.T) {
 	b, err := io.ReadAll(readers[0])
 	require.NoError(t, err)
 	assert.True(t, bytes.Equal(want, b))
-	_, err = readers[1].SendTo(&got, int64(len(want)-100_000), nil)
+	_, err = readers[1].SendTo(&got, int64(len(want)-100_000), spool.Conn{})
 	require.NoError(t, err)
 	assert.True(t, bytes.Equal(want, got.Bytes()))
 	b, err = io.ReadAll(readers[2])
@@ -427,4 +427,42 @@ func TestReadersGoOnElsewhereAfterAHandOver(t *testing.T) {
 	assert.False(t, s.Held(), "those who went on hold nothing")
 	s.Release()
 	require.NoError(t, readers[0].Close())
+}
+
+// never is a connection whose other end does not read.
+type never struct{ cut chan struct{} }
+
+func (n never) Write([]byte) (int, error) {
+	<-n.cut
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestReadersThatHardlyReadAreCutWhenSpaceIsWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want := content(3 << 20)
+		s := spool.New(spool.Options{Dir: t.TempDir(), Size: int64(len(want))})
+		blocked, idle, moving := open(t, s), open(t, s), open(t, s)
+		write(t, s, want)
+		s.Finish()
+		conn := never{make(chan struct{})}
+		done := make(chan error, 1)
+		go func() {
+			_, err := blocked.SendTo(conn, int64(len(want)), spool.Conn{Interrupt: func() { close(conn.cut) }})
+			done <- err
+		}()
+		time.Sleep(11 * time.Minute)
+		_, err := io.CopyN(io.Discard, moving, 2<<20)
+		require.NoError(t, err)
+		s.CutSlow(10 * time.Minute)
+		assert.ErrorIs(t, <-done, spool.ErrSlow)
+		_, err = idle.Read(make([]byte, 1))
+		assert.ErrorIs(t, err, spool.ErrSlow)
+		_, err = io.Copy(io.Discard, moving)
+		assert.NoError(t, err)
+		for _, r := range []*spool.Reader{blocked, idle, moving} {
+			require.NoError(t, r.Close())
+		}
+		assert.False(t, s.Held())
+		s.Release()
+	})
 }
