@@ -53,7 +53,8 @@ func (c Credential) basic() string {
 
 const (
 	maxSites      = 1024
-	maxTokens     = 8192
+	maxTokens     = 2048
+	probeWait     = 2 * time.Second
 	bearerScheme  = "bearer"
 	basicScheme   = "basic"
 	pullScopeForm = "repository:%s:pull"
@@ -193,9 +194,13 @@ func (s *site) enter(ctx context.Context) (settle func(), err error) {
 	}
 	if wait := s.probing; wait != nil {
 		s.mu.Unlock()
+		patience := time.NewTimer(probeWait)
+		defer patience.Stop()
 		select {
 		case <-wait:
 			return func() {}, nil
+		case <-patience.C:
+			return func() {}, nil // one slow answer must not hold up the whole rule
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -283,34 +288,52 @@ func (a *authorizer) authorization(ctx context.Context, rt *route, s *site) (gra
 	s.mu.Lock()
 	demand, basic := s.demand, s.basic
 	s.mu.Unlock()
-	var t token
-	var err error
-	switch demand.scheme {
-	case bearerScheme:
-		return a.bearer(ctx, rt, demand)
-	case basicScheme:
-		if basic.usable(a.now()) {
-			return grant{basic, demand, true}, nil
+	switch {
+	case demand.scheme == bearerScheme:
+		key := tokenKeyOf(rt, demand)
+		if t, ok := a.tokens.Get(key); ok && t.usable(a.now()) {
+			return grant{t, demand, true}, nil
 		}
-		t, err = a.fetchBasic(ctx, rt, s)
+		t, err := a.fetchOnce(ctx, key, func(ctx context.Context) (token, error) {
+			// The fetch before may have ended since we looked.
+			if t, ok := a.tokens.Get(key); ok && t.usable(a.now()) {
+				return t, nil
+			}
+			t, err := a.fetchToken(ctx, rt, key)
+			if err == nil {
+				a.tokens.Put(key, t)
+			}
+			return t, err
+		})
+		return grant{t, demand, false}, err
+	case demand.scheme == basicScheme && basic.usable(a.now()):
+		return grant{basic, demand, true}, nil
+	case demand.scheme == basicScheme:
+		t, err := a.fetchOnce(ctx, tokenKey{rule: rt.id, demand: demand}, func(ctx context.Context) (token, error) {
+			return a.fetchBasic(ctx, rt, s)
+		})
+		return grant{t, demand, false}, err
 	}
-	return grant{t, demand, false}, err
+	return grant{}, nil
 }
 
-func (a *authorizer) bearer(ctx context.Context, rt *route, d demand) (grant, error) {
-	key := tokenKeyOf(rt, d)
-	if t, ok := a.tokens.Get(key); ok && t.usable(a.now()) {
-		return grant{t, d, true}, nil
-	}
-	t, _, err := a.fetches.Do(ctx, key, func(call *flight.Call[tokenKey, token]) (token, error) {
-		t, err := a.fetchToken(withCounterOf(call.Context(), ctx), rt, key)
-		if err == nil {
-			a.tokens.Put(key, t)
-		}
-		return t, err
+// fetchOnce has one fetch serve all who want the key, on a context that is
+// nobody's, and lets nobody wait for ever.
+func (a *authorizer) fetchOnce(ctx context.Context, key tokenKey, fetch func(context.Context) (token, error)) (token, error) {
+	wait, cancel := context.WithTimeoutCause(ctx, smallTimeout, errNoCredentials)
+	defer cancel()
+	t, _, err := a.fetches.Do(wait, key, func(call *flight.Call[tokenKey, token]) (token, error) {
+		own, cancel := context.WithTimeout(withCounterOf(call.Context(), ctx), smallTimeout)
+		defer cancel()
+		return fetch(own)
 	})
-	return grant{t, d, false}, err
+	if errors.Is(err, errNoCredentials) {
+		err = &Error{Kind: ErrUnavailable, Err: err}
+	}
+	return t, err
 }
+
+var errNoCredentials = fmt.Errorf("no credentials within %v", smallTimeout)
 
 // tokenKeyOf asks for nothing but pulls from the route's repository.
 func tokenKeyOf(rt *route, d demand) tokenKey {

@@ -19,7 +19,9 @@ import (
 // proxy gives a Store verified content only, and calls it without any lock of
 // its own held. A Store that fails, blocks or panics harms no pull: the
 // content is served all the same and fetched again next time. Contexts of puts
-// are not those of a request: a put outlives the client that caused it.
+// are not those of a request: a put outlives the client that caused it. One that
+// does not read or return for a minute is given up, and must not store anything
+// once its context has ended.
 //
 // What a Store returns is never written to; the proxy copies. A Body that is
 // an *os.File, or wraps one and has its SyscallConn, is sent by the kernel
@@ -82,7 +84,7 @@ type Manifest struct {
 	Content    []byte             // upstream's bytes, never encoded again
 	Tag        string             // set when asked for, or stored, by tag
 	CheckedAt  time.Time          // when upstream last confirmed Tag; zero: pushed locally, never checked
-	Origin     string             // host name of the upstream it came from; "": pushed locally
+	Origin     string             // host of the upstream it came from, with its port if it has one; "": pushed locally
 	Source     Source             // how this answer came about; a Store need not keep it
 }
 
@@ -91,9 +93,12 @@ type Blob struct {
 	// Descriptor has Digest and Size. A Store may leave Size 0 if Body can seek.
 	Descriptor ocispec.Descriptor
 	// Body has the content, from its first byte. It must be closed, and is not
-	// safe for concurrent use. From a [Proxy] it is also an io.Seeker, and its
-	// reads block while the download runs; a failed read means that the content
-	// was wrong or cut. It is empty in the answer to a [Request] with Head.
+	// safe for concurrent use. What a [Proxy] returns is an io.Seeker if it comes
+	// from a download, or if the Store's Body is one; reads block while the
+	// download runs, and one that fails means that the content was wrong or cut.
+	//
+	// A Body that is an [net/http.Handler] writes the whole answer itself, for
+	// example a redirect to a bucket.
 	Body   io.ReadCloser
 	Source Source
 }

@@ -35,8 +35,8 @@ const (
 	copyBuffer = 256 << 10
 )
 
-// errBusy is the cause of an ErrUnavailable that is our own doing.
-var errBusy = errors.New("no room for the download")
+// errBusy is an ErrUnavailable that is our own doing.
+var errBusy = fmt.Errorf("no room for the download: %w", ErrUnavailable)
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
@@ -53,7 +53,7 @@ func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, erro
 	}
 	size, err := p.download(ctx, f)
 	if err != nil {
-		f.err = at(err, rt.repo, d.String())
+		f.err = locate(err, rt.repo, d.String())
 	}
 	p.tell(call.Context(), Event{
 		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: d.String()}, Digest: d.String(), Source: SourceFill,
@@ -101,10 +101,13 @@ func (p *Proxy) download(ctx context.Context, f *fill) (int64, error) {
 // conclude ends the spool one way or the other.
 func (p *Proxy) conclude(f *fill, err error) (int64, error) {
 	if err != nil {
-		err = at(err, f.rt.repo, f.digest.String())
+		err = locate(err, f.rt.repo, f.digest.String())
 		f.call.Unlink()
 		f.spool.Fail(err)
 		f.abortStage()
+		if errors.Is(err, ErrDigest) { // perhaps it was the manifest that lied
+			p.state().sizes.RemoveIf(f.rt.key(f.digest.String()), func(int64) bool { return true })
+		}
 		if !errors.Is(err, errDeserted) {
 			p.log().Warn("download failed", "repository", f.rt.repo.Name, "digest", f.digest.String(), "err", err)
 		}
@@ -127,7 +130,7 @@ func (p *Proxy) wait(ctx context.Context, q *quota.Quota, n int64) error {
 	ctx, cancel := context.WithTimeout(ctx, roomWait)
 	defer cancel()
 	if err := q.Take(ctx, n); err != nil {
-		return &Error{Kind: ErrUnavailable, RetryAfter: roomRetryAfter, Err: fmt.Errorf("%w: %w", errBusy, err)}
+		return &Error{Kind: errBusy, RetryAfter: roomRetryAfter, Err: err}
 	}
 	return nil
 }
@@ -196,8 +199,8 @@ func (r *room) step(after int64) int64 {
 // declaredSize is how long the blob is going to be: -1 where nobody knows.
 func (p *Proxy) declaredSize(rt *route, d digest.Digest, size int64) (int64, error) {
 	if size < 0 {
-		if known, ok := p.state().sizes.Get(sizeKey{rt.id, d}); ok {
-			size = known
+		if told, ok := p.state().sizes.Get(rt.key(d.String())); ok {
+			size = told
 		}
 	}
 	if size > rt.policy.maxBlob() {

@@ -69,7 +69,7 @@ func (e *Error) Error() string {
 	if e.Host != "" {
 		fmt.Fprintf(&b, "upstream %s: ", e.Host)
 	}
-	b.WriteString(e.Kind.Error())
+	fmt.Fprint(&b, e.Kind)
 	if e.Status != 0 {
 		fmt.Fprintf(&b, " (status %d)", e.Status)
 	}
@@ -80,12 +80,7 @@ func (e *Error) Error() string {
 }
 
 // Unwrap makes errors.Is find the kind and the cause.
-func (e *Error) Unwrap() []error {
-	if e.Err == nil {
-		return []error{e.Kind}
-	}
-	return []error{e.Kind, e.Err}
-}
+func (e *Error) Unwrap() []error { return []error{e.Kind, e.Err} }
 
 func objectName(name, ref string) string {
 	switch {
@@ -110,6 +105,7 @@ var wire = []struct {
 	code    string
 	message string
 }{
+	{errBadRule, http.StatusInternalServerError, "UNKNOWN", "The pull through cache rule is not valid."},
 	{errBusy, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry has no room for this download now. Try again later."},
 	{ErrNoRule, http.StatusNotFound, "NAME_UNKNOWN", ""}, // message: nameUnknown
 	{ErrNotFound, http.StatusNotFound, "MANIFEST_UNKNOWN", "Requested image not found"},
@@ -129,15 +125,18 @@ var wire = []struct {
 // Amazon ECR's texts. A nil or unknown error is 500 UNKNOWN without details.
 func OCI(err error) (status int, code, message string) {
 	status, code, message = http.StatusInternalServerError, "UNKNOWN", "Internal error."
+	e, ok := errors.AsType[*Error](err)
+	kind := err
+	if ok {
+		kind = e.Kind // the cause is of another kind, perhaps: a missing secret is no missing image
+	} else {
+		e = &Error{}
+	}
 	for _, row := range wire {
-		if errors.Is(err, row.kind) {
+		if errors.Is(kind, row.kind) {
 			status, code, message = row.status, row.code, row.message
 			break
 		}
-	}
-	e, ok := errors.AsType[*Error](err)
-	if !ok {
-		e = &Error{}
 	}
 	if e.Code != "" {
 		code = e.Code
@@ -168,9 +167,17 @@ func invalid(repo Repo, ref string, err error) *Error {
 	return e
 }
 
-// at gives err the repository and reference that it is about. Errors of the
-// caller's own context stay as they are.
-func at(err error, repo Repo, ref string) error {
+// at gives err the repository and reference that it is about. When the caller's
+// own context has ended, its error stays as it is.
+func at(ctx context.Context, err error, repo Repo, ref string) error {
+	if _, typed := errors.AsType[*Error](err); err != nil && !typed && ctx.Err() != nil {
+		return err
+	}
+	return locate(err, repo, ref)
+}
+
+// locate makes err an Error about the repository and reference.
+func locate(err error, repo Repo, ref string) error {
 	if err == nil {
 		return nil
 	}
@@ -179,17 +186,21 @@ func at(err error, repo Repo, ref string) error {
 		located.Repo, located.Ref = repo, ref
 		return &located
 	}
+	kind := errInternal
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err
 	case errors.Is(err, flight.ErrClosed):
 		return &Error{Kind: ErrClosed, Repo: repo, Ref: ref}
 	case errors.Is(err, ErrUnauthorized):
-		return &Error{Kind: ErrUnauthorized, Repo: repo, Ref: ref, Err: err}
+		kind = ErrUnauthorized
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		kind = ErrUnavailable // ours, not the caller's
 	}
-	return &Error{Kind: errInternal, Repo: repo, Ref: ref, Err: err}
+	return &Error{Kind: kind, Repo: repo, Ref: ref, Err: err}
 }
 
 // errInternal is the kind of what should not happen: a Store or callback that
 // failed or panicked.
 var errInternal = errors.New("internal error")
+
+// errBadRule is an ErrInvalid that is the host's doing, not the client's.
+var errBadRule = fmt.Errorf("pull through cache rule: %w", ErrInvalid)

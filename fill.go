@@ -62,10 +62,13 @@ func (p *Proxy) blobHead(ctx context.Context, rt *route, d digest.Digest) (*Blob
 	size, known := p.knownSize(rt, d)
 	if !known {
 		var err error
-		if size, err = p.state().upstream.blobSize(ctx, rt, d); err != nil {
+		size, _, err = p.state().heads.Do(ctx, rt.key(d.String()), func(call *headCall) (int64, error) {
+			return p.state().upstream.blobSize(call.Context(), rt, d)
+		})
+		if err != nil {
 			return nil, err
 		}
-		p.state().sizes.Put(sizeKey{rt.id, d}, size)
+		p.state().sizes.Put(rt.key(d.String()), size)
 	}
 	b := NewBlob(d, nil)
 	b.Descriptor.Size = size
@@ -73,12 +76,15 @@ func (p *Proxy) blobHead(ctx context.Context, rt *route, d digest.Digest) (*Blob
 	return b, nil
 }
 
-// knownSize is the size of a blob that is on its way, or that a manifest told.
+type headCall = flight.Call[objectKey, int64]
+
+// knownSize is the size of a blob that is on its way, or that a manifest of the
+// repository told.
 func (p *Proxy) knownSize(rt *route, d digest.Digest) (int64, bool) {
 	if f, ok := p.state().blobs.Peek(rt.key(d.String())); ok && f.spool != nil && f.spool.Size() >= 0 {
 		return f.spool.Size(), true
 	}
-	return p.state().sizes.Get(sizeKey{rt.id, d})
+	return p.state().sizes.Get(rt.key(d.String()))
 }
 
 // join returns the download of d, which the caller then holds. shared reports
@@ -99,6 +105,9 @@ func (p *Proxy) joinFill(ctx context.Context, rt *route, d digest.Digest) (*Blob
 		b, err := p.openFill(ctx, f, shared)
 		if b != nil || err != nil {
 			return b, err
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
 		f.call.Unlink()
 	}

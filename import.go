@@ -62,7 +62,7 @@ type ImportProgress struct {
 // what has come so far stays. Errors and permissions are those of [Proxy.Manifest].
 func (p *Proxy) Import(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {
 	m, err := p.importImage(ctx, r, o)
-	return m, at(err, r.Repo, r.Ref)
+	return m, at(ctx, err, r.Repo, r.Ref)
 }
 
 func (p *Proxy) importImage(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
@@ -31,7 +29,8 @@ type running struct {
 	manifests flight.Group[objectKey, *Manifest]
 	blobs     flight.Group[objectKey, *fill]
 	imports   flight.Group[objectKey, struct{}] // in the background
-	sizes     *lru.Cache[sizeKey, int64]        // from manifests that passed through here
+	heads     flight.Group[objectKey, int64]
+	sizes     *lru.Cache[objectKey, int64] // of blobs, from manifests that passed through here
 	orphans   orphanage
 	files     *spool.Files
 	space     *quota.Quota                      // of SpoolBytes
@@ -48,18 +47,13 @@ type objectKey struct {
 	ref  string
 }
 
-type sizeKey struct {
-	rule   routeID
-	digest digest.Digest
-}
-
 func (rt *route) key(ref string) objectKey { return objectKey{rt.id, rt.repo.Name, ref} }
 
 func (p *Proxy) state() *running {
 	p.once.Do(func() {
 		p.run = &running{
 			upstream: newUpstream(p),
-			sizes:    lru.New[sizeKey, int64](maxSizes),
+			sizes:    lru.New[objectKey, int64](maxSizes),
 			files:    spool.NewFiles(openFileLimit() / 4),
 			space:    quota.New(p.SpoolBytes),
 			bodies:   lru.New[routeID, *quota.Quota](maxSites),
@@ -96,11 +90,18 @@ func (p *Proxy) manifest(ctx context.Context, r Request) (*Manifest, error) {
 		}
 		return nil, maskedImport(err)
 	}
-	m, shared, err := p.joinManifest(ctx, rt, r.Ref, 0)
-	if err != nil {
-		return nil, err
+	for range maxRejoins {
+		m, shared, err := p.joinManifest(ctx, rt, r.Ref, 0)
+		if err != nil {
+			return nil, err
+		}
+		// A fetch by tag is found under the digest it brought too, and gives another
+		// manifest after all if that tag turns out to be immutable.
+		if !ocipath.IsDigest(r.Ref) || m.Descriptor.Digest.String() == r.Ref {
+			return answerTo(m, r.Ref, shared), nil
+		}
 	}
-	return answerTo(m, r.Ref, shared), nil
+	return nil, rt.error(ErrUnavailable, errors.New("the digest could not be fetched beside a tag that does not move"))
 }
 
 // joinManifest returns what the fetch of ref gives, starting one if none runs.
@@ -129,7 +130,10 @@ func (p *Proxy) authorize(ctx context.Context, a Action, r Request) error {
 		return nil
 	}
 	err := guarded("Authorize", func() error { return p.Authorize(ctx, a, r) })
-	if _, typed := errors.AsType[*Error](err); err == nil || typed {
+	_, typed := errors.AsType[*Error](err)
+	_, panicked := errors.AsType[*panicError](err)
+	switch {
+	case err == nil, typed, panicked, errors.Is(err, ErrUnauthorized), ctx.Err() != nil:
 		return err
 	}
 	return &Error{Kind: ErrDenied, Message: err.Error(), Err: err}
@@ -197,7 +201,7 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, ref string, depth int) (*
 }
 
 func (p *Proxy) tellFetch(ctx context.Context, rt *route, ref string, m *Manifest, requests int, start time.Time, err error) {
-	e := Event{Kind: EventFetch, Source: SourceFill, Upstream: requests, Duration: p.now().Sub(start), Err: at(err, rt.repo, ref)}
+	e := Event{Kind: EventFetch, Source: SourceFill, Upstream: requests, Duration: p.now().Sub(start), Err: locate(err, rt.repo, ref)}
 	e.Request = Request{Repo: rt.repo, Ref: ref}
 	if err == nil {
 		e.Source, e.Digest, e.Bytes = m.Source, m.Descriptor.Digest.String(), m.Descriptor.Size
@@ -208,6 +212,9 @@ func (p *Proxy) tellFetch(ctx context.Context, rt *route, ref string, m *Manifes
 // keepManifest stores m and, as Fill says, what it is made of. Those who wait
 // get m before that, whatever the order in the Store.
 func (p *Proxy) keepManifest(call *manifestCall, rt *route, ref string, m *Manifest, depth int) *Manifest {
+	if !call.Keep() {
+		return m // everyone has left, and another fetch may be on its way
+	}
 	call.Link(rt.key(m.Descriptor.Digest.String()))
 	if m.Source != SourceFill {
 		return p.commitManifest(call, rt, ref, m)
@@ -243,21 +250,27 @@ func (p *Proxy) fetchManifest(ctx context.Context, rt *route, ref string, have *
 		return nil, manifest.Info{}, err
 	}
 	if d == have.Descriptor.Digest {
-		same := *have
-		same.CheckedAt, same.Source = now, SourceRevalidated
-		return &same, manifest.Info{}, nil
+		return confirmed(have, ref, now), manifest.Info{}, nil
 	}
 	if d != "" {
 		m, info, err := u.manifest(ctx, rt, d.String())
 		if err == nil {
 			m.Tag = ref
 		}
-		if !errors.Is(err, ErrNotFound) {
+		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDigest) {
 			return stamped(now)(m, info, err)
 		}
-		// The tag moved on between the two requests: the body decides now.
+		// The tag moved on between the two requests, or HEAD told a wrong digest:
+		// the body decides now.
 	}
 	return stamped(now)(u.manifest(ctx, rt, ref))
+}
+
+// confirmed is a stored tag that upstream has just been asked about.
+func confirmed(have *Manifest, tag string, now time.Time) *Manifest {
+	same := *have
+	same.Tag, same.CheckedAt, same.Source = tag, now, SourceRevalidated
+	return &same
 }
 
 // stamped notes when upstream confirmed the tag: before we asked, to be safe.
@@ -273,8 +286,10 @@ func stamped(now time.Time) func(*Manifest, manifest.Info, error) (*Manifest, ma
 // remember keeps the sizes of what a manifest refers to, for upstreams that do
 // not say how long a blob is.
 func (p *Proxy) remember(rt *route, info manifest.Info) {
-	for _, d := range append(info.Manifests, info.Blobs...) {
-		p.state().sizes.Put(sizeKey{rt.id, d.Digest}, d.Size)
+	for _, d := range info.Blobs {
+		if !foreign(d.MediaType) {
+			p.state().sizes.Put(rt.key(d.Digest.String()), d.Size)
+		}
 	}
 }
 
@@ -288,12 +303,16 @@ func (p *Proxy) commitManifest(call *manifestCall, rt *route, ref string, m *Man
 	if !p.unchanged(ctx, rt) {
 		return m
 	}
-	err := p.bounded(ctx, "Store.PutManifest", putTimeout, func(ctx context.Context) error {
-		return p.Store.PutManifest(ctx, rt.repo, m)
-	})
+	put := func(m *Manifest) error {
+		return p.bounded(ctx, "Store.PutManifest", putTimeout, func(ctx context.Context) error {
+			return p.Store.PutManifest(ctx, rt.repo, m)
+		})
+	}
+	err := put(m)
 	if errors.Is(err, ErrImmutable) {
 		if have := p.lookUpManifest(ctx, rt.repo, ref); have != nil {
-			return have
+			m = confirmed(have, ref, m.CheckedAt)
+			err = put(m) // that it was checked
 		}
 	}
 	if err != nil {

@@ -61,10 +61,17 @@ func (s *MemStore) PutManifest(_ context.Context, repo Repo, m *Manifest) error 
 	} else {
 		stored.Descriptor, stored.Content = have.Descriptor, have.Content
 	}
-	if m.Tag != "" {
+	if m.Tag != "" && (m.Source != SourceRevalidated || r.has(m.Tag, m.Descriptor.Digest)) {
 		r.tags[m.Tag] = &stored
 	}
 	return nil
+}
+
+// has reports whether tag is still the digest's: a check that ends late must not
+// undo what was put meanwhile.
+func (r *memRepo) has(tag string, d digest.Digest) bool {
+	have := r.tags[tag]
+	return have != nil && have.Descriptor.Digest == d
 }
 
 // Blob implements [Store].

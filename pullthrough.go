@@ -47,7 +47,9 @@ type Proxy struct {
 	// Credentials returns what the rule's upstream registry is to be told. It is
 	// called for each token, not for each request, with a context that is not the
 	// request's; an error refuses the pull as Amazon ECR does when it cannot read
-	// the rule's secret. nil: anonymous.
+	// the rule's secret. The answer must depend on the rule and on account and
+	// Region alone: for Basic it serves the rule's other repositories too. nil:
+	// anonymous.
 	Credentials func(ctx context.Context, repo Repo, rule Rule) (Credential, error)
 	// Endpoint returns where the rule's upstream registry really is: /v2/ stands
 	// below that URL. A nil URL, or a nil Endpoint, means [Rule.UpstreamURL].
@@ -228,7 +230,7 @@ const (
 func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
 	start := p.now()
 	m, err := p.manifest(ctx, r)
-	err = at(err, r.Repo, r.Ref)
+	err = at(ctx, err, r.Repo, r.Ref)
 	e := Event{Kind: EventManifest, Request: r, Duration: p.now().Sub(start), Err: err}
 	if m != nil {
 		e.Digest, e.Source, e.Bytes = m.Descriptor.Digest.String(), m.Source, m.Descriptor.Size
@@ -239,12 +241,13 @@ func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
 
 // Blob returns the blob r.Ref of r.Repo: from the Store, or from the upstream
 // registry of the rule that covers the repository. It returns as soon as the
-// size is known; ctx also bounds the reads of the Body. Errors are as for
-// Manifest. With r.Head set nothing is downloaded and the Body is empty.
+// size is known; ctx also bounds reads of a download that still runs. Errors are as
+// for Manifest. With r.Head set nothing is downloaded, and the Body is empty if
+// the blob is not stored.
 func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 	start := p.now()
 	b, err := p.blob(ctx, r)
-	err = asBlobError(at(err, r.Repo, r.Ref))
+	err = asBlobError(at(ctx, err, r.Repo, r.Ref))
 	e := Event{Kind: EventBlob, Request: r, Duration: p.now().Sub(start), Err: err}
 	if b != nil {
 		e.Digest, e.Source, e.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size
@@ -256,7 +259,7 @@ func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 // asBlobError gives "not found" a blob's code and sentence.
 func asBlobError(err error) error {
 	e, ok := errors.AsType[*Error](err)
-	if ok && errors.Is(e, ErrNotFound) && e.Code == "" {
+	if ok && e.Kind == ErrNotFound && e.Code == "" {
 		e.Code, e.Message = "BLOB_UNKNOWN", "The blob '"+e.Ref+"' was not found in the repository with name '"+e.Repo.Name+"'"
 	}
 	return err
@@ -272,7 +275,8 @@ func (p *Proxy) Shutdown(ctx context.Context) (err error) {
 	run.imports.Close()
 	run.manifests.Close()
 	run.blobs.Close()
-	for _, end := range []func(context.Context) error{run.imports.Shutdown, run.manifests.Shutdown, run.blobs.Shutdown, run.upstream.auth.fetches.Shutdown} {
+	run.heads.Close()
+	for _, end := range []func(context.Context) error{run.imports.Shutdown, run.manifests.Shutdown, run.blobs.Shutdown, run.heads.Shutdown, run.upstream.auth.fetches.Shutdown} {
 		// One that fails has ended all the same; the others have no time left either.
 		if e := end(ctx); e != nil {
 			err = e

@@ -27,7 +27,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD")
 		writeErrorCode(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "This registry is read-only: images come in by pull through cache rules.")
 	default:
-		p.serve(w, r, path, err)
+		p.serve(w, r, path, p.identify(r), err)
 	}
 }
 
@@ -42,9 +42,12 @@ func (p *Proxy) Handler(next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path, err := ocipath.Parse(r.URL)
-		if isPullMethod(r.Method) && isPullPath(path, err) && p.covers(r, path.Name) {
-			p.serve(w, r, path, err)
-			return
+		isPull := err == nil && (path.Kind == ocipath.Manifest || path.Kind == ocipath.Blob)
+		if isPull && isPullMethod(r.Method) {
+			if c := p.identify(r); p.covers(r, c, path.Name) {
+				p.serve(w, r, path, c, nil)
+				return
+			}
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -61,35 +64,34 @@ func IsRegistryRequest(r *http.Request) bool {
 
 func isPullMethod(method string) bool { return method == http.MethodGet || method == http.MethodHead }
 
-// isPullPath reports whether path names a manifest or blob. One with a good
-// name and a bad tag or digest is ours to refuse.
-func isPullPath(path ocipath.Path, err error) bool {
-	if bad, ok := errors.AsType[*ocipath.Error](err); ok && bad.Part == ocipath.Name {
-		return false // no rule covers what is no name
-	}
-	return (err == nil || path.Name != "") && (path.Kind == ocipath.Manifest || path.Kind == ocipath.Blob)
-}
-
 // covers reports whether a rule covers the repository. A caller that cannot be
 // identified is matched against the rules of no account, so that an open
-// repository of next's stays open.
-func (p *Proxy) covers(r *http.Request, name string) bool {
-	id, _ := p.identify(r)
-	rules, err := p.Rules.Rules(r.Context(), id.Account, id.Region)
+// repository of next's stays open. When the rules cannot be read the request is
+// the proxy's, which has stored content to serve and an error to tell.
+func (p *Proxy) covers(r *http.Request, c caller, name string) bool {
+	var rules []Rule
+	err := guarded("Rules", func() (err error) {
+		rules, err = p.Rules.Rules(r.Context(), c.Account, c.Region)
+		return err
+	})
 	if err != nil {
-		p.log().Error("rules could not be read", "account", id.Account, "region", id.Region, "err", err)
-		return false
+		return c.err == nil
 	}
 	_, _, ok := Match(rules, name)
 	return ok
 }
 
-func (p *Proxy) identify(r *http.Request) (id Identity, err error) {
-	if p.Identify == nil {
-		return Identity{}, nil
+// caller is who sends a request, or why that is not known.
+type caller struct {
+	Identity
+	err error
+}
+
+func (p *Proxy) identify(r *http.Request) (c caller) {
+	if p.Identify != nil {
+		c.err = guarded("Identify", func() (err error) { c.Identity, err = p.Identify(r); return err })
 	}
-	err = guarded("Identify", func() (err error) { id, err = p.Identify(r); return err })
-	return id, err
+	return c
 }
 
 // HostIdentity reads account and Region from the host name that the request was
@@ -105,18 +107,17 @@ func HostIdentity(r *http.Request) (Identity, error) {
 }
 
 // serve answers one GET or HEAD of a registry path; pathErr is what Parse said.
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path, pathErr error) {
-	id, err := p.identify(r)
-	repo := Repo{id.Account, id.Region, path.Name}
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path, c caller, pathErr error) {
+	repo, err := Repo{c.Account, c.Region, path.Name}, c.err
 	if err == nil && pathErr != nil {
 		err = invalid(repo, path.Ref, pathErr)
 	}
 	if err != nil {
 		challengeCaller(w, r, err)
-		WriteError(w, at(err, repo, path.Ref))
+		WriteError(w, at(r.Context(), err, repo, path.Ref))
 		return
 	}
-	req := Request{Repo: repo, Ref: path.Ref, Head: r.Method == http.MethodHead, Caller: id.Caller}
+	req := Request{Repo: repo, Ref: path.Ref, Head: r.Method == http.MethodHead, Caller: c.Caller}
 	switch path.Kind {
 	case ocipath.Base:
 		writeJSON(w, http.StatusOK, struct{}{})
@@ -200,7 +201,7 @@ func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
 	}
 	setContentHeaders(w.Header(), b.Descriptor.Digest, mediaTypeBlob)
 	r = oneRange(r)
-	cw := &contentWriter{ResponseWriter: w}
+	cw := &contentWriter{ResponseWriter: w, size: b.Descriptor.Size}
 	body, seekable := b.Body.(io.ReadSeeker)
 	switch {
 	case r.Method == http.MethodHead:
@@ -231,18 +232,28 @@ func oneRange(r *http.Request) *http.Request {
 	return &whole
 }
 
-// isOneRange reports whether v is bytes=N-, bytes=N-M or bytes=-N.
+// isOneRange reports whether v is bytes=N-, bytes=N-M or bytes=-N with numbers
+// that http.ServeContent gets right.
 func isOneRange(v string) bool {
 	spec, bytes := strings.CutPrefix(v, "bytes=")
 	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
-	return bytes && dash && first+last != "" && strings.Trim(first+last, "0123456789") == ""
+	_, okFirst := parseDigits(first)
+	n, okLast := parseDigits(last)
+	switch {
+	case !bytes || !dash:
+		return false
+	case first == "":
+		return okLast && n > 0
+	}
+	return okFirst && (okLast || last == "")
 }
 
 // contentWriter watches http.ServeContent: it turns its plain text 416 into
 // OCI JSON, and counts what goes out, since ServeContent hides errors.
 type contentWriter struct {
 	http.ResponseWriter
-	expected int64 // Content-Length of the answer
+	size     int64 // of the whole content
+	expected int64 // of the part that is sent
 	sent     int64
 	refused  bool // 416: its body was written already
 }
@@ -254,8 +265,12 @@ func (w *contentWriter) WriteHeader(status int) {
 		w.Header().Del("Etag")
 		writeErrorCode(w.ResponseWriter, status, "RANGE_INVALID", "The range cannot be satisfied.")
 		return
-	case http.StatusOK, http.StatusPartialContent:
-		w.expected, _ = strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
+	case http.StatusOK:
+		// Not the Content-Length: there is none where a Content-Encoding is set.
+		w.expected = w.size
+	case http.StatusPartialContent:
+		first, last, _, _ := parseContentRange(w.Header().Get("Content-Range"))
+		w.expected = last - first + 1
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

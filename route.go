@@ -61,12 +61,12 @@ func (p *Proxy) route(ctx context.Context, repo Repo) (*route, error) {
 	return rt, err
 }
 
-// noRule is ErrNoRule, unless a rule can never match: whoever made that one
-// wants to hear of it rather than of a missing repository.
+// noRule is ErrNoRule. If there is a rule that can never match, it says so:
+// whoever made that one would look for it long.
 func noRule(rules []Rule) error {
 	for _, r := range rules {
 		if err := r.Check(); err != nil {
-			return err
+			return &Error{Kind: ErrNoRule, Err: err}
 		}
 	}
 	return &Error{Kind: ErrNoRule}

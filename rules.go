@@ -111,11 +111,7 @@ func (r Rule) Check() error {
 }
 
 func ruleError(what, value, why string) error {
-	return &Error{
-		Kind:    ErrInvalid,
-		Message: "The pull through cache rule is not valid.",
-		Err:     fmt.Errorf("rule's %s %q: %s", what, value, why),
-	}
+	return &Error{Kind: errBadRule, Err: fmt.Errorf("%s %q: %s", what, value, why)}
 }
 
 // endpoint is where the rule's upstream registry is: /v2/ stands below it.
@@ -163,11 +159,14 @@ func validPort(port string) bool {
 	return err == nil && n > 0
 }
 
-// redactURL keeps a password that was written into a URL out of messages, also
-// of one that cannot be parsed.
+// redactURL keeps passwords and queries that were written into a URL out of
+// messages, also of one that cannot be parsed.
 func redactURL(raw string) string {
 	if i := strings.LastIndex(raw, "@"); i >= 0 {
-		return "..." + raw[i:]
+		raw = "..." + raw[i:]
+	}
+	if i := strings.Index(raw, "?"); i >= 0 {
+		raw = raw[:i] + "?..."
 	}
 	return raw
 }

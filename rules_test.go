@@ -96,7 +96,7 @@ func TestCheck(t *testing.T) {
 		"another scheme":                {pullthrough.Rule{Prefix: "a", UpstreamURL: "ftp://quay.io"}, `"ftp://quay.io"`},
 		"a scheme and no host":          {pullthrough.Rule{Prefix: "a", UpstreamURL: "https://"}, `"https://"`},
 		"a host with a space":           {pullthrough.Rule{Prefix: "a", UpstreamURL: "quay .io"}, `"quay .io"`},
-		"a query":                       {pullthrough.Rule{Prefix: "a", UpstreamURL: "quay.io?x=y"}, `"quay.io?x=y"`},
+		"a query":                       {pullthrough.Rule{Prefix: "a", UpstreamURL: "quay.io?x=y"}, `"quay.io?..."`},
 		"a fragment":                    {pullthrough.Rule{Prefix: "a", UpstreamURL: "quay.io#x"}, `"quay.io#x"`},
 		"a path that climbs":            {pullthrough.Rule{Prefix: "a", UpstreamURL: "https://quay.io/../x"}, `"https://quay.io/../x"`},
 		"credentials, without the word": {pullthrough.Rule{Prefix: "a", UpstreamURL: "https://u:canary@quay.io"}, `"...@quay.io"`},
@@ -119,8 +119,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A rule that can never match is the host's mistake: it hears of it instead of
-// a missing repository, and pulls by the other rules go on.
+// A rule that can never match is the host's mistake: the error for a name that no
+// rule covers tells of it, and pulls by the other rules go on.
 func TestARuleThatCannotMatchIsReported(t *testing.T) {
 	w := newWorld(t, pullthroughtest.Config{}, nil)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
@@ -128,8 +128,23 @@ func TestARuleThatCannotMatchIsReported(t *testing.T) {
 	w.Rules = append(pullthrough.StaticRules{{Prefix: "", UpstreamURL: "quay.io"}}, w.Rules.(pullthrough.StaticRules)...)
 	w.pull(t, "a", "1", img)
 	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: pullthrough.Repo{Name: "other/a"}, Ref: "1"})
+	assert.ErrorIs(t, err, pullthrough.ErrNoRule, "the name is not covered, and hosts go on with their own 404")
 	assert.ErrorIs(t, err, pullthrough.ErrInvalid)
-	assert.NotErrorIs(t, err, pullthrough.ErrNoRule)
+	assert.ErrorContains(t, err, `prefix ""`)
+	status, _, _ := pullthrough.OCI(err)
+	assert.Equal(t, 404, status)
+}
+
+func TestABrokenRuleIsTheHostsFault(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	w.Rules = pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: "https://u:canary@quay.io/?x"}}
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	require.ErrorIs(t, err, pullthrough.ErrInvalid)
+	assert.NotContains(t, err.Error(), "canary")
+	status, code, _ := pullthrough.OCI(err)
+	assert.Equal(t, 500, status)
+	assert.Equal(t, "UNKNOWN", code)
+	assert.Empty(t, w.up.Log())
 }
 
 // FuzzMatch compares with the definition: split both names into components.

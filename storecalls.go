@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -107,17 +108,35 @@ func sized(b *Blob, d digest.Digest) (*Blob, error) {
 	}
 	hit := &Blob{Descriptor: b.Descriptor, Body: b.Body}
 	hit.Descriptor.Digest, hit.Descriptor.MediaType = d, mediaTypeBlob
-	if seeker, ok := b.Body.(io.Seeker); ok && b.Descriptor.Size == 0 {
-		size, err := seeker.Seek(0, io.SeekEnd)
-		if err == nil {
-			_, err = seeker.Seek(0, io.SeekStart)
-		}
-		if err != nil {
-			return nil, errors.Join(err, b.Body.Close())
-		}
-		hit.Descriptor.Size = size
+	if _, ok := b.Body.(http.Handler); ok {
+		return hit, nil // it answers by itself
 	}
+	size, err := sizeOf(b)
+	if err == nil && size == 0 && d != d.Algorithm().FromString("") {
+		err = fmt.Errorf("stored blob %s is empty", d)
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Body.Close())
+	}
+	hit.Descriptor.Size = size
 	return hit, nil
+}
+
+// sizeOf is how long the content is, which must be what the Store says it is: a
+// file that was cut must not become a short answer that looks complete.
+func sizeOf(b *Blob) (int64, error) {
+	seeker, ok := b.Body.(io.Seeker)
+	if !ok {
+		return b.Descriptor.Size, nil
+	}
+	size, err := seeker.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = seeker.Seek(0, io.SeekStart)
+	}
+	if err == nil && b.Descriptor.Size != 0 && b.Descriptor.Size != size {
+		err = fmt.Errorf("stored blob has %d bytes instead of %d", size, b.Descriptor.Size)
+	}
+	return size, err
 }
 
 // lookUpManifest is storedManifest for a fetch, which a Store must not block.
@@ -228,12 +247,20 @@ func (c *storeCall) giveUp(grace time.Duration) error {
 	return fmt.Errorf("%s: %w", c.what, errStuck)
 }
 
+// panicError is a panic of the host's code.
+type panicError struct {
+	what  string
+	value any
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("%s panicked: %v", e.what, e.value) }
+
 // guarded calls code of the host. A panic in there becomes an error, so that
 // everyone who waits for this call is released.
 func guarded(what string, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%s panicked: %v", what, r)
+			err = &panicError{what, r}
 		}
 	}()
 	return f()

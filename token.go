@@ -22,8 +22,6 @@ const (
 
 // fetchToken asks the token server, on a context of its own.
 func (a *authorizer) fetchToken(ctx context.Context, rt *route, key tokenKey) (token, error) {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
-	defer cancel()
 	req, err := a.tokenRequest(ctx, rt, key)
 	if err != nil {
 		return token{}, err

@@ -16,6 +16,7 @@ import (
 const (
 	dialTimeout   = 10 * time.Second
 	headerTimeout = 30 * time.Second // until the answer's header is in
+	drainTimeout  = 2 * time.Second  // for the rest of an answer that is not wanted
 	maxRedirects  = 5
 	maxErrorBody  = 64 << 10
 	userAgent     = "pullthrough (+https://github.com/ecr-pullthrough/pullthrough)"
@@ -61,7 +62,7 @@ func (u *upstream) send(req *http.Request, scope redirectScope) (*http.Response,
 			return resp, nil
 		}
 		next, err := redirect(req, resp, scope)
-		drain(resp)
+		_ = resp.Body.Close() // unread: it may never come
 		if err == nil && hop == maxRedirects {
 			err = fmt.Errorf("more than %d redirects", maxRedirects)
 		}
@@ -80,7 +81,7 @@ func (u *upstream) roundTrip(req *http.Request) (*http.Response, error) {
 	timer := time.AfterFunc(headerTimeout, func() {
 		cancel(fmt.Errorf("no answer within %v", headerTimeout))
 	})
-	resp, err := u.client.Do(req.WithContext(ctx))
+	resp, err := u.transport.RoundTrip(req.WithContext(ctx))
 	timer.Stop()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -89,6 +90,7 @@ func (u *upstream) roundTrip(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: redacted(err)}
 	}
+	resp.Request = req // also where a host's own RoundTripper leaves it out
 	resp.Body = &cancellingBody{resp.Body, cancel}
 	return resp, nil
 }
@@ -153,8 +155,20 @@ func origin(u *url.URL) string {
 // drain ends an answer so that its connection can be used again, unless that
 // costs more than a new one.
 func drain(resp *http.Response) {
+	defer hurry(resp)()
 	_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBody)
 	_ = resp.Body.Close()
+}
+
+// hurry gives the body of an answer that nobody wants a short time to come. The
+// function it returns ends that.
+func hurry(resp *http.Response) func() {
+	body, ok := resp.Body.(*cancellingBody)
+	if !ok {
+		return func() {}
+	}
+	timer := time.AfterFunc(drainTimeout, func() { body.cancel(errors.New("the rest of the answer did not come")) })
+	return func() { timer.Stop() }
 }
 
 // redacted is err without the URL: the query of a presigned one is a secret.

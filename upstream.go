@@ -23,26 +23,21 @@ const smallTimeout = time.Minute
 
 const maxRetryAfter = 24 * time.Hour
 
-// upstream is the module's one way out: one http.Client, one redirect policy.
+// upstream is the module's one way out: one RoundTripper, one redirect policy.
+// There is no http.Client: it would follow redirects by rules of its own, to
+// another port or a subdomain with credentials, and put URLs into errors.
 type upstream struct {
-	client *http.Client
-	own    *http.Transport // nil: the host's Transport
-	auth   *authorizer
-	log    *slog.Logger
+	transport http.RoundTripper
+	own       *http.Transport // nil: the transport is the host's
+	auth      *authorizer
+	log       *slog.Logger
 }
 
 func newUpstream(p *Proxy) *upstream {
-	u := &upstream{log: p.log()}
-	transport := p.Transport
-	if transport == nil {
+	u := &upstream{transport: p.Transport, log: p.log()}
+	if u.transport == nil {
 		u.own = newTransport()
-		transport = u.own
-	}
-	u.client = &http.Client{
-		Transport: transport,
-		// Redirects are ours to follow: net/http would take credentials to another
-		// port, a subdomain, or from https to http.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		u.transport = u.own
 	}
 	u.auth = newAuthorizer(u, p)
 	return u
@@ -157,7 +152,7 @@ func (u *upstream) blobSize(ctx context.Context, rt *route, d digest.Digest) (in
 		if size, err := strconv.ParseInt(total, 10, 64); err == nil && size > 0 {
 			return size, nil
 		}
-	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && d == d.Algorithm().FromString(""):
 		return 0, nil // an empty blob has no first byte
 	}
 	if resp.StatusCode/100 == 2 {
@@ -220,6 +215,7 @@ func retryAfter(v string, now time.Time) time.Duration {
 
 // errorCode keeps the code of upstream's first OCI error, if it has one.
 func errorCode(resp *http.Response) error {
+	defer hurry(resp)()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil {
 		return redacted(err)

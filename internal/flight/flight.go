@@ -56,6 +56,7 @@ type Call[K comparable, V any] struct {
 	// Guarded by group.mu.
 	keys      []K
 	waiters   int // until the value is out
+	kept      bool
 	published bool
 
 	val V
@@ -224,6 +225,15 @@ func (c *Call[K, V]) Link(key K) {
 	c.keys = append(c.keys, key)
 }
 
+// Keep makes the call go on, and stay linked, though all waiters leave before
+// it has published. It reports false if they have left already.
+func (c *Call[K, V]) Keep() bool {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	c.kept = len(c.keys) > 0
+	return c.kept
+}
+
 // Unlink takes the call out of its group: the next Do for its keys starts
 // afresh. Who waits already is not affected.
 func (c *Call[K, V]) Unlink() {
@@ -298,7 +308,7 @@ func (c *Call[K, V]) leaveEarly() {
 		return
 	}
 	c.waiters--
-	if c.waiters == 0 {
+	if c.waiters == 0 && !c.kept {
 		c.unlinkLocked()
 		c.cancel()
 	}

@@ -305,3 +305,37 @@ func TestEveryWaiterHoldsTheValueItGets(t *testing.T) {
 		time.Sleep(2 * time.Second) // let the call end
 	})
 }
+
+func TestAKeptCallGoesOnWhenEveryoneLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g group
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _, err := g.Do(ctx, "k", func(c *call) (int, error) {
+			assert.True(t, c.Keep())
+			time.Sleep(time.Minute)
+			assert.NoError(t, c.Context().Err())
+			return 7, nil
+		})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		v, shared, err := g.Do(t.Context(), "k", nil)
+		require.NoError(t, err)
+		assert.True(t, shared)
+		assert.Equal(t, 7, v)
+	})
+}
+
+func TestACallThatEveryoneLeftCannotBeKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g group
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _, err := g.Do(ctx, "k", func(c *call) (int, error) {
+			<-c.Context().Done()
+			assert.False(t, c.Keep())
+			return 0, nil
+		})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		synctest.Wait()
+	})
+}

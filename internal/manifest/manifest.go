@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"strings"
 
@@ -49,15 +50,19 @@ type Info struct {
 	Manifests, Blobs []ocispec.Descriptor
 }
 
+// maxRefs bounds the descriptors of one manifest, and with it the memory that
+// 4 MiB of hostile JSON can cost.
+const maxRefs = 10_000
+
 // document has the fields that tell the known kinds apart.
 type document struct {
-	SchemaVersion int                  `json:"schemaVersion"`
-	MediaType     string               `json:"mediaType"`
-	Manifests     []ocispec.Descriptor `json:"manifests"`
-	Config        *ocispec.Descriptor  `json:"config"`
-	Layers        []ocispec.Descriptor `json:"layers"`
-	Blobs         []ocispec.Descriptor `json:"blobs"` // the OCI artifact manifest of image-spec 1.1.0-rc
-	FSLayers      json.RawMessage      `json:"fsLayers"`
+	schemaVersion int
+	mediaType     string
+	manifests     []ocispec.Descriptor
+	config        *ocispec.Descriptor
+	layers        []ocispec.Descriptor
+	blobs         []ocispec.Descriptor // of the OCI artifact manifest of image-spec 1.1.0-rc
+	keys          map[string]bool      // all top-level keys
 }
 
 // Inspect reads body, which was served as contentType ("" where it was not
@@ -68,27 +73,23 @@ func Inspect(contentType string, body []byte) (Info, error) {
 		return Info{}, fmt.Errorf("manifest of %d bytes is larger than %d", len(body), MaxSize)
 	}
 	served := essence(contentType)
-	keys, err := topLevelKeys(body)
+	doc, err := read(body)
 	if err != nil {
 		return Info{}, fmt.Errorf("served as %.100q: not a manifest: %w", served, err)
 	}
-	var doc document
-	if err := json.Unmarshal(body, &doc); err != nil {
-		return Info{}, fmt.Errorf("not a manifest: %w", err)
-	}
-	if err := doc.check(keys); err != nil {
+	if err := doc.check(doc.keys); err != nil {
 		return Info{}, err
 	}
 	mediaType, err := doc.decide(served)
 	if err != nil {
 		return Info{}, err
 	}
-	blobs := append(doc.Layers, doc.Blobs...)
-	if doc.Config != nil {
-		blobs = append([]ocispec.Descriptor{*doc.Config}, blobs...)
+	blobs := append(doc.layers, doc.blobs...)
+	if doc.config != nil {
+		blobs = append([]ocispec.Descriptor{*doc.config}, blobs...)
 	}
 	info := Info{MediaType: mediaType}
-	if info.Manifests, err = valid(doc.Manifests); err != nil {
+	if info.Manifests, err = valid(doc.manifests); err != nil {
 		return Info{}, err
 	}
 	if info.Blobs, err = valid(blobs); err != nil {
@@ -111,33 +112,84 @@ func essence(contentType string) string {
 	return t
 }
 
-// topLevelKeys refuses duplicate keys and keys that differ only by case from
-// one we read: parsers disagree about which of the two counts.
-func topLevelKeys(body []byte) (map[string]bool, error) {
+// read walks over the document once. It refuses duplicate keys and keys that
+// differ only by case from one we read: parsers disagree about which of the two
+// counts. Its errors hold nothing of the document but its keys, cut short.
+func read(body []byte) (*document, error) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New("not a JSON object")
 	}
-	keys := make(map[string]bool)
+	doc := &document{keys: make(map[string]bool)}
 	folded := make(map[string]bool)
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
-			return nil, err
+			return nil, errors.New("broken JSON")
 		}
 		key, _ := t.(string)
-		if fold := strings.ToLower(key); folded[fold] {
+		fold := strings.ToLower(key)
+		if folded[fold] {
 			return nil, fmt.Errorf("the key %.50q stands twice", key)
-		} else {
-			folded[fold] = true
 		}
-		keys[key] = true
-		var skip json.RawMessage
-		if err := dec.Decode(&skip); err != nil {
-			return nil, err
+		doc.keys[key], folded[fold] = true, true
+		if doc.read(dec, key) != nil {
+			return nil, fmt.Errorf("the value of %.50q is broken or not of its kind", key)
 		}
 	}
-	return keys, foreignCase(keys)
+	if _, err := dec.Token(); err != nil {
+		return nil, errors.New("the document does not end")
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("something follows the document")
+	}
+	return doc, foreignCase(doc.keys)
+}
+
+// read decodes the value of one key.
+func (d *document) read(dec *json.Decoder, key string) (err error) {
+	switch key {
+	case "schemaVersion":
+		return dec.Decode(&d.schemaVersion)
+	case "mediaType":
+		return dec.Decode(&d.mediaType)
+	case "config":
+		return dec.Decode(&d.config)
+	case "manifests":
+		d.manifests, err = readRefs(dec)
+	case "layers":
+		d.layers, err = readRefs(dec)
+	case "blobs":
+		d.blobs, err = readRefs(dec)
+	default:
+		var skip json.RawMessage
+		return dec.Decode(&skip)
+	}
+	return err
+}
+
+// readRefs decodes an array of descriptors; null is none.
+func readRefs(dec *json.Decoder) ([]ocispec.Descriptor, error) {
+	t, err := dec.Token()
+	if err != nil || t == nil {
+		return nil, err
+	}
+	if t != json.Delim('[') {
+		return nil, errors.New("not an array")
+	}
+	refs := []ocispec.Descriptor{}
+	for dec.More() {
+		var d ocispec.Descriptor
+		if err := dec.Decode(&d); err != nil {
+			return nil, err
+		}
+		if len(refs) == maxRefs {
+			return nil, fmt.Errorf("more than %d descriptors", maxRefs)
+		}
+		refs = append(refs, ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform})
+	}
+	_, err = dec.Token()
+	return refs, err
 }
 
 func foreignCase(keys map[string]bool) error {
@@ -153,16 +205,16 @@ func foreignCase(keys map[string]bool) error {
 
 // check refuses documents that fit more than one kind.
 func (d *document) check(keys map[string]bool) error {
-	if keys["fsLayers"] || d.SchemaVersion == 1 || strings.HasPrefix(d.MediaType, schema1Prefix) {
+	if keys["fsLayers"] || d.schemaVersion == 1 || strings.HasPrefix(d.mediaType, schema1Prefix) {
 		return ErrSchema1
 	}
 	if keys["manifests"] && (keys["layers"] || keys["config"] || keys["blobs"]) {
 		return errors.New("ambiguous: both an index and an image manifest (CVE-2021-41190)")
 	}
-	isIndex := d.MediaType == ocispec.MediaTypeImageIndex || d.MediaType == MediaTypeDockerList
-	isImage := d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == MediaTypeDockerManifest
+	isIndex := d.mediaType == ocispec.MediaTypeImageIndex || d.mediaType == MediaTypeDockerList
+	isImage := d.mediaType == ocispec.MediaTypeImageManifest || d.mediaType == MediaTypeDockerManifest
 	if isIndex && (keys["layers"] || keys["config"]) || isImage && keys["manifests"] {
-		return fmt.Errorf("says mediaType %q, and is not", d.MediaType)
+		return fmt.Errorf("says mediaType %q, and is not", d.mediaType)
 	}
 	return nil
 }
@@ -173,11 +225,11 @@ func (d *document) decide(served string) (string, error) {
 	if strings.HasPrefix(served, schema1Prefix) {
 		return "", ErrSchema1
 	}
-	if d.MediaType != "" {
-		if served != "" && served != d.MediaType {
-			return "", fmt.Errorf("says mediaType %.100q, but was served as %.100q", d.MediaType, served)
+	if d.mediaType != "" {
+		if served != "" && served != d.mediaType {
+			return "", fmt.Errorf("says mediaType %.100q, but was served as %.100q", d.mediaType, served)
 		}
-		return d.MediaType, checkType(d.MediaType)
+		return d.mediaType, checkType(d.mediaType)
 	}
 	shape := d.shape()
 	switch {
@@ -195,9 +247,9 @@ func (d *document) decide(served string) (string, error) {
 // OCI documents only.
 func (d *document) shape() string {
 	switch {
-	case d.Manifests != nil:
+	case d.manifests != nil:
 		return ocispec.MediaTypeImageIndex
-	case d.Config != nil && d.Layers != nil:
+	case d.config != nil && d.layers != nil:
 		return ocispec.MediaTypeImageManifest
 	}
 	return ""
