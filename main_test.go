@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -121,3 +122,5 @@ func (w *world) settledBut(t *testing.T, n int) {
 	t.Helper()
 	require.Eventually(t, func() bool { return w.Running() == n }, 10*time.Second, time.Millisecond)
 }
+
+func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

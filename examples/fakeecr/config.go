@@ -20,6 +20,8 @@ type config struct {
 	account, region string
 	upstreams       upstreams
 	tagTTL          time.Duration // as in pullthrough.Policy
+	fill            pullthrough.FillMode
+	data            string // directory for images; "": memory
 	jsonLog         bool
 	warnings        []string // what is no mistake for sure
 }
@@ -27,7 +29,7 @@ type config struct {
 // arguments are the values of the flags, not looked at yet: package flag
 // quotes a value that it refuses, and a value may hold a password.
 type arguments struct {
-	listen, account, region, tagTTL, log        string
+	listen, account, region, tagTTL, fill, log  string
 	data, rules, credentials, realms, endpoints []string
 }
 
@@ -38,11 +40,12 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.account, "account", "123456789012", "`ID` of the AWS account")
 	fs.StringVar(&a.region, "region", "us-east-1", "the AWS `REGION`")
 	fs.StringVar(&a.tagTTL, "tag-ttl", "24h", "`DURATION` for which a tag counts as fresh;\n0: asked for on every pull, negative: never again")
+	fs.StringVar(&a.fill, "fill", "lazy", "`MODE`: how much of an image a pull brings in: lazy (what clients ask for),\nbackground (all of it, as Amazon ECR does) or eager (all of it, parts first)")
 	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text or json")
 	list := func(to *[]string, name, usage string) {
 		fs.Func(name, usage, func(value string) error { *to = append(*to, value); return nil })
 	}
-	list(&a.data, "data", "`DIR` to keep images in; not there yet: they are kept in memory only")
+	list(&a.data, "data", "`DIR` to keep images in; without it they are kept in memory")
 	list(&a.rules, "rule", "`PREFIX=UPSTREAM`, a pull through cache rule; repeatable. UPSTREAM is a host or an http\n"+
 		"or https URL; a path behind the host is the upstream repository prefix")
 	list(&a.credentials, "credential", "`PREFIX=USER:TOKEN`, what the rule's upstream is told; repeatable")
@@ -79,8 +82,10 @@ func parse(args []string) (*config, error) {
 // config checks each value.
 func (a *arguments) config() (*config, error) {
 	c := &config{listen: a.listen, account: a.account, region: a.region, jsonLog: a.log == "json"}
-	if len(a.data) > 0 {
-		return nil, &flagError{flag: "-data", why: "images are kept in memory only so far; leave it out"}
+	for _, c.data = range a.data {
+		if c.data == "" {
+			return nil, badFlag("-data", "", "want a directory")
+		}
 	}
 	if err := checkListen(a.listen); err != nil {
 		return nil, err
@@ -94,11 +99,21 @@ func (a *arguments) config() (*config, error) {
 	if a.log != "text" && a.log != "json" {
 		return nil, badFlag("-log", a.log, "it is text or json")
 	}
+	var ok bool
+	if c.fill, ok = fillModes[a.fill]; !ok {
+		return nil, badFlag("-fill", a.fill, "it is lazy, background or eager")
+	}
 	var err error
 	if c.tagTTL, err = parseTTL(a.tagTTL); err != nil {
 		return nil, err
 	}
 	return c, c.addUpstreams(a)
+}
+
+var fillModes = map[string]pullthrough.FillMode{
+	"lazy":       pullthrough.FillLazy,
+	"background": pullthrough.FillBackground,
+	"eager":      pullthrough.FillEager,
 }
 
 var (

@@ -33,8 +33,9 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		value  string
 		says   string // "": the value, quoted
 	}{
-		{"directory", nil, "-data", "/tmp/images", "images are kept in memory only so far"},
-		{"empty directory", nil, "-data", "", "images are kept in memory only so far"},
+		{"directory", nil, "-data", "/dev/null/images", `-data "/dev/null/images"`},
+		{"empty directory", nil, "-data", "", "want a directory"},
+		{"fill", nil, "-fill", "eagerly", "it is lazy, background or eager"},
 		{"address without port", nil, "-listen", "localhost", ""},
 		{"address with a name for a port", nil, "-listen", "localhost:registry", ""},
 		{"port too large", nil, "-listen", "127.0.0.1:65536", ""},
@@ -169,7 +170,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint tag-ttl log") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint tag-ttl fill log") {
 		assert.Contains(t, stdout.String(), "  -"+flag+" ")
 	}
 }

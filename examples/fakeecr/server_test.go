@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -123,6 +124,30 @@ func TestTagTTL(t *testing.T) {
 			assert.Equal(t, checks, up.Log())
 		})
 	}
+}
+
+// What was pulled is there again after a restart.
+func TestDataOutlivesTheProgram(t *testing.T) {
+	up, img, dir := newUpstream(t), newImage(), filepath.Join(t.TempDir(), "images")
+	up.Push("app", "v1", img)
+	flags := []string{"-rule", "p=" + up.URL(), "-credential", "p=me:" + secret, "-data", dir}
+	i := start(t, flags...)
+	i.pull(t, "p/app", "v1", img)
+	i.stop(t)
+	assert.Equal(t, coldPull("app", "v1", img), up.Log())
+	up.Close()
+	start(t, flags...).pull(t, "p/app", "v1", img)
+}
+
+func TestFillBackground(t *testing.T) {
+	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
+	up.Push("app", "v1", img)
+	i := start(t, "-rule", "p="+up.URL(), "-fill", "background")
+	resp, _ := i.get(t, "/v2/p/app/manifests/v1")
+	require.Equal(t, 200, resp.StatusCode)
+	require.NoError(t, up.Wait(t.Context(), "GET /v2/app/blobs/*", len(img.Blobs())))
+	i.stop(t) // waits for the downloads
+	assert.Equal(t, 1+len(img.Blobs()), up.Count("GET * 200"))
 }
 
 func TestOnlyV2IsServed(t *testing.T) {

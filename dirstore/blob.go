@@ -1,0 +1,129 @@
+package dirstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// Blob implements [pullthrough.Store]. The Body is an [*os.File].
+func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	at, err := s.locateBlob(ctx, repo, d)
+	if err != nil {
+		return nil, err
+	}
+	f, size, err := s.openBlob(at, d)
+	if err != nil {
+		return nil, during(err, "read blob", repo, d.String())
+	}
+	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
+	return &pullthrough.Blob{Descriptor: desc, Body: f}, nil
+}
+
+func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (repository, error) {
+	if err := checkDigest(repo, d); err != nil {
+		return repository{}, err
+	}
+	return s.locate(ctx, repo)
+}
+
+// openBlob opens the link first: without it the content is not the repository's,
+// whoever else has it.
+func (s *Store) openBlob(at repository, d digest.Digest) (*os.File, int64, error) {
+	target, err := s.readLink(at.layer(d), d)
+	if err != nil {
+		return nil, 0, err
+	}
+	f, err := s.disk.open(registryTree.data(target))
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = plausible(info, target)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+// plausible refuses what a power failure leaves of a file that was not synced.
+func plausible(info fs.FileInfo, d digest.Digest) error {
+	if !info.Mode().IsRegular() || info.Size() == 0 && d != d.Algorithm().FromBytes(nil) {
+		return fmt.Errorf("content of %s: %w", d, errDamaged)
+	}
+	return nil
+}
+
+// PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
+func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	at, err := s.locateBlob(ctx, repo, desc.Digest)
+	if err != nil {
+		return err
+	}
+	return during(s.putBlob(ctx, at, desc, r), "store blob", repo, desc.Digest.String())
+}
+
+func (s *Store) putBlob(ctx context.Context, at repository, desc ocispec.Descriptor, r io.Reader) error {
+	here, linked, err := s.have(at, desc)
+	if err != nil || here && linked {
+		return err
+	}
+	var c changes
+	if !here {
+		temp, err := s.spill(ctx, r, desc.Size)
+		if err == nil {
+			err = s.place(temp, registryTree.data(desc.Digest), &c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.linkBlob(at, desc.Digest, linked, &c)
+}
+
+// have reports whether the content is here, in full, and whether the repository
+// has a link to it.
+func (s *Store) have(at repository, desc ocispec.Descriptor) (here, linked bool, err error) {
+	target, err := s.readLink(at.layer(desc.Digest), desc.Digest)
+	switch {
+	case err == nil:
+		linked = true
+	case errors.Is(err, fs.ErrNotExist):
+		target = desc.Digest
+	default:
+		return false, false, err
+	}
+	here, err = s.complete(target, desc.Size)
+	if !here && target != desc.Digest { // an alias of what is gone
+		linked = false
+	}
+	return here, linked, err
+}
+
+func (s *Store) complete(d digest.Digest, size int64) (bool, error) {
+	info, err := s.disk.stat(registryTree.data(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.Mode().IsRegular() && info.Size() == size, err
+}
+
+// linkBlob makes the blob the repository's, if it is not, and syncs it all.
+func (s *Store) linkBlob(at repository, d digest.Digest, linked bool, c *changes) error {
+	if !linked {
+		if err := s.writeLink(at.layer(d), d, c); err != nil {
+			return err
+		}
+	}
+	return s.disk.flush(c)
+}

@@ -1,0 +1,121 @@
+// Package dirstore keeps the images of a pull-through cache in a directory.
+//
+// The directory has the on-disk format of the CNCF distribution registry, so
+// that `registry serve` serves it and `registry garbage-collect` runs over it
+// (stop the proxy for that, as the registry wants it for itself):
+//
+//	docker/registry/v2/blobs/ALG/XX/HEX/data                       content, once
+//	docker/registry/v2/repositories/NAME/_layers/ALG/HEX/link      who may see it
+//	docker/registry/v2/repositories/NAME/_manifests/revisions/...  the same for manifests
+//	docker/registry/v2/repositories/NAME/_manifests/tags/TAG/...   current/link, index/.../link
+//	pullthrough/                                                   ours alone
+//
+// NAME is ACCOUNT/REGION/NAME for all but the store's own account. Beside the
+// links of manifests stands a JSON file of ours with what the registry does not
+// keep: media type, origin, time of the last check. The registry overlooks it.
+// Manifests that the registry cannot read, which would end its garbage
+// collection, and repositories with names too long for it are below pullthrough/.
+//
+// A file gets its name when it is complete and synced, so nothing partial is
+// ever seen, whatever crashes. A power failure may take the last puts with it.
+// An unreadable link, a link to nothing and a manifest without its digest are
+// misses, and the next put heals them. A blob is checked by its size only.
+package dirstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+)
+
+// Store is a [pullthrough.Store] and [pullthrough.BlobStager] in a directory.
+// It is safe for concurrent use, and several processes on one machine may share
+// the directory. Errors of the file system are wrapped: errors.Is finds
+// syscall.ENOSPC and the like. The fields must not change after the first use.
+type Store struct {
+	// Account and Region are those whose repositories stand in the directory
+	// under their plain names; all others need both. Empty: the plain names are
+	// those of a [pullthrough.Repo] without account and Region.
+	Account, Region string
+
+	disk    disk
+	staging string   // this Store's own directory for files without a name yet
+	lock    *os.File // holds staging for as long as the process lives
+}
+
+// Open opens the store in dir, which is made if need be. It does not scan what
+// is there; it removes what processes that have died left half-written.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return nil, fmt.Errorf("dirstore: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("dirstore: %w", err)
+	}
+	s := &Store{disk: disk{root: root}}
+	if err := s.prepare(); err != nil {
+		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
+	}
+	return s, nil
+}
+
+// prepare makes what the registry wants to find even when nothing is stored.
+func (s *Store) prepare() error {
+	for _, dir := range []string{registryTree.blobs(), registryTree.repositories(), stagingDir} {
+		if err := s.disk.root.MkdirAll(dir, dirMode); err != nil {
+			return err
+		}
+	}
+	s.sweep()
+	return s.claim()
+}
+
+// Close releases the directory. Bodies and files that were handed out stay
+// readable; everything else fails with [os.ErrClosed] from then on.
+func (s *Store) Close() error {
+	// It is empty unless a download still runs; the next Open would remove it.
+	_ = s.disk.root.Remove(s.staging)
+	return errors.Join(s.lock.Close(), s.disk.root.Close())
+}
+
+// locate is where repo lives. It checks everything that becomes part of a path.
+func (s *Store) locate(ctx context.Context, repo pullthrough.Repo, refs ...string) (repository, error) {
+	if err := ctx.Err(); err != nil {
+		return repository{}, err
+	}
+	name, err := s.pathName(repo)
+	for _, ref := range refs {
+		if err == nil {
+			err = ocipath.CheckRef(ref)
+		}
+	}
+	if err != nil {
+		return repository{}, &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Err: fmt.Errorf("dirstore: %w", err)}
+	}
+	return newRepository(name), nil
+}
+
+// checkDigest is for where a reference must be a digest: a tag would be taken
+// for a path of its own.
+func checkDigest(repo pullthrough.Repo, d digest.Digest) error {
+	if ocipath.ValidDigest(string(d)) {
+		return nil
+	}
+	err := fmt.Errorf("dirstore: %w", &ocipath.Error{Part: ocipath.Digest, Value: string(d)})
+	return &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Err: err}
+}
+
+// during says what was being done to what. A miss stays a miss.
+func during(err error, op string, repo pullthrough.Repo, ref string) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("dirstore: %s %s %s: %w", op, repo.Name, ref, err)
+}

@@ -1,0 +1,8 @@
+package dirstore
+
+// SetProbe has f asked before each step on the disk; what it returns is what
+// the step fails with. It must not be called while the store is used.
+func (s *Store) SetProbe(f func(op, name string) error) { s.disk.probe = f }
+
+// Staging returns the directory of this store's staging files.
+func (s *Store) Staging() string { return s.staging }

@@ -1,0 +1,143 @@
+package dirstore
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// StageBlob implements [pullthrough.BlobStager].
+func (s *Store) StageBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (pullthrough.Stage, error) {
+	at, err := s.locateBlob(ctx, repo, d)
+	if err != nil {
+		return nil, err
+	}
+	f, name, err := s.newFile()
+	if err != nil {
+		return nil, during(err, "stage blob", repo, d.String())
+	}
+	return &stage{file: f, store: s, repo: repo, at: at, digest: d, temp: name}, nil
+}
+
+// stage is a staging file on its way to become a blob.
+type stage struct {
+	store  *Store
+	repo   pullthrough.Repo
+	at     repository
+	digest digest.Digest
+	file   *os.File
+	temp   string
+
+	mu      sync.Mutex
+	aborted bool
+}
+
+// WriteAt implements [pullthrough.Stage].
+func (t *stage) WriteAt(p []byte, off int64) (int, error) {
+	if err := t.store.disk.before("write", t.temp); err != nil {
+		return 0, err
+	}
+	return t.file.WriteAt(p, off)
+}
+
+// ReadAt implements [pullthrough.Stage]. It goes on after Commit, which closes
+// the file: slow clients read on.
+func (t *stage) ReadAt(p []byte, off int64) (int, error) {
+	n, err := t.file.ReadAt(p, off)
+	if !errors.Is(err, fs.ErrClosed) {
+		return n, err
+	}
+	f, openErr := t.Open()
+	if openErr != nil {
+		return n, errors.Join(err, openErr)
+	}
+	defer func() { _ = f.Close() }()
+	m, err := f.ReadAt(p[n:], off+int64(n))
+	return n + m, err
+}
+
+// Open implements [pullthrough.Stage]. It opens the file by the one of its two
+// names that it has at the moment.
+func (t *stage) Open() (*os.File, error) {
+	f, err := t.store.disk.open(t.temp)
+	if !errors.Is(err, fs.ErrNotExist) || t.gone() {
+		return f, err
+	}
+	return t.store.disk.open(registryTree.data(t.digest))
+}
+
+func (t *stage) gone() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.aborted
+}
+
+// Commit implements [pullthrough.Stage]. When it fails, the staging file is
+// gone: nobody calls Abort any more.
+func (t *stage) Commit(ctx context.Context, desc ocispec.Descriptor) error {
+	err := ctx.Err()
+	if err == nil && desc.Digest != t.digest {
+		err = errors.New("staged for another digest")
+	}
+	if err == nil {
+		err = t.commit(desc)
+	}
+	if err != nil {
+		err = errors.Join(err, t.Abort())
+	}
+	return during(err, "commit blob", t.repo, t.digest.String())
+}
+
+func (t *stage) commit(desc ocispec.Descriptor) error {
+	info, err := t.file.Stat()
+	if err == nil {
+		err = sized(info.Size(), desc.Size)
+	}
+	if err != nil {
+		return err
+	}
+	here, linked, err := t.store.have(t.at, desc)
+	if err != nil {
+		return err
+	}
+	var c changes
+	if err := t.settle(here, &c); err != nil {
+		return err
+	}
+	return t.store.linkBlob(t.at, t.digest, linked, &c)
+}
+
+// settle makes the file the content of its digest, or drops it if there is one.
+func (t *stage) settle(here bool, c *changes) error {
+	if here {
+		_ = t.file.Close() // it is scratch by now, and swept if it stays
+		_ = t.store.disk.remove(t.temp)
+		return nil
+	}
+	if err := t.store.finish(t.file, nil); err != nil {
+		return err
+	}
+	return t.store.place(t.temp, registryTree.data(t.digest), c)
+}
+
+// Abort implements [pullthrough.Stage].
+func (t *stage) Abort() error {
+	t.mu.Lock()
+	t.aborted = true
+	t.mu.Unlock()
+	err := t.file.Close()
+	if errors.Is(err, fs.ErrClosed) {
+		err = nil
+	}
+	if gone := t.store.disk.remove(t.temp); !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
+}

@@ -1,0 +1,176 @@
+package dirstore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"time"
+)
+
+const (
+	// staleAfter is the age at which staging files are given up where the file
+	// system cannot tell whether their process still lives.
+	staleAfter = 24 * time.Hour
+
+	copyBuffer  = 256 << 10
+	claimsTried = 10
+)
+
+// errLocked says that a living Store has the lock.
+var errLocked = errors.New("locked")
+
+// claim makes the directory for this Store's staging files and locks it: the
+// lock goes with the process, however that ends.
+func (s *Store) claim() (err error) {
+	for range claimsTried {
+		name := path.Join(stagingDir, rand.Text())
+		if err := s.disk.root.Mkdir(name, dirMode); err != nil {
+			return err
+		}
+		var f *os.File
+		if f, err = s.lockDir(name); err == nil {
+			s.staging, s.lock = name, f
+			return nil
+		}
+	}
+	return err
+}
+
+// lockDir locks a new directory, and fails if somebody's sweep was faster.
+func (s *Store) lockDir(name string) (*os.File, error) {
+	f, err := s.disk.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if err = tryLock(f); errors.Is(err, errors.ErrUnsupported) {
+		return f, nil
+	}
+	if err == nil {
+		err = s.sameDir(f, name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (s *Store) sameDir(f *os.File, name string) error {
+	locked, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	named, err := s.disk.root.Stat(name)
+	if err == nil && !os.SameFile(locked, named) {
+		err = fs.ErrNotExist
+	}
+	return err
+}
+
+// sweep removes the staging files of processes that are gone. What cannot be
+// removed is in nobody's way.
+func (s *Store) sweep() {
+	dir, err := s.disk.root.Open(stagingDir)
+	if err != nil {
+		return
+	}
+	entries, _ := dir.ReadDir(-1)
+	_ = dir.Close()
+	for _, e := range entries {
+		s.sweepOne(path.Join(stagingDir, e.Name()))
+	}
+}
+
+func (s *Store) sweepOne(name string) {
+	f, err := s.disk.root.Open(name)
+	if err != nil {
+		return
+	}
+	defer func() { _ = f.Close() }()
+	switch err := tryLock(f); {
+	case err == nil:
+	case errors.Is(err, errors.ErrUnsupported):
+		if info, err := f.Stat(); err != nil || time.Since(info.ModTime()) < staleAfter {
+			return
+		}
+	default:
+		return // its process lives
+	}
+	_ = s.disk.root.RemoveAll(name)
+}
+
+// newFile makes an empty staging file and returns it with its name.
+func (s *Store) newFile() (*os.File, string, error) {
+	name := path.Join(s.staging, rand.Text())
+	f, err := s.disk.create(name)
+	if errors.Is(err, fs.ErrNotExist) { // somebody tidied up
+		if err := s.disk.root.MkdirAll(s.staging, dirMode); err != nil {
+			return nil, "", err
+		}
+		f, err = s.disk.create(name)
+	}
+	return f, name, err
+}
+
+// spill writes the size bytes of r to a staging file, syncs it and returns its
+// name. Nothing is left of it when that fails.
+func (s *Store) spill(ctx context.Context, r io.Reader, size int64) (name string, err error) {
+	f, name, err := s.newFile()
+	if err != nil {
+		return "", err
+	}
+	n, err := s.copy(ctx, f, r, size)
+	if err == nil {
+		err = sized(n, size)
+	}
+	if err = s.finish(f, err); err != nil {
+		_ = s.disk.remove(name)
+		return "", err
+	}
+	return name, nil
+}
+
+func (s *Store) copy(ctx context.Context, f *os.File, r io.Reader, size int64) (int64, error) {
+	if err := s.disk.before("write", f.Name()); err != nil {
+		return 0, err
+	}
+	// Hiding the file's ReadFrom and the reader's WriteTo keeps us in the loop,
+	// where a cancelled context is noticed.
+	return io.CopyBuffer(struct{ io.Writer }{f}, contextReader{ctx, io.LimitReader(r, size+1)}, make([]byte, min(max(size, 1), copyBuffer)))
+}
+
+// finish syncs and closes f, unless err says that it is lost already.
+func (s *Store) finish(f *os.File, err error) error {
+	if err == nil {
+		err = s.disk.sync(f)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// sized checks that n bytes are what was announced.
+func sized(n, size int64) error {
+	switch {
+	case n < size:
+		return fmt.Errorf("content has %d bytes of %d: %w", n, size, io.ErrUnexpectedEOF)
+	case n > size:
+		return fmt.Errorf("content is longer than the %d bytes announced", size)
+	}
+	return nil
+}
+
+// contextReader is r until ctx ends.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
