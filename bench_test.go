@@ -2,14 +2,21 @@ package pullthrough_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,102 +25,215 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// fileStore keeps blobs in files and the rest in memory: the simplest Store
-// that a large layer can pass into.
-type fileStore struct {
+// Each benchmark runs beside the plain thing that bounds it, by turns. The
+// figures that mean the same everywhere are the ratios, named "x-" and
+// what the bound is; 1 is as fast as that, 2 takes twice as long. Time and
+// allocations are ours alone. "x-cpu" is the ratio of processor time, of client,
+// server and upstream together.
+
+// beside runs ours and bound by turns and reports the median of the ratios of
+// their times. What returns an error ends the benchmark.
+func beside(b *testing.B, bound string, ours, plain func() error) {
+	b.Helper()
+	var ratios []float64
+	var cpu [2]int64
+	for b.Loop() {
+		var took [2]time.Duration
+		for i := range took {
+			// Who goes first changes, since the second may find caches warm.
+			which := (i + len(ratios)) % 2
+			if which == 0 {
+				took[0], cpu[0] = timed(b, ours, cpu[0])
+				continue
+			}
+			b.StopTimer()
+			took[1], cpu[1] = timed(b, plain, cpu[1])
+			b.StartTimer()
+		}
+		ratios = append(ratios, took[0].Seconds()/took[1].Seconds())
+	}
+	b.ReportMetric(median(ratios), "x-"+bound)
+	if enough := int64(50); cpu[1] >= enough { // ticks: fewer say nothing
+		b.ReportMetric(float64(cpu[0])/float64(cpu[1]), "x-cpu")
+	}
+}
+
+// timed returns how long f took, and cpu with the ticks that it used on top.
+func timed(b *testing.B, f func() error, cpu int64) (time.Duration, int64) {
+	b.Helper()
+	before := cpuTicks()
+	start := time.Now()
+	if err := f(); err != nil {
+		b.Fatal(err)
+	}
+	took := time.Since(start)
+	return took, cpu + cpuTicks() - before
+}
+
+func median[T int64 | float64 | time.Duration](of []T) T { return percentile(of, 50) }
+
+func percentile[T int64 | float64 | time.Duration](of []T, p int) T {
+	sorted := slices.Sorted(slices.Values(of))
+	return sorted[min(len(sorted)-1, len(sorted)*p/100)]
+}
+
+// cpuTicks is the processor time of this process, in ticks; 0 where only Linux
+// tells.
+func cpuTicks() int64 {
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ") // behind the name
+	fields := strings.Fields(rest)
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return user + system
+}
+
+// inParallel calls f n times at once.
+func inParallel(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = f(i) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// reads are large enough for the client to cost little beside the server.
+var readBuffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
+
+// client is a registry client that does no more than it must.
+type client struct {
+	*http.Client
+	token string // sent as Bearer; "": none
+}
+
+func newClient(b *testing.B, token string) *client {
+	transport := &http.Transport{DialContext: pullthroughtest.DialLoopback, MaxIdleConnsPerHost: 64, DisableCompression: true}
+	b.Cleanup(transport.CloseIdleConnections)
+	return &client{&http.Client{Transport: transport}, token}
+}
+
+// get reads what is at url into w, checks its length, and returns how long its
+// first byte took. A nil w: nobody wants it.
+func (c *client) get(url string, size int64, w io.Writer) (first time.Duration, err error) {
+	start := time.Now()
+	resp, err := c.open(url)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	buf := readBuffers.Get().(*[128 << 10]byte)
+	defer readBuffers.Put(buf)
+	var got int64
+	for {
+		n, err := resp.Body.Read(buf[:])
+		if got == 0 && n > 0 {
+			first = time.Since(start)
+		}
+		got += int64(n)
+		if w != nil && n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return first, err
+			}
+		}
+		switch {
+		case err == io.EOF && got == size:
+			return first, nil
+		case err != nil:
+			return first, fmt.Errorf("%s: %w after %d bytes of %d", url, err, got, size)
+		}
+	}
+}
+
+func (c *client) open(url string) (*http.Response, error) {
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	return c.Do(req)
+}
+
+// verify gets the whole of what is at url once and checks its sha256.
+func (c *client) verify(b *testing.B, url string, size int64, d digest.Digest) {
+	b.Helper()
+	h := sha256.New()
+	if _, err := c.get(url, size, h); err != nil {
+		b.Fatal(err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != d.Encoded() {
+		b.Fatalf("%s has the sha256 %s", url, got)
+	}
+}
+
+// layerStore keeps blobs in files and the rest in memory: the simplest Store
+// that a large layer can pass into. A blob is in all repositories.
+type layerStore struct {
 	*pullthrough.MemStore
 	dir string
 }
 
-func (s fileStore) path(d digest.Digest) string { return filepath.Join(s.dir, d.Encoded()) }
-
-func (s fileStore) Blob(context.Context, pullthrough.Repo, digest.Digest) (*pullthrough.Blob, error) {
-	return nil, os.ErrNotExist // every pull is a cold one
+func newLayerStore(b *testing.B) layerStore {
+	return layerStore{pullthrough.NewMemStore(), b.TempDir()}
 }
 
-func (s fileStore) PutBlob(_ context.Context, _ pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
-	f, err := os.Create(s.path(desc.Digest))
+func (s layerStore) path(d digest.Digest) string { return filepath.Join(s.dir, d.Encoded()) }
+
+func (s layerStore) Blob(_ context.Context, _ pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	f, err := os.Open(s.path(d))
+	if err != nil {
+		return nil, err
+	}
+	return &pullthrough.Blob{Descriptor: ocispec.Descriptor{Digest: d}, Body: f}, nil
+}
+
+func (s layerStore) PutBlob(_ context.Context, _ pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	f, err := os.CreateTemp(s.dir, "put-")
 	if err != nil {
 		return err
 	}
 	if _, err := io.Copy(f, r); err != nil {
-		return err
+		return errors.Join(err, f.Close())
 	}
-	return f.Close()
+	return errors.Join(f.Close(), os.Rename(f.Name(), s.path(desc.Digest)))
 }
 
-// BenchmarkColdLayer pulls a layer of 1 GiB from an upstream, through a server,
-// into a Store that writes a file. MiB-RSS is by how much the peak resident
-// size of the whole process, upstream and client included, is above what it was
-// before.
-func BenchmarkColdLayer(b *testing.B) {
-	up := pullthroughtest.New(b, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 1 << 30})
-	up.Push("a", "1", img)
-	p := &pullthrough.Proxy{
-		Store:    fileStore{pullthrough.NewMemStore(), b.TempDir()},
-		Rules:    pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL()}},
-		SpoolDir: b.TempDir(),
-	}
-	s := httptest.NewServer(p)
-	defer s.Close()
-	url := s.URL + "/v2/" + prefix + "/a/blobs/" + img.Layers[0].Digest.String()
-	fetch := func() {
-		resp, err := http.Get(url)
-		if err != nil {
-			b.Fatal(err)
-		}
-		n, err := io.Copy(io.Discard, resp.Body)
-		if err != nil || n != 1<<30 {
-			b.Fatal(n, err)
-		}
-		_ = resp.Body.Close()
-		p.WaitIdle()
-	}
-	fetch() // buffers and connections are there now
-	before := resetPeak(b)
-	b.SetBytes(1 << 30)
-	for b.Loop() {
-		fetch()
-	}
-	b.ReportMetric(float64(peakRSS(b)-before)/(1<<20), "MiB-RSS")
+// stagingStore is a layerStore that lends the place for a download.
+type stagingStore struct{ layerStore }
+
+func (s stagingStore) StageBlob(context.Context, pullthrough.Repo, digest.Digest) (pullthrough.Stage, error) {
+	f, err := os.CreateTemp(s.dir, "stage-")
+	return &layerStage{f, s.layerStore}, err
 }
 
-// BenchmarkManifestHit is the handler alone, without a network.
-func BenchmarkManifestHit(b *testing.B) {
-	store := pullthrough.NewMemStore()
-	m := localManifest("1")
-	if err := store.PutManifest(b.Context(), pullthrough.Repo{Name: prefix + "/a"}, m); err != nil {
-		b.Fatal(err)
-	}
-	p := &pullthrough.Proxy{Store: store, Rules: pullthrough.StaticRules{}}
-	r := httptest.NewRequest(http.MethodGet, "/v2/"+prefix+"/a/manifests/"+m.Descriptor.Digest.String(), nil)
-	b.ReportAllocs()
-	for b.Loop() {
-		w := &discard{h: make(http.Header, 8)}
-		p.ServeHTTP(w, r)
-		if w.status != http.StatusOK {
-			b.Fatal(w.status)
-		}
-	}
+type layerStage struct {
+	*os.File
+	store layerStore
 }
 
-// discard is a ResponseWriter without a connection.
-type discard struct {
-	h      http.Header
-	status int
+func (s *layerStage) Open() (*os.File, error) { return os.Open(s.Name()) }
+
+func (s *layerStage) Commit(_ context.Context, desc ocispec.Descriptor) error {
+	return errors.Join(os.Rename(s.Name(), s.store.path(desc.Digest)), s.Close())
 }
 
-func (d *discard) Header() http.Header         { return d.h }
-func (d *discard) WriteHeader(status int)      { d.status = status }
-func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+func (s *layerStage) Abort() error { return errors.Join(os.Remove(s.Name()), s.Close()) }
 
 // resetPeak forgets the peak resident size so far and returns the present one,
-// in bytes. Only Linux tells.
+// in bytes; 0 where only Linux tells.
 func resetPeak(b *testing.B) int64 {
 	b.Helper()
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
-		b.Skip("the peak resident size cannot be measured here:", err)
+	if runtime.GOOS != "linux" || os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) != nil {
+		return 0
 	}
 	return peakRSS(b)
 }

@@ -12,18 +12,16 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
-// errRuleGone is why something is served and not stored.
-var errRuleGone = errors.New("the rule is not what it was when the fetch began")
-
 // commitBlob hands the verified blob to the Store. The clients have all they
 // need by now: what goes wrong here is an event.
 func (p *Proxy) commitBlob(f *fill) error {
 	// The download is done: neither a client that leaves nor a Shutdown that has
 	// run out of time should leave the Store half-way.
 	ctx := context.WithoutCancel(f.call.Context())
-	if !p.unchanged(ctx, f.rt) {
+	if err := p.unchanged(ctx, f.rt); err != nil {
 		f.abortStage()
-		return errRuleGone
+		p.log().Warn("blob is served and not stored", "repository", f.rt.repo.Name, "digest", f.digest.String(), "err", err)
+		return err
 	}
 	desc := ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: f.digest, Size: f.spool.Size()}
 	err := p.putBlob(ctx, f, desc)
@@ -41,7 +39,15 @@ func (p *Proxy) commitBlob(f *fill) error {
 // by a copy.
 func (p *Proxy) putBlob(ctx context.Context, f *fill, desc ocispec.Descriptor) error {
 	if f.stage != nil && f.spool.Whole() {
-		return p.bounded(ctx, "Stage.Commit", putTimeout, func(ctx context.Context) error { return f.stage.Commit(ctx, desc) })
+		var called atomic.Bool
+		err := watched(ctx, p.state().blobPuts, "Stage.Commit", putTimeout, new(atomic.Int64), func(ctx context.Context) error {
+			called.Store(true)
+			return f.stage.Commit(ctx, desc)
+		})
+		if !called.Load() {
+			f.abortStage()
+		}
+		return err
 	}
 	body, err := f.spool.NewReader(context.Background())
 	if err != nil {
@@ -51,7 +57,7 @@ func (p *Proxy) putBlob(ctx context.Context, f *fill, desc ocispec.Descriptor) e
 	source := &putSource{Reader: body}
 	// A Store that we gave up on must not read a spool that is gone.
 	defer func() { _ = body.Close() }()
-	return p.watched(ctx, "Store.PutBlob", putTimeout, &source.reads, func(ctx context.Context) error {
+	return watched(ctx, p.state().blobPuts, "Store.PutBlob", putTimeout, &source.reads, func(ctx context.Context) error {
 		return p.Store.PutBlob(ctx, f.rt.repo, desc, source)
 	})
 }

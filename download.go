@@ -48,7 +48,7 @@ func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, erro
 	start := p.now()
 	f := &fill{rt: rt, digest: d, call: call, cancel: cancel, ended: make(chan struct{})}
 	defer close(f.ended)
-	if b, _ := p.lookUpBlob(ctx, rt.repo, d); b != nil {
+	if b := p.lookUpBlob(ctx, rt.repo, d); b != nil {
 		return f, b.Body.Close()
 	}
 	size, err := p.download(ctx, f)
@@ -163,6 +163,7 @@ func (p *Proxy) openSpool(ctx context.Context, f *fill, size int64) (*room, erro
 	if place != nil {
 		o.Place = place
 	}
+	o.PlaceFailed = func(err error) { p.storeFailed(ctx, f.rt.repo, f.digest.String(), err) }
 	o.Gone = func() {
 		p.state().spools.Delete(f.spool)
 		p.state().space.Give(r.taken)
@@ -179,6 +180,9 @@ func (r *room) grow(ctx context.Context, size int64) error {
 	if more <= 0 {
 		return nil
 	}
+	if limit := r.p.SpoolBytes; limit > 0 && size > limit {
+		return &Error{Kind: errBusy, Err: fmt.Errorf("%d bytes are more than SpoolBytes, %d", size, limit)}
+	}
 	if err := r.p.wait(ctx, r.p.state().space, more); err != nil {
 		return err
 	}
@@ -191,7 +195,7 @@ func (r *room) grow(ctx context.Context, size int64) error {
 func (r *room) step(after int64) int64 {
 	next := r.taken + growStep
 	if limit := r.p.SpoolBytes; limit > 0 {
-		next = min(next, r.taken+limit/8)
+		next = min(next, r.taken+limit/8, limit)
 	}
 	return max(next, after)
 }

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
@@ -20,23 +22,27 @@ const (
 	// is there for the next request; a slow Store goes on without anyone waiting.
 	putWait = time.Second
 
-	maxSizes = 16384
+	maxSizes    = 16384
+	maxVerified = 4096
 )
 
 // running is what a Proxy keeps in memory. It is made on first use.
 type running struct {
-	upstream  *upstream
-	manifests flight.Group[objectKey, *Manifest]
-	blobs     flight.Group[objectKey, *fill]
-	imports   flight.Group[objectKey, struct{}] // in the background
-	heads     flight.Group[objectKey, int64]
-	sizes     *lru.Cache[objectKey, int64] // of blobs, from manifests that passed through here
-	orphans   orphanage
-	files     *spool.Files
-	space     *quota.Quota                      // of SpoolBytes
-	bodies    *lru.Cache[routeID, *quota.Quota] // downloads of one rule at a time
-	spools    sync.Map                          // of *spool.Spool: all that hold content
-	stuck     atomic.Int64                      // calls to the Store that were given up
+	upstream     *upstream
+	manifests    flight.Group[objectKey, *Manifest]
+	blobs        flight.Group[objectKey, *fill]
+	imports      flight.Group[objectKey, struct{}] // in the background
+	heads        flight.Group[objectKey, int64]
+	sizes        *lru.Cache[objectKey, int64] // of blobs, from manifests that passed through here
+	orphans      orphanage
+	files        *spool.Files
+	space        *quota.Quota                      // of SpoolBytes
+	bodies       *lru.Cache[routeID, *quota.Quota] // downloads of one rule at a time
+	spools       sync.Map                          // of *spool.Spool: all that hold content
+	lookUps      *quota.Quota                      // calls of the host by kind
+	manifestPuts *quota.Quota
+	blobPuts     *quota.Quota
+	verified     *lru.Cache[digest.Digest, verified] // manifests of the Store
 }
 
 // objectKey is what may be shared between requests: the same object of the
@@ -57,6 +63,8 @@ func (p *Proxy) state() *running {
 			files:    spool.NewFiles(openFileLimit() / 4),
 			space:    quota.New(p.SpoolBytes),
 			bodies:   lru.New[routeID, *quota.Quota](maxSites),
+			lookUps:  quota.New(maxLookUps), manifestPuts: quota.New(maxPuts), blobPuts: quota.New(maxPuts),
+			verified: lru.New[digest.Digest, verified](maxVerified),
 		}
 		p.run.blobs.Acquire, p.run.blobs.Release = (*fill).retain, (*fill).release
 	})
@@ -129,14 +137,22 @@ func (p *Proxy) authorize(ctx context.Context, a Action, r Request) error {
 	if p.Authorize == nil {
 		return nil
 	}
-	err := guarded("Authorize", func() error { return p.Authorize(ctx, a, r) })
+	err := p.askHost(ctx, a, r)
+	if err == nil {
+		return nil
+	}
 	_, typed := errors.AsType[*Error](err)
 	_, panicked := errors.AsType[*panicError](err)
 	switch {
-	case err == nil, typed, panicked, errors.Is(err, ErrUnauthorized), ctx.Err() != nil:
+	case typed, panicked, errors.Is(err, ErrUnauthorized), ctx.Err() != nil:
 		return err
 	}
 	return &Error{Kind: ErrDenied, Message: err.Error(), Err: err}
+}
+
+func (p *Proxy) askHost(ctx context.Context, a Action, r Request) (err error) {
+	defer recovered("Authorize", &err)
+	return p.Authorize(ctx, a, r)
 }
 
 // maskedImport refuses an import as Amazon ECR does: not found, since a refusal
@@ -300,11 +316,12 @@ func (p *Proxy) commitManifest(call *manifestCall, rt *route, ref string, m *Man
 	defer late.Stop()
 	// The fetch is done: that the last client leaves must not undo it.
 	ctx := context.WithoutCancel(call.Context())
-	if !p.unchanged(ctx, rt) {
+	if err := p.unchanged(ctx, rt); err != nil {
+		p.log().Warn("manifest is served and not stored", "repository", rt.repo.Name, "ref", ref, "err", err)
 		return m
 	}
 	put := func(m *Manifest) error {
-		return p.bounded(ctx, "Store.PutManifest", putTimeout, func(ctx context.Context) error {
+		return watched(ctx, p.state().manifestPuts, "Store.PutManifest", putTimeout, new(atomic.Int64), func(ctx context.Context) error {
 			return p.Store.PutManifest(ctx, rt.repo, m)
 		})
 	}
@@ -321,14 +338,17 @@ func (p *Proxy) commitManifest(call *manifestCall, rt *route, ref string, m *Man
 	return m
 }
 
-// unchanged reports whether the rule is still the one that the fetch began
-// with: what came by a rule that is gone is served, not stored.
-func (p *Proxy) unchanged(ctx context.Context, rt *route) bool {
-	var same atomic.Bool
-	err := p.bounded(ctx, "Rules", lookUpTimeout, func(ctx context.Context) error {
+// errRuleGone is why something is served and not stored.
+var errRuleGone = errors.New("the rule is not what it was when the fetch began")
+
+// unchanged returns nil if the rule is still the one that the fetch began with:
+// what came by a rule that is gone is served, not stored.
+func (p *Proxy) unchanged(ctx context.Context, rt *route) error {
+	return p.bounded(ctx, "Rules", func(ctx context.Context) error {
 		now, err := p.route(ctx, rt.repo)
-		same.Store(err == nil && now.id == rt.id)
+		if errors.Is(err, ErrNoRule) || err == nil && now.id != rt.id {
+			return errRuleGone
+		}
 		return err
 	})
-	return err == nil && same.Load()
 }

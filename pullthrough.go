@@ -31,6 +31,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Proxy turns misses of a Store into pulls from upstream registries. It is a
@@ -228,14 +230,16 @@ const (
 // [*Error]; where nothing is stored and no rule covers the name it Is
 // [ErrNoRule]. HEAD and GET of a manifest are both this call.
 func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
-	start := p.now()
+	start := p.startOf()
 	m, err := p.manifest(ctx, r)
 	err = at(ctx, err, r.Repo, r.Ref)
-	e := Event{Kind: EventManifest, Request: r, Duration: p.now().Sub(start), Err: err}
-	if m != nil {
-		e.Digest, e.Source, e.Bytes = m.Descriptor.Digest.String(), m.Source, m.Descriptor.Size
+	switch {
+	case p.OnEvent == nil:
+	case m == nil:
+		p.tellRequest(ctx, EventManifest, r, ocispec.Descriptor{}, 0, start, err)
+	default:
+		p.tellRequest(ctx, EventManifest, r, m.Descriptor, m.Source, start, err)
 	}
-	p.tell(ctx, e)
 	return m, err
 }
 
@@ -245,15 +249,32 @@ func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
 // for Manifest. With r.Head set nothing is downloaded, and the Body is empty if
 // the blob is not stored.
 func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
-	start := p.now()
+	start := p.startOf()
 	b, err := p.blob(ctx, r)
 	err = asBlobError(at(ctx, err, r.Repo, r.Ref))
-	e := Event{Kind: EventBlob, Request: r, Duration: p.now().Sub(start), Err: err}
-	if b != nil {
-		e.Digest, e.Source, e.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size
+	switch {
+	case p.OnEvent == nil:
+	case b == nil:
+		p.tellRequest(ctx, EventBlob, r, ocispec.Descriptor{}, 0, start, err)
+	default:
+		p.tellRequest(ctx, EventBlob, r, b.Descriptor, b.Source, start, err)
 	}
-	p.tell(ctx, e)
 	return b, err
+}
+
+// startOf is when a request began, if anybody wants to know.
+func (p *Proxy) startOf() time.Time {
+	if p.OnEvent == nil {
+		return time.Time{}
+	}
+	return p.now()
+}
+
+func (p *Proxy) tellRequest(ctx context.Context, kind EventKind, r Request, d ocispec.Descriptor, source Source, start time.Time, err error) {
+	p.tell(ctx, Event{
+		Kind: kind, Request: r, Digest: d.Digest.String(), Source: source, Bytes: d.Size,
+		Duration: p.now().Sub(start), Err: err,
+	})
 }
 
 // asBlobError gives "not found" a blob's code and sentence.

@@ -88,9 +88,11 @@ type caller struct {
 }
 
 func (p *Proxy) identify(r *http.Request) (c caller) {
-	if p.Identify != nil {
-		c.err = guarded("Identify", func() (err error) { c.Identity, err = p.Identify(r); return err })
+	if p.Identify == nil {
+		return c
 	}
+	defer recovered("Identify", &c.err)
+	c.Identity, c.err = p.Identify(r)
 	return c
 }
 
@@ -99,11 +101,13 @@ func (p *Proxy) identify(r *http.Request) (c caller) {
 // are named. For other host names it returns the zero Identity. It never fails
 // and knows no caller; it fits [Proxy.Identify].
 func HostIdentity(r *http.Request) (Identity, error) {
-	labels := strings.Split(r.Host, ".")
-	if len(labels) < 5 || labels[1] != "dkr" || labels[2] != "ecr" || len(labels[0]) != 12 || strings.Trim(labels[0], "0123456789") != "" {
+	account, rest, _ := strings.Cut(r.Host, ".")
+	rest, isRegistry := strings.CutPrefix(rest, "dkr.ecr.")
+	region, domain, _ := strings.Cut(rest, ".")
+	if !isRegistry || domain == "" || len(account) != 12 || strings.Trim(account, "0123456789") != "" {
 		return Identity{}, nil
 	}
-	return Identity{Account: labels[0], Region: labels[3]}, nil
+	return Identity{Account: account, Region: region}, nil
 }
 
 // serve answers one GET or HEAD of a registry path; pathErr is what Parse said.
@@ -154,25 +158,35 @@ func challengeCaller(w http.ResponseWriter, r *http.Request, err error) {
 // the digest as headers, 304 if the client has it.
 func WriteManifest(w http.ResponseWriter, r *http.Request, m *Manifest) {
 	h := w.Header()
-	setContentHeaders(h, m.Descriptor.Digest, m.Descriptor.MediaType)
+	length := setContentHeaders(h, m.Descriptor.Digest, m.Descriptor.MediaType, len(m.Content))
 	if matchesETag(r.Header.Values("If-None-Match"), m.Descriptor.Digest) {
 		h.Del("Content-Type")
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	h.Set("Content-Length", strconv.Itoa(len(m.Content)))
+	h["Content-Length"] = length
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(m.Content) // a client that is gone is nobody's error
 	}
 }
 
-func setContentHeaders(h http.Header, d digest.Digest, mediaType string) {
-	h.Set("Content-Type", mediaType)
-	h.Set("Docker-Content-Digest", d.String())
-	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
-	h.Set("Etag", `"`+d.String()+`"`)
-	h.Set("X-Content-Type-Options", "nosniff")
+// setContentHeaders sets what every answer with content has, and returns the
+// value of its Content-Length. It is on the way of every hit: the keys are as
+// net/http spells them, one array has all values and one string those that have
+// to be made.
+func setContentHeaders(h http.Header, d digest.Digest, mediaType string, size int) (length []string) {
+	var buf [160]byte
+	made := append(append(append(buf[:0], '"'), d...), '"')
+	etag := len(made)
+	text := string(strconv.AppendInt(made, int64(size), 10))
+	v := []string{mediaType, string(d), "registry/2.0", text[:etag], "nosniff", text[etag:]}
+	h["Content-Type"] = v[0:1:1]
+	h["Docker-Content-Digest"] = v[1:2:2]
+	h["Docker-Distribution-Api-Version"] = v[2:3:3]
+	h["Etag"] = v[3:4:4]
+	h["X-Content-Type-Options"] = v[4:5:5]
+	return v[5:6:6]
 }
 
 // matchesETag reports whether one of the entity tags of If-None-Match is d's
@@ -199,7 +213,7 @@ func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
 		h.ServeHTTP(w, r)
 		return
 	}
-	setContentHeaders(w.Header(), b.Descriptor.Digest, mediaTypeBlob)
+	setContentHeaders(w.Header(), b.Descriptor.Digest, mediaTypeBlob, 0)
 	r = oneRange(r)
 	cw := &contentWriter{ResponseWriter: w, size: b.Descriptor.Size}
 	body, seekable := b.Body.(io.ReadSeeker)

@@ -13,7 +13,7 @@ import (
 // read on.
 type stagePlace struct {
 	stage Stage
-	file  *os.File // nil: the Stage could not open one
+	file  *os.File
 }
 
 var _ spool.Place = (*stagePlace)(nil)
@@ -25,7 +25,7 @@ func (p *Proxy) openStage(ctx context.Context, f *fill) *stagePlace {
 		return nil
 	}
 	opened := make(chan Stage, 1)
-	err := p.bounded(ctx, "Store.StageBlob", lookUpTimeout, func(ctx context.Context) error {
+	err := p.bounded(ctx, "Store.StageBlob", func(ctx context.Context) error {
 		stage, err := stager.StageBlob(ctx, f.rt.repo, f.digest)
 		if err == nil && stage == nil {
 			err = errors.New("no stage and no error")
@@ -41,31 +41,31 @@ func (p *Proxy) openStage(ctx context.Context, f *fill) *stagePlace {
 		return nil
 	}
 	f.stage = guardedStage{<-opened}
-	place := &stagePlace{stage: f.stage}
-	if file, err := f.stage.Open(); err == nil {
-		place.file = file
+	file, err := f.stage.Open()
+	if err != nil {
+		// Without it nobody could read on after the commit.
+		f.abortStage()
+		p.storeFailed(ctx, f.rt.repo, f.digest.String(), err)
+		return nil
 	}
-	return place
+	return &stagePlace{stage: f.stage, file: file}
 }
 
 func (s *stagePlace) WriteAt(p []byte, off int64) (int, error) { return s.stage.WriteAt(p, off) }
 
-func (s *stagePlace) ReadAt(p []byte, off int64) (int, error) {
-	if s.file != nil {
-		return s.file.ReadAt(p, off)
-	}
-	return s.stage.ReadAt(p, off)
-}
+func (s *stagePlace) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }
 
+// Open opens the content once more: by way of our own file, since the Stage may
+// be gone, or by the Stage where the system cannot do that.
 func (s *stagePlace) Open() (*os.File, error) {
-	if s.file != nil {
-		return spool.Reopen(s.file)
+	if f, err := spool.Reopen(s.file); err == nil {
+		return f, nil
 	}
 	return s.stage.Open()
 }
 
 func (s *stagePlace) close() {
-	if s != nil && s.file != nil {
+	if s != nil {
 		_ = s.file.Close() // it was only read
 	}
 }

@@ -7,13 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 )
 
 const (
@@ -21,8 +22,10 @@ const (
 	// a manifest, and for a blob as long as it reads.
 	lookUpTimeout = 10 * time.Second
 	putTimeout    = time.Minute
-	// maxStuck bounds the calls to a Store that we gave up waiting for.
-	maxStuck = 8
+	// So many calls of each kind run at a time, those that we gave up waiting for
+	// included.
+	maxPuts    = 8
+	maxLookUps = 64
 	// stuckGrace is for a Store to notice that its context has ended.
 	stuckGrace = time.Second
 )
@@ -32,23 +35,66 @@ var errStuck = errors.New("the Store does not answer")
 // storedManifest returns what the Store has for ref; nil for a miss. What
 // cannot be right counts as a miss too, and is fetched again: a damaged Store
 // heals.
-func (p *Proxy) storedManifest(ctx context.Context, repo Repo, ref string) (m *Manifest, err error) {
-	err = guarded("Store.Manifest", func() (err error) {
-		m, err = p.Store.Manifest(ctx, repo, ref)
-		return err
-	})
-	if err == nil {
+func (p *Proxy) storedManifest(ctx context.Context, repo Repo, ref string) (*Manifest, error) {
+	m, err := p.findManifest(ctx, repo, ref)
+	p.heed(ctx, repo, ref, err)
+	return m, err
+}
+
+// heed reports the failure of a look-up, unless it is the caller's who left.
+func (p *Proxy) heed(ctx context.Context, repo Repo, ref string, err error) {
+	if err != nil && ctx.Err() == nil {
+		p.storeFailed(ctx, repo, ref, err)
+	}
+}
+
+func (p *Proxy) findManifest(ctx context.Context, repo Repo, ref string) (*Manifest, error) {
+	m, err := p.askStore(ctx, repo, ref)
+	if err == nil && !p.state().checked(m, ref) {
 		err = checkStored(m, ref)
+		if err == nil {
+			p.state().noteChecked(m)
+		}
 	}
 	switch {
 	case err == nil:
 		return answerFromStore(m), nil
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	case ctx.Err() == nil:
-		p.storeFailed(ctx, repo, ref, err)
 	}
 	return nil, err
+}
+
+// askStore is on the way of every hit, and so without a closure.
+func (p *Proxy) askStore(ctx context.Context, repo Repo, ref string) (m *Manifest, err error) {
+	limited := &lookUpContext{Context: ctx}
+	defer limited.stop()
+	defer recovered("Store.Manifest", &err)
+	return p.Store.Manifest(limited, repo, ref)
+}
+
+// checked reports whether these very bytes were found to have their digest
+// before, and are the ones asked for.
+func (run *running) checked(m *Manifest, ref string) bool {
+	if m == nil || len(m.Content) == 0 {
+		return false
+	}
+	seen, ok := run.verified.Get(m.Descriptor.Digest)
+	return ok && seen.content == weak.Make(&m.Content[0]) && seen.size == len(m.Content) &&
+		(!ocipath.IsDigest(ref) || ref == string(m.Descriptor.Digest))
+}
+
+func (run *running) noteChecked(m *Manifest) {
+	if len(m.Content) > 0 {
+		run.verified.Put(m.Descriptor.Digest, verified{weak.Make(&m.Content[0]), len(m.Content)})
+	}
+}
+
+// verified is content that had its digest: a Store returns the same bytes for
+// every hit, perhaps, and never changes them. It keeps nothing alive.
+type verified struct {
+	content weak.Pointer[byte]
+	size    int
 }
 
 // answerFromStore is m as a hit, without writing to what the Store has.
@@ -83,9 +129,17 @@ func (p *Proxy) storeFailed(ctx context.Context, repo Repo, ref string, err erro
 }
 
 // storedBlob returns the Store's blob with its size, nil for a miss.
-func (p *Proxy) storedBlob(ctx context.Context, repo Repo, d digest.Digest) (b *Blob, err error) {
+func (p *Proxy) storedBlob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error) {
+	b, err := p.findBlob(ctx, repo, d)
+	p.heed(ctx, repo, d.String(), err)
+	return b, err
+}
+
+func (p *Proxy) findBlob(ctx context.Context, repo Repo, d digest.Digest) (b *Blob, err error) {
+	limited := &lookUpContext{Context: ctx}
+	defer limited.stop()
 	err = guarded("Store.Blob", func() (err error) {
-		b, err = p.Store.Blob(ctx, repo, d)
+		b, err = p.Store.Blob(limited, repo, d)
 		if err == nil {
 			b, err = sized(b, d)
 		}
@@ -94,11 +148,10 @@ func (p *Proxy) storedBlob(ctx context.Context, repo Repo, d digest.Digest) (b *
 	switch {
 	case err == nil:
 		return b, nil
-	case !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil:
-		p.storeFailed(ctx, repo, d.String(), err)
-		return nil, err
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
 	}
-	return nil, nil
+	return nil, err
 }
 
 // sized is the Store's blob as a hit whose size is known.
@@ -142,11 +195,12 @@ func sizeOf(b *Blob) (int64, error) {
 // lookUpManifest is storedManifest for a fetch, which a Store must not block.
 func (p *Proxy) lookUpManifest(ctx context.Context, repo Repo, ref string) *Manifest {
 	var found atomic.Pointer[Manifest] // a look-up that was given up may still end
-	err := p.bounded(ctx, "Store.Manifest", lookUpTimeout, func(ctx context.Context) error {
-		m, err := p.storedManifest(ctx, repo, ref)
+	err := p.bounded(ctx, "Store.Manifest", func(ctx context.Context) error {
+		m, err := p.findManifest(ctx, repo, ref)
 		found.Store(m)
 		return err
 	})
+	p.heed(ctx, repo, ref, err)
 	if err != nil {
 		return nil
 	}
@@ -154,97 +208,74 @@ func (p *Proxy) lookUpManifest(ctx context.Context, repo Repo, ref string) *Mani
 }
 
 // lookUpBlob is storedBlob for a fetch, which a Store must not block.
-func (p *Proxy) lookUpBlob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error) {
+func (p *Proxy) lookUpBlob(ctx context.Context, repo Repo, d digest.Digest) *Blob {
 	found := make(chan *Blob, 1)
-	err := p.bounded(ctx, "Store.Blob", lookUpTimeout, func(ctx context.Context) error {
-		b, err := p.storedBlob(ctx, repo, d)
+	err := p.bounded(ctx, "Store.Blob", func(ctx context.Context) error {
+		b, err := p.findBlob(ctx, repo, d)
 		if b != nil && ctx.Err() != nil {
 			return errors.Join(ctx.Err(), b.Body.Close()) // nobody waits any more
 		}
 		found <- b
 		return err
 	})
+	p.heed(ctx, repo, d.String(), err)
 	if err != nil {
-		return nil, err
+		return nil
 	}
-	return <-found, nil
+	return <-found
 }
 
-// bounded calls the Store and gives up after limit.
-func (p *Proxy) bounded(ctx context.Context, what string, limit time.Duration, f func(context.Context) error) error {
-	return p.watched(ctx, what, limit, new(atomic.Int64), f)
+// bounded looks something up at the host's and gives up after lookUpTimeout.
+func (p *Proxy) bounded(ctx context.Context, what string, f func(context.Context) error) error {
+	return watched(ctx, p.state().lookUps, what, lookUpTimeout, new(atomic.Int64), f)
 }
 
-// watched calls the Store in a goroutine and gives up when progress has not
-// moved for limit, or ctx ends. What was given up may go on, but not many may.
-func (p *Proxy) watched(ctx context.Context, what string, limit time.Duration, progress *atomic.Int64, f func(context.Context) error) error {
-	stuck := &p.state().stuck
-	if stuck.Load() >= maxStuck {
+// watched calls the host in a goroutine and gives up when progress has not
+// moved for limit, or ctx ends. What was given up may go on, in its turn: no
+// more calls run at a time than turns has room for.
+func watched(ctx context.Context, turns *quota.Quota, what string, limit time.Duration, progress *atomic.Int64, f func(context.Context) error) error {
+	wait, cancelWait := context.WithTimeout(ctx, limit)
+	defer cancelWait()
+	if err := turns.Take(wait, 1); err != nil {
 		return fmt.Errorf("%s was not called: %w", what, errStuck)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := &storeCall{what: what, stuck: stuck, done: make(chan error, 1)}
-	go c.run(func() error { return f(ctx) })
+	done := make(chan error, 1)
+	go func() {
+		defer turns.Give(1)
+		done <- guarded(what, func() error { return f(ctx) })
+	}()
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for seen := progress.Load(); ; {
 		select {
-		case err := <-c.done:
+		case err := <-done:
 			return err
 		case <-ctx.Done():
-			return c.giveUp(stuckGrace)
+			return lastWord(what, done)
 		case <-timer.C:
 		}
 		now := progress.Load()
 		if now == seen {
 			cancel()
-			return c.giveUp(stuckGrace)
+			return lastWord(what, done)
 		}
 		seen = now
 		timer.Reset(limit)
 	}
 }
 
-// storeCall is one call that may be given up.
-type storeCall struct {
-	what  string
-	stuck *atomic.Int64
-	done  chan error // has room for the result
-
-	mu     sync.Mutex
-	ended  bool
-	gaveUp bool
-}
-
-func (c *storeCall) run(f func() error) {
-	err := guarded(c.what, f)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended = true
-	if c.gaveUp {
-		c.stuck.Add(-1)
-	}
-	c.done <- err
-}
-
-// giveUp waits a little for a call whose context has ended, then no more.
-func (c *storeCall) giveUp(grace time.Duration) error {
-	timer := time.NewTimer(grace)
+// lastWord gives a call whose context has ended a little time to notice.
+func lastWord(what string, done <-chan error) error {
+	timer := time.NewTimer(stuckGrace)
 	defer timer.Stop()
 	select {
-	case err := <-c.done:
+	case err := <-done:
 		return err
 	case <-timer.C:
+		return fmt.Errorf("%s: %w", what, errStuck)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended {
-		return <-c.done
-	}
-	c.gaveUp = true
-	c.stuck.Add(1)
-	return fmt.Errorf("%s: %w", c.what, errStuck)
 }
 
 // panicError is a panic of the host's code.
@@ -258,10 +289,13 @@ func (e *panicError) Error() string { return fmt.Sprintf("%s panicked: %v", e.wh
 // guarded calls code of the host. A panic in there becomes an error, so that
 // everyone who waits for this call is released.
 func guarded(what string, f func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = &panicError{what, r}
-		}
-	}()
+	defer recovered(what, &err)
 	return f()
+}
+
+// recovered, deferred, is what guarded does.
+func recovered(what string, err *error) {
+	if r := recover(); r != nil {
+		*err = &panicError{what, r}
+	}
 }

@@ -39,12 +39,13 @@ type Reader struct {
 	slow      atomic.Bool            // it has been cut
 	interrupt atomic.Pointer[func()] // ends a write that is under way; nil: none is
 
-	mu   sync.Mutex // held by whatever method is under way
-	off  int64
-	err  error             // the first failure other than io.EOF
-	own  *os.File          // one more file on of; nil: none
-	of   Place             // what own reads
-	next io.ReadSeekCloser // where reading goes on after a hand-over; nil: here
+	mu    sync.Mutex // held by whatever method is under way
+	off   int64
+	err   error             // the first failure other than io.EOF
+	own   *os.File          // one more file on of; nil: none
+	of    Place             // what own reads
+	next  io.ReadSeekCloser // where reading goes on after a hand-over; nil: here
+	stays bool              // there was a hand-over, of which this reader knows
 }
 
 // NewReader opens a reader at offset 0 whose reads end when ctx does. The error
@@ -131,7 +132,7 @@ func (r *Reader) await() (look, error) {
 		}
 		l, err := r.s.look(r.off)
 		if err != nil || l.n > 0 {
-			if l.next != nil {
+			if l.next != nil && !r.stays {
 				r.handOver(l.next)
 			}
 			return l, err
@@ -146,6 +147,7 @@ func (r *Reader) await() (look, error) {
 
 // handOver goes on with next, and lets go of the spool.
 func (r *Reader) handOver(next Successor) {
+	r.stays = true // who cannot go on there now does not ask at every read
 	body, err := next(r.ctx)
 	if err != nil {
 		return

@@ -60,6 +60,9 @@ type Options struct {
 	Place Place
 	// Files bounds the files that readers open for themselves. nil: they open none.
 	Files *Files
+	// PlaceFailed is called when the Place failed and the rest goes to a file of the
+	// spool's own. nil: nobody is told.
+	PlaceFailed func(error)
 	// Gone is called when the spool's space is free again. nil: nobody is told.
 	Gone func()
 }
@@ -69,6 +72,7 @@ type Options struct {
 type Spool struct {
 	dir   string
 	files *Files
+	moved func(error)
 	gone  func()
 
 	mu       sync.Mutex
@@ -95,7 +99,7 @@ type segment struct {
 
 // New returns an empty spool, held by its owner until Release.
 func New(o Options) *Spool {
-	s := &Spool{dir: o.Dir, files: o.Files, gone: o.Gone, size: o.Size, wake: make(chan struct{}), refs: 1, readers: make(map[*Reader]struct{})}
+	s := &Spool{dir: o.Dir, files: o.Files, moved: o.PlaceFailed, gone: o.Gone, size: o.Size, wake: make(chan struct{}), refs: 1, readers: make(map[*Reader]struct{})}
 	if o.Place != nil {
 		s.segments = []segment{{Place: o.Place}}
 	}
@@ -136,6 +140,9 @@ func (s *Spool) writeFile(seg *segment, p []byte) error {
 	second, secondErr := s.addFile(s.written)
 	if secondErr != nil {
 		return errors.Join(err, secondErr)
+	}
+	if s.moved != nil {
+		s.moved(err)
 	}
 	return writeAt(second, p, 0)
 }

@@ -293,7 +293,11 @@ func TestTheRestGoesElsewhereWhenTheFirstPlaceFails(t *testing.T) {
 			want := content(3<<20 + 17)
 			p := newPlace(t, full)
 			p.short = short
-			s := spool.New(spool.Options{Dir: t.TempDir(), Size: int64(len(want)), Place: p, Files: spool.NewFiles(10)})
+			var failed error
+			s := spool.New(spool.Options{
+				Dir: t.TempDir(), Size: int64(len(want)), Place: p, Files: spool.NewFiles(10),
+				PlaceFailed: func(err error) { failed = err },
+			})
 			plain, sending := open(t, s), open(t, s)
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -312,6 +316,7 @@ func TestTheRestGoesElsewhereWhenTheFirstPlaceFails(t *testing.T) {
 			s.Finish()
 			wg.Wait()
 			assert.False(t, s.Whole())
+			assert.Error(t, failed)
 			s.Release()
 		}
 	}

@@ -1,0 +1,626 @@
+package pullthrough_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+var errOnFire = errors.New("disk on fire")
+
+// storeFault is what happens to one call of one method.
+type storeFault struct {
+	method string
+	mode   string
+	n      int64 // the call, from 1 on; 0: none
+
+	seen  atomic.Int64
+	fired atomic.Bool
+	off   atomic.Bool
+}
+
+// call does what a method does, or fails. undo takes back what do has done.
+func (f *storeFault) call(ctx context.Context, method string, do func() error, undo func()) error {
+	if method != f.method || f.off.Load() || f.seen.Add(1) != f.n {
+		return do()
+	}
+	f.fired.Store(true)
+	switch f.mode {
+	case "after":
+		if err := do(); err == nil && undo != nil {
+			undo()
+		}
+	case "panic":
+		panic(errOnFire)
+	case "block":
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return errOnFire
+}
+
+// sweep is a Store of which one call fails.
+type sweep struct {
+	*files
+	f *storeFault
+}
+
+func (s *sweep) Manifest(ctx context.Context, r pullthrough.Repo, ref string) (m *pullthrough.Manifest, err error) {
+	err = s.f.call(ctx, "Manifest", func() (err error) { m, err = s.files.Manifest(ctx, r, ref); return err }, func() { m = nil })
+	return m, err
+}
+
+func (s *sweep) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
+	return s.f.call(ctx, "PutManifest", func() error { return s.files.PutManifest(ctx, r, m) }, nil)
+}
+
+func (s *sweep) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest) (b *pullthrough.Blob, err error) {
+	err = s.f.call(ctx, "Blob", func() (err error) { b, err = s.files.Blob(ctx, r, d); return err }, func() { _, b = b.Body.Close(), nil })
+	return b, err
+}
+
+func (s *sweep) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.Descriptor, body io.ReadSeeker) error {
+	return s.f.call(ctx, "PutBlob", func() error { return s.files.PutBlob(ctx, r, desc, body) }, nil)
+}
+
+// stagingSweep is sweep with stages.
+type stagingSweep struct{ *sweep }
+
+func (s stagingSweep) StageBlob(ctx context.Context, _ pullthrough.Repo, _ digest.Digest) (stage pullthrough.Stage, err error) {
+	var st *staged
+	err = s.f.call(ctx, "StageBlob", func() (err error) { st, err = s.stage(); return err }, func() { _ = st.Abort() })
+	if err != nil {
+		return nil, err
+	}
+	return &sweptStage{st, s.f}, nil
+}
+
+type sweptStage struct {
+	*staged
+	f *storeFault
+}
+
+func (s *sweptStage) WriteAt(p []byte, off int64) (n int, err error) {
+	err = s.f.call(context.Background(), "WriteAt", func() (err error) { n, err = s.staged.WriteAt(p, off); return err }, nil)
+	if s.f.mode == "short" && errors.Is(err, errOnFire) {
+		return s.staged.WriteAt(p[:len(p)/2], off)
+	}
+	return n, err
+}
+
+func (s *sweptStage) ReadAt(p []byte, off int64) (n int, err error) {
+	err = s.f.call(context.Background(), "ReadAt", func() (err error) { n, err = s.staged.ReadAt(p, off); return err }, func() { n = 0 })
+	return n, err
+}
+
+func (s *sweptStage) Open() (f *os.File, err error) {
+	err = s.f.call(context.Background(), "Open", func() (err error) { f, err = s.staged.Open(); return err }, func() { _ = f.Close(); f = nil })
+	return f, err
+}
+
+func (s *sweptStage) Commit(ctx context.Context, desc ocispec.Descriptor) error {
+	done := false
+	defer func() {
+		if !done { // a Store whose Commit fails keeps nothing
+			s.commits.Add(1)
+			_ = s.discard()
+		}
+	}()
+	return s.f.call(ctx, "Commit", func() error { done = true; return s.staged.Commit(ctx, desc) }, nil)
+}
+
+func (s *sweptStage) Abort() error {
+	done := false
+	defer func() {
+		if !done {
+			_ = s.staged.Abort()
+		}
+	}()
+	return s.f.call(context.Background(), "Abort", func() error { done = true; return s.staged.Abort() }, nil)
+}
+
+// A Store that fails at any one call, in any way, harms no pull (F1 to F4, F7,
+// F8): two clients of each object, one by Body and one by HTTP, get what they
+// asked for, the host hears of it, and nothing stays behind.
+func TestProofAnyOneCallOfTheStoreFails(t *testing.T) {
+	baseline(t)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 1<<20 + 100_000})
+	dir := t.TempDir()
+	type method struct {
+		name   string
+		stages bool
+		modes  []string
+	}
+	inContext := []string{"before", "after", "panic", "block"}
+	without := []string{"before", "after", "panic"}
+	for _, m := range []method{
+		{"Manifest", false, inContext}, {"PutManifest", false, inContext}, {"Blob", false, inContext}, {"PutBlob", false, inContext},
+		{"StageBlob", true, inContext}, {"WriteAt", true, append(without, "short")}, {"ReadAt", true, without},
+		{"Open", true, without}, {"Commit", true, inContext}, {"Abort", true, without}, {"Blob", true, inContext},
+	} {
+		for _, mode := range m.modes {
+			name := fmt.Sprintf("%s %s", m.name, mode)
+			if m.stages {
+				name = "staged, " + name
+			}
+			t.Run(name, func(t *testing.T) {
+				up, enter := piped(t, pullthroughtest.Config{})
+				up.Push("a", "1", img)
+				for n := int64(1); !t.Failed(); n++ {
+					f := &storeFault{method: m.name, mode: mode, n: n}
+					synctest.Test(t, func(t *testing.T) { pullWithFault(t, enter(t), img, f, m.stages, dir) })
+					if t.Failed() {
+						t.Logf("call %d", n)
+					}
+					if !f.fired.Load() {
+						break
+					}
+					n += n / 2 // the later ones are all alike
+				}
+			})
+		}
+	}
+}
+
+// pullWithFault pulls img until it is stored, and once more.
+func pullWithFault(t *testing.T, w *world, img *pullthroughtest.Image, f *storeFault, stages bool, dir string) {
+	dir, err := os.MkdirTemp(dir, "*")
+	require.NoError(t, err)
+	store := &sweep{newFiles(dir), f}
+	w.Store = store
+	if stages {
+		w.Store = stagingSweep{store}
+	}
+	heard := &events{}
+	w.OnEvent = heard.on
+	w.up.Reset()
+	if f.method == "Abort" { // which only a bad download needs
+		defer w.up.Fault(pullthroughtest.Fault{Match: blobs + img.Layers[0].Digest.Encoded() + " 200", Times: 1, Flip: new(int64(5))})()
+		_ = w.whole(t.Context(), img.Layers[0].Digest)
+		time.Sleep(3 * time.Minute)
+	}
+	for range 2 {
+		pullByTwo(t, w, img)
+		time.Sleep(3 * time.Minute) // whatever blocks has been given up
+		w.settled(t)
+	}
+	for _, r := range []string{"GET /v2/a/manifests/1", "GET " + "/v2/a/blobs/" + img.Layers[0].Digest.String(), "GET /v2/a/blobs/" + img.Config.Digest.String()} {
+		assert.LessOrEqual(t, w.up.Count(r+" 200"), 2, "fetched again at most once")
+	}
+	switch f.method {
+	case "Open", "Abort": // cost speed only; change nothing
+	default:
+		if f.fired.Load() {
+			assert.NotEmpty(t, heard.storeFailures(), "the host hears of it")
+		}
+	}
+	f.off.Store(true)
+	w.up.Reset()
+	pullByTwo(t, w, img)
+	w.settled(t)
+	assert.Empty(t, w.up.Log(), "it is stored by now")
+	assertEmptyDir(t, w.SpoolDir)
+	assert.Empty(t, store.leftovers(t), "nothing is left where stages are")
+	store.assertEnded(t)
+}
+
+// pullByTwo pulls the image as a client of Proxy.Blob and one of ServeHTTP do,
+// at the same time.
+func pullByTwo(t *testing.T, w *world, img *pullthroughtest.Image) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	m, err := w.Manifest(ctx, pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	if assert.NoError(t, err) {
+		assert.Equal(t, img.Digest, m.Descriptor.Digest)
+	}
+	var wg sync.WaitGroup
+	for _, b := range img.Blobs() {
+		wg.Go(func() { assert.NoError(t, w.whole(ctx, b.Digest), "by Body") })
+		wg.Go(func() {
+			s := serveSink(ctx, w.Proxy, blobPath("a", b.Digest))
+			assert.False(t, s.aborted, "by HTTP")
+			assert.Equal(t, 200, s.status)
+			assert.Equal(t, b.Digest, digest.FromBytes(s.body.Bytes()))
+		})
+	}
+	wg.Wait()
+}
+
+// blocking is a Store whose PutBlob never ends before it is released.
+type blocking struct {
+	*pullthrough.MemStore
+	release <-chan struct{}
+	calls   atomic.Int64
+	inside  atomic.Int64
+	after   chan error // what its reader said afterwards
+}
+
+func (s *blocking) PutBlob(_ context.Context, _ pullthrough.Repo, _ ocispec.Descriptor, r io.ReadSeeker) error {
+	s.calls.Add(1)
+	s.inside.Add(1)
+	defer s.inside.Add(-1)
+	<-s.release
+	_, err := r.Read(make([]byte, 1))
+	s.after <- err
+	return err
+}
+
+// A PutBlob that ignores its context is given up after a minute without a
+// Read, and no more than eight such are left alone.
+func TestProofPutBlobBlocksForEver(t *testing.T) {
+	for name, together := range map[string]bool{"one after the other": false, "all at once": true} {
+		t.Run(name, func(t *testing.T) {
+			baseline(t)
+			up, enter := piped(t, pullthroughtest.Config{})
+			synctest.Test(t, func(t *testing.T) {
+				const n = 12
+				w := enter(t)
+				g := newGate(t)
+				store := &blocking{MemStore: w.store, release: g.c, after: make(chan error, n)}
+				w.Store = store
+				heard := &events{}
+				w.OnEvent = heard.on
+				var wg sync.WaitGroup
+				for i := range n {
+					layer := w.layer(100_000 + int64(i))
+					wg.Go(func() { assert.NoError(t, w.whole(t.Context(), layer.Digest)) })
+					if together {
+						continue
+					}
+					wg.Wait()
+					time.Sleep(59 * time.Second)
+					if i < 8 {
+						assert.Len(t, heard.storeFailures(), i)
+					}
+					time.Sleep(3 * time.Second)
+					assert.Len(t, heard.storeFailures(), i+1)
+					assert.Zero(t, w.Running())
+				}
+				wg.Wait()
+				time.Sleep(62 * time.Second)
+				w.settled(t)
+				assert.Len(t, heard.storeFailures(), n)
+				assert.LessOrEqual(t, store.inside.Load(), int64(8), "calls that were given up and go on")
+				assert.Equal(t, n, up.Count(blobs))
+				calls := int(store.calls.Load())
+				g.open()
+				for range calls {
+					assert.Error(t, <-store.after, "what was given up must not read on")
+				}
+				synctest.Wait()
+				layer := w.layer(200_000)
+				assert.NoError(t, w.whole(t.Context(), layer.Digest))
+				time.Sleep(time.Second)
+				w.settled(t)
+				assert.EqualValues(t, calls+1, store.calls.Load(), "the Store is asked again once it is well")
+			})
+		})
+	}
+}
+
+// A PutBlob may take its time, as long as it reads.
+func TestProofPutBlobThatReadsSlowlyIsWaitedFor(t *testing.T) {
+	baseline(t)
+	up, enter := piped(t, pullthroughtest.Config{})
+	synctest.Test(t, func(t *testing.T) {
+		w := enter(t)
+		w.Store = &faultyStore{MemStore: w.store, putBlob: func(r io.ReadSeeker) error {
+			for range 10 {
+				time.Sleep(50 * time.Second)
+				if _, err := r.Read(make([]byte, 1)); err != nil {
+					return err
+				}
+			}
+			_, err := r.Seek(0, io.SeekStart)
+			return err
+		}}
+		layer := w.layer(100_000)
+		assert.NoError(t, w.whole(t.Context(), layer.Digest))
+		time.Sleep(501 * time.Second)
+		w.settled(t)
+		w.pullBlob(t, "a", layer.Digest)
+		assert.Equal(t, 1, up.Count("*"))
+	})
+}
+
+func TestProofStagedBlobIsCommitted(t *testing.T) {
+	for name, size := range layerSizes {
+		t.Run(name, func(t *testing.T) {
+			baseline(t)
+			store := stager{newFiles(t.TempDir())}
+			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.Store = noPutBlob{store, t}
+				p.SpoolDir = "/nonexistent"
+				p.SpoolBytes = 1 // does not count here
+			})
+			layer := w.layer(size)
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() { assert.NoError(t, w.whole(t.Context(), layer.Digest)) })
+			}
+			wg.Wait()
+			w.settled(t)
+			require.NotEmpty(t, store.stages)
+			assert.EqualValues(t, 1, store.stages[0].commits.Load())
+			store.assertEnded(t)
+			assert.Empty(t, store.leftovers(t))
+			w.pullBlob(t, "a", layer.Digest)
+			assert.Equal(t, 1, w.up.Count("*"))
+		})
+	}
+}
+
+// noPutBlob fails the test when a blob is copied into the Store.
+type noPutBlob struct {
+	stager
+	t *testing.T
+}
+
+func (s noPutBlob) PutBlob(context.Context, pullthrough.Repo, ocispec.Descriptor, io.ReadSeeker) error {
+	assert.Fail(s.t, "PutBlob of a staged blob")
+	return errOnFire
+}
+
+// After Commit a Stage may fail to read, and its name is gone. Clients that
+// have only begun, or not even that, go on all the same.
+func TestProofReadersOutliveTheStage(t *testing.T) {
+	for name, opens := range map[string]bool{"with files": true, "Open fails": false} {
+		t.Run(name, func(t *testing.T) { testReadersOutliveTheStage(t, opens) })
+	}
+}
+
+// openless is a Store whose stages open no files.
+type openless struct{ *files }
+
+type openlessStage struct{ *staged }
+
+func (openlessStage) Open() (*os.File, error) { return nil, errors.ErrUnsupported }
+
+func (s openless) StageBlob(context.Context, pullthrough.Repo, digest.Digest) (pullthrough.Stage, error) {
+	st, err := s.stage()
+	return openlessStage{st}, err
+}
+
+func testReadersOutliveTheStage(t *testing.T, opens bool) {
+	baseline(t)
+	store := stager{newFiles(t.TempDir())}
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Store = store
+		if !opens {
+			p.Store = openless(store)
+		}
+	})
+	layer := w.layer(4 << 20)
+	unread, err := w.open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	begun, err := w.open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	first := requireRead(t, begun.Body, 1000)
+	w.settled(t)
+	store.assertEnded(t)
+	assertBody(t, layer.Digest, unread)
+	v := layer.Digest.Verifier()
+	_, _ = v.Write(first)
+	_, err = io.Copy(v, begun.Body)
+	assert.NoError(t, err)
+	assert.True(t, v.Verified())
+	assert.NoError(t, begun.Body.Close())
+	assert.Equal(t, 1, w.up.Count("*"))
+}
+
+// fullStage has no room after so many bytes.
+type fullStage struct {
+	*staged
+	room int64
+}
+
+func (s *fullStage) WriteAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > s.room {
+		n, err := s.staged.WriteAt(p[:max(0, s.room-off)], off)
+		return n, errors.Join(err, syscall.ENOSPC)
+	}
+	return s.staged.WriteAt(p, off)
+}
+
+// filling is a Store whose stages are full after so many bytes.
+type filling struct {
+	*files
+	room int64
+	puts atomic.Int64
+}
+
+func (s *filling) StageBlob(context.Context, pullthrough.Repo, digest.Digest) (pullthrough.Stage, error) {
+	st, err := s.stage()
+	return &fullStage{st, s.room}, err
+}
+
+func (s *filling) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.Descriptor, body io.ReadSeeker) error {
+	s.puts.Add(1)
+	return s.files.PutBlob(ctx, r, desc, body)
+}
+
+// A full disk below the Store: the rest goes to SpoolDir, and nobody notices.
+func TestProofStageIsFull(t *testing.T) {
+	const size = 4<<20 + 5
+	for name, room := range map[string]int64{"at once": 0, "in the first MiB": 100_000, "in the middle": 2 << 20, "in the tail": size - 10} {
+		t.Run(name, func(t *testing.T) {
+			baseline(t)
+			store := &filling{files: newFiles(t.TempDir()), room: room}
+			heard := &events{}
+			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.OnEvent = store, heard.on })
+			layer := w.layer(size)
+			content := blobContent(t, layer)
+			g := newGate(t)
+			w.stall(g, layer, 3<<20)
+			late, err := w.open(t.Context(), layer.Digest)
+			require.NoError(t, err)
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() { assert.NoError(t, w.whole(t.Context(), layer.Digest), "by Body") })
+				wg.Go(func() {
+					s := serveSink(t.Context(), w.Proxy, blobPath("a", layer.Digest))
+					assert.False(t, s.aborted, "by HTTP")
+					assertSame(t, content, s.body.Bytes())
+				})
+			}
+			g.open()
+			wg.Wait()
+			w.settled(t)
+			assertBody(t, layer.Digest, late)
+			require.Len(t, store.stages, 1)
+			assert.EqualValues(t, 1, store.stages[0].aborts.Load())
+			assert.Zero(t, store.stages[0].commits.Load())
+			assert.EqualValues(t, 1, store.puts.Load(), "it reaches the Store all the same")
+			assert.Empty(t, store.leftovers(t))
+			assertEmptyDir(t, w.SpoolDir)
+			w.pullBlob(t, "a", layer.Digest)
+			assert.Equal(t, 1, w.up.Count("*"))
+			failures := heard.storeFailures()
+			if assert.NotEmpty(t, failures, "the host hears that its disk is full") {
+				assert.ErrorIs(t, failures[0], syscall.ENOSPC)
+			}
+		})
+	}
+}
+
+func TestProofBothPlacesAreFull(t *testing.T) {
+	baseline(t)
+	store := &filling{files: newFiles(t.TempDir()), room: 2 << 20}
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Store = store
+		p.SpoolDir += "/missing"
+	})
+	layer := w.layer(4 << 20)
+	g := newGate(t)
+	w.stall(g, layer, 1<<20)
+	var wg sync.WaitGroup
+	for range 4 {
+		b, err := w.open(t.Context(), layer.Digest)
+		require.NoError(t, err)
+		wg.Go(func() {
+			n, err := io.Copy(io.Discard, b.Body)
+			assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+			assert.Less(t, n, int64(4<<20))
+			assert.NoError(t, b.Body.Close())
+		})
+	}
+	g.open()
+	wg.Wait()
+	w.settled(t)
+	store.assertEnded(t)
+	assert.EqualValues(t, 1, store.stages[0].aborts.Load())
+	assert.Empty(t, store.leftovers(t))
+	assert.Zero(t, store.puts.Load())
+	require.NoError(t, os.Mkdir(w.SpoolDir, 0o700))
+	w.pullBlob(t, "a", layer.Digest)
+	w.settled(t)
+	assert.Equal(t, 2, w.up.Count("*"))
+	store.assertEnded(t)
+}
+
+// Whatever ends a download, its stage has exactly one of Commit and Abort.
+func TestProofStagesEndOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		faults []pullthroughtest.Fault
+		leave  bool
+		policy pullthrough.Policy
+		commit bool
+	}{
+		"well":               {commit: true},
+		"wrong bytes":        {faults: []pullthroughtest.Fault{{Flip: new(int64(9))}}},
+		"last byte wrong":    {faults: []pullthroughtest.Fault{{Flip: new(int64(-1))}}},
+		"cut, then gone":     {faults: []pullthroughtest.Fault{{Times: 1, CutAfter: new(int64(1 << 20))}, {Status: 404}}},
+		"cut once":           {faults: []pullthroughtest.Fault{{Times: 1, CutAfter: new(int64(1 << 20))}}, commit: true},
+		"too long":           {faults: []pullthroughtest.Fault{{NoLength: true, Extend: 1}}},
+		"over the limit":     {faults: []pullthroughtest.Fault{{NoLength: true, Extend: 4 << 20}}, policy: pullthrough.Policy{MaxBlobBytes: 4 << 20}},
+		"everybody leaves":   {faults: []pullthroughtest.Fault{{Stall: make(chan struct{}), StallAfter: new(int64(1 << 20))}}, leave: true, policy: pullthrough.Policy{Orphans: -1}},
+		"an orphan finishes": {leave: true, commit: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			baseline(t)
+			store := stager{newFiles(t.TempDir())}
+			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.Store = store
+				p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return tc.policy }
+			})
+			layer := w.layer(3 << 20)
+			for _, f := range tc.faults {
+				f.Match = blobs
+				w.up.Fault(f)
+			}
+			b, err := w.open(t.Context(), layer.Digest)
+			if err == nil {
+				if !tc.leave {
+					_, err = io.Copy(io.Discard, b.Body)
+				}
+				require.NoError(t, b.Body.Close())
+			}
+			assert.Equal(t, tc.commit || tc.leave, err == nil, "%v", err)
+			w.settled(t)
+			require.NotEmpty(t, store.stages)
+			store.assertEnded(t)
+			assert.EqualValues(t, tc.commit, store.stages[0].commits.Load() == 1)
+			assert.Empty(t, store.leftovers(t))
+			w.up.Heal()
+			w.up.Reset()
+			w.pullBlob(t, "a", layer.Digest)
+			w.settled(t)
+			if tc.commit {
+				assert.Empty(t, w.up.Log())
+			} else {
+				assert.Equal(t, 1, w.up.Count(blobs+" 200"))
+			}
+			store.assertEnded(t)
+		})
+	}
+}
+
+// lateStager gives its Stage when nobody waits for it any more.
+type lateStager struct {
+	*files
+	release <-chan struct{}
+}
+
+func (s *lateStager) StageBlob(context.Context, pullthrough.Repo, digest.Digest) (pullthrough.Stage, error) {
+	<-s.release
+	return s.stage()
+}
+
+// A stage that comes after the proxy has given up waiting for it is aborted.
+func TestProofStageThatComesTooLate(t *testing.T) {
+	baseline(t)
+	up, enter := piped(t, pullthroughtest.Config{})
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := enter(t)
+		g := newGate(t)
+		store := &lateStager{newFiles(dir), g.c}
+		w.Store = store
+		layer := w.layer(2 << 20)
+		assert.NoError(t, w.whole(t.Context(), layer.Digest))
+		g.open()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		w.settled(t)
+		store.assertEnded(t)
+		assert.Empty(t, store.leftovers(t))
+		assert.Equal(t, 1, up.Count("*"))
+	})
+}
