@@ -25,74 +25,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// immutableStore refuses to move a tag that it has, as an immutable repository
-// does, and waits at gate, if there is one, before it says so.
-type immutableStore struct {
-	*pullthrough.MemStore
-	gate    chan struct{}
-	refused atomic.Int32
-}
-
-func (s *immutableStore) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
-	have, err := s.MemStore.Manifest(ctx, r, m.Tag)
-	if m.Tag != "" && err == nil && have.Descriptor.Digest != m.Descriptor.Digest {
-		s.refused.Add(1)
-		if s.gate != nil {
-			<-s.gate
-		}
-		return pullthrough.ErrImmutable
-	}
-	return s.MemStore.PutManifest(ctx, r, m)
-}
-
-func TestAnImmutableTagStaysAndItsNewDigestIsStillTheNewManifest(t *testing.T) {
-	store := &immutableStore{MemStore: pullthrough.NewMemStore(), gate: make(chan struct{})}
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = store; everyPull(p) })
-	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
-	w.up.Push("a", "1", one)
-	w.pull(t, "a", "1", one)
-	w.settled(t)
-	w.up.Push("a", "1", two)
-	byTag := make(chan digest.Digest, 1)
-	byDigest := make(chan digest.Digest, 1)
-	get := func(ref string, to chan<- digest.Digest) {
-		m, err := w.Manifest(context.Background(), pullthrough.Request{Repo: repo("a"), Ref: ref})
-		if assert.NoError(t, err) {
-			to <- m.Descriptor.Digest
-		}
-	}
-	go get("1", byTag)
-	require.Eventually(t, func() bool { return store.refused.Load() == 1 }, 10*time.Second, time.Millisecond)
-	go get(two.Digest.String(), byDigest)
-	close(store.gate)
-	assert.Equal(t, one.Digest, <-byTag)
-	assert.Equal(t, two.Digest, <-byDigest)
-	w.settled(t)
-	got, err := store.Manifest(t.Context(), repo("a"), "1")
-	require.NoError(t, err)
-	assert.Equal(t, one.Digest, got.Descriptor.Digest)
-	assert.LessOrEqual(t, w.up.Count("GET /v2/a/manifests/*"), 3)
-}
-
-func TestAnImmutableTagThatMovedIsNotFetchedOnEveryPull(t *testing.T) {
-	store := &immutableStore{MemStore: pullthrough.NewMemStore()}
-	clock := time.Unix(1_700_000_000, 0)
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.Now = store, func() time.Time { return clock } })
-	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
-	w.up.Push("a", "1", one)
-	w.pull(t, "a", "1", one)
-	w.up.Push("a", "1", two)
-	clock = clock.Add(25 * time.Hour)
-	w.up.Reset()
-	for range 5 {
-		m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
-		require.NoError(t, err)
-		assert.Equal(t, one.Digest, m.Descriptor.Digest)
-		w.settled(t)
-	}
-	assert.Len(t, w.up.Log(), 2, "one check a day")
-}
-
 func TestARefusalWhoseBodyNeverComesHoldsUpNobody(t *testing.T) {
 	for name, fault := range map[string]pullthroughtest.Fault{
 		"404":      {Status: 404, Body: []byte(repeat("x", 100))},
@@ -294,61 +226,6 @@ func TestHostileManifestsCostLittleMemory(t *testing.T) {
 			assert.Equal(t, 1, w.up.Count("*"))
 		})
 	}
-}
-
-// slowPut is a Store whose first put of a manifest waits.
-type slowPut struct {
-	*pullthrough.MemStore
-	once    sync.Once
-	entered chan struct{}
-	gate    chan struct{}
-}
-
-func (s *slowPut) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
-	s.once.Do(func() { close(s.entered); <-s.gate })
-	return s.MemStore.PutManifest(ctx, r, m)
-}
-
-// A put that comes late must not undo a newer one: nobody fetches the tag anew
-// before the put of what was fetched has ended.
-func TestAnOlderPutDoesNotOverwriteANewerTag(t *testing.T) {
-	store := &slowPut{MemStore: pullthrough.NewMemStore(), entered: make(chan struct{}), gate: make(chan struct{})}
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = store; everyPull(p) })
-	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
-	w.up.Push("a", "1", one)
-	ctx, cancel := context.WithCancel(t.Context())
-	gone := make(chan error, 1)
-	go func() {
-		_, err := w.Manifest(ctx, pullthrough.Request{Repo: repo("a"), Ref: "1"})
-		gone <- err
-	}()
-	<-store.entered
-	cancel()
-	assert.ErrorIs(t, <-gone, context.Canceled)
-	w.up.Push("a", "1", two)
-	shared, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
-	require.NoError(t, err)
-	assert.Equal(t, one.Digest, shared.Descriptor.Digest)
-	close(store.gate)
-	w.settled(t)
-	w.pull(t, "a", "1", two)
-	got, err := store.Manifest(t.Context(), repo("a"), "1")
-	require.NoError(t, err)
-	assert.Equal(t, two.Digest, got.Descriptor.Digest)
-	assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
-}
-
-func TestALateCheckDoesNotUndoAPush(t *testing.T) {
-	store := pullthrough.NewMemStore()
-	pushed := localManifest("1")
-	require.NoError(t, store.PutManifest(t.Context(), repo("a"), pushed))
-	old := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1})
-	late := &pullthrough.Manifest{Content: old.Content, Tag: "1", CheckedAt: time.Now(), Source: pullthrough.SourceRevalidated}
-	late.Descriptor = old.Descriptor()
-	require.NoError(t, store.PutManifest(t.Context(), repo("a"), late))
-	got, err := store.Manifest(t.Context(), repo("a"), "1")
-	require.NoError(t, err)
-	assert.Equal(t, pushed.Descriptor.Digest, got.Descriptor.Digest)
 }
 
 func TestAHeadThatLiesAboutTheDigestFreezesNoTag(t *testing.T) {
