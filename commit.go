@@ -15,9 +15,7 @@ import (
 // commitBlob hands the verified blob to the Store. The clients have all they
 // need by now: what goes wrong here is an event.
 func (p *Proxy) commitBlob(f *fill) error {
-	// The download is done: neither a client that leaves nor a Shutdown that has
-	// run out of time should leave the Store half-way.
-	ctx := context.WithoutCancel(f.call.Context())
+	ctx := f.call.Context() // no client's: only a Shutdown that runs out of time ends it
 	if err := p.unchanged(ctx, f.rt); err != nil {
 		f.abortStage()
 		p.log().Warn("blob is served and not stored", "repository", f.rt.repo.Name, "digest", f.digest.String(), "err", err)

@@ -314,8 +314,7 @@ func (p *Proxy) remember(rt *route, info manifest.Info) {
 func (p *Proxy) commitManifest(call *manifestCall, rt *route, ref string, m *Manifest) *Manifest {
 	late := time.AfterFunc(putWait, func() { call.Publish(m) })
 	defer late.Stop()
-	// The fetch is done: that the last client leaves must not undo it.
-	ctx := context.WithoutCancel(call.Context())
+	ctx := call.Context() // it was kept: only a Shutdown that runs out of time ends it
 	if err := p.unchanged(ctx, rt); err != nil {
 		p.log().Warn("manifest is served and not stored", "repository", rt.repo.Name, "ref", ref, "err", err)
 		return m

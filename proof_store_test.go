@@ -338,3 +338,22 @@ func TestProofPutBlobThatReadsSlowlyIsWaitedFor(t *testing.T) {
 		assert.Equal(t, 1, up.Count("*"))
 	})
 }
+
+// A Store that hangs must not keep Shutdown from its deadline.
+func TestProofShutdownDoesNotWaitForAStoreThatHangs(t *testing.T) {
+	up, enter := piped(t, pullthroughtest.Config{})
+	synctest.Test(t, func(t *testing.T) {
+		w := enter(t)
+		release := make(chan struct{})
+		w.Store = &blocking{MemStore: w.store, release: release, after: make(chan error, 8)}
+		w.pullBlob(t, "a", w.layer(1000).Digest)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		start := time.Now()
+		assert.ErrorIs(t, w.Shutdown(ctx), context.DeadlineExceeded)
+		assert.LessOrEqual(t, time.Since(start), 7*time.Second)
+		close(release)
+		synctest.Wait()
+		assert.Equal(t, 1, up.Count(blobs))
+	})
+}
