@@ -63,17 +63,28 @@ func (p *Proxy) blobHead(ctx context.Context, rt *route, d digest.Digest) (*Blob
 	if !known {
 		var err error
 		size, _, err = p.state().heads.Do(ctx, rt.key(d.String()), func(call *headCall) (int64, error) {
-			return p.state().upstream.blobSize(call.Context(), rt, d)
+			return p.askSize(call.Context(), rt, d)
 		})
 		if err != nil {
 			return nil, err
 		}
-		p.state().sizes.Put(rt.key(d.String()), size)
 	}
 	b := NewBlob(d, nil)
 	b.Descriptor.Size = size
 	b.Source = SourceFill
 	return b, nil
+}
+
+// askSize runs in the flight. The one before may have ended since we looked.
+func (p *Proxy) askSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
+	if size, known := p.knownSize(rt, d); known {
+		return size, nil
+	}
+	size, err := p.state().upstream.blobSize(ctx, rt, d)
+	if err == nil {
+		p.state().sizes.Put(rt.key(d.String()), size)
+	}
+	return size, err
 }
 
 type headCall = flight.Call[objectKey, int64]
