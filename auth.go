@@ -310,6 +310,13 @@ func (a *authorizer) authorization(ctx context.Context, rt *route, s *site) (gra
 		return grant{basic, demand, true}, nil
 	case demand.scheme == basicScheme:
 		t, err := a.fetchOnce(ctx, tokenKey{rule: rt.id, demand: demand}, func(ctx context.Context) (token, error) {
+			// The fetch before may have ended since we looked.
+			s.mu.Lock()
+			known := s.basic
+			s.mu.Unlock()
+			if known.usable(a.now()) {
+				return known, nil
+			}
 			return a.fetchBasic(ctx, rt, s)
 		})
 		return grant{t, demand, false}, err
