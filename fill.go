@@ -130,8 +130,7 @@ func (p *Proxy) joinFill(ctx context.Context, rt *route, d digest.Digest) (*Blob
 func (p *Proxy) openFill(ctx context.Context, f *fill, shared bool) (*Blob, error) {
 	defer f.release()
 	if f.spool == nil { // it had been stored meanwhile
-		b, err := p.storedBlob(ctx, f.rt.repo, f.digest)
-		return b, err
+		return p.storedBlob(ctx, f.rt.repo, f.digest)
 	}
 	body, err := f.spool.NewReader(ctx)
 	if errors.Is(err, spool.ErrAbandoned) {

@@ -33,7 +33,7 @@ type running struct {
 	blobs        flight.Group[objectKey, *fill]
 	imports      flight.Group[objectKey, struct{}] // in the background
 	heads        flight.Group[objectKey, int64]
-	sizes        *lru.Cache[objectKey, int64] // of blobs, from manifests that passed through here
+	sizes        *lru.Cache[objectKey, int64] // of blobs, as manifests or upstream told them
 	orphans      orphanage
 	files        *spool.Files
 	space        *quota.Quota                      // of SpoolBytes

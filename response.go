@@ -69,11 +69,7 @@ func isPullMethod(method string) bool { return method == http.MethodGet || metho
 // repository of next's stays open. When the rules cannot be read the request is
 // the proxy's, which has stored content to serve and an error to tell.
 func (p *Proxy) covers(r *http.Request, c caller, name string) bool {
-	var rules []Rule
-	err := guarded("Rules", func() (err error) {
-		rules, err = p.Rules.Rules(r.Context(), c.Account, c.Region)
-		return err
-	})
+	rules, err := p.rules(r.Context(), c.Account, c.Region)
 	if err != nil {
 		return c.err == nil
 	}
@@ -117,8 +113,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 		err = invalid(repo, path.Ref, pathErr)
 	}
 	if err != nil {
-		challengeCaller(w, r, err)
-		WriteError(w, at(r.Context(), err, repo, path.Ref))
+		refuse(w, r, at(r.Context(), err, repo, path.Ref))
 		return
 	}
 	req := Request{Repo: repo, Ref: path.Ref, Head: r.Method == http.MethodHead, Caller: c.Caller}
@@ -128,16 +123,14 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 	case ocipath.Manifest:
 		m, err := p.Manifest(r.Context(), req)
 		if err != nil {
-			challengeCaller(w, r, err)
-			WriteError(w, err)
+			refuse(w, r, err)
 			return
 		}
 		WriteManifest(w, r, m)
 	case ocipath.Blob:
 		b, err := p.Blob(r.Context(), req)
 		if err != nil {
-			challengeCaller(w, r, err)
-			WriteError(w, err)
+			refuse(w, r, err)
 			return
 		}
 		WriteBlob(w, r, b)
@@ -146,12 +139,13 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 	}
 }
 
-// challengeCaller asks the client for ECR's Basic authorization when err says
-// that it has none.
-func challengeCaller(w http.ResponseWriter, r *http.Request, err error) {
+// refuse is WriteError with the host name of the request in ECR's Basic
+// challenge, when err says that the client has no authorization.
+func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, ErrUnauthorized) && !strings.ContainsAny(r.Host, "\"\\ ") {
 		w.Header().Set("WWW-Authenticate", `Basic realm="https://`+r.Host+`/",service="ecr.amazonaws.com"`)
 	}
+	WriteError(w, err)
 }
 
 // WriteManifest answers r, a GET or HEAD, with m: the descriptor's fields and

@@ -29,11 +29,7 @@ type routeID struct {
 
 // route finds the rule that covers repo.
 func (p *Proxy) route(ctx context.Context, repo Repo) (*route, error) {
-	var rules []Rule
-	err := guarded("Rules", func() (err error) {
-		rules, err = p.Rules.Rules(ctx, repo.Account, repo.Region)
-		return err
-	})
+	rules, err := p.rules(ctx, repo.Account, repo.Region)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +55,11 @@ func (p *Proxy) route(ctx context.Context, repo Repo) (*route, error) {
 		rt.base.String(),
 	}
 	return rt, err
+}
+
+func (p *Proxy) rules(ctx context.Context, account, region string) (rules []Rule, err error) {
+	defer recovered("Rules", &err)
+	return p.Rules.Rules(ctx, account, region)
 }
 
 // noRule is ErrNoRule. If there is a rule that can never match, it says so:
