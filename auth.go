@@ -27,8 +27,12 @@ import (
 // Secrets Manager.
 type Credential struct {
 	Username    string
-	AccessToken string    // the password or token that belongs to Username
-	ExpiresAt   time.Time // when to ask for a new one; zero: it does not expire
+	AccessToken string // the password or token that belongs to Username
+	// IdentityToken is a refresh token, which token servers take in place of user
+	// and password (POST with grant_type=refresh_token). Where one does not, Username
+	// and AccessToken are tried once, if they are there. "": none.
+	IdentityToken string
+	ExpiresAt     time.Time // when to ask for a new one; zero: it does not expire
 }
 
 // String does not show the secret.
@@ -45,7 +49,9 @@ func (c Credential) GoString() string { return c.String() }
 // LogValue does not show the secret.
 func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
-func (c Credential) anonymous() bool { return c.Username == "" && c.AccessToken == "" }
+func (c Credential) anonymous() bool { return !c.hasPassword() && c.IdentityToken == "" }
+
+func (c Credential) hasPassword() bool { return c.Username != "" || c.AccessToken != "" }
 
 func (c Credential) basic() string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+c.AccessToken))

@@ -53,6 +53,11 @@ type Proxy struct {
 	// Region alone: for Basic it serves the rule's other repositories too. nil:
 	// anonymous.
 	Credentials func(ctx context.Context, repo Repo, rule Rule) (Credential, error)
+	// Rotated is told of the identity token that a token server gave in exchange for
+	// [Credential.IdentityToken], which is worth nothing from then on; Credentials
+	// should return the new one. It must not block for long. nil: the proxy keeps the
+	// new one in memory.
+	Rotated func(ctx context.Context, repo Repo, rule Rule, identityToken string)
 	// Endpoint returns where the rule's upstream registry really is: /v2/ stands
 	// below that URL. A nil URL, or a nil Endpoint, means [Rule.UpstreamURL].
 	Endpoint func(ctx context.Context, repo Repo, rule Rule) (*url.URL, error)
@@ -144,6 +149,38 @@ type Policy struct {
 	// MaxBlobBytes limits the size of a blob. 0: 52,000 MiB, Amazon ECR's limit
 	// for a layer.
 	MaxBlobBytes int64
+
+	// Retries is how often a request of a first pull that failed in passing is sent
+	// again: 408, 429, 500, 502, 503, 504, or a connection that broke before there
+	// was an answer. 0: 3 times. Negative: never.
+	Retries int
+	// CheckTimeout is how long a pull of a stored tag waits for its check; then the
+	// stored one is served and the check goes on. 0: 2 seconds. Negative: until the
+	// check has ended.
+	CheckTimeout time.Duration
+	// RefuseStale refuses the pull of a stored tag when its check is answered with
+	// 401, 403 or 404, or with a redirect that is not followed. false: what is
+	// stored is served whatever upstream says, as Amazon ECR does.
+	RefuseStale bool
+	// HideDenied answers "not found" where upstream refuses access, so that clients
+	// do not learn which names exist. false: denied, as Amazon ECR says.
+	HideDenied bool
+	// RefuseWrongDigest refuses a manifest by tag for which upstream names another
+	// digest than its content has. false: the content's own digest counts; see
+	// [Event.WrongDigest].
+	RefuseWrongDigest bool
+	// AnonymousFallback asks for a token without credentials when the token server
+	// has refused the rule's; see [Event.Anonymous]. false: the pull is refused, as
+	// a secret that has expired should be noticed.
+	AnonymousFallback bool
+	// BlockPrivate keeps redirects and token servers out of private networks
+	// (RFC 1918, RFC 4193, RFC 6598). Loopback, link-local, metadata, multicast and
+	// unspecified addresses are closed to them anyhow, unless the upstream itself
+	// is given as a loopback address. The upstream's own host may be anywhere.
+	BlockPrivate bool
+	// HTTP1 speaks HTTP/1.1 with upstreams that get HTTP/2 wrong. false: HTTP/2
+	// where upstream offers it.
+	HTTP1 bool
 }
 
 // EveryPull as [Policy.TagTTL] makes every pull of a tag ask upstream.
@@ -213,6 +250,11 @@ type Event struct {
 	Upstream int           // requests that a fetch made to upstream, tokens included; 0 for a request
 	Duration time.Duration // until the answer was there, or the fetch was committed
 	Err      error         // nil: it went well. EventStoreFailed: what the Store said
+
+	// What else a fetch has found out.
+	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)
+	WrongDigest bool     // upstream named another digest than the manifest's content has
+	Warnings    []string // texts of upstream's Warning headers, 4096 bytes at most
 }
 
 // EventKind tells events apart.
