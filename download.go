@@ -44,7 +44,7 @@ var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, error) {
 	ctx, cancel := context.WithCancelCause(call.Context())
 	defer cancel(nil)
-	ctx, requests := withCounter(ctx)
+	ctx, trace := withTrace(ctx)
 	start := p.now()
 	f := &fill{rt: rt, digest: d, call: call, cancel: cancel, ended: make(chan struct{})}
 	defer close(f.ended)
@@ -55,10 +55,12 @@ func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, erro
 	if err != nil {
 		f.err = locate(err, rt.repo, d.String())
 	}
-	p.tell(call.Context(), Event{
+	e := Event{
 		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: d.String()}, Digest: d.String(), Source: SourceFill,
-		Bytes: size, Upstream: int(requests.Load()), Duration: p.now().Sub(start), Err: f.err,
-	})
+		Bytes: size, Duration: p.now().Sub(start), Err: f.err,
+	}
+	trace.report(&e)
+	p.tell(call.Context(), e)
 	return f, err
 }
 

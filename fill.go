@@ -52,9 +52,11 @@ func (p *Proxy) blob(ctx context.Context, r Request) (*Blob, error) {
 		return nil, maskedImport(err)
 	}
 	if r.Head {
-		return p.blobHead(ctx, rt, d)
+		b, err := p.blobHead(ctx, rt, d)
+		return b, rt.masked(err)
 	}
-	return p.joinFill(ctx, rt, d)
+	b, err = p.joinFill(ctx, rt, d)
+	return b, rt.masked(err)
 }
 
 // blobHead answers an existence check without a download.

@@ -29,6 +29,7 @@ const (
 // running is what a Proxy keeps in memory. It is made on first use.
 type running struct {
 	upstream     *upstream
+	checks       *checks
 	manifests    flight.Group[objectKey, *Manifest]
 	blobs        flight.Group[objectKey, *fill]
 	imports      flight.Group[objectKey, struct{}] // in the background
@@ -59,6 +60,7 @@ func (p *Proxy) state() *running {
 	p.once.Do(func() {
 		p.run = &running{
 			upstream: newUpstream(p),
+			checks:   newChecks(),
 			sizes:    lru.New[objectKey, int64](maxSizes),
 			files:    spool.NewFiles(openFileLimit() / 4),
 			space:    quota.New(p.SpoolBytes),
@@ -101,7 +103,7 @@ func (p *Proxy) manifest(ctx context.Context, r Request) (*Manifest, error) {
 	for range maxRejoins {
 		m, shared, err := p.joinManifest(ctx, rt, r.Ref, 0)
 		if err != nil {
-			return nil, err
+			return nil, rt.masked(err)
 		}
 		// A fetch by tag is found under the digest it brought too, and gives another
 		// manifest after all if that tag turns out to be immutable.
@@ -195,33 +197,45 @@ func answerTo(m *Manifest, ref string, shared bool) *Manifest {
 // before may have committed since our caller looked. depth is how many indexes
 // we came through.
 func (p *Proxy) resolve(call *manifestCall, rt *route, ref string, depth int) (*Manifest, error) {
-	ctx, requests := withCounter(call.Context())
+	ctx, trace := withTrace(call.Context())
 	start := p.now()
 	have := p.lookUpManifest(ctx, rt.repo, ref)
 	if have != nil && (ocipath.IsDigest(ref) || !rt.policy.due(have.CheckedAt, start)) {
 		return have, nil
 	}
+	late := func() bool { return false }
+	if have != nil {
+		if p.state().checks.paused(rt, start) {
+			return stale(have), nil
+		}
+		late = p.limitCheck(call, rt, have)
+	}
 	m, info, err := p.fetchManifest(ctx, rt, ref, have)
+	slow := late()
 	if err == nil {
+		p.state().checks.went(rt)
 		p.remember(rt, info)
 		m = p.keepManifest(call, rt, ref, m, depth)
 	}
-	p.tellFetch(ctx, rt, ref, m, int(requests.Load()), start, err)
-	if err != nil && have != nil {
-		p.log().Warn("serving a stored tag that could not be checked", "repository", rt.repo.Name, "tag", ref, "err", err)
-		stale := *have
-		stale.Source = SourceStale
-		return &stale, nil
+	p.tellFetch(ctx, rt, ref, m, trace, start, err)
+	if err == nil || have == nil {
+		return m, err
 	}
-	return m, err
+	p.state().checks.failed(rt, err, slow, p.now())
+	if !rt.policy.mayServeStale(err) {
+		return nil, err
+	}
+	p.log().Warn("serving a stored tag that could not be checked", "repository", rt.repo.Name, "tag", ref, "err", err)
+	return stale(have), nil
 }
 
-func (p *Proxy) tellFetch(ctx context.Context, rt *route, ref string, m *Manifest, requests int, start time.Time, err error) {
-	e := Event{Kind: EventFetch, Source: SourceFill, Upstream: requests, Duration: p.now().Sub(start), Err: locate(err, rt.repo, ref)}
+func (p *Proxy) tellFetch(ctx context.Context, rt *route, ref string, m *Manifest, trace *trace, start time.Time, err error) {
+	e := Event{Kind: EventFetch, Source: SourceFill, Duration: p.now().Sub(start), Err: locate(err, rt.repo, ref)}
 	e.Request = Request{Repo: rt.repo, Ref: ref}
 	if err == nil {
 		e.Source, e.Digest, e.Bytes = m.Source, m.Descriptor.Digest.String(), m.Descriptor.Size
 	}
+	trace.report(&e)
 	p.tell(ctx, e)
 }
 
@@ -259,7 +273,7 @@ func (p *Proxy) fetchManifest(ctx context.Context, rt *route, ref string, have *
 	u := p.state().upstream
 	now := p.now()
 	if have == nil {
-		return stamped(now)(u.manifest(ctx, rt, ref))
+		return stamped(now)(u.manifest(ctx, rt, ref, rt.policy.effort()))
 	}
 	d, err := u.head(ctx, rt, ref)
 	if err != nil {
@@ -269,7 +283,7 @@ func (p *Proxy) fetchManifest(ctx context.Context, rt *route, ref string, have *
 		return confirmed(have, ref, now), manifest.Info{}, nil
 	}
 	if d != "" {
-		m, info, err := u.manifest(ctx, rt, d.String())
+		m, info, err := u.manifest(ctx, rt, d.String(), checking)
 		if err == nil {
 			m.Tag = ref
 		}
@@ -279,7 +293,7 @@ func (p *Proxy) fetchManifest(ctx context.Context, rt *route, ref string, have *
 		// The tag moved on between the two requests, or HEAD told a wrong digest:
 		// the body decides now.
 	}
-	return stamped(now)(u.manifest(ctx, rt, ref))
+	return stamped(now)(u.manifest(ctx, rt, ref, checking))
 }
 
 // confirmed is a stored tag that upstream has just been asked about.

@@ -334,7 +334,7 @@ func asBlobError(err error) error {
 // http.Server down first.
 func (p *Proxy) Shutdown(ctx context.Context) (err error) {
 	run := p.state()
-	defer run.upstream.close()
+	defer run.upstream.lanes.close()
 	run.imports.Close()
 	run.manifests.Close()
 	run.blobs.Close()

@@ -2,6 +2,7 @@ package pullthrough
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"strings"
 )
@@ -93,4 +94,17 @@ func (p *Proxy) endpoint(ctx context.Context, repo Repo, rule Rule) (u *url.URL,
 
 func (rt *route) error(kind, cause error) *Error {
 	return &Error{Kind: kind, Host: rt.base.Host, Err: cause}
+}
+
+// masked is err as a client may know it: where the rule says so, nothing tells a
+// name that upstream keeps to itself from one that does not exist. An errors.Is
+// still finds the refusal.
+func (rt *route) masked(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || !rt.policy.HideDenied || e.Kind != ErrDenied {
+		return err
+	}
+	hidden := *e
+	hidden.Kind, hidden.Err = ErrNotFound, e
+	return &hidden
 }

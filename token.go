@@ -2,49 +2,160 @@ package pullthrough
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 )
 
 const (
 	maxTokenBody = 64 << 10
-	maxToken     = 16 << 10
-	minTokenLife = time.Minute
-	maxTokenLife = 24 * time.Hour
+	clientID     = "pullthrough"
 )
 
-// fetchToken asks the token server, on a context of its own.
-func (a *authorizer) fetchToken(ctx context.Context, rt *route, key tokenKey) (token, error) {
-	req, err := a.tokenRequest(ctx, rt, key)
+// fetchToken asks the token server, on a context of its own, and keeps what it
+// gets.
+func (a *authorizer) fetchToken(ctx context.Context, rt *route, s *site, d demand) (token, error) {
+	cred, err := a.credential(ctx, rt, s)
 	if err != nil {
 		return token{}, err
 	}
-	resp, err := a.upstream.send(req, sameOrigin)
+	key := tokenKey{rt.id, a.generations.of(cred), d, scopeOf(rt, d)}
+	if t, ok := a.tokens.Get(key); ok && t.usable(a.now()) {
+		return t, nil // the secret is a new one, and somebody was here with it already
+	}
+	answer, err := a.requestToken(ctx, rt, key, cred)
+	refused := errors.Is(err, ErrDenied)
+	if refused && rt.policy.AnonymousFallback && !cred.anonymous() {
+		a.upstream.log.Warn("credentials refused, going on without", "repository", rt.repo.Name, "err", err)
+		answer, err = a.getToken(ctx, rt, key, Credential{})
+	}
 	if err != nil {
 		return token{}, err
+	}
+	t := token{
+		header: "Bearer " + answer.token, fetched: a.now(), generation: key.generation,
+		anonymous: refused,
+	}
+	t.expires = t.fetched.Add(answer.life)
+	a.tokens.Put(key, t)
+	return t, nil
+}
+
+// requestToken asks in the ways that the credential allows, the better one first.
+func (a *authorizer) requestToken(ctx context.Context, rt *route, key tokenKey, cred Credential) (tokenAnswer, error) {
+	realm, err := url.Parse(key.demand.realm)
+	if err != nil {
+		return tokenAnswer{}, rt.error(ErrUnavailable, errors.New("token server is no URL"))
+	}
+	if !cred.anonymous() && !mayHaveCredentials(rt, realm) {
+		return tokenAnswer{}, rt.error(ErrDenied, fmt.Errorf("token server %q may not have the rule's credentials: name it in Policy.RealmHosts to allow it", realm.Host))
+	}
+	if cred.IdentityToken == "" {
+		return a.getToken(ctx, rt, key, cred)
+	}
+	answer, err := a.exchange(ctx, rt, key, cred)
+	if e, ok := errors.AsType[*Error](err); ok && cred.hasPassword() {
+		switch e.Status {
+		case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusBadRequest, http.StatusUnauthorized:
+			return a.getToken(ctx, rt, key, cred)
+		}
+	}
+	return answer, err
+}
+
+// getToken is GET realm?service=…&scope=…; see "Token Authentication
+// Specification" of distribution.
+func (a *authorizer) getToken(ctx context.Context, rt *route, key tokenKey, cred Credential) (tokenAnswer, error) {
+	return a.askTokenServer(ctx, rt, key, sameOrigin, func(realm *url.URL) (*http.Request, error) {
+		q := realm.Query()
+		q.Del("service")
+		if key.demand.service != "" {
+			q.Set("service", key.demand.service)
+		}
+		q["scope"] = strings.Fields(key.scope)
+		realm.RawQuery = q.Encode()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, realm.String(), nil)
+		if err == nil && cred.hasPassword() {
+			req.Header.Set("Authorization", cred.basic())
+		}
+		return req, err
+	})
+}
+
+// exchange is POST realm with a refresh token; see "OAuth2 Token Authentication"
+// of distribution. A token server may answer with the next one: the old one is
+// worth nothing then, also where another exchange was faster.
+func (a *authorizer) exchange(ctx context.Context, rt *route, key tokenKey, cred Credential) (tokenAnswer, error) {
+	r := rotation{key.rule, key.generation, key.demand.realm}
+	mine := a.identityToken(r, cred)
+	for {
+		answer, err := a.postToken(ctx, rt, key, mine)
+		if err == nil && answer.refresh != "" && answer.refresh != mine {
+			a.rotate(ctx, rt, r, answer.refresh)
+		}
+		newest := a.identityToken(r, cred)
+		if err == nil || newest == mine || !errors.Is(err, ErrDenied) {
+			return answer, err
+		}
+		mine = newest
+	}
+}
+
+func (a *authorizer) postToken(ctx context.Context, rt *route, key tokenKey, identityToken string) (tokenAnswer, error) {
+	form := url.Values{
+		"grant_type": {"refresh_token"}, "refresh_token": {identityToken}, "client_id": {clientID},
+		"scope": {key.scope},
+	}
+	if key.demand.service != "" {
+		form.Set("service", key.demand.service)
+	}
+	answer, err := a.askTokenServer(ctx, rt, key, nowhere, func(realm *url.URL) (*http.Request, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, realm.String(), strings.NewReader(form.Encode()))
+		if err == nil {
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
+		return req, err
+	})
+	// OAuth 2 says "invalid_grant" with 400 (RFC 6749, section 5.2).
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
+		e.Kind = ErrDenied
+	}
+	return answer, err
+}
+
+// askTokenServer sends one question for a token and reads the answer.
+func (a *authorizer) askTokenServer(ctx context.Context, rt *route, key tokenKey, scope redirectScope, ask func(realm *url.URL) (*http.Request, error)) (tokenAnswer, error) {
+	realm, err := url.Parse(key.demand.realm)
+	if err != nil {
+		return tokenAnswer{}, rt.error(ErrUnavailable, errors.New("token server is no URL"))
+	}
+	resp, err := a.upstream.persist(ctx, rt, "tokens", rt.policy.effort(), func() (*http.Response, error) {
+		req, err := ask(realm)
+		if err != nil {
+			return nil, rt.error(ErrUnavailable, redacted(err))
+		}
+		return a.upstream.send(rt, req, scope)
+	})
+	if err != nil {
+		return tokenAnswer{}, tokenServerError(err, realm.Host)
 	}
 	defer drain(resp)
 	if resp.StatusCode != http.StatusOK {
-		err := statusError(rt, resp)
-		return token{}, tokenServerError(err, req.URL.Host)
+		return tokenAnswer{}, tokenServerError(statusError(rt, resp), realm.Host)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenBody+1))
 	if err != nil {
-		return token{}, tokenServerError(rt.error(ErrUnavailable, redacted(err)), req.URL.Host)
+		return tokenAnswer{}, tokenServerError(rt.error(ErrUnavailable, redacted(err)), realm.Host)
 	}
-	t, err := parseToken(body, a.now())
+	answer, err := parseToken(body)
 	if err != nil {
-		err = fmt.Errorf("answer of type %.60q: %w", resp.Header.Get("Content-Type"), err)
-		return token{}, tokenServerError(rt.error(ErrUnavailable, err), req.URL.Host)
+		err = fmt.Errorf("answer of type %.60q%s: %w", resp.Header.Get("Content-Type"), page(body, resp.Request), err)
+		return tokenAnswer{}, tokenServerError(rt.error(ErrUnavailable, err), realm.Host)
 	}
-	return t, nil
+	return answer, nil
 }
 
 // tokenServerError names the token server. Its 404 does not mean that an image
@@ -65,72 +176,32 @@ func tokenServerError(err error, host string) error {
 	return e
 }
 
-// tokenRequest is GET realm?service=…&scope=…, with the rule's credentials if
-// they may go there; see "Token Authentication Specification" of distribution.
-func (a *authorizer) tokenRequest(ctx context.Context, rt *route, key tokenKey) (*http.Request, error) {
-	realm, err := url.Parse(key.demand.realm)
-	if err != nil {
-		return nil, rt.error(ErrUnavailable, redacted(err))
+// page says how a web page begins that was sent in place of an answer. Only what
+// looks like one: anything else might be a token.
+func page(body []byte, req *http.Request) string {
+	if !strings.HasPrefix(strings.TrimSpace(string(body[:min(len(body), 256)])), "<") {
+		return ""
 	}
-	cred, err := a.credential(ctx, rt)
+	return fmt.Sprintf(" that begins %q", excerpt(body, 64, secretsOf(req)))
+}
+
+// asGuest answers the challenge of another registry that we were redirected to,
+// with a token for anybody, for this one request. Our credentials are none of
+// its business.
+func (a *authorizer) asGuest(ctx context.Context, rt *route, resp *http.Response) (*http.Response, error) {
+	if resp.StatusCode != http.StatusUnauthorized || !away(rt, resp) {
+		return resp, nil
+	}
+	d, scope, ok := guestDemand(resp)
+	if !ok {
+		return resp, nil
+	}
+	drain(resp)
+	answer, err := a.getToken(ctx, rt, tokenKey{rule: rt.id, demand: d, scope: scope}, Credential{})
 	if err != nil {
 		return nil, err
 	}
-	if !cred.anonymous() && !mayHaveCredentials(rt, realm) {
-		return nil, rt.error(ErrDenied, fmt.Errorf("token server %q may not have the rule's credentials: name it in Policy.RealmHosts to allow it", realm.Host))
-	}
-	q := realm.Query()
-	q.Del("service")
-	if key.demand.service != "" {
-		q.Set("service", key.demand.service)
-	}
-	q["scope"] = strings.Fields(key.scope)
-	realm.RawQuery = q.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, realm.String(), nil)
-	if err != nil {
-		return nil, rt.error(ErrUnavailable, redacted(err))
-	}
-	if !cred.anonymous() {
-		req.Header.Set("Authorization", cred.basic())
-	}
-	return req, nil
-}
-
-// parseToken reads a token server's answer. The lifetime counts from now, on
-// our clock; without a plausible one a token lives a minute.
-func parseToken(body []byte, now time.Time) (token, error) {
-	if len(body) > maxTokenBody {
-		return token{}, fmt.Errorf("larger than %d bytes", maxTokenBody)
-	}
-	var answer struct {
-		Token       string      `json:"token"`
-		AccessToken string      `json:"access_token"`
-		ExpiresIn   json.Number `json:"expires_in"`
-	}
-	if json.Unmarshal(body, &answer) != nil {
-		return token{}, errors.New("not a token") // its text could hold one
-	}
-	value := answer.AccessToken
-	if value == "" {
-		value = answer.Token
-	}
-	if value == "" || len(value) > maxToken || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return token{}, errors.New("no usable token in it")
-	}
-	return token{header: "Bearer " + value, expires: now.Add(lifetime(answer.ExpiresIn))}, nil
-}
-
-// lifetime is how long to use a token that says it expires in so many seconds:
-// a little less, so that it does not die on the way.
-func lifetime(expiresIn json.Number) time.Duration {
-	seconds, err := expiresIn.Float64()
-	if err != nil || math.IsNaN(seconds) {
-		seconds = 0
-	}
-	life := maxTokenLife
-	if seconds < maxTokenLife.Seconds() {
-		life = max(minTokenLife, time.Duration(seconds)*time.Second)
-	}
-	early := min(max(life/10, 5*time.Second), 30*time.Second)
-	return life - early
+	req := resp.Request.Clone(ctx)
+	req.Header.Set("Authorization", "Bearer "+answer.token)
+	return a.upstream.send(rt, req, anyOrigin)
 }

@@ -49,7 +49,7 @@ type transfer struct {
 // transfer starts the download of a blob. The caller closes it.
 func (u *upstream) transfer(ctx context.Context, rt *route, d digest.Digest) (*transfer, error) {
 	t := &transfer{u: u, rt: rt, digest: d, ctx: ctx}
-	resp, err := t.ask(nil)
+	resp, err := t.ask(nil, rt.policy.effort())
 	if err != nil {
 		return nil, err
 	}
@@ -62,12 +62,12 @@ func (u *upstream) transfer(ctx context.Context, rt *route, d digest.Digest) (*t
 }
 
 // ask sends one request for the blob, which Interrupt can end.
-func (t *transfer) ask(header http.Header) (*http.Response, error) {
+func (t *transfer) ask(header http.Header, tries effort) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(t.ctx)
 	t.mu.Lock()
 	t.interrupt = cancel
 	t.mu.Unlock()
-	resp, err := t.u.get(ctx, t.rt, http.MethodGet, "blobs/"+t.digest.String(), header)
+	resp, err := t.u.get(ctx, t.rt, question{http.MethodGet, "blobs", t.digest.String(), header, tries})
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -160,7 +160,7 @@ func (t *transfer) reopen() (retry bool, err error) {
 	if t.off > 0 && !t.whole {
 		header = http.Header{"Range": {"bytes=" + strconv.FormatInt(t.off, 10) + "-"}}
 	}
-	resp, err := t.ask(header)
+	resp, err := t.ask(header, resuming)
 	if err != nil {
 		return true, err
 	}

@@ -9,24 +9,60 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/egress"
 )
 
 const (
 	dialTimeout   = 10 * time.Second
 	headerTimeout = 30 * time.Second // until the answer's header is in
 	drainTimeout  = 2 * time.Second  // for the rest of an answer that is not wanted
-	maxRedirects  = 5
 	maxErrorBody  = 64 << 10
 	userAgent     = "pullthrough (+https://github.com/ecr-pullthrough/pullthrough)"
 )
 
-func newTransport() *http.Transport {
+var errNoAnswer = fmt.Errorf("no answer within %v", headerTimeout)
+
+// lane is what connections may be shared for. A pooled connection was checked
+// when it was dialled, so requests that may go to different addresses must not
+// share a pool.
+type lane struct {
+	addresses egress.Policy
+	http1     bool
+}
+
+// lanes are the transports, by what they may be used for. There are few. The
+// zero value is ready for use and safe for concurrent use.
+type lanes struct {
+	mu         sync.Mutex
+	transports map[lane]*http.Transport
+	proxies    sync.Map // addresses of the HTTP proxies that the environment names
+}
+
+func (l *lanes) transport(of lane) *http.Transport {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t, ok := l.transports[of]
+	if !ok {
+		if l.transports == nil {
+			l.transports = make(map[lane]*http.Transport)
+		}
+		t = l.newTransport(of)
+		l.transports[of] = t
+	}
+	return t
+}
+
+func (l *lanes) newTransport(of lane) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(!of.http1)
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
-		ForceAttemptHTTP2:      true,
+		Proxy:                  l.proxy,
+		DialContext:            l.dialer(of.addresses),
+		Protocols:              protocols,
 		TLSHandshakeTimeout:    dialTimeout,
 		ResponseHeaderTimeout:  headerTimeout,
 		ExpectContinueTimeout:  time.Second,
@@ -40,56 +76,89 @@ func newTransport() *http.Transport {
 	}
 }
 
-// redirectScope says how far a request may be redirected.
-type redirectScope bool
+// proxy is the environment's choice. Which addresses are behind a proxy is the
+// proxy's business; the proxy itself may be anywhere.
+func (l *lanes) proxy(req *http.Request) (*url.URL, error) {
+	u, err := http.ProxyFromEnvironment(req)
+	if u != nil && err == nil {
+		port := u.Port()
+		if port == "" {
+			port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+		}
+		l.proxies.Store(net.JoinHostPort(u.Hostname(), port), struct{}{})
+	}
+	return u, err
+}
 
-const (
-	anyOrigin  redirectScope = false
-	sameOrigin redirectScope = true // a token request: its answer is worth as much as the secret
-)
+// dialer checks addresses when they are dialled: a name may resolve to anything,
+// and to something else the next time.
+func (l *lanes) dialer(p egress.Policy) func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
+	guarded := p.Dialer(d)
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if _, ok := l.proxies.Load(address); ok {
+			return d.DialContext(ctx, network, address)
+		}
+		return guarded.DialContext(ctx, network, address)
+	}
+}
 
-// send carries out req and follows redirects. Every request of the module goes
-// through here.
-func (u *upstream) send(req *http.Request, scope redirectScope) (*http.Response, error) {
-	req.Header.Set("Accept-Encoding", "identity")
-	req.Header.Set("User-Agent", userAgent)
-	for hop := 0; ; hop++ {
-		resp, err := u.roundTrip(req)
-		if err != nil {
-			return nil, err
-		}
-		if !isRedirect(resp.StatusCode) || resp.Header.Get("Location") == "" {
-			return resp, nil
-		}
-		next, err := redirect(req, resp, scope)
-		_ = resp.Body.Close() // unread: it may never come
-		if err == nil && hop == maxRedirects {
-			err = fmt.Errorf("more than %d redirects", maxRedirects)
-		}
-		if err != nil {
-			return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Status: resp.StatusCode, Err: err}
-		}
-		req = next
+// close lets go of the connections that nobody uses.
+func (l *lanes) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range l.transports {
+		t.CloseIdleConnections()
+	}
+}
+
+// roundTripper returns what req goes through, or why it must not be sent. A
+// host's own Transport dials as it likes, but no literal address gets past.
+func (u *upstream) roundTripper(rt *route, req *http.Request) (http.RoundTripper, error) {
+	addresses := rt.reach(req.URL.Hostname())
+	if err := addresses.CheckHost(req.URL.Hostname()); err != nil {
+		return nil, err
+	}
+	if u.transport != nil {
+		return u.transport, nil
+	}
+	return u.lanes.transport(lane{addresses, rt.policy.HTTP1}), nil
+}
+
+// reach is where a request of the route may connect to on behalf of host, which
+// is upstream's word unless the rule names it itself.
+func (rt *route) reach(host string) egress.Policy {
+	own := rt.base.Hostname()
+	if strings.EqualFold(host, own) || rt.policy.namesRealm(host) {
+		return egress.Policy{Any: true}
+	}
+	return egress.Policy{
+		Loopback:     egress.Policy{}.CheckHost(own) != nil && egress.Policy{Loopback: true}.CheckHost(own) == nil,
+		BlockPrivate: rt.policy.BlockPrivate,
 	}
 }
 
 // roundTrip sends one request. The answer's header has to arrive in time; its
 // body ends with the request's context.
-func (u *upstream) roundTrip(req *http.Request) (*http.Response, error) {
-	count(req.Context())
+func (u *upstream) roundTrip(rt *route, req *http.Request) (*http.Response, error) {
+	through, err := u.roundTripper(rt, req)
+	if err != nil {
+		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: err}
+	}
+	trace := traceOf(req.Context())
+	trace.sent()
 	ctx, cancel := context.WithCancelCause(req.Context())
-	timer := time.AfterFunc(headerTimeout, func() {
-		cancel(fmt.Errorf("no answer within %v", headerTimeout))
-	})
-	resp, err := u.transport.RoundTrip(req.WithContext(ctx))
+	timer := time.AfterFunc(headerTimeout, func() { cancel(errNoAnswer) })
+	resp, err := through.RoundTrip(req.WithContext(ctx))
 	timer.Stop()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		cancel(nil)
-		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: redacted(err)}
+		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: broken(redacted(err))}
 	}
+	trace.answered(resp)
 	resp.Request = req // also where a host's own RoundTripper leaves it out
 	resp.Body = &cancellingBody{resp.Body, cancel}
 	return resp, nil
@@ -104,52 +173,6 @@ func (b *cancellingBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.cancel(nil)
 	return err
-}
-
-func isRedirect(status int) bool {
-	switch status {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
-		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		return true
-	}
-	return false
-}
-
-// redirect returns the request that follows resp's Location, or why it must
-// not be sent. What leaves its origin loses its credentials for good: the next
-// hop is made from this one's headers.
-func redirect(req *http.Request, resp *http.Response, scope redirectScope) (*http.Request, error) {
-	to, err := req.URL.Parse(resp.Header.Get("Location"))
-	if err != nil {
-		return nil, errors.New("redirected to what is no URL")
-	}
-	switch {
-	case to.Scheme != "https" && to.Scheme != "http", to.Host == "":
-		return nil, errors.New("redirected to what is no http URL")
-	case to.User != nil:
-		return nil, errors.New("redirected to a URL with credentials in it")
-	case req.URL.Scheme == "https" && to.Scheme == "http":
-		return nil, errors.New("redirected from https to http")
-	case scope == sameOrigin && origin(to) != origin(req.URL):
-		return nil, fmt.Errorf("token request redirected to another origin, %s", origin(to))
-	}
-	next := req.Clone(req.Context())
-	next.URL, next.Host = to, ""
-	if origin(to) != origin(req.URL) {
-		for _, h := range []string{"Authorization", "Cookie", "Proxy-Authorization", "Referer"} {
-			next.Header.Del(h)
-		}
-	}
-	return next, nil
-}
-
-// origin is scheme, host and port.
-func origin(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
 // drain ends an answer so that its connection can be used again, unless that
@@ -177,23 +200,4 @@ func redacted(err error) error {
 		return e.Err
 	}
 	return err
-}
-
-type counterKey struct{}
-
-// withCounter returns a context under which requests to upstream are counted.
-func withCounter(ctx context.Context) (context.Context, *atomic.Int64) {
-	n := new(atomic.Int64)
-	return context.WithValue(ctx, counterKey{}, n), n
-}
-
-// withCounterOf counts requests made under ctx where those of from are counted.
-func withCounterOf(ctx, from context.Context) context.Context {
-	return context.WithValue(ctx, counterKey{}, from.Value(counterKey{}))
-}
-
-func count(ctx context.Context) {
-	if n, ok := ctx.Value(counterKey{}).(*atomic.Int64); ok {
-		n.Add(1)
-	}
 }

@@ -2,7 +2,6 @@ package pullthrough
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,46 +14,50 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 )
 
 // smallTimeout bounds a whole exchange whose body is small.
 const smallTimeout = time.Minute
 
-const maxRetryAfter = 24 * time.Hour
-
 // upstream is the module's one way out: one RoundTripper, one redirect policy.
 // There is no http.Client: it would follow redirects by rules of its own, to
 // another port or a subdomain with credentials, and put URLs into errors.
 type upstream struct {
-	transport http.RoundTripper
-	own       *http.Transport // nil: the transport is the host's
+	transport http.RoundTripper // the host's; nil: our own
+	lanes     lanes
 	auth      *authorizer
+	paces     *lru.Cache[paceKey, *pace]
 	log       *slog.Logger
 }
 
 func newUpstream(p *Proxy) *upstream {
-	u := &upstream{transport: p.Transport, log: p.log()}
-	if u.transport == nil {
-		u.own = newTransport()
-		u.transport = u.own
-	}
+	u := &upstream{transport: p.Transport, log: p.log(), paces: lru.New[paceKey, *pace](3 * maxSites)}
 	u.auth = newAuthorizer(u, p)
 	return u
 }
 
-// close lets go of the connections that nobody uses.
-func (u *upstream) close() {
-	if u.own != nil {
-		u.own.CloseIdleConnections()
-	}
-}
+var acceptManifests = http.Header{"Accept": {manifest.Accept}}
+
+// errCut is the cause of an error for a body that broke off.
+var errCut = errors.New("the answer broke off")
 
 // manifest fetches and verifies the manifest that ref, a tag or digest, names.
-func (u *upstream) manifest(ctx context.Context, rt *route, ref string) (*Manifest, manifest.Info, error) {
+// One that is damaged on its way is fetched once more.
+func (u *upstream) manifest(ctx context.Context, rt *route, ref string, tries effort) (*Manifest, manifest.Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	resp, err := u.get(ctx, rt, http.MethodGet, "manifests/"+ref, http.Header{"Accept": {manifest.Accept}})
+	m, info, err := u.fetchManifest(ctx, rt, ref, tries)
+	damaged := errors.Is(err, errCut) || errors.Is(err, ErrDigest) && strings.Contains(ref, ":")
+	if damaged && tries.tries > 1 && ctx.Err() == nil {
+		return u.fetchManifest(ctx, rt, ref, tries)
+	}
+	return m, info, err
+}
+
+func (u *upstream) fetchManifest(ctx context.Context, rt *route, ref string, tries effort) (*Manifest, manifest.Info, error) {
+	resp, err := u.get(ctx, rt, question{http.MethodGet, "manifests", ref, acceptManifests, tries})
 	if err != nil {
 		return nil, manifest.Info{}, err
 	}
@@ -67,17 +70,17 @@ func (u *upstream) manifest(ctx context.Context, rt *route, ref string) (*Manife
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, manifest.MaxSize+1))
 	if err != nil {
-		return nil, manifest.Info{}, rt.error(ErrUnavailable, fmt.Errorf("read manifest: %w", redacted(err)))
+		return nil, manifest.Info{}, rt.error(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redacted(err)))
 	}
 	if len(body) > manifest.MaxSize {
 		return nil, manifest.Info{}, rt.error(ErrTooLarge, fmt.Errorf("manifest of more than %d bytes", manifest.MaxSize))
 	}
-	return u.inspect(rt, ref, resp.Header, body)
+	return u.inspect(ctx, rt, ref, resp.Header, body)
 }
 
 // inspect decides what body is. Its own digest is its identity: what upstream
 // says of the digest is compared, never believed.
-func (u *upstream) inspect(rt *route, ref string, h http.Header, body []byte) (*Manifest, manifest.Info, error) {
+func (u *upstream) inspect(ctx context.Context, rt *route, ref string, h http.Header, body []byte) (*Manifest, manifest.Info, error) {
 	algorithm := digest.Canonical
 	asked := digest.Digest(ref)
 	byDigest := strings.Contains(ref, ":")
@@ -89,7 +92,11 @@ func (u *upstream) inspect(rt *route, ref string, h http.Header, body []byte) (*
 		return nil, manifest.Info{}, rt.error(ErrDigest, fmt.Errorf("manifest has the digest %s", got))
 	}
 	if said := h.Get("Docker-Content-Digest"); !byDigest && said != "" && said != got.String() {
+		traceOf(ctx).markWrongDigest()
 		u.log.Warn("upstream names a digest that is not its manifest's", "host", rt.base.Host, "repository", rt.name, "tag", ref)
+		if rt.policy.RefuseWrongDigest {
+			return nil, manifest.Info{}, rt.error(ErrDigest, fmt.Errorf("manifest has the digest %s, upstream says it has another", got))
+		}
 	}
 	info, err := manifest.Inspect(h.Get("Content-Type"), body)
 	if errors.Is(err, manifest.ErrSchema1) {
@@ -115,7 +122,7 @@ func (u *upstream) inspect(rt *route, ref string, h http.Header, body []byte) (*
 func (u *upstream) head(ctx context.Context, rt *route, tag string) (digest.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	resp, err := u.get(ctx, rt, http.MethodHead, "manifests/"+tag, http.Header{"Accept": {manifest.Accept}})
+	resp, err := u.get(ctx, rt, question{http.MethodHead, "manifests", tag, acceptManifests, checking})
 	if err != nil {
 		return "", err
 	}
@@ -123,7 +130,7 @@ func (u *upstream) head(ctx context.Context, rt *route, tag string) (digest.Dige
 	switch resp.StatusCode {
 	case http.StatusOK:
 		d := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-		if validDigest(d) {
+		if validDigest(d) && resp.Header.Get("Content-Type") != "" {
 			return d, nil
 		}
 		return "", nil
@@ -139,7 +146,8 @@ func (u *upstream) head(ctx context.Context, rt *route, tag string) (digest.Dige
 func (u *upstream) blobSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	resp, err := u.get(ctx, rt, http.MethodGet, "blobs/"+d.String(), http.Header{"Range": {"bytes=0-0"}})
+	firstByte := http.Header{"Range": {"bytes=0-0"}}
+	resp, err := u.get(ctx, rt, question{http.MethodGet, "blobs", d.String(), firstByte, rt.policy.effort()})
 	if err != nil {
 		return 0, err
 	}
@@ -161,76 +169,32 @@ func (u *upstream) blobSize(ctx context.Context, rt *route, d digest.Digest) (in
 	return 0, statusError(rt, resp)
 }
 
-// get sends a request for an object of the repository, with the credentials
-// that upstream wants, and does so once more if they turn out to be stale.
-func (u *upstream) get(ctx context.Context, rt *route, method, object string, header http.Header) (*http.Response, error) {
-	target := rt.base.JoinPath("v2", rt.name, object)
-	send := func(authorization string) (*http.Response, error) {
-		req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
-		if err != nil {
-			return nil, rt.error(ErrUnavailable, redacted(err))
-		}
-		for k, v := range header {
-			req.Header[k] = v
-		}
-		if authorization != "" {
-			req.Header.Set("Authorization", authorization)
-		}
-		return u.send(req, anyOrigin)
-	}
-	return u.auth.do(ctx, rt, send)
+// question is one request for an object of a repository.
+type question struct {
+	method string
+	kind   string // "manifests" or "blobs"
+	ref    string
+	header http.Header
+	effort effort
 }
 
-// statusError says what upstream's refusal means. The status decides; of the
-// body only a well-formed error code is kept: it is upstream's text.
-func statusError(rt *route, resp *http.Response) error {
-	e := rt.error(ErrUnavailable, errorCode(resp))
-	e.Status = resp.StatusCode
-	e.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
-	switch resp.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		e.Kind = ErrDenied
-	case http.StatusNotFound:
-		e.Kind = ErrNotFound
-	case http.StatusTooManyRequests:
-		e.Kind = ErrRateLimited
-	}
-	return e
-}
-
-// retryAfter reads the header's seconds or date; 0 for none and for nonsense.
-func retryAfter(v string, now time.Time) time.Duration {
-	if v == "" {
-		return 0
-	}
-	if t, err := http.ParseTime(v); err == nil {
-		return min(max(0, t.Sub(now)), maxRetryAfter)
-	}
-	seconds, err := strconv.ParseInt(v, 10, 64)
-	if err != nil || seconds < 0 {
-		return 0
-	}
-	return time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second
-}
-
-// errorCode keeps the code of upstream's first OCI error, if it has one.
-func errorCode(resp *http.Response) error {
-	defer hurry(resp)()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	if err != nil {
-		return redacted(err)
-	}
-	var answer struct {
-		Errors []struct {
-			Code string `json:"code"`
-		} `json:"errors"`
-	}
-	if json.Unmarshal(body, &answer) != nil || len(answer.Errors) == 0 {
-		return nil
-	}
-	code := answer.Errors[0].Code
-	if code == "" || len(code) > 64 || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
-		return nil
-	}
-	return errors.New(code)
+// get sends a question, with the credentials that upstream wants, and does so
+// once more if they turn out to be stale.
+func (u *upstream) get(ctx context.Context, rt *route, q question) (*http.Response, error) {
+	target := rt.base.JoinPath("v2", rt.name, q.kind, q.ref).String()
+	return u.auth.do(ctx, rt, func(authorization string) (*http.Response, error) {
+		return u.persist(ctx, rt, q.kind, q.effort, func() (*http.Response, error) {
+			req, err := http.NewRequestWithContext(ctx, q.method, target, nil)
+			if err != nil {
+				return nil, rt.error(ErrUnavailable, redacted(err))
+			}
+			for k, v := range q.header {
+				req.Header[k] = v
+			}
+			if authorization != "" {
+				req.Header.Set("Authorization", authorization)
+			}
+			return u.send(rt, req, anyOrigin)
+		})
+	})
 }
