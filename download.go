@@ -64,7 +64,8 @@ func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, erro
 	return f, err
 }
 
-// download spools the blob, verifies it and commits it.
+// download spools the blob, verifies it and commits it. One that is damaged
+// before anybody has seen a byte of it is fetched once more.
 func (p *Proxy) download(ctx context.Context, f *fill) (int64, error) {
 	turn := p.state().turns(f.rt)
 	if err := p.wait(ctx, turn, 1); err != nil {
@@ -72,32 +73,64 @@ func (p *Proxy) download(ctx context.Context, f *fill) (int64, error) {
 	}
 	done := sync.OnceFunc(func() { turn.Give(1) })
 	defer done()
-	body, err := p.state().upstream.transfer(ctx, f.rt, f.digest)
-	if err != nil {
-		return 0, err
+	err := p.spoolBlob(ctx, f)
+	if errors.Is(err, ErrDigest) && f.spool != nil && f.hidden && f.rt.policy.Retries >= 0 {
+		p.forgetSize(f)
+		f.discard(err)
+		err = p.spoolBlob(ctx, f)
 	}
-	defer func() { _ = body.Close() }()
-	size, err := p.declaredSize(f.rt, f.digest, body.total)
-	if err != nil {
-		return 0, err
-	}
-	room, err := p.openSpool(ctx, f, size)
-	if err != nil {
+	if f.spool == nil {
 		return 0, err
 	}
 	// Out of sight first: nobody must join a download that lets go of its content.
 	defer func() { f.call.Unlink(); f.spool.Release() }()
-	if size > smallBlob {
-		f.call.Publish(f)
-	} else if size >= 0 {
-		late := time.AfterFunc(smallBlobWait, func() { f.call.Publish(f) })
-		defer late.Stop()
+	done() // the Store must not hold up other downloads
+	return p.conclude(f, err)
+}
+
+// spoolBlob fetches the blob into a spool, unless there is none to be had, and
+// verifies it.
+func (p *Proxy) spoolBlob(ctx context.Context, f *fill) error {
+	body, err := p.state().upstream.transfer(ctx, f.rt, f.digest)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	size, err := p.declaredSize(f.rt, f.digest, body.total)
+	if err != nil {
+		return err
+	}
+	room, err := p.openSpool(ctx, f, size)
+	if err != nil {
+		return err
+	}
+	show := func() { f.call.Publish(f) }
+	unseen := func() bool { return true }
+	switch {
+	case size > smallBlob:
+		show()
+		unseen = func() bool { return false }
+	case size >= 0:
+		unseen = time.AfterFunc(smallBlobWait, show).Stop
 	}
 	watch := p.watch(f, body)
 	err = f.copy(ctx, body, size, room)
 	watch.Stop()
-	done() // the Store must not hold up other downloads
-	return p.conclude(f, err)
+	f.hidden = unseen()
+	return err
+}
+
+// discard lets go of a spool that nobody has seen.
+func (f *fill) discard(err error) {
+	f.spool.Fail(err)
+	f.abortStage()
+	f.spool.Release()
+	f.spool, f.stage = nil, nil
+}
+
+// forgetSize forgets what a manifest told: perhaps that was the lie.
+func (p *Proxy) forgetSize(f *fill) {
+	p.state().sizes.RemoveIf(f.rt.key(f.digest.String()), func(int64) bool { return true })
 }
 
 // conclude ends the spool one way or the other.
@@ -107,8 +140,8 @@ func (p *Proxy) conclude(f *fill, err error) (int64, error) {
 		f.call.Unlink()
 		f.spool.Fail(err)
 		f.abortStage()
-		if errors.Is(err, ErrDigest) { // perhaps it was the manifest that lied
-			p.state().sizes.RemoveIf(f.rt.key(f.digest.String()), func(int64) bool { return true })
+		if errors.Is(err, ErrDigest) {
+			p.forgetSize(f)
 		}
 		if !errors.Is(err, errDeserted) {
 			p.log().Warn("download failed", "repository", f.rt.repo.Name, "digest", f.digest.String(), "err", err)

@@ -2,6 +2,8 @@ package pullthrough
 
 import (
 	"context"
+	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -27,3 +29,35 @@ func (p *Proxy) Waiting(repo Repo, ref string) int {
 }
 
 var ParseContentRange = parseContentRange
+
+var (
+	RetryAfter = retryAfter
+	Excerpt    = excerpt
+)
+
+const MaxExcerpt = maxExcerpt
+
+// RealmMayHaveCredentials is what a rule with that upstream decides about a
+// challenge's realm.
+func RealmMayHaveCredentials(upstream, realm string, realmHosts []string) bool {
+	base, err := url.Parse(upstream)
+	if err != nil || checkRealm(base, realm) != nil {
+		return false
+	}
+	u, err := url.Parse(realm)
+	return err == nil && mayHaveCredentials(&route{base: base, policy: Policy{RealmHosts: realmHosts}}, u)
+}
+
+// ParseToken reads a token server's answer.
+func ParseToken(body []byte) (token, refresh string, life time.Duration, err error) {
+	a, err := parseToken(body)
+	return a.token, a.refresh, a.life, err
+}
+
+// ErrorText is what is kept of an upstream's refusal.
+func ErrorText(resp *http.Response) string {
+	if err := reason(resp); err != nil {
+		return err.Error()
+	}
+	return ""
+}

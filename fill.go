@@ -24,6 +24,7 @@ type fill struct {
 	call   *blobCall
 	spool  *spool.Spool // nil: the blob turned out to be stored
 	stage  Stage        // where the spool is, if the Store lends it; nil: elsewhere
+	hidden bool         // nobody has been given the spool before its digest was looked at
 	cancel context.CancelCauseFunc
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
