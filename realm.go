@@ -107,10 +107,13 @@ func mayHaveCredentials(rt *route, realm *url.URL) bool {
 	if realm.Scheme == "https" && realmPairs[registry] == host {
 		return true
 	}
-	return rt.policy.namesRealm(host) || rt.policy.namesRealm(realm.Host)
+	return rt.policy.namesRealm(realm)
 }
 
-// namesRealm reports whether host, with or without a port, stands in RealmHosts.
-func (pol Policy) namesRealm(host string) bool {
-	return slices.ContainsFunc(pol.RealmHosts, func(allowed string) bool { return strings.EqualFold(allowed, host) })
+// namesRealm reports whether the URL's host stands in RealmHosts, with its port
+// or without one.
+func (pol Policy) namesRealm(u *url.URL) bool {
+	return slices.ContainsFunc(pol.RealmHosts, func(allowed string) bool {
+		return strings.EqualFold(allowed, u.Hostname()) || strings.EqualFold(allowed, u.Host)
+	})
 }

@@ -115,7 +115,7 @@ func (l *lanes) close() {
 // roundTripper returns what req goes through, or why it must not be sent. A
 // host's own Transport dials as it likes, but no literal address gets past.
 func (u *upstream) roundTripper(rt *route, req *http.Request) (http.RoundTripper, error) {
-	addresses := rt.reach(req.URL.Hostname())
+	addresses := rt.reach(req.URL)
 	if err := addresses.CheckHost(req.URL.Hostname()); err != nil {
 		return nil, err
 	}
@@ -125,11 +125,11 @@ func (u *upstream) roundTripper(rt *route, req *http.Request) (http.RoundTripper
 	return u.lanes.transport(lane{addresses, rt.policy.HTTP1}), nil
 }
 
-// reach is where a request of the route may connect to on behalf of host, which
-// is upstream's word unless the rule names it itself.
-func (rt *route) reach(host string) egress.Policy {
+// reach is which addresses a request of the route may go to for the sake of the
+// URL's host. That is upstream's word, unless the rule names the host itself.
+func (rt *route) reach(to *url.URL) egress.Policy {
 	own := rt.base.Hostname()
-	if strings.EqualFold(host, own) || rt.policy.namesRealm(host) {
+	if strings.EqualFold(to.Hostname(), own) || rt.policy.namesRealm(to) {
 		return egress.Policy{Any: true}
 	}
 	return egress.Policy{
