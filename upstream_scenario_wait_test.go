@@ -46,31 +46,46 @@ func testS13(t *testing.T) {
 	})
 }
 
+// limited are the requests of a pull that upstream can ask to wait.
+var limited = map[string]struct {
+	match    string
+	cut      bool // the layer's first answer breaks off
+	requests int  // of the whole pull
+}{
+	"manifest":       {manifestGets + " 200", false, 6},
+	"blob":           {blobs + " 200", false, 6},
+	"rest of a blob": {blobs + " 206", true, 7},
+	"token":          {tokenCalls, false, 6},
+}
+
 // waitsOut pulls an image through five new proxies. One of the requests of each
 // is answered with the status and header at first. check is given how long each
 // of them took for its pull.
 func waitsOut(t *testing.T, status int, header func(now time.Time) string, check func(*testing.T, []time.Duration)) {
-	for name, match := range map[string]string{"manifest": manifestGets + " 200", "blob": blobs + " 200", "token": tokenCalls} {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 100_000})
+	for name, kind := range limited {
 		t.Run(name, func(t *testing.T) {
 			up, enter := piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: -1})
 			up.Push("a", "1", img)
 			synctest.Test(t, func(t *testing.T) {
 				var waits []time.Duration
 				for range 5 {
 					time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // dates are whole seconds
 					up.Reset()
+					up.Heal()
 					w, start := enter(t), time.Now()
-					heal := up.Fault(pullthroughtest.Fault{
-						Match: match, Times: 1, Status: status, Header: http.Header{"Retry-After": {header(start)}},
+					up.Fault(pullthroughtest.Fault{
+						Match: kind.match, Times: 1, Status: status, Header: http.Header{"Retry-After": {header(start)}},
 					})
+					if kind.cut {
+						up.Fault(pullthroughtest.Fault{Match: "*" + img.Layers[0].Digest.Encoded() + " 200", CutAfter: new(int64(90_000))})
+					}
 					w.pull(t, "a", "1", img)
 					waits = append(waits, time.Since(start))
-					heal()
 					assert.LessOrEqual(t, waits[len(waits)-1], longestWait)
 					assert.Equal(t, 1, w.unauthorized())
 					assert.Equal(t, 1, up.Count(tokenCalls+" 200"))
-					assert.Equal(t, 5, up.Count(""), "each object once, and one once more: %q", up.Log())
+					assert.Equal(t, kind.requests, up.Count(""), "one is sent once more: %q", up.Log())
 				}
 				check(t, waits)
 			})
