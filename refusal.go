@@ -113,7 +113,7 @@ func bearerError(resp *http.Response, secrets []string) string {
 	return ""
 }
 
-// excerpt is the beginning of upstream's text, in one line of printable ASCII,
+// excerpt is what upstream's text begins with, in one line of printable ASCII,
 // without what was secret in the request that it answers, without the queries
 // of URLs, and without words that could be tokens.
 func excerpt(text []byte, limit int, secrets []string) string {
@@ -121,6 +121,7 @@ func excerpt(text []byte, limit int, secrets []string) string {
 	for _, secret := range secrets {
 		plain = strings.ReplaceAll(plain, secret, " ... ")
 	}
+	plain = plain[:min(len(plain), maxExcerpt)]
 	var b strings.Builder
 	for word := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		word, _, _ = strings.Cut(word, "?")

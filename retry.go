@@ -87,7 +87,11 @@ func mayPass(ctx context.Context, resp *http.Response, err error) bool {
 		_, ok := errors.AsType[*brokenError](err)
 		return ok
 	}
-	switch resp.StatusCode {
+	return mayPassStatus(resp.StatusCode)
+}
+
+func mayPassStatus(status int) bool {
+	switch status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true

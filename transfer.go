@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -113,11 +114,12 @@ func (t *transfer) resume(cause error) error {
 		t.idle = 0
 	}
 	t.mark = t.off
+	restarted := t.whole
 	for {
 		if err := context.Cause(t.ctx); err != nil {
 			return err
 		}
-		if t.idle >= maxIdleResumes || t.resumes >= maxResumes {
+		if restarted || t.idle >= maxIdleResumes || t.resumes >= maxResumes {
 			return t.rt.error(ErrUnavailable, fmt.Errorf("after %d bytes: %w", t.off, redacted(cause)))
 		}
 		if err := t.pause(); err != nil {
@@ -162,7 +164,7 @@ func (t *transfer) reopen() (retry bool, err error) {
 	}
 	resp, err := t.ask(header, resuming)
 	if err != nil {
-		return true, err
+		return mayResume(err), err
 	}
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
@@ -182,6 +184,21 @@ func (t *transfer) reopen() (retry bool, err error) {
 	}
 	t.body = resp.Body
 	return false, nil
+}
+
+// mayResume reports whether the rest of a blob may be had a little later,
+// although it could not be asked for now.
+func mayResume(err error) bool {
+	for _, passing := range []error{errNoAnswer, errStalled, syscall.ECONNREFUSED} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	if _, ok := errors.AsType[*brokenError](err); ok {
+		return true
+	}
+	e, ok := errors.AsType[*Error](err)
+	return ok && mayPassStatus(e.Status)
 }
 
 // checkPart makes sure that a 206 continues exactly where we are, in the

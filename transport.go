@@ -178,8 +178,10 @@ func (b *cancellingBody) Close() error {
 // drain ends an answer so that its connection can be used again, unless that
 // costs more than a new one.
 func drain(resp *http.Response) {
-	defer hurry(resp)()
-	_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBody)
+	if resp.ContentLength <= maxErrorBody {
+		defer hurry(resp)()
+		_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBody)
+	}
 	_ = resp.Body.Close()
 }
 
