@@ -1,0 +1,269 @@
+package manifest_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+)
+
+var kindSeeds = []string{
+	`{"schemaVersion":2,"mediaType":"` + ociManifest + `",` + image + `}`,
+	`{"schemaVersion":2,"mediaType":"` + v2 + `",` + image + `}`,
+	`{"schemaVersion":2,"mediaType":"` + ociIndex + `",` + index + `}`,
+	`{"schemaVersion":2,"mediaType":"` + list + `","manifests":[{"mediaType":"` + v2 + `","digest":"sha256:` + hexA + `","size":3,"platform":{"os":"linux","architecture":"arm64"}}]}`,
+	`{"schemaVersion":2,` + image + `,"annotations":{"a":"b"},"subject":` + descA + `}`,
+	`{"schemaVersion":2,` + index + `,"artifactType":"x/y"}`,
+	`{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[` + descA + `]}`,
+
+	// CVE-2021-41190 and its siblings: two kinds in one document.
+	`{"schemaVersion":2,` + image + `,` + index + `}`,
+	`{"schemaVersion":2,"mediaType":"` + ociIndex + `",` + index + `,"config":` + descA + `}`,
+	`{"schemaVersion":2,"mediaType":"` + ociManifest + `",` + image + `,"manifests":[]}`,
+	`{"schemaVersion":2,` + index + `,"fsLayers":[]}`,
+	`{"schemaVersion":1,"fsLayers":[{"blobSum":"sha256:` + hexA + `"}],` + image + `}`,
+	`{"manifests":null,` + image + `}`,
+
+	// Keys that parsers read differently.
+	`{"layers":[],"Layers":[` + descA + `],"config":` + descA + `}`,
+	`{` + index + `,` + index + `}`,
+	`{` + index + `,"\u006danifests":[]}`,
+	`{` + image + `,"manifest\u017f":[` + descA + `]}`,
+	`{"mediaType":"` + ociIndex + `",` + image + `,"MediaType":"` + ociManifest + `"}`,
+	`{"manifests":[{"digest":"sha256:` + hexA + `","Digest":"sha256:` + hexB + `","size":3}]}`,
+	`{"manifests":[{"digest":"sha256:` + hexA + `","size":3,"digest":"sha256:` + hexB + `"}]}`,
+	`{"config":{"digest":"sha256:` + hexA + `","size":3,"Size":-3},"layers":[]}`,
+	`{"manifests":[{"digest":"sha256:` + hexA + `","dige\u017ft":"sha256:` + hexB + `","size":3}]}`,
+
+	// Sizes and digests that are none.
+	`{"manifests":[{"digest":"sha256:` + hexA + `","size":-1}]}`,
+	`{"manifests":[{"digest":"sha256:` + hexA + `","size":9223372036854775807}]}`,
+	`{"manifests":[{"digest":"sha256:` + hexA + `","size":9223372036854775808}]}`,
+	`{"manifests":[{"digest":"sha256:aa","size":1},{"digest":"../../etc","size":1},{"digest":"md5:d41d8cd98f00b204e9800998ecf8427e","size":1}]}`,
+	`{"manifests":[{"digest":"sha384:` + hexA + hexA[:32] + `","size":1},{"digest":"sha512:` + hexA + hexA + `","size":1}]}`,
+	`{"config":` + descA + `,"layers":[{"digest":"sha256:` + hexA + `","size":1,"urls":["http://169.254.169.254/"]}]}`,
+
+	// What is no manifest.
+	`<!doctype html><html></html>`, `[]`, `null`, `{}`, ``, `{` + image + `}{}`, "\xef\xbb\xbf{" + image + `}`, `{"a":` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `,` + image + `}`,
+}
+
+const hexB = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+
+// FuzzInspectKinds holds Inspect against what the usual decoder makes of the
+// same bytes: what is accepted is one kind for every reader, in every order of
+// its keys, and what a strict reader takes is accepted.
+func FuzzInspectKinds(f *testing.F) {
+	for _, body := range kindSeeds {
+		for _, served := range []string{"", ociManifest, ociIndex, v2 + "; charset=utf-8", list, "application/octet-stream", "text/html"} {
+			f.Add(served, []byte(body))
+		}
+	}
+	f.Fuzz(func(t *testing.T, served string, body []byte) {
+		info, err := manifest.Inspect(served, body)
+		if want, ok := strict(served, body); ok {
+			require.NoError(t, err)
+			require.Equal(t, want, info.MediaType)
+		}
+		checkSpelling(t, served, body, info, err)
+		if err != nil {
+			require.Zero(t, info)
+			return
+		}
+		require.True(t, json.Valid(body))
+		checkOneKind(t, body, info)
+		checkRefs(t, body, info)
+	})
+}
+
+// readings are what Go programs make of a document, who match keys in any case.
+func readings(t *testing.T, body []byte) (asIndex ocispec.Index, asImage ocispec.Manifest, isIndex, isImage bool) {
+	t.Helper()
+	isIndex = json.Unmarshal(body, &asIndex) == nil && asIndex.Manifests != nil
+	isImage = json.Unmarshal(body, &asImage) == nil && (asImage.Layers != nil || asImage.Config.Digest != "")
+	return asIndex, asImage, isIndex, isImage
+}
+
+func checkOneKind(t *testing.T, body []byte, info manifest.Info) {
+	asIndex, _, isIndex, isImage := readings(t, body)
+	var schema1 struct {
+		SchemaVersion any
+		FSLayers      any
+	}
+	require.NoError(t, json.Unmarshal(body, &schema1))
+	assert.False(t, isIndex && isImage, "an index and an image at once")
+	assert.Nil(t, schema1.FSLayers, "schema 1")
+	assert.NotEqual(t, 1.0, schema1.SchemaVersion, "schema 1")
+	switch info.MediaType {
+	case ociIndex, list:
+		assert.False(t, isImage)
+		assert.Empty(t, info.Blobs)
+	case ociManifest, v2:
+		assert.False(t, isIndex)
+		assert.Empty(t, info.Manifests)
+	}
+	if asIndex.MediaType != "" {
+		assert.Equal(t, asIndex.MediaType, info.MediaType, "what the body says of itself counts")
+	}
+	assert.NotContains(t, info.MediaType, "html")
+	assert.False(t, strings.ContainsFunc(info.MediaType, func(r rune) bool { return r <= ' ' || r > '~' }))
+}
+
+// checkRefs: the descriptors are the decoder's, without those that nobody can verify.
+func checkRefs(t *testing.T, body []byte, info manifest.Info) {
+	asIndex, asImage, isIndex, isImage := readings(t, body)
+	if isIndex {
+		assert.Equal(t, verifiable(asIndex.Manifests), digests(info.Manifests))
+	}
+	if isImage && asImage.Layers != nil && asImage.Config.Digest != "" {
+		var all []digest.Digest
+		all = append(all, verifiable([]ocispec.Descriptor{asImage.Config})...)
+		all = append(all, verifiable(asImage.Layers)...)
+		assert.Subset(t, digests(info.Blobs), all)
+		assert.Equal(t, all, digests(info.Blobs)[:len(all)])
+	}
+	for _, ref := range slices.Concat(info.Manifests, info.Blobs) {
+		assert.GreaterOrEqual(t, ref.Size, int64(0))
+		assert.Empty(t, ref.URLs)
+	}
+}
+
+func verifiable(refs []ocispec.Descriptor) (all []digest.Digest) {
+	for _, ref := range refs {
+		if ref.Digest.Validate() == nil && (ref.Digest.Algorithm() == digest.SHA256 || ref.Digest.Algorithm() == digest.SHA512) {
+			all = append(all, ref.Digest)
+		}
+	}
+	return all
+}
+
+func digests(refs []ocispec.Descriptor) (all []digest.Digest) {
+	for _, ref := range refs {
+		all = append(all, ref.Digest)
+	}
+	return all
+}
+
+// checkSpelling: white space and the order of keys, at any depth, are nobody's business.
+func checkSpelling(t *testing.T, served string, body []byte, info manifest.Info, err error) {
+	if !json.Valid(body) || len(body) > manifest.MaxSize/4 {
+		return
+	}
+	var indented, compact bytes.Buffer
+	require.NoError(t, json.Indent(&indented, body, "", " "))
+	require.NoError(t, json.Compact(&compact, body))
+	for name, other := range map[string][]byte{
+		"keys reversed": reversed(t, body, 100), "indented": indented.Bytes(), "compact": compact.Bytes(),
+	} {
+		if len(other) > manifest.MaxSize {
+			continue
+		}
+		again, err2 := manifest.Inspect(served, other)
+		assert.Equal(t, err == nil, err2 == nil, "%s: %v and %v: %s", name, err, err2, other)
+		assert.Equal(t, info, again, "%s: %s", name, other)
+	}
+}
+
+// reversed is the document with the keys of each object in reverse, down to depth.
+func reversed(t *testing.T, doc []byte, depth int) []byte {
+	doc = bytes.TrimSpace(doc)
+	if depth == 0 || len(doc) == 0 || doc[0] != '{' && doc[0] != '[' {
+		return doc
+	}
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	_, err := dec.Token()
+	require.NoError(t, err)
+	var members [][]byte
+	for dec.More() {
+		var member []byte
+		if doc[0] == '{' {
+			start := dec.InputOffset()
+			_, err := dec.Token()
+			require.NoError(t, err)
+			member = append(bytes.TrimLeft(bytes.Clone(doc[start:dec.InputOffset()]), ", \t\r\n"), ':')
+		}
+		var value json.RawMessage
+		require.NoError(t, dec.Decode(&value))
+		members = append(members, append(member, reversed(t, value, depth-1)...))
+	}
+	if doc[0] == '{' {
+		slices.Reverse(members)
+	}
+	return slices.Concat(doc[:1], bytes.Join(members, []byte(",")), doc[len(doc)-1:])
+}
+
+// strict reports whether the strictest of readers would take the document, and
+// as what: one of the four known kinds, complete, each key once and in its own
+// case, and not served as anything else.
+func strict(served string, body []byte) (mediaType string, ok bool) {
+	var top map[string]json.RawMessage
+	if !utf8.Valid(body) || len(body) > manifest.MaxSize/4 || json.Unmarshal(body, &top) != nil || !plainKeys(body, 100) {
+		return "", false
+	}
+	isIndex := top["manifests"] != nil && top["layers"] == nil && top["config"] == nil
+	isImage := top["manifests"] == nil && top["layers"] != nil && top["config"] != nil
+	if string(top["schemaVersion"]) != "2" || isIndex == isImage || top["blobs"] != nil || top["fsLayers"] != nil {
+		return "", false
+	}
+	var doc struct {
+		MediaType         string
+		Config            ocispec.Descriptor
+		Layers, Manifests []ocispec.Descriptor
+	}
+	if json.Unmarshal(body, &doc) != nil || isIndex && doc.Manifests == nil || isImage && (doc.Layers == nil || string(top["config"]) == "null") {
+		return "", false
+	}
+	refs := slices.Concat(doc.Manifests, doc.Layers, []ocispec.Descriptor{doc.Config})
+	if len(refs) > 1000 || slices.ContainsFunc(refs, func(d ocispec.Descriptor) bool { return d.Size < 0 }) {
+		return "", false
+	}
+	mediaType = doc.MediaType
+	if _, said := top["mediaType"]; !said {
+		mediaType = map[bool]string{true: ociIndex, false: ociManifest}[isIndex]
+	}
+	kinds := map[string]bool{ociIndex: true, list: true, ociManifest: false, v2: false}
+	index, known := kinds[mediaType]
+	return mediaType, known && index == isIndex && slices.Contains([]string{mediaType, "", "application/octet-stream", "text/plain", "application/json"}, served)
+}
+
+// plainKeys reports whether no object has two keys that some reader takes for
+// one, and no key stands for one of the descriptors' or manifests' by its case.
+func plainKeys(doc []byte, depth int) bool {
+	doc = bytes.TrimSpace(doc)
+	if len(doc) == 0 || doc[0] != '{' && doc[0] != '[' {
+		return true
+	}
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	if _, err := dec.Token(); err != nil || depth == 0 {
+		return false
+	}
+	var keys []string
+	for dec.More() {
+		if doc[0] == '{' {
+			key, err := dec.Token()
+			name, ok := key.(string)
+			if err != nil || !ok || slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, name) }) {
+				return false
+			}
+			known := []string{"schemaVersion", "mediaType", "manifests", "config", "layers", "blobs", "fsLayers", "digest", "size", "urls", "annotations", "data", "platform", "artifactType", "subject"}
+			if slices.ContainsFunc(known, func(k string) bool { return k != name && strings.EqualFold(k, name) }) {
+				return false
+			}
+			keys = append(keys, name)
+		}
+		var value json.RawMessage
+		if dec.Decode(&value) != nil || !plainKeys(value, depth-1) {
+			return false
+		}
+	}
+	return true
+}
