@@ -33,6 +33,8 @@ var kindSeeds = []string{
 	`{"schemaVersion":2,` + index + `,"fsLayers":[]}`,
 	`{"schemaVersion":1,"fsLayers":[{"blobSum":"sha256:` + hexA + `"}],` + image + `}`,
 	`{"manifests":null,` + image + `}`,
+	`{"schemaVersion":2,"mediaType":"` + ociIndex + `","blobs":[` + descA + `]}`,
+	`{"schemaVersion":2,"blobs":[` + descA + `]}`,
 
 	// Keys that parsers read differently.
 	`{"layers":[],"Layers":[` + descA + `],"config":` + descA + `}`,
@@ -95,7 +97,7 @@ func readings(t *testing.T, body []byte) (asIndex ocispec.Index, asImage ocispec
 
 func checkOneKind(t *testing.T, body []byte, info manifest.Info) {
 	asIndex, _, isIndex, isImage := readings(t, body)
-	var schema1 struct {
+	var schema1 struct { // keys in any case, as everywhere here
 		SchemaVersion any
 		FSLayers      any
 	}
