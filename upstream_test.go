@@ -26,6 +26,7 @@ var upstreamTables = []struct {
 	rows  []row
 }{
 	{"Scenarios", scenarios},
+	{"Registries and their quirks", quirks},
 }
 
 func TestUpstreamScenarios(t *testing.T) { runRows(t, scenarios) }
