@@ -179,11 +179,16 @@ func testQuirkECRPublic(t *testing.T) {
 	})
 	t.Run("400 to a new token is final", func(t *testing.T) {
 		public, _ := newECRPublic(t, one, two)
+		public[publicRegistry].Push("docker/library/other", "1", one)
 		public[publicRegistry].Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Status: 400})
 		synctest.Test(t, func(t *testing.T) {
 			q := public.pullFrom(t, publicRegistry, nil).of(publicImage, one)
 			assert.Equal(t, 400, q.refused(t, "1", pullthrough.ErrUnavailable).Status)
 			assert.Equal(t, requests{publicRegistry: {manifest + "1 401", "GET /token/ 200", manifest + "1 400"}}, q.requests())
+
+			q.forget()
+			q.of("docker/library/other", one).refused(t, "1", pullthrough.ErrUnavailable)
+			assert.Equal(t, requests{publicRegistry: {"GET /token/ 200", "GET /v2/docker/library/other/manifests/1 400"}}, q.requests())
 		})
 	})
 	t.Run("the size of a blob is known without HEAD", func(t *testing.T) {

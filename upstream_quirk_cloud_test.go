@@ -151,6 +151,16 @@ func testQuirkACR(t *testing.T) {
 			q.pullTwice(t, "1", acrPull("POST /oauth2/token 200"))
 		})
 	})
+	t.Run("with an identity token that has expired", func(t *testing.T) {
+		acr := newACR(t, img)
+		synctest.Test(t, func(t *testing.T) {
+			expired := withCredential(pullthrough.Credential{Username: nullGUID, IdentityToken: canary + "-expired"})
+			q := acr.pullFrom(t, acrRegistry, expired).of("app", img, acrRegistry)
+			assert.Equal(t, 401, q.refused(t, "1", pullthrough.ErrDenied).Status)
+			// The user with the null GUID has no password, so there is nothing else to try.
+			assert.Equal(t, requests{acrRegistry: {"GET /v2/app/manifests/1 401", "POST /oauth2/token 401"}}, q.requests())
+		})
+	})
 	t.Run("with a password that is a refresh token", func(t *testing.T) {
 		acr := newACR(t, img)
 		synctest.Test(t, func(t *testing.T) {

@@ -122,6 +122,7 @@ const (
 // testQuirkGitLab: its tokens live for 5 minutes, of which its answers say
 // nothing, so that they are good for one.
 func testQuirkGitLab(t *testing.T) {
+	t.Run("self-managed", testQuirkGitLabSelfManaged)
 	server := tokenServer{issuer: newIssuer(t, nil), path: "/jwt/auth", fields: []string{"token"}}
 	registry := server.registry(t, gitlabTokens, "container_registry")
 	const name = "group/project/app"
@@ -152,6 +153,33 @@ func testQuirkGitLab(t *testing.T) {
 
 		time.Sleep(20 * time.Second)
 		q.of(name, images[2], gitlabTokens).pullTwice(t, "3", withToken(pull(manifest+"3 200")))
+	})
+}
+
+// testQuirkGitLabSelfManaged: only the rule can know that these two hosts
+// belong together.
+func testQuirkGitLabSelfManaged(t *testing.T) {
+	const registry, gitlab, manifest = "registry.example.com", "gitlab.example.com", "GET /v2/group/app/manifests/1 "
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	server := tokenServer{issuer: newIssuer(t, nil), path: "/jwt/auth", fields: []string{"token"}}
+	up := server.registry(t, gitlab, "container_registry")
+	up.Push("group/app", "1", img)
+	hosts := internet{registry: up, gitlab: newHost(t, server.answer)}
+	synctest.Test(t, func(t *testing.T) {
+		q := hosts.pullFrom(t, registry, withSecret(nil)).of("group/app", img)
+		assert.ErrorContains(t, q.refused(t, "1", pullthrough.ErrDenied), gitlab)
+		assert.Equal(t, requests{registry: {manifest + "401"}}, q.requests())
+		q.forget()
+
+		q = hosts.pullFrom(t, registry, func(p *pullthrough.Proxy) {
+			withSecret(nil)(p)
+			p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+				return pullthrough.Policy{RealmHosts: []string{gitlab}}
+			}
+		}).of("group/app", img, gitlab)
+		want := plainPull(registry, "group/app", manifest+"401", manifest+"200")
+		want[gitlab] = []string{"GET /jwt/auth 200"}
+		q.pullTwice(t, "1", want)
 	})
 }
 

@@ -78,6 +78,17 @@ func testQuirkDockerHub(t *testing.T) {
 			assert.Empty(t, query["offline_token"])
 		})
 	})
+	t.Run("its token server belongs to no other registry", func(t *testing.T) {
+		hub := newDockerHub(t, img)
+		const other = "registry.example.com"
+		hub[other] = hub[hubRegistry]
+		synctest.Test(t, func(t *testing.T) {
+			q := hub.pullFrom(t, other, withSecret(nil))
+			delete(q.hosts, hubRegistry)
+			assert.ErrorContains(t, q.of(hubImage, img).refused(t, "3.20", pullthrough.ErrDenied), hubTokens)
+			assert.Equal(t, requests{other: {"GET /v2/" + hubImage + "/manifests/3.20 401"}}, q.requests())
+		})
+	})
 	t.Run("a name of one part is asked for as it is", func(t *testing.T) {
 		hub := newDockerHub(t, img)
 		synctest.Test(t, func(t *testing.T) {

@@ -42,7 +42,7 @@ var quirks = []row{
 	},
 	{
 		"Q-gitlab", "is GitLab, with its token server on gitlab.com and tokens of unknown lifetime",
-		"the credentials go to gitlab.com; a token is used for less than a minute", testQuirkGitLab,
+		"the credentials go to gitlab.com, or to the host that the policy names; a token is used for less than a minute", testQuirkGitLab,
 	},
 	{
 		"Q-k8s", "is registry.k8s.io, which redirects to a registry that wants a token, and to S3, which answers 400 to a resume",
