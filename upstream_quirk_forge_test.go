@@ -47,11 +47,6 @@ func ghcrPull(tokens ...string) requests {
 
 func testQuirkGHCR(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	expired := func(p *pullthrough.Proxy) {
-		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
-			return pullthrough.Credential{Username: "me", AccessToken: canary + "-expired"}, nil
-		}
-	}
 	for name, change := range map[string]func(*pullthrough.Proxy){"anonymous": nil, "with a token of the user's": withSecret(nil)} {
 		t.Run(name, func(t *testing.T) {
 			ghcr := newGHCR(t, img)
@@ -73,7 +68,17 @@ func testQuirkGHCR(t *testing.T) {
 			assert.Equal(t, []string{"repository:org/app:pull"}, query["scope"], "the placeholder is nobody's repository")
 		})
 	})
-	t.Run("with an expired token of the user's", func(t *testing.T) {
+	t.Run("with an expired token of the user's", func(t *testing.T) { testQuirkGHCRExpired(t, img) })
+}
+
+// testQuirkGHCRExpired: 403, though the image is public.
+func testQuirkGHCRExpired(t *testing.T, img *pullthroughtest.Image) {
+	expired := func(p *pullthrough.Proxy) {
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			return pullthrough.Credential{Username: "me", AccessToken: canary + "-expired"}, nil
+		}
+	}
+	t.Run("is refused", func(t *testing.T) {
 		ghcr := newGHCR(t, img)
 		synctest.Test(t, func(t *testing.T) {
 			q := ghcr.pullFrom(t, ghcrRegistry, expired).of("org/app", img, ghcrRegistry)
@@ -82,7 +87,7 @@ func testQuirkGHCR(t *testing.T) {
 			assert.Equal(t, requests{ghcrRegistry: {ghcrManifest + "401", "GET /token 403"}}, q.requests())
 		})
 	})
-	t.Run("with an expired token of the user's, and then without", func(t *testing.T) {
+	t.Run("or gone without", func(t *testing.T) {
 		ghcr := newGHCR(t, img)
 		synctest.Test(t, func(t *testing.T) {
 			var told events
