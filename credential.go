@@ -48,7 +48,11 @@ func (c Credential) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(c.String
 
 func (c Credential) anonymous() bool { return !c.hasPassword() && c.IdentityToken == "" }
 
-func (c Credential) hasPassword() bool { return c.Username != "" || c.AccessToken != "" }
+// hasPassword is true of a user without one too, but not if that user only stands
+// beside an identity token.
+func (c Credential) hasPassword() bool {
+	return c.AccessToken != "" || c.Username != "" && c.IdentityToken == ""
+}
 
 func (c Credential) basic() string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+c.AccessToken))

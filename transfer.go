@@ -171,7 +171,7 @@ func (t *transfer) reopen() (retry bool, err error) {
 		err = t.checkPart(resp)
 	case http.StatusOK:
 		retry, err = t.skip(resp)
-	case http.StatusRequestedRangeNotSatisfiable:
+	case http.StatusRequestedRangeNotSatisfiable, http.StatusBadRequest: // the latter from object stores behind a CDN
 		retry, err = !t.whole, statusError(t.rt, resp)
 		t.whole = true
 	default:

@@ -153,6 +153,8 @@ func (u *upstream) blobSize(ctx context.Context, rt *route, d digest.Digest) (in
 	}
 	defer drain(resp)
 	switch {
+	case strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") && resp.StatusCode/100 == 2:
+		return 0, rt.error(ErrUnavailable, errors.New("upstream answers with a web page"))
 	case resp.StatusCode == http.StatusOK && resp.ContentLength >= 0:
 		return resp.ContentLength, nil
 	case resp.StatusCode == http.StatusPartialContent:

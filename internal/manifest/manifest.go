@@ -128,7 +128,7 @@ func read(body []byte) (*document, error) {
 			return nil, errors.New("broken JSON")
 		}
 		key, _ := t.(string)
-		fold := strings.ToLower(key)
+		fold := foldKey(key)
 		if folded[fold] {
 			return nil, fmt.Errorf("the key %.50q stands twice", key)
 		}
@@ -143,8 +143,11 @@ func read(body []byte) (*document, error) {
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, errors.New("something follows the document")
 	}
-	return doc, foreignCase(doc.keys)
+	return doc, foreignCase(doc.keys, "schemaVersion", "mediaType", "manifests", "config", "layers", "blobs", "fsLayers")
 }
+
+// foldKey is equal for keys that a parser which ignores case takes for one.
+func foldKey(key string) string { return strings.ToUpper(strings.ToLower(key)) }
 
 // read decodes the value of one key.
 func (d *document) read(dec *json.Decoder, key string) (err error) {
@@ -154,7 +157,7 @@ func (d *document) read(dec *json.Decoder, key string) (err error) {
 	case "mediaType":
 		return dec.Decode(&d.mediaType)
 	case "config":
-		return dec.Decode(&d.config)
+		d.config, err = readRef(dec)
 	case "manifests":
 		d.manifests, err = readRefs(dec)
 	case "layers":
@@ -179,22 +182,77 @@ func readRefs(dec *json.Decoder) ([]ocispec.Descriptor, error) {
 	}
 	refs := []ocispec.Descriptor{}
 	for dec.More() {
-		var d ocispec.Descriptor
-		if err := dec.Decode(&d); err != nil {
-			return nil, err
-		}
 		if len(refs) == maxRefs {
 			return nil, fmt.Errorf("more than %d descriptors", maxRefs)
 		}
-		refs = append(refs, ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform})
+		d, err := readRef(dec)
+		if err != nil {
+			return nil, err
+		}
+		if d == nil {
+			d = &ocispec.Descriptor{}
+		}
+		refs = append(refs, *d)
 	}
 	_, err = dec.Token()
 	return refs, err
 }
 
-func foreignCase(keys map[string]bool) error {
+// readRef decodes one descriptor; nil for null. Its keys, and its platform's, must
+// mean the same to every parser, as those of the document.
+func readRef(dec *json.Decoder) (*ocispec.Descriptor, error) {
+	var raw json.RawMessage
+	if err := dec.Decode(&raw); err != nil {
+		return nil, err
+	}
+	if string(raw) == "null" {
+		return nil, nil
+	}
+	var d ocispec.Descriptor
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return nil, err
+	}
+	if err := plainKeys(raw, "mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType"); err != nil {
+		return nil, err
+	}
+	return &ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}, nil
+}
+
+// plainKeys refuses an object that has a key twice, or one of the known ones in
+// odd case.
+func plainKeys(raw json.RawMessage, known ...string) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if _, err := dec.Token(); err != nil {
+		return err
+	}
+	keys, folded := make(map[string]bool), make(map[string]bool)
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		key, _ := t.(string)
+		if fold := foldKey(key); folded[fold] {
+			return fmt.Errorf("the key %.50q stands twice", key)
+		} else {
+			keys[key], folded[fold] = true, true
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return err
+		}
+		if key == "platform" && bytes.HasPrefix(value, []byte("{")) {
+			if err := plainKeys(value, "architecture", "os", "os.version", "os.features", "variant"); err != nil {
+				return err
+			}
+		}
+	}
+	return foreignCase(keys, known...)
+}
+
+func foreignCase(keys map[string]bool, known ...string) error {
 	for key := range keys {
-		for _, known := range []string{"schemaVersion", "mediaType", "manifests", "config", "layers", "blobs", "fsLayers"} {
+		for _, known := range known {
 			if key != known && strings.EqualFold(key, known) {
 				return fmt.Errorf("the key %.50q is %q in odd case", key, known)
 			}
@@ -213,7 +271,7 @@ func (d *document) check(keys map[string]bool) error {
 	}
 	isIndex := d.mediaType == ocispec.MediaTypeImageIndex || d.mediaType == MediaTypeDockerList
 	isImage := d.mediaType == ocispec.MediaTypeImageManifest || d.mediaType == MediaTypeDockerManifest
-	if isIndex && (keys["layers"] || keys["config"]) || isImage && keys["manifests"] {
+	if isIndex && (keys["layers"] || keys["config"] || keys["blobs"]) || isImage && keys["manifests"] {
 		return fmt.Errorf("says mediaType %q, and is not", d.mediaType)
 	}
 	return nil
@@ -239,6 +297,8 @@ func (d *document) decide(served string) (string, error) {
 		return shape, nil
 	case shape != "" && isIndexType(served) != isIndexType(shape):
 		return "", fmt.Errorf("looks like %q, but was served as %.100q", shape, served)
+	case isIndexType(served) && (d.keys["blobs"] || d.keys["layers"] || d.keys["config"]):
+		return "", fmt.Errorf("served as %.100q, and is none", served)
 	}
 	return served, checkType(served)
 }
