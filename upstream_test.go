@@ -26,6 +26,9 @@ var upstreamTables = []struct {
 	rows  []row
 }{
 	{"Scenarios", scenarios},
+	{"Scopes and tokens", tokenBehaviours},
+	{"Grants and credentials", grantBehaviours},
+	{"Realms and redirects", realmBehaviours},
 	{"Registries and their quirks", quirks},
 }
 

@@ -1,0 +1,393 @@
+package pullthrough_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+// tokenBehaviours are which tokens are asked for, and what a token server's
+// answer is worth.
+var tokenBehaviours = []row{
+	{"A1", "names no scope in its challenge, or one of its own such as ECR Public's `aws`", "the token is asked for with `repository:<name>:pull`, after upstream's own scope", testA1},
+	{"A2", "asks for more than a pull, or for another repository, in its challenge", "only a pull of the one repository is asked for; what was left out is logged", testA2},
+	{"A3", "names the same scopes in another order", "it is the same token", testA3},
+	{"A4", "is used by two rules, or a rule's secret, registry or service changes", "each has tokens of its own, and an old token is never sent again", testA4},
+	{"A5", "lets many wait for one token, and the first of them leaves", "the others get it; one token is fetched, and nobody waits for it longer than he wants to", testA5},
+	{"A6", "refuses a token", "those who wait for it are refused together, and the next pull asks again", testA6},
+	{"A7", "is pulled from under thousands of names", "the memory for tokens stays bounded", testA7},
+	{"A8", "leaves one repository's token request unanswered", "the other repositories are served meanwhile", testA8},
+	{"A9", "answers with `token`, `access_token` or both", "either will do, and `access_token` wins; an answer with neither is no token", testA9},
+	{"A10", "says nothing, or something odd, about how long a token lives", "it is used for a minute at least and 24 hours at most", testA10},
+	{"A11", "has a clock that is wrong", "a token's life counts from its arrival, on our clock", testA11},
+	{"A12", "gives a token that is about to expire", "a new one is fetched early: by a tenth of its life, at least 5 and at most 30 seconds", testA12},
+	{"A13", "sends a huge token answer, or a token with characters that no token has", "64 KiB are read, tokens have 16 KiB at most, and what is odd is refused", testA13},
+	{"A14", "answers a token request with a web page", "the error names the token server and what it sent", testA14},
+}
+
+func TestUpstreamTokens(t *testing.T) { runRows(t, tokenBehaviours) }
+
+func testA1(t *testing.T) {
+	for challenged, want := range map[string][]string{
+		``:                                  {"repository:a:pull"},
+		`,scope=""`:                         {"repository:a:pull"},
+		`,scope="aws"`:                      {"aws", "repository:a:pull"},
+		`,scope="repository:a:pull"`:        {"repository:a:pull"},
+		`,scope="aws repository:a:pull"`:    {"aws", "repository:a:pull"},
+		`,scope="repository:a:pull,push z"`: {"z", "repository:a:pull"},
+	} {
+		t.Run(challenged, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{}, nil)
+			w.pushTags("a", "1")
+			w.challenged("GET /v2/*", 1, challenged)
+			require.NoError(t, w.pullTag(t, "a", "1"))
+			forms := tokenForms(t, w.up)
+			require.Len(t, forms, 1)
+			assert.Equal(t, want, forms[0]["scope"])
+			assert.Equal(t, "registry.test", forms[0].Get("service"))
+		})
+	}
+}
+
+// journal is a log to look into.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+func testA2(t *testing.T) {
+	for challenged, want := range map[string]struct{ scopes, logged string }{
+		"repository:other/secret:pull,push": {"repository:a:pull", "other/secret"},
+		"repository:a:pull,push,delete":     {"repository:a:pull", "push"},
+		"repository:a:*":                    {"repository:a:pull", "repository:a:"},
+		"repository:user/image:pull":        {"repository:a:pull", ""}, // GHCR's placeholder
+		"registry:catalog:*":                {"repository:a:pull", "catalog"},
+		"aws repository:a/b:pull":           {"aws repository:a:pull", "a/b"},
+		"aws repository:a:pull":             {"aws repository:a:pull", ""},
+	} {
+		t.Run(challenged, func(t *testing.T) {
+			log := new(journal)
+			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Logger = textLogger(log) })
+			w.pushTags("a", "1")
+			w.challenged("GET /v2/*", 1, `,scope="`+challenged+`"`)
+			require.NoError(t, w.pullTag(t, "a", "1"))
+			forms := tokenForms(t, w.up)
+			require.Len(t, forms, 1)
+			assert.Equal(t, want.scopes, join(forms[0]["scope"]))
+			if want.logged != "" {
+				assert.Contains(t, log.String(), want.logged)
+			}
+		})
+	}
+}
+
+// The two pulls are under way when upstream begins to want tokens.
+func testA3(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	w.pushTags("a", "0", "1", "2")
+	require.NoError(t, w.pullTag(t, "a", "0"))
+	gate := make(chan struct{})
+	for tag, scope := range map[string]string{
+		"1": "aws zone repository:a:pull,push",
+		"2": "repository:a:push,pull zone aws zone",
+	} {
+		w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/" + tag, Times: 1, Stall: gate, Status: 401, Header: http.Header{
+			"Www-Authenticate": {`Bearer realm="` + w.up.URL() + `/token",service="registry.test",scope="` + scope + `"`},
+		}})
+	}
+	var wg sync.WaitGroup
+	for _, tag := range []string{"1", "2"} {
+		wg.Go(func() { assert.NoError(t, w.pullTag(t, "a", tag)) })
+	}
+	assert.NoError(t, w.up.Wait(t.Context(), "GET /v2/a/manifests/*", 3))
+	close(gate)
+	wg.Wait()
+	forms := tokenForms(t, w.up)
+	require.Len(t, forms, 1)
+	assert.ElementsMatch(t, []string{"aws", "zone", "repository:a:pull"}, forms[0]["scope"])
+	assert.Equal(t, 2, w.up.Count("GET /v2/a/manifests/* 401"))
+}
+
+func testA4(t *testing.T) {
+	t.Run("two rules", testTokensOfTwoRules)
+	t.Run("another secret", testTokensAfterRotation)
+	t.Run("another registry", testTokensOfAnotherRegistry)
+	t.Run("another service or realm", testTokensOfAnotherDemand)
+}
+
+func testTokensOfTwoRules(t *testing.T) {
+	two := map[string]string{"hub": "one", "hub2": "two"}
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: map[string]string{"one": canary + "-one", "two": canary + "-two"}}, func(p *pullthrough.Proxy) {
+		p.Credentials = func(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
+			user := two[rule.Prefix]
+			return pullthrough.Credential{Username: user, AccessToken: canary + "-" + user}, nil
+		}
+	})
+	w.Rules = pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: w.up.URL()}, {Prefix: "hub2", UpstreamURL: w.up.URL()}}
+	w.pushTags("a", "1", "2")
+	for _, ref := range []string{"1", "2"} {
+		for _, rule := range []string{"hub", "hub2"} {
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: pullthrough.Repo{Name: rule + "/a"}, Ref: ref})
+			require.NoError(t, err)
+		}
+	}
+	var users []string
+	for _, r := range tokenRequests(w.up) {
+		user, _, _ := (&http.Request{Header: r.Header}).BasicAuth()
+		users = append(users, user)
+	}
+	assert.Equal(t, []string{"one", "two"}, users)
+	sent := slices.DeleteFunc(authorizations(w.up, "GET /v2/a/"), func(h string) bool { return h == "" })
+	require.Len(t, sent, 4)
+	assert.Equal(t, []string{sent[0], sent[1], sent[0], sent[1]}, sent)
+	assert.NotEqual(t, sent[0], sent[1])
+}
+
+// testTokensAfterRotation: the host is asked again for one of two repositories,
+// and then the other's token, which is fresh, is not sent any more either.
+func testTokensAfterRotation(t *testing.T) {
+	for name, again := range map[string]func(w *world, now *handClock){
+		"seen when the rule is updated": func(w *world, _ *handClock) {
+			w.Rules.(pullthrough.StaticRules)[0].UpdatedAt = time.Unix(1, 0)
+		},
+		"seen when a token is due":     func(_ *world, now *handClock) { now.pass(90 * time.Second) },
+		"seen when a token is refused": func(w *world, _ *handClock) { w.challenged("GET /v2/a/*", 1, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := new(handClock)
+			secret := pullthrough.Credential{Username: "me", AccessToken: canary}
+			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: map[string]string{"me": canary, "new": canary + "-2"}}, func(p *pullthrough.Proxy) {
+				p.Now = now.now
+				p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+					return secret, nil
+				}
+			})
+			w.pushTags("a", "1", "2")
+			w.pushTags("b", "1", "2")
+			require.NoError(t, w.pullTag(t, "a", "1"))
+			now.pass(200 * time.Second)
+			require.NoError(t, w.pullTag(t, "b", "1"))
+			old := authorizations(w.up, "GET /v2/b/")
+			require.Len(t, old, 1)
+
+			secret = pullthrough.Credential{Username: "new", AccessToken: canary + "-2"}
+			again(w, now)
+			w.up.Reset()
+			require.NoError(t, w.pullTag(t, "a", "2"))
+			require.NoError(t, w.pullTag(t, "b", "2"))
+			assert.NotContains(t, authorizations(w.up, "GET /v2/b/"), old[0])
+			assert.Equal(t, 1, w.up.Count("GET /v2/b/manifests/2 200"))
+			for _, r := range tokenRequests(w.up) {
+				user, _, _ := (&http.Request{Header: r.Header}).BasicAuth()
+				assert.Equal(t, "new", user)
+			}
+			assert.Len(t, tokenRequests(w.up), 2)
+		})
+	}
+}
+
+// testTokensOfAnotherRegistry: both have one token server.
+func testTokensOfAnotherRegistry(t *testing.T) {
+	issuer := pullthroughtest.New(t, pullthroughtest.Config{Users: users})
+	c := pullthroughtest.Config{Auth: pullthroughtest.Bearer, Issuer: issuer}
+	other := pullthroughtest.New(t, c)
+	w := newWorld(t, c, withSecret(nil))
+	w.pushTags("a", "1")
+	other.Push("a", "2", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+	endpoint := w.up.URL()
+	w.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
+		return url.Parse(endpoint)
+	}
+	require.NoError(t, w.pullTag(t, "a", "1"))
+	endpoint = other.URL()
+	require.NoError(t, w.pullTag(t, "a", "2"))
+	assert.Equal(t, 2, issuer.Count("GET /token 200"))
+	old := authorizations(w.up, "GET /v2/a/manifests/1 200")
+	require.Len(t, old, 1)
+	assert.Equal(t, 1, other.Count("GET /v2/a/manifests/2 200"))
+	assert.NotContains(t, authorizations(other, "GET /v2/"), old[0])
+}
+
+func testTokensOfAnotherDemand(t *testing.T) {
+	other := pullthroughtest.New(t, pullthroughtest.Config{})
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	w.pushTags("a", "1", "2", "3")
+	for i, demand := range []struct {
+		realm   *pullthroughtest.Upstream
+		service string
+	}{{w.up, "one"}, {w.up, "two"}, {other, "two"}} {
+		w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401, Header: http.Header{
+			"Www-Authenticate": {fmt.Sprintf(`Bearer realm="%s/token",service="%s"`, demand.realm.URL(), demand.service)},
+		}})
+		require.NoError(t, w.pullTag(t, "a", fmt.Sprint(i+1)))
+	}
+	var services []string
+	for _, form := range slices.Concat(tokenForms(t, w.up), tokenForms(t, other)) {
+		services = append(services, form.Get("service"))
+	}
+	assert.Equal(t, []string{"one", "two", "two"}, services)
+	assert.Equal(t, 1, other.Count("GET /token 200"))
+	sent := authorizations(w.up, "GET /v2/a/manifests/")
+	require.Len(t, sent, 6)
+	assert.Len(t, slices.Compact(slices.Sorted(slices.Values(sent))), 4, "none, and three tokens")
+}
+
+func testA5(t *testing.T) {
+	t.Run("the first leaves", func(t *testing.T) {
+		up, enter := piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
+		synctest.Test(t, func(t *testing.T) {
+			w, gate := enter(t), make(chan struct{})
+			up.Fault(pullthroughtest.Fault{Match: "GET /token*", Stall: gate})
+			first, leave := context.WithCancel(t.Context())
+			pull := func(ctx context.Context, tag int, errs chan<- error) {
+				_, err := w.Manifest(ctx, pullthrough.Request{Repo: repo("a"), Ref: fmt.Sprint(tag)})
+				errs <- err
+			}
+			left, served := make(chan error, 1), make(chan error, 49)
+			for i := range 50 {
+				w.pushTags("a", fmt.Sprint(i))
+				if i == 0 {
+					go pull(first, i, left)
+				} else {
+					go pull(t.Context(), i, served)
+				}
+				synctest.Wait()
+			}
+			leave()
+			assert.ErrorIs(t, <-left, context.Canceled)
+			synctest.Wait()
+			assert.Empty(t, served, "they wait on")
+			close(gate)
+			for range 49 {
+				assert.NoError(t, <-served)
+			}
+			assert.Equal(t, 1, up.Count("GET /token*"))
+		})
+	})
+	t.Run("it never comes", testTokenThatNeverComes)
+}
+
+func testTokenThatNeverComes(t *testing.T) {
+	up, enter := piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
+	synctest.Test(t, func(t *testing.T) {
+		w := enter(t)
+		up.Fault(pullthroughtest.Fault{Match: "GET /token*", Stall: make(chan struct{})})
+		start := time.Now()
+		done := make(chan error, 1)
+		go func() { done <- w.pullTag(t, "a", "1") }()
+		synctest.Wait()
+		hurried, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := w.Manifest(hurried, pullthrough.Request{Repo: repo("a"), Ref: "2"})
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, time.Second, time.Since(start), "who has waited enough leaves")
+		assert.ErrorIs(t, <-done, pullthrough.ErrUnavailable)
+		assert.LessOrEqual(t, time.Since(start), time.Minute, "and the fetch has a deadline of its own")
+		assert.Equal(t, 1, up.Count("GET /token*"))
+	})
+}
+
+func testA6(t *testing.T) {
+	up, enter := piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
+	synctest.Test(t, func(t *testing.T) {
+		w, gate := enter(t), make(chan struct{})
+		up.Fault(pullthroughtest.Fault{Match: "GET /token*", Times: 1, Status: 403, Stall: gate})
+		up.Fault(pullthroughtest.Fault{Match: "GET /token*", Times: 1, Status: 403})
+		w.pushTags("a", "0", "1")
+		errs := make(chan error, 20)
+		for i := range 20 {
+			go func() { errs <- w.pullTag(t, "a", fmt.Sprint(i)) }()
+			synctest.Wait()
+		}
+		close(gate)
+		for range 20 {
+			assert.ErrorIs(t, <-errs, pullthrough.ErrDenied)
+		}
+		assert.Equal(t, 1, up.Count("GET /token*"), "one refusal is enough for all who wait")
+		assert.ErrorIs(t, w.pullTag(t, "a", "0"), pullthrough.ErrDenied)
+		assert.NoError(t, w.pullTag(t, "a", "0"))
+		assert.NoError(t, w.pullTag(t, "a", "1"))
+		assert.Equal(t, 3, up.Count("GET /token*"))
+	})
+}
+
+// testA7 asks for what is not there: nothing but tokens could be kept.
+func testA7(t *testing.T) {
+	const names, enough = 10_000, 4_000
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	w.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		rec := httptest.NewRecorder()
+		w.up.ServeHTTP(rec, r)
+		return rec.Result(), nil
+	})
+	ask := func(i int) { assert.ErrorIs(t, w.pullTag(t, fmt.Sprint("r", i), "1"), pullthrough.ErrNotFound) }
+	var heap [2]runtime.MemStats
+	for i := range names {
+		if i%1000 == 0 { // upstream itself remembers everything
+			w.up.Reset()
+			w.up.RevokeTokens()
+		}
+		if i == enough {
+			runtime.GC()
+			runtime.ReadMemStats(&heap[0])
+		}
+		ask(i)
+	}
+	w.up.Reset()
+	runtime.GC()
+	runtime.ReadMemStats(&heap[1])
+	assert.Less(t, int64(heap[1].HeapAlloc)-int64(heap[0].HeapAlloc), int64(3<<19))
+	ask(names - 1)
+	assert.Equal(t, []string{fmt.Sprintf("GET /v2/r%d/manifests/1 404", names-1)}, w.up.Log(), "the newest is kept")
+	w.up.Reset()
+	ask(0)
+	assert.Equal(t, []string{"GET /token 200", "GET /v2/r0/manifests/1 404"}, w.up.Log(), "the oldest is not")
+}
+
+func testA8(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	w.pushTags("a", "1")
+	w.pushTags("b", "1")
+	gate := newGate(t)
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /token*", Times: 1, Stall: gate.c})
+	done := make(chan error, 1)
+	go func() { done <- w.pullTag(t, "a", "1") }()
+	require.NoError(t, w.up.Wait(t.Context(), "GET /token*", 1))
+	assert.NoError(t, w.pullTag(t, "b", "1"))
+	assert.Equal(t, 1, w.up.Count("GET /v2/b/manifests/1 200"))
+	select {
+	case err := <-done:
+		assert.Fail(t, "a was not to be served yet", "%v", err)
+	default:
+	}
+	gate.open()
+	assert.NoError(t, <-done)
+	assert.Equal(t, 2, w.up.Count("GET /token 200"))
+}
