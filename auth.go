@@ -12,6 +12,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/challenge"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 )
 
 const (
@@ -32,6 +33,7 @@ type authorizer struct {
 	sites       *lru.Cache[routeID, *site]
 	tokens      *lru.Cache[tokenKey, token]
 	rotated     *lru.Cache[rotation, string]
+	exchanges   *lru.Cache[rotation, *quota.Quota]
 	fetches     flight.Group[tokenKey, token]
 }
 
@@ -45,6 +47,7 @@ func newAuthorizer(u *upstream, p *Proxy) *authorizer {
 		sites:       lru.New[routeID, *site](maxSites),
 		tokens:      lru.New[tokenKey, token](maxTokens),
 		rotated:     lru.New[rotation, string](maxSites),
+		exchanges:   lru.New[rotation, *quota.Quota](maxSites),
 	}
 }
 
@@ -66,6 +69,11 @@ type tokenKey struct {
 	generation generation
 	demand     demand
 	scope      string
+	guest      bool // for a registry that we were redirected to
+}
+
+func keyOf(rt *route, g generation, d demand) tokenKey {
+	return tokenKey{rule: rt.id, generation: g, demand: d, scope: scopeOf(rt, d)}
 }
 
 // token is a value for the Authorization header.
@@ -97,58 +105,66 @@ func (a *authorizer) do(ctx context.Context, rt *route, send func(authorization 
 	if err != nil {
 		return nil, err
 	}
-	resp, err := send(sent.header)
-	if err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		resp, err := send(sent.header)
+		if err != nil {
+			return nil, err
+		}
+		lesson := s.learn(rt, resp, sent)
+		if lesson.extra != "" {
+			a.upstream.log.Warn("upstream's challenge asks for more than a pull of the repository",
+				"host", rt.base.Host, "repository", rt.name, "scope", lesson.extra)
+		}
+		settle()
+		if try > 1 && !lesson.widen || try > 2 || !lesson.again {
+			return a.asGuest(ctx, rt, resp)
+		}
+		a.forget(rt, sent)
+		sent, err = a.authorization(ctx, rt, s)
+		if err == nil && sent.header == "" {
+			return resp, nil // nothing better to say
+		}
+		drain(resp)
+		if err != nil {
+			return nil, err
+		}
 	}
-	again, widened := s.learn(rt, resp, sent)
-	if widened {
-		a.upstream.log.Warn("upstream's challenge asks for more than a pull of the repository", "host", rt.base.Host, "repository", rt.name)
-	}
-	if !again {
-		return a.asGuest(ctx, rt, resp)
-	}
-	settle()
-	a.forget(rt, sent)
-	next, err := a.authorization(ctx, rt, s)
-	if err == nil && next.header == "" {
-		return resp, nil // nothing better to say
-	}
-	drain(resp)
-	if err != nil {
-		return nil, err
-	}
-	resp, err = send(next.header)
-	if err != nil {
-		return nil, err
-	}
-	return a.asGuest(ctx, rt, resp)
 }
 
-// learn notes what resp says about authorization. again reports whether another
-// try is worth it: there is a demand, and what was sent did not meet it or was
-// kept from earlier. A refusal by a host that we were redirected to says
-// nothing: our credentials never were there.
-func (s *site) learn(rt *route, resp *http.Response, sent grant) (again, widened bool) {
+// lesson is what an answer says about authorization.
+type lesson struct {
+	again bool   // another try is worth it
+	widen bool   // since the token was too narrow
+	extra string // scopes that upstream would have us ask for, and we do not
+}
+
+// learn notes what resp says. Another try is worth it if there is a demand, and
+// what was sent did not meet it or was kept from earlier. A refusal by a host that
+// we were redirected to says nothing: our credentials never were there.
+func (s *site) learn(rt *route, resp *http.Response, sent grant) (l lesson) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := !s.asked
 	s.asked = true
 	if away(rt, resp) {
-		return false, false
+		return l
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
 		all := challenge.Parse(resp.Header.Values("WWW-Authenticate"))
-		d, ok := choose(rt.base, all, s.demand)
+		d, narrow, ok := choose(rt.base, all, s.demand)
 		if ok {
 			s.demand = d
 		}
-		return sent.cached || ok && d != sent.demand, first && widens(all, rt.name)
+		l.again = sent.cached || ok && d != sent.demand
+		l.widen = l.again && narrow
+		if first {
+			l.extra = extraScopes(all, rt.name)
+		}
 	case http.StatusBadRequest, http.StatusForbidden:
-		return sent.cached, false
+		l.again = sent.cached
 	}
-	return false, false
+	return l
 }
 
 // away reports whether resp comes from where we were redirected to.
@@ -220,7 +236,7 @@ func (a *authorizer) authorization(ctx context.Context, rt *route, s *site) (g g
 		return g, nil
 	}
 	// Without a generation: which it is, the fetch finds out for all who wait.
-	key := tokenKey{rule: rt.id, demand: demand, scope: scopeOf(rt, demand)}
+	key := keyOf(rt, generation{}, demand)
 	g.token, err = a.fetchOnce(ctx, key, func(ctx context.Context) (token, error) {
 		// The fetch before may have ended since we looked.
 		if t, ok := a.known(rt, s, demand); ok {
@@ -248,7 +264,7 @@ func (a *authorizer) known(rt *route, s *site, d demand) (token, bool) {
 	t, g := s.basic, s.generation
 	s.mu.Unlock()
 	if d.scheme != basicScheme {
-		t, _ = a.tokens.Get(tokenKey{rt.id, g, d, scopeOf(rt, d)})
+		t, _ = a.tokens.Get(keyOf(rt, g, d))
 	}
 	return t, t.usable(a.now())
 }
@@ -284,7 +300,7 @@ func scopeOf(rt *route, d demand) string {
 // fetched a new one already.
 func (a *authorizer) forget(rt *route, refused grant) {
 	same := func(t token) bool { return t == refused.token }
-	a.tokens.RemoveIf(tokenKey{rt.id, refused.generation, refused.demand, scopeOf(rt, refused.demand)}, same)
+	a.tokens.RemoveIf(keyOf(rt, refused.generation, refused.demand), same)
 	if s, ok := a.sites.Get(rt.id); ok {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"strconv"
 	"time"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 )
 
 // Credential is what an upstream registry is told for one rule. The zero value
@@ -101,6 +103,18 @@ type rotation struct {
 	rule       routeID
 	generation generation
 	realm      string
+}
+
+// queue has exchanges of one identity token wait for each other: the first may
+// use it up. A token server that hangs is not waited for. The caller calls leave.
+func (a *authorizer) queue(ctx context.Context, r rotation) (leave func()) {
+	turn := a.exchanges.GetOrPut(r, func() *quota.Quota { return quota.New(1) })
+	ctx, cancel := context.WithTimeout(ctx, probeWait)
+	defer cancel()
+	if turn.Take(ctx, 1) != nil {
+		return func() {}
+	}
+	return func() { turn.Give(1) }
 }
 
 // identityToken is what to send to the realm: the host's, or what came of it.

@@ -34,9 +34,9 @@ type demand struct {
 }
 
 // choose picks the challenge to answer: a Bearer one that can be used, else a
-// Basic one. from is the URL that was challenged. more says that what we had was
-// not enough: then it adds to what we ask for.
-func choose(from *url.URL, all []challenge.Challenge, had demand) (d demand, ok bool) {
+// Basic one. from is the URL that was challenged, had what we knew before. narrow
+// reports that the token was good but not for enough: then d adds to had.
+func choose(from *url.URL, all []challenge.Challenge, had demand) (d demand, narrow, ok bool) {
 	for _, c := range all {
 		switch c.Scheme {
 		case bearerScheme:
@@ -44,15 +44,16 @@ func choose(from *url.URL, all []challenge.Challenge, had demand) (d demand, ok 
 				continue
 			}
 			d = demand{bearerScheme, c.Params["realm"], c.Params["service"], opaqueScopes(c.Params["scope"])}
-			if c.Params["error"] == "insufficient_scope" && d.realm == had.realm && d.service == had.service {
+			narrow = c.Params["error"] == "insufficient_scope" && d.realm == had.realm && d.service == had.service
+			if narrow {
 				d.opaque = opaqueScopes(had.opaque + " " + d.opaque)
 			}
-			return d, true
+			return d, narrow, true
 		case basicScheme:
 			d, ok = demand{scheme: basicScheme}, true
 		}
 	}
-	return d, ok
+	return d, false, ok
 }
 
 // opaqueScopes keeps those of a challenge's scopes that name no resource. A
@@ -66,17 +67,18 @@ func opaqueScopes(scope string) string {
 	return strings.Join(fields[:min(len(fields), maxOpaqueScopes)], " ")
 }
 
-// widens reports whether a challenge asks for more than a pull of the
-// repository called name.
-func widens(all []challenge.Challenge, name string) bool {
+// extraScopes are those scopes of a challenge that go beyond a pull of the
+// repository called name, for the log.
+func extraScopes(all []challenge.Challenge, name string) string {
+	var extra []string
 	for _, c := range all {
 		for _, s := range strings.Fields(c.Params["scope"]) {
 			if strings.Contains(s, ":") && s != fmt.Sprintf(pullScopeForm, name) {
-				return true
+				extra = append(extra, s)
 			}
 		}
 	}
-	return false
+	return excerpt([]byte(strings.Join(extra, " ")), maxExcerpt, nil)
 }
 
 // checkRealm refuses token servers that no secret and no question may go to:

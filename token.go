@@ -22,12 +22,13 @@ func (a *authorizer) fetchToken(ctx context.Context, rt *route, s *site, d deman
 	if err != nil {
 		return token{}, err
 	}
-	key := tokenKey{rt.id, a.generations.of(cred), d, scopeOf(rt, d)}
+	key := keyOf(rt, a.generations.of(cred), d)
 	if t, ok := a.tokens.Get(key); ok && t.usable(a.now()) {
 		return t, nil // the secret is a new one, and somebody was here with it already
 	}
 	answer, err := a.requestToken(ctx, rt, key, cred)
-	refused := errors.Is(err, ErrDenied)
+	e, _ := errors.AsType[*Error](err)
+	refused := e != nil && e.Kind == ErrDenied && e.Status != 0 // by the token server, not by us
 	if refused && rt.policy.AnonymousFallback && !cred.anonymous() {
 		a.upstream.log.Warn("credentials refused, going on without", "repository", rt.repo.Name, "err", err)
 		answer, err = a.getToken(ctx, rt, key, Credential{})
@@ -90,6 +91,7 @@ func (a *authorizer) getToken(ctx context.Context, rt *route, key tokenKey, cred
 // worth nothing then, also where another exchange was faster.
 func (a *authorizer) exchange(ctx context.Context, rt *route, key tokenKey, cred Credential) (tokenAnswer, error) {
 	r := rotation{key.rule, key.generation, key.demand.realm}
+	defer a.queue(ctx, r)()
 	mine := a.identityToken(r, cred)
 	for {
 		answer, err := a.postToken(ctx, rt, key, mine)
@@ -128,11 +130,15 @@ func (a *authorizer) postToken(ctx context.Context, rt *route, key tokenKey, ide
 
 // askTokenServer sends one question for a token and reads the answer.
 func (a *authorizer) askTokenServer(ctx context.Context, rt *route, key tokenKey, scope redirectScope, ask func(realm *url.URL) (*http.Request, error)) (tokenAnswer, error) {
+	kind := "tokens"
+	if key.guest {
+		kind = "tokens for guests"
+	}
 	realm, err := url.Parse(key.demand.realm)
 	if err != nil {
 		return tokenAnswer{}, rt.error(ErrUnavailable, errors.New("token server is no URL"))
 	}
-	resp, err := a.upstream.persist(ctx, rt, "tokens", rt.policy.effort(), func() (*http.Response, error) {
+	resp, err := a.upstream.persist(ctx, rt, kind, rt.policy.effort(), func() (*http.Response, error) {
 		req, err := ask(realm)
 		if err != nil {
 			return nil, rt.error(ErrUnavailable, redacted(err))
@@ -147,6 +153,9 @@ func (a *authorizer) askTokenServer(ctx context.Context, rt *route, key tokenKey
 		return tokenAnswer{}, tokenServerError(statusError(rt, resp), realm.Host)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenBody+1))
+	if len(body) > maxTokenBody {
+		_ = resp.Body.Close() // enough of it
+	}
 	if err != nil {
 		return tokenAnswer{}, tokenServerError(rt.error(ErrUnavailable, redacted(err)), realm.Host)
 	}
@@ -197,7 +206,7 @@ func (a *authorizer) asGuest(ctx context.Context, rt *route, resp *http.Response
 		return resp, nil
 	}
 	drain(resp)
-	answer, err := a.getToken(ctx, rt, tokenKey{rule: rt.id, demand: d, scope: scope}, Credential{})
+	answer, err := a.getToken(ctx, rt, tokenKey{rule: rt.id, demand: d, scope: scope, guest: true}, Credential{})
 	if err != nil {
 		return nil, err
 	}

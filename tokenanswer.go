@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/challenge"
-	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
 const (
@@ -78,13 +77,24 @@ func lifetime(expiresIn json.Number) time.Duration {
 // who pulls what we were redirected to.
 func guestDemand(resp *http.Response) (d demand, scope string, ok bool) {
 	all := challenge.Parse(resp.Header.Values("WWW-Authenticate"))
-	d, ok = choose(resp.Request.URL, all, demand{})
+	d, _, ok = choose(resp.Request.URL, all, demand{})
 	if !ok || d.scheme != bearerScheme {
 		return demand{}, "", false
 	}
 	scope = d.opaque
-	if at, err := ocipath.Parse(resp.Request.URL); err == nil && at.Name != "" {
-		scope = strings.TrimSpace(scope + " " + fmt.Sprintf(pullScopeForm, at.Name))
+	if name, ok := repositoryIn(resp.Request.URL.Path); ok {
+		scope = strings.TrimSpace(scope + " " + fmt.Sprintf(pullScopeForm, name))
 	}
 	return d, scope, true
+}
+
+// repositoryIn is the name in another registry's path, whose grammar need not be
+// ours.
+func repositoryIn(path string) (string, bool) {
+	rest, ok := strings.CutPrefix(path, "/v2/")
+	end := max(strings.LastIndex(rest, "/manifests/"), strings.LastIndex(rest, "/blobs/"))
+	if !ok || end < 1 || end > 512 || !plausible(rest[:end]) {
+		return "", false
+	}
+	return rest[:end], true
 }
