@@ -146,36 +146,3 @@ func TestABrokenRuleIsTheHostsFault(t *testing.T) {
 	assert.Equal(t, "UNKNOWN", code)
 	assert.Empty(t, w.up.Log())
 }
-
-// FuzzMatch compares with the definition: split both names into components.
-func FuzzMatch(f *testing.F) {
-	f.Add("docker", "docker/hub/", "docker/hub/a")
-	f.Add("ROOT", "a", "a/b/c")
-	f.Add("", "/", "//")
-	f.Fuzz(func(t *testing.T, a, b, name string) {
-		rules := []pullthrough.Rule{{Prefix: a}, {Prefix: b}}
-		got, rest, ok := pullthrough.Match(rules, name)
-		want, wantRest, wantOK := slowMatch(rules, name)
-		assert.Equal(t, wantOK, ok)
-		assert.Equal(t, want, got)
-		assert.Equal(t, wantRest, rest)
-	})
-}
-
-func slowMatch(rules []pullthrough.Rule, name string) (best pullthrough.Rule, rest string, ok bool) {
-	longest := -1
-	for _, r := range rules {
-		weight, covered := 0, name
-		if r.Prefix != pullthrough.Root {
-			p := strings.TrimSuffix(r.Prefix, "/")
-			if p == "" || !strings.HasPrefix(name, p+"/") || name == p+"/" {
-				continue
-			}
-			weight, covered = len(p), strings.TrimPrefix(name, p+"/")
-		}
-		if name != "" && weight > longest {
-			longest, best, rest, ok = weight, r, covered, true
-		}
-	}
-	return best, rest, ok
-}

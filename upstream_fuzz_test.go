@@ -11,11 +11,11 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// FuzzMatchRules compares Match with the definition, read word by word: for each
+// FuzzMatch compares Match with the definition, read word by word: for each
 // beginning of the name in whole components, from the longest to the shortest,
 // for each rule in order. A line of text is a rule: its prefix and, after a
 // space, its upstream prefix.
-func FuzzMatchRules(f *testing.F) {
+func FuzzMatch(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"dockerhub", "dockerhub/a"}, {"dockerhub/", "dockerhub/a"}, {"dockerhub", "dockerhubx/a"}, {"dockerhub", "dockerhub//a"},
 		{"dockerhub", "dockerhub"}, {"dockerhub", "dockerhub/"}, {"docker/hub\ndocker", "docker/hub/a/b"}, {"docker\ndocker/hub", "docker/hub/a/b"},

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -29,17 +30,20 @@ func (p Policy) CheckHost(host string) error {
 // readings returns the addresses for which a resolver may take host, the zero Addr
 // for what it should refuse to read, and none for a name.
 func readings(host string) []netip.Addr {
-	// Zones go, and what is behind a character at which C code stops reading.
-	if i := strings.IndexAny(host, "%\x00 \t\n\v\f\r"); i >= 0 {
-		host = host[:i]
+	// A zone does not count, nor what C code may not read. Names have neither.
+	if i := strings.IndexFunc(host, func(r rune) bool { return r <= ' ' || r == '%' }); i >= 0 {
+		if found := readings(host[:i]); found != nil {
+			return found
+		}
+		return []netip.Addr{{}}
 	}
-	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	host = strings.ToLower(strings.TrimRight(host, "."))
-	switch {
+	host = strings.Trim(host, "[].")
+	if strings.ContainsFunc(host, func(r rune) bool { return r > '~' }) {
+		return []netip.Addr{{}}
+	}
+	switch host = strings.ToLower(host); {
 	case host == "":
 		return []netip.Addr{netip.IPv6Unspecified()}
-	case strings.ContainsFunc(host, func(r rune) bool { return r > 0x7e }):
-		return []netip.Addr{{}}
 	case host == "localhost", strings.HasSuffix(host, ".localhost"):
 		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	case strings.Contains(host, ":"):
@@ -48,7 +52,8 @@ func readings(host string) []netip.Addr {
 	case endsInNumber(host):
 		// 010 is 8 to inet_aton and 10 to others, Go's net.ParseIP once among them
 		// (CVE-2021-29923).
-		return []netip.Addr{parseIPv4(host, 8), parseIPv4(host, 10)}
+		octal, decimal := parseIPv4(host, 8), parseIPv4(host, 10)
+		return []netip.Addr{cmp.Or(octal, decimal), cmp.Or(decimal, octal)}
 	}
 	return nil
 }

@@ -18,9 +18,9 @@ const (
 	malformed   = "neither a plain host name nor an IP address"
 )
 
-// special holds the address ranges with a meaning here, the first that contains
-// an address counts: metadata services lie in link-local, private and even public
-// ranges.
+// special holds the address ranges that mean something here. The first one that
+// contains an address counts: metadata services lie in link-local, private and
+// even public ranges.
 var special = []struct {
 	netip.Prefix
 	kind string
@@ -58,9 +58,9 @@ var special = []struct {
 // The IPv6 ranges whose addresses have an IPv4 address in them, beside the
 // v4-mapped one, which netip.Addr.Unmap knows.
 var (
-	compatible = netip.MustParsePrefix("::/96")         // RFC 4291, 2.5.5.1
-	translated = netip.MustParsePrefix("::ffff:0:0/96") // RFC 2765, 2.1
-	nat64      = netip.MustParsePrefix("64:ff9b::/96")  // RFC 6052
+	compatible = netip.MustParsePrefix("::/96")           // RFC 4291, 2.5.5.1
+	translated = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765, 2.1
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")    // RFC 6052
 	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")
 	sixToFour  = netip.MustParsePrefix("2002::/16") // RFC 3056
 	teredo     = netip.MustParsePrefix("2001::/32") // RFC 4380
@@ -69,7 +69,7 @@ var (
 // reason returns why a must not be dialled, "" if it may be. a is neither
 // v4-mapped nor does it have a zone.
 func (p Policy) reason(a netip.Addr) string {
-	if a.Is4() || a == netip.IPv6Loopback() || a == netip.IPv6Unspecified() {
+	if a.Is4() || a == netip.IPv6Loopback() { // which is no v4-compatible 0.0.0.1
 		return p.own(a)
 	}
 	return cmp.Or(p.own(a), p.embedded(a))

@@ -62,10 +62,10 @@ var kindSeeds = []string{
 
 const hexB = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 
-// FuzzInspectKinds holds Inspect against what the usual decoder makes of the
+// FuzzInspect holds Inspect against what the usual decoder makes of the
 // same bytes: what is accepted is one kind for every reader, in every order of
 // its keys, and what a strict reader takes is accepted.
-func FuzzInspectKinds(f *testing.F) {
+func FuzzInspect(f *testing.F) {
 	for _, body := range kindSeeds {
 		for _, served := range []string{"", ociManifest, ociIndex, v2 + "; charset=utf-8", list, "application/octet-stream", "text/html"} {
 			f.Add(served, []byte(body))

@@ -1,7 +1,6 @@
 package manifest_test
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 
@@ -98,34 +97,4 @@ func TestSchema1IsRefusedByName(t *testing.T) {
 			assert.ErrorIs(t, err, manifest.ErrSchema1)
 		})
 	}
-}
-
-// FuzzInspect checks that whatever is accepted is one kind for every reader.
-func FuzzInspect(f *testing.F) {
-	for _, served := range []string{"", ociManifest, ociIndex, "text/html", "application/json; charset=utf-8"} {
-		f.Add(served, []byte(`{"schemaVersion":2,`+image+`}`))
-		f.Add(served, []byte(`{"mediaType":"`+list+`",`+index+`}`))
-		f.Add(served, []byte(`{"layers":[],"Layers":[],"manifests":null}`))
-	}
-	f.Fuzz(func(t *testing.T, served string, body []byte) {
-		info, err := manifest.Inspect(served, body)
-		if err != nil {
-			return
-		}
-		var doc map[string]json.RawMessage
-		require.NoError(t, json.Unmarshal(body, &doc), "accepted what is no JSON object")
-		_, isIndex := doc["manifests"]
-		_, isImage := doc["layers"]
-		assert.False(t, isIndex && isImage, "two kinds at once")
-		if mt, ok := doc["mediaType"]; ok {
-			var s string
-			require.NoError(t, json.Unmarshal(mt, &s))
-			assert.True(t, s == "" || s == info.MediaType)
-		}
-		assert.NotContains(t, info.MediaType, "html")
-		for _, ref := range append(info.Manifests, info.Blobs...) {
-			assert.NoError(t, ref.Digest.Validate())
-			assert.GreaterOrEqual(t, ref.Size, int64(0))
-		}
-	})
 }
