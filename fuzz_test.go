@@ -24,7 +24,7 @@ import (
 func FuzzRealm(f *testing.F) {
 	for _, seed := range []string{
 		"https://auth.docker.io/token", "https://registry-1.docker.io:8443/t", "http://registry-1.docker.io/t", "https://evil.example/t",
-		"https://auth.docker.io.evil.example/", "https://auth.docker.io@evil.example/", "https://u:p@auth.docker.io/", "https://auth.docker.io#x",
+		"https://auth.docker.io.evil.example/", "https://auth.docker.io@evil.example/", "https://u:p@auth.docker.io/", "https://auth.docker.io#x", "https://auth.docker.io#",
 		"//auth.docker.io/t", "https:auth.docker.io", "https://", "ftp://auth.docker.io/", "https://AUTH.docker.io/t?service=x&scope=y;z",
 		"https://named.example:444/t", "https://named.example/t", "https://auth.docker.io\r\n/", "https://auth.docker.io%2f@evil.example/", `https://auth.docker.io\@evil.example/`,
 	} {

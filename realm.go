@@ -91,7 +91,7 @@ func checkRealm(from *url.URL, realm string) error {
 		return errors.New("token server is no URL")
 	case u.Scheme != "https" && (u.Scheme != "http" || from.Scheme != "http"):
 		return fmt.Errorf("token server has the scheme %.20q", u.Scheme)
-	case u.Hostname() == "" || u.User != nil || u.Fragment != "" || u.Opaque != "":
+	case u.Hostname() == "" || u.User != nil || u.Opaque != "" || strings.Contains(realm, "#"):
 		return errors.New("token server is no plain URL")
 	}
 	return nil
