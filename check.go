@@ -19,7 +19,8 @@ const (
 // stored is always asked for. An upstream that is unavailable pauses the rule's
 // checks, one that refuses us those of the repository.
 type checks struct {
-	pauses *lru.Cache[objectKey, pause]
+	pauses   *lru.Cache[objectKey, pause]
+	refusals *lru.Cache[objectKey, struct{}] // tags that RefuseStale keeps back until upstream confirms them
 }
 
 // pause is one break, of which the next one is twice as long.
@@ -28,7 +29,18 @@ type pause struct {
 	length time.Duration
 }
 
-func newChecks() *checks { return &checks{lru.New[objectKey, pause](maxSites)} }
+func newChecks() *checks {
+	return &checks{lru.New[objectKey, pause](maxSites), lru.New[objectKey, struct{}](maxMissing)}
+}
+
+// refuse keeps a tag back: its check was answered in a way that RefuseStale is
+// about. No timeout and no pause brings it into sight again.
+func (c *checks) refuse(rt *route, tag string) { c.refusals.Put(rt.key(tag), struct{}{}) }
+
+func (c *checks) refused(rt *route, tag string) bool {
+	_, ok := c.refusals.Get(rt.key(tag))
+	return ok
+}
 
 // pauseKeys are those of the rule and of the repository.
 func (rt *route) pauseKeys() (rule, repo objectKey) {
@@ -56,8 +68,6 @@ func (c *checks) failed(rt *route, err error, slow bool, now time.Time) {
 		return // that is an answer
 	case rt.policy.TagTTL == EveryPull && !slow:
 		return
-	case errors.Is(err, ErrDenied) && rt.policy.RefuseStale:
-		return // nothing stored may be served in the meantime
 	case errors.Is(err, ErrDenied):
 		key = repo
 	}
@@ -71,8 +81,9 @@ func (c *checks) failed(rt *route, err error, slow bool, now time.Time) {
 	c.pauses.Put(key, pause{now.Add(length), length})
 }
 
-// went forgets all pauses: upstream has answered.
-func (c *checks) went(rt *route) {
+// went forgets all that was wrong: upstream has confirmed the tag.
+func (c *checks) went(rt *route, tag string) {
+	c.refusals.RemoveIf(rt.key(tag), func(struct{}) bool { return true })
 	any := func(pause) bool { return true }
 	rule, repo := rt.pauseKeys()
 	c.pauses.RemoveIf(rule, any)

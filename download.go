@@ -52,6 +52,9 @@ func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, erro
 		return f, b.Body.Close()
 	}
 	size, err := p.download(ctx, f)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) {
+		p.forgetSize(f) // a HEAD must not go on to say that it is there
+	}
 	if err != nil {
 		f.err = locate(err, rt.repo, d.String())
 	}

@@ -24,6 +24,7 @@ const (
 
 	maxSizes    = 16384
 	maxVerified = 4096
+	maxMissing  = 4096
 )
 
 // running is what a Proxy keeps in memory. It is made on first use.
@@ -204,7 +205,8 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, ref string, depth int) (*
 		return have, nil
 	}
 	late := func() bool { return false }
-	if have != nil {
+	refused := have != nil && p.state().checks.refused(rt, ref)
+	if have != nil && !refused {
 		if p.state().checks.paused(rt, start) {
 			return stale(have), nil
 		}
@@ -213,7 +215,7 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, ref string, depth int) (*
 	m, info, err := p.fetchManifest(ctx, rt, ref, have)
 	slow := late()
 	if err == nil {
-		p.state().checks.went(rt)
+		p.state().checks.went(rt, ref)
 		p.remember(rt, info)
 		m = p.keepManifest(call, rt, ref, m, depth)
 	}
@@ -221,9 +223,13 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, ref string, depth int) (*
 	if err == nil || have == nil {
 		return m, err
 	}
-	p.state().checks.failed(rt, err, slow, p.now())
 	if !rt.policy.mayServeStale(err) {
+		p.state().checks.refuse(rt, ref)
 		return nil, err
+	}
+	p.state().checks.failed(rt, err, slow, p.now())
+	if refused {
+		return nil, err // nobody has taken the refusal back
 	}
 	p.log().Warn("serving a stored tag that could not be checked", "repository", rt.repo.Name, "tag", ref, "err", err)
 	return stale(have), nil

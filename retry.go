@@ -2,16 +2,10 @@ package pullthrough
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"syscall"
 	"time"
-
-	"github.com/ecr-pullthrough/pullthrough/internal/egress"
 )
 
 const (
@@ -97,34 +91,6 @@ func mayPassStatus(status int) bool {
 		return true
 	}
 	return false
-}
-
-// brokenError is a connection's failure that another connection may not have.
-type brokenError struct{ error }
-
-func (e *brokenError) Unwrap() error { return e.error }
-
-// broken marks err as one that may pass, unless it is of those that will not:
-// net/http keeps the types of its HTTP/2 failures to itself, so the exceptions
-// are what can be named.
-func broken(err error) error {
-	final := []error{context.Canceled, context.DeadlineExceeded, errNoAnswer, syscall.ECONNREFUSED}
-	for _, f := range final {
-		if errors.Is(err, f) {
-			return err
-		}
-	}
-	_, refused := errors.AsType[*egress.RefusedError](err)
-	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
-	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
-	_, name := errors.AsType[x509.HostnameError](err)
-	_, record := errors.AsType[tls.RecordHeaderError](err)
-	_, alert := errors.AsType[tls.AlertError](err)
-	dns, resolved := errors.AsType[*net.DNSError](err)
-	if refused || certificate || authority || name || record || alert || resolved && dns.IsNotFound {
-		return err
-	}
-	return &brokenError{err}
 }
 
 // backoff is how long to wait after so many tries: full jitter, since clients

@@ -23,6 +23,8 @@ const (
 	userAgent     = "pullthrough (+https://github.com/ecr-pullthrough/pullthrough)"
 )
 
+var errDrained = errors.New("the rest of the answer did not come")
+
 var errNoAnswer = fmt.Errorf("no answer within %v", headerTimeout)
 
 // lane is what connections may be shared for. A pooled connection was checked
@@ -64,7 +66,6 @@ func (l *lanes) newTransport(of lane) *http.Transport {
 		DialContext:            l.dialer(of.addresses),
 		Protocols:              protocols,
 		TLSHandshakeTimeout:    dialTimeout,
-		ResponseHeaderTimeout:  headerTimeout,
 		ExpectContinueTimeout:  time.Second,
 		IdleConnTimeout:        90 * time.Second,
 		MaxIdleConns:           256,
@@ -152,11 +153,12 @@ func (u *upstream) roundTrip(rt *route, req *http.Request) (*http.Response, erro
 	resp, err := through.RoundTrip(req.WithContext(ctx))
 	timer.Stop()
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
+		cause := context.Cause(ctx)
+		if cause == nil {
+			cause = broken(err)
 		}
 		cancel(nil)
-		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: broken(redacted(err))}
+		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: cause}
 	}
 	trace.answered(resp)
 	resp.Request = req // also where a host's own RoundTripper leaves it out
@@ -192,14 +194,6 @@ func hurry(resp *http.Response) func() {
 	if !ok {
 		return func() {}
 	}
-	timer := time.AfterFunc(drainTimeout, func() { body.cancel(errors.New("the rest of the answer did not come")) })
+	timer := time.AfterFunc(drainTimeout, func() { body.cancel(errDrained) })
 	return func() { timer.Stop() }
-}
-
-// redacted is err without the URL: the query of a presigned one is a secret.
-func redacted(err error) error {
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		return e.Err
-	}
-	return err
 }
