@@ -38,7 +38,8 @@ func ofTLS(err error) bool {
 	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
 	_, name := errors.AsType[x509.HostnameError](err)
 	_, record := errors.AsType[tls.RecordHeaderError](err)
-	_, alert := errors.AsType[tls.AlertError](err)
+	op, ok := errors.AsType[*net.OpError](err)
+	alert := ok && op.Op == "remote error" // crypto/tls says so of an alert
 	return certificate || authority || name || record || alert
 }
 

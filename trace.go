@@ -65,7 +65,7 @@ func (t *trace) answered(resp *http.Response) {
 func (t *trace) warn(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	text = text[:min(len(text), maxWarnings-t.size)]
+	text = strings.ToValidUTF8(text[:min(len(text), maxWarnings-t.size)], "")
 	if text == "" || slices.Contains(t.warnings, text) {
 		return
 	}
