@@ -247,8 +247,22 @@ func (a *authorizer) authorization(ctx context.Context, rt *route, s *site) (g g
 		}
 		return a.fetchToken(ctx, rt, s, demand)
 	})
+	if e, ok := errors.AsType[*Error](err); ok && (e.Status == 0 || !trusted(rt, demand)) {
+		s.doubt(demand)
+	}
 	g.note(ctx)
 	return g, err
+}
+
+// doubt forgets a demand that could not be met: a challenge that was wrong once
+// must not be the rule's for ever. The next request is challenged again. The word
+// of a token server that is known to be the registry's needs no second challenge.
+func (s *site) doubt(d demand) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.demand == d {
+		s.demand = demand{}
+	}
 }
 
 // note marks a fetch that goes without the rule's credentials.

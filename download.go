@@ -35,6 +35,9 @@ const (
 	copyBuffer = 256 << 10
 )
 
+// errWrongDigest is the cause of an ErrDigest for a blob of the right length.
+var errWrongDigest = errors.New("blob has the digest")
+
 // errBusy is an ErrUnavailable that is our own doing.
 var errBusy = fmt.Errorf("no room for the download: %w", ErrUnavailable)
 
@@ -77,8 +80,7 @@ func (p *Proxy) download(ctx context.Context, f *fill) (int64, error) {
 	done := sync.OnceFunc(func() { turn.Give(1) })
 	defer done()
 	err := p.spoolBlob(ctx, f)
-	if errors.Is(err, ErrDigest) && f.spool != nil && f.hidden && f.rt.policy.Retries >= 0 {
-		p.forgetSize(f)
+	if errors.Is(err, errWrongDigest) && f.spool != nil && f.hidden && f.rt.policy.Retries >= 0 {
 		f.discard(err)
 		err = p.spoolBlob(ctx, f)
 	}
@@ -308,7 +310,7 @@ func (f *fill) verify(verifier hash.Hash, size int64) error {
 		return f.rt.error(ErrUnavailable, fmt.Errorf("blob ended after %d of %d bytes", got, size))
 	}
 	if got := digest.NewDigest(f.digest.Algorithm(), verifier); got != f.digest {
-		return f.rt.error(ErrDigest, fmt.Errorf("blob has the digest %s", got))
+		return f.rt.error(ErrDigest, fmt.Errorf("%w %s", errWrongDigest, got))
 	}
 	return nil
 }

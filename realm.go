@@ -97,6 +97,12 @@ func checkRealm(from *url.URL, realm string) error {
 	return nil
 }
 
+// trusted reports whether a demand's token server is one for the rule's secret.
+func trusted(rt *route, d demand) bool {
+	realm, err := url.Parse(d.realm)
+	return err == nil && mayHaveCredentials(rt, realm)
+}
+
 // mayHaveCredentials reports whether the rule's secret may go to the token
 // server: it has the registry's scheme and host name (on any port), is the
 // registry's known partner, or the rule names it.

@@ -100,12 +100,18 @@ func readings(t *testing.T, body []byte) (asIndex ocispec.Index, asImage ocispec
 // generic are the types that say nothing about manifests.
 var generic = []string{"", "application/octet-stream", "text/plain", "application/json"}
 
-// checkServed: a Content-Type that says what the document is must be right.
+// checkServed: a Content-Type that says what the document is must be right, and
+// one that nobody knows is not passed on unless the document has it too.
 func checkServed(t *testing.T, served string, info manifest.Info) {
 	mediaType, _, err := mime.ParseMediaType(served)
-	if err == nil && !slices.Contains(generic, mediaType) {
+	if err != nil || slices.Contains(generic, mediaType) {
+		return
+	}
+	known := []string{ociManifest, ociIndex, v2, list}
+	if slices.Contains(known, mediaType) || !slices.Contains(known, info.MediaType) {
 		assert.Equal(t, mediaType, info.MediaType)
 	}
+	assert.True(t, strings.HasPrefix(mediaType, "application/"))
 }
 
 func checkOneKind(t *testing.T, body []byte, info manifest.Info) {

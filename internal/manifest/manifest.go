@@ -54,6 +54,10 @@ type Info struct {
 // 4 MiB of hostile JSON can cost.
 const maxRefs = 10_000
 
+// maxKeys is how many keys an object may have that we look at. The specs know a
+// dozen.
+const maxKeys = 1000
+
 // document has the fields that tell the known kinds apart.
 type document struct {
 	schemaVersion int
@@ -129,6 +133,9 @@ func read(body []byte) (*document, error) {
 		}
 		key, _ := t.(string)
 		fold := foldKey(key)
+		if len(folded) == maxKeys {
+			return nil, fmt.Errorf("more than %d keys", maxKeys)
+		}
 		if folded[fold] {
 			return nil, fmt.Errorf("the key %.50q stands twice", key)
 		}
@@ -232,11 +239,11 @@ func plainKeys(raw json.RawMessage, known ...string) error {
 			return err
 		}
 		key, _ := t.(string)
-		if fold := foldKey(key); folded[fold] {
-			return fmt.Errorf("the key %.50q stands twice", key)
-		} else {
-			keys[key], folded[fold] = true, true
+		fold := foldKey(key)
+		if folded[fold] || len(folded) == maxKeys {
+			return fmt.Errorf("the key %.50q stands twice, or is one of too many", key)
 		}
+		keys[key], folded[fold] = true, true
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
 			return err
@@ -290,6 +297,9 @@ func (d *document) decide(served string) (string, error) {
 		return d.mediaType, checkType(d.mediaType)
 	}
 	shape := d.shape()
+	if shape != "" && !isKnownType(served) && checkType(served) == nil {
+		served = "" // upstream's own word for it is not passed on
+	}
 	switch {
 	case served == "" && shape == "":
 		return "", errors.New("neither its content nor its Content-Type says what it is")
@@ -313,6 +323,10 @@ func (d *document) shape() string {
 		return ocispec.MediaTypeImageManifest
 	}
 	return ""
+}
+
+func isKnownType(t string) bool {
+	return isIndexType(t) || t == ocispec.MediaTypeImageManifest || t == MediaTypeDockerManifest
 }
 
 func isIndexType(t string) bool {
