@@ -101,7 +101,7 @@ func (p *Proxy) spoolBlob(ctx context.Context, f *fill) error {
 		return err
 	}
 	defer func() { _ = body.Close() }()
-	size, err := p.declaredSize(f.rt, f.digest, body.total)
+	size, err := p.declaredSize(f, body.total)
 	if err != nil {
 		return err
 	}
@@ -240,15 +240,19 @@ func (r *room) step(after int64) int64 {
 	return max(next, after)
 }
 
-// declaredSize is how long the blob is going to be: -1 where nobody knows.
-func (p *Proxy) declaredSize(rt *route, d digest.Digest, size int64) (int64, error) {
-	if size < 0 {
-		if told, ok := p.state().sizes.Get(rt.key(d.String())); ok {
-			size = told
-		}
+// declaredSize is how long the blob is going to be: -1 where nobody knows. The
+// manifest and upstream must agree; if not, the manifest is not asked again.
+func (p *Proxy) declaredSize(f *fill, size int64) (int64, error) {
+	told, ok := p.state().sizes.Get(f.rt.key(f.digest.String()))
+	switch {
+	case ok && size >= 0 && told != size:
+		p.forgetSize(f)
+		return 0, f.rt.error(ErrDigest, fmt.Errorf("blob of %d bytes is announced with %d", told, size))
+	case ok:
+		size = told
 	}
-	if size > rt.policy.maxBlob() {
-		return 0, rt.error(ErrTooLarge, fmt.Errorf("blob of %d bytes", size))
+	if size > f.rt.policy.maxBlob() {
+		return 0, f.rt.error(ErrTooLarge, fmt.Errorf("blob of %d bytes", size))
 	}
 	return size, nil
 }

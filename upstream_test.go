@@ -29,6 +29,9 @@ var upstreamTables = []struct {
 	{"Scopes and tokens", tokenBehaviours},
 	{"Grants and credentials", grantBehaviours},
 	{"Realms and redirects", realmBehaviours},
+	{"Blobs", blobBehaviours},
+	{"Manifests", manifestBehaviours},
+	{"Retries, errors and connections", transportBehaviours},
 	{"Registries and their quirks", quirks},
 }
 

@@ -110,9 +110,22 @@ func (a *answer) flush() {
 	}
 }
 
+// connection is the one the request came on. Nil: a listener that is not the registry's own has it.
+func (a *answer) connection() net.Conn {
+	conn, _ := a.r.Context().Value(connKey{}).(net.Conn)
+	return conn
+}
+
+// writeBeneath writes to the connection past net/http.
+func (a *answer) writeBeneath(p []byte) {
+	if conn := a.connection(); conn != nil {
+		_, _ = conn.Write(p) // a client that has gone is noticed when the body is written
+	}
+}
+
 // cut ends the connection without ending the answer.
 func (a *answer) cut() {
-	conn, _ := a.r.Context().Value(connKey{}).(net.Conn)
+	conn := a.connection()
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
 	}

@@ -63,6 +63,19 @@ type Fault struct {
 	StallAfter *int64
 
 	Rate int64 // at most so many bytes of body per second, in small portions; 0: as fast as it goes
+
+	// HeaderRate is at most so many bytes of the header per second, in small portions, on HTTP/1.1; the body of such an
+	// answer is never chunked. On HTTP/2 a header comes in one piece. 0: as fast as it goes.
+	HeaderRate int64
+
+	// Raw is written to the connection as it is, past HTTP but inside TLS: an HTTP/2 frame such as [GoAway], an answer
+	// nobody has asked for, noise. On HTTP/2 it comes between two frames, perhaps a byte of body early, as long as no
+	// other answer is under way on the same connection. It needs a listener of the registry's own or DialPipe. Nil:
+	// nothing.
+	Raw []byte
+	// RawAfter is the offset at which Raw is written, before a stall or a cut at the same one. Nil: before the first
+	// byte of the answer, the header included.
+	RawAfter *int64
 }
 
 // Fault installs a fault for the requests to come, after those installed already. The function it returns removes

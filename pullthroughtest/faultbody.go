@@ -17,6 +17,7 @@ type faultBody struct {
 	end     int64 // offset from which on bytes are left out; math.MaxInt64: none
 	flip    int64 // offset of the byte to flip; negative: none
 	stalled bool  // the stall is over
+	rawDone bool  // Raw has been written
 }
 
 func newFaultBody(ctx context.Context, a *answer, length int64) *faultBody {
@@ -35,6 +36,9 @@ func newFaultBody(ctx context.Context, a *answer, length int64) *faultBody {
 
 // start does what happens before the answer begins.
 func (b *faultBody) start() {
+	if b.RawAfter == nil {
+		b.raw()
+	}
 	if b.StallAfter == nil {
 		b.stall()
 	}
@@ -75,8 +79,15 @@ func (b *faultBody) finish(other []byte) {
 	b.pause()
 }
 
-// pause stalls or cuts the answer if it has come that far.
+// pause writes what is Raw, stalls or cuts the answer if it has come that far.
 func (b *faultBody) pause() {
+	if b.RawAfter != nil && *b.RawAfter-1 == b.at {
+		b.answer.flush() // see portion
+	}
+	if b.RawAfter != nil && *b.RawAfter == b.at {
+		b.answer.flush()
+		b.raw()
+	}
 	if b.StallAfter != nil && *b.StallAfter == b.at {
 		b.answer.flush()
 		b.stall()
@@ -84,6 +95,13 @@ func (b *faultBody) pause() {
 	if b.CutAfter != nil && *b.CutAfter == b.at {
 		b.answer.flush()
 		b.answer.cut()
+	}
+}
+
+func (b *faultBody) raw() {
+	if len(b.Raw) > 0 && !b.rawDone {
+		b.rawDone = true
+		b.answer.writeBeneath(b.Raw)
 	}
 }
 
@@ -100,12 +118,19 @@ func (b *faultBody) stall() {
 }
 
 // portion is the beginning of p up to where something is to happen, with its byte flipped if it holds that.
+//
+// The byte before Raw goes by itself. An HTTP/2 server may still hold a frame, or its tail, when a flush has returned;
+// it lets go of that before it takes another from the handler. So all but that byte is out when Raw is written, and no
+// frame is split by it.
 func (b *faultBody) portion(p []byte) []byte {
 	n := min(int64(len(p)), b.end-b.at)
-	for _, stop := range []*int64{b.StallAfter, b.CutAfter} {
+	for _, stop := range []*int64{b.StallAfter, b.CutAfter, b.RawAfter} {
 		if stop != nil && *stop > b.at {
 			n = min(n, *stop-b.at)
 		}
+	}
+	if b.RawAfter != nil && *b.RawAfter-1 > b.at {
+		n = min(n, *b.RawAfter-1-b.at)
 	}
 	if b.Rate > 0 {
 		n = min(n, max(1, b.Rate/10))
@@ -124,11 +149,16 @@ func (b *faultBody) throttle(n int) {
 		return
 	}
 	b.answer.flush()
-	timer := time.NewTimer(time.Duration(float64(n) / float64(b.Rate) * float64(time.Second)))
+	sleep(b.ctx, n, b.Rate)
+}
+
+// sleep takes as long as n bytes do at so many per second, unless ctx ends.
+func sleep(ctx context.Context, n int, rate int64) {
+	timer := time.NewTimer(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-b.ctx.Done():
+	case <-ctx.Done():
 		panic(http.ErrAbortHandler)
 	}
 }

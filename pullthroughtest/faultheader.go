@@ -1,9 +1,11 @@
 package pullthroughtest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -26,7 +28,7 @@ func (a *answer) writeFaultyHeader(status int) {
 	a.body.start()
 	a.entry.answer(status)
 	if a.wantsRaw(length) && a.takeOver(cancel) {
-		a.writeRawHeader(status)
+		a.writeRawHeader(ctx, status)
 		return
 	}
 	a.w.WriteHeader(status)
@@ -84,7 +86,7 @@ func replaceHeaders(header, replacement http.Header) {
 // wantsRaw reports whether the answer is one that net/http would not send.
 func (a *answer) wantsRaw(length int64) bool {
 	f := a.fault
-	return f.CloseDelimited || f.Header.Get("Content-Length") != "" || f.Extend > 0 && length >= 0 && !f.NoLength
+	return f.CloseDelimited || f.HeaderRate > 0 || f.Header.Get("Content-Length") != "" || f.Extend > 0 && length >= 0 && !f.NoLength
 }
 
 // takeOver takes the connection from net/http, which is impossible on HTTP/2. From then on nobody but us notices that
@@ -102,15 +104,26 @@ func (a *answer) takeOver(gone context.CancelFunc) bool {
 	return true
 }
 
-func (a *answer) writeRawHeader(status int) {
+func (a *answer) writeRawHeader(ctx context.Context, status int) {
 	protocol := "HTTP/1.1"
 	if a.fault.CloseDelimited {
 		protocol = "HTTP/1.0"
 	}
 	header := a.Header().Clone()
 	header.Set("Connection", "close")
-	// A client that has gone is noticed when the body is written.
-	_, _ = fmt.Fprintf(a.conn, "%s %d %s\r\n", protocol, status, http.StatusText(status))
-	_ = header.Write(a.conn)
-	_, _ = io.WriteString(a.conn, "\r\n")
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "%s %d %s\r\n", protocol, status, http.StatusText(status))
+	_ = header.Write(&text) // a Buffer takes everything
+	text.WriteString("\r\n")
+	rate := a.fault.HeaderRate
+	if rate <= 0 {
+		rate = math.MaxInt64
+	}
+	for text.Len() > 0 {
+		portion := text.Next(int(min(max(1, rate/10), int64(text.Len()))))
+		_, _ = a.conn.Write(portion) // a client that has gone is noticed when the body is written
+		if a.fault.HeaderRate > 0 {
+			sleep(ctx, len(portion), rate)
+		}
+	}
 }
