@@ -188,8 +188,10 @@ func TestLiteralAddressesAreCheckedToo(t *testing.T) {
 		"127.0.0.1": "loopback", "::1": "loopback", "fe80::1%1": "link-local", "169.254.169.254": "cloud metadata", "64:ff9b::7f00:1": "loopback",
 	} {
 		for _, network := range []string{"tcp", "udp"} {
-			_, err := zero.Dialer(net.Dialer{}).DialContext(t.Context(), network, net.JoinHostPort(host, "9"))
+			tried := &attempts{}
+			_, err := zero.Dialer(net.Dialer{ControlContext: tried.control}).DialContext(t.Context(), network, net.JoinHostPort(host, "9"))
 			assertRefused(t, err, addr(t, host).WithZone(""), reason)
+			assert.Empty(t, tried.list)
 		}
 	}
 }

@@ -13,12 +13,10 @@ import (
 // and the names under it, which are loopback (RFC 6761). An address may be written
 // as any resolver may read it: 127.1, 2130706433, 0x7f.1, 0177.0.0.1, with a zone
 // or a trailing dot. What looks like an address and is none is refused, and so is
-// a name that is not in ASCII, as net/http makes 127.0.0.1 of １２７．０．０．１. The
-// empty host is refused: it would be dialled as loopback.
+// what no name has in it: spaces, and letters beyond ASCII, as net/http makes
+// 127.0.0.1 of １２７．０．０．１. The empty host is refused: it would be dialled as
+// loopback.
 func (p Policy) CheckHost(host string) error {
-	if p.Any {
-		return nil
-	}
 	for _, a := range readings(host) {
 		if err := p.Check(a); err != nil {
 			return err
