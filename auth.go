@@ -91,10 +91,14 @@ func (t token) usable(now time.Time) bool {
 	return t.header != "" && (t.expires.IsZero() || now.Before(t.expires) && !now.Before(t.fetched))
 }
 
+// sender sends a request with an Authorization header, "" for none, and calls
+// answered with each answer that it gets on the way to its last.
+type sender func(authorization string, answered func(*http.Response)) (*http.Response, error)
+
 // do sends a request with the authorization that upstream is known to want,
 // and once more after a challenge, or after a refusal that a cached token may
 // be to blame for: an expired one is answered 401, by ECR 403, by ECR Public 400.
-func (a *authorizer) do(ctx context.Context, rt *route, send func(authorization string) (*http.Response, error)) (*http.Response, error) {
+func (a *authorizer) do(ctx context.Context, rt *route, send sender) (*http.Response, error) {
 	s := a.sites.GetOrPut(rt.id, func() *site { return new(site) })
 	settle, err := s.enter(ctx)
 	if err != nil {
@@ -105,8 +109,14 @@ func (a *authorizer) do(ctx context.Context, rt *route, send func(authorization 
 	if err != nil {
 		return nil, err
 	}
+	answered := func(resp *http.Response) {
+		if resp.StatusCode != http.StatusUnauthorized {
+			s.open()
+			settle() // nobody needs to wait for what is to be learnt
+		}
+	}
 	for try := 1; ; try++ {
-		resp, err := send(sent.header)
+		resp, err := send(sent.header, answered)
 		if err != nil {
 			return nil, err
 		}
@@ -120,11 +130,11 @@ func (a *authorizer) do(ctx context.Context, rt *route, send func(authorization 
 			return a.asGuest(ctx, rt, resp)
 		}
 		a.forget(rt, sent)
+		keepBody(resp)
 		sent, err = a.authorization(ctx, rt, s)
 		if err == nil && sent.header == "" {
 			return resp, nil // nothing better to say
 		}
-		drain(resp)
 		if err != nil {
 			return nil, err
 		}
@@ -165,6 +175,13 @@ func (s *site) learn(rt *route, resp *http.Response, sent grant) (l lesson) {
 		l.again = sent.cached
 	}
 	return l
+}
+
+// open notes that upstream has answered without a challenge.
+func (s *site) open() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = true
 }
 
 // away reports whether resp comes from where we were redirected to.
@@ -247,8 +264,11 @@ func (a *authorizer) authorization(ctx context.Context, rt *route, s *site) (g g
 		}
 		return a.fetchToken(ctx, rt, s, demand)
 	})
-	if e, ok := errors.AsType[*Error](err); ok && (e.Status == 0 || !trusted(rt, demand)) {
-		s.doubt(demand)
+	if e, ok := errors.AsType[*Error](err); ok {
+		known := trusted(rt, demand) && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden)
+		if !known {
+			s.doubt(demand)
+		}
 	}
 	g.note(ctx)
 	return g, err

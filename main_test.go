@@ -27,18 +27,20 @@ func TestMain(m *testing.M) { pullthroughtest.Main(m) }
 // without it.
 const prefix = "hub"
 
-// world is an upstream registry and a proxy before it.
+// world is an upstream registry and a proxy before it, whose secrets are watched.
 type world struct {
 	*pullthrough.Proxy
-	up    *pullthroughtest.Upstream
-	store *pullthrough.MemStore
+	up      *pullthroughtest.Upstream
+	store   *pullthrough.MemStore
+	secrets *pullthroughtest.Secrets
 }
 
 // newWorld returns a world with the rule hub = upstream. change, if not nil,
 // may change the proxy before its first use.
 func newWorld(t *testing.T, c pullthroughtest.Config, change func(*pullthrough.Proxy)) *world {
 	t.Helper()
-	w := &world{up: pullthroughtest.New(t, c), store: pullthrough.NewMemStore()}
+	secrets := pullthroughtest.NewSecrets(t) // first: it judges after all else has ended
+	w := &world{up: pullthroughtest.New(t, c), store: pullthrough.NewMemStore(), secrets: secrets}
 	w.Proxy = &pullthrough.Proxy{
 		Store:    w.store,
 		Rules:    pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: w.up.URL()}},
@@ -47,8 +49,26 @@ func newWorld(t *testing.T, c pullthroughtest.Config, change func(*pullthrough.P
 	if change != nil {
 		change(w.Proxy)
 	}
+	w.watch()
 	t.Cleanup(func() { assert.NoError(t, w.Shutdown(context.Background())) })
 	return w
+}
+
+// watch lets only upstream see the secret that tests use, and nobody any secret
+// in events and, unless the test has a Logger of its own, in the log.
+func (w *world) watch() {
+	w.secrets.Watch(w.up)
+	w.secrets.Allow(canary, w.up)
+	if w.Logger == nil {
+		w.Logger = textLogger(w.secrets.Writer())
+	}
+	told := w.OnEvent
+	w.OnEvent = func(ctx context.Context, e pullthrough.Event) {
+		w.secrets.Check(e)
+		if told != nil {
+			told(ctx, e)
+		}
+	}
 }
 
 func repo(name string) pullthrough.Repo { return pullthrough.Repo{Name: prefix + "/" + name} }

@@ -32,7 +32,9 @@ const (
 func statusError(rt *route, resp *http.Response) error {
 	e := rt.error(ErrUnavailable, reason(resp))
 	e.Status = resp.StatusCode
-	e.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= http.StatusInternalServerError {
+		e.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		e.Kind = ErrDenied
@@ -53,9 +55,12 @@ func retryAfter(v string, now time.Time) time.Duration {
 	if t, err := http.ParseTime(v); err == nil {
 		return min(max(0, t.Sub(now)), maxRetryAfter)
 	}
-	seconds, err := strconv.ParseInt(v, 10, 64)
-	if err != nil || seconds < 0 {
+	if strings.Trim(v, "0123456789") != "" {
 		return 0
+	}
+	seconds, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return maxRetryAfter // more than a number holds
 	}
 	return time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second
 }

@@ -175,7 +175,7 @@ func piped(t *testing.T, c pullthroughtest.Config) (*pullthroughtest.Upstream, f
 	up := pullthroughtest.New(t, c)
 	dir := t.TempDir()
 	return up, func(t *testing.T) *world {
-		w := &world{up: up, store: pullthrough.NewMemStore()}
+		w := &world{up: up, store: pullthrough.NewMemStore(), secrets: pullthroughtest.NewSecrets(t)}
 		transport := &http.Transport{DialContext: up.DialPipe, DisableCompression: true}
 		w.Proxy = &pullthrough.Proxy{
 			Store:     w.store,
@@ -183,6 +183,7 @@ func piped(t *testing.T, c pullthroughtest.Config) (*pullthroughtest.Upstream, f
 			SpoolDir:  dir,
 			Transport: transport,
 		}
+		w.watch()
 		t.Cleanup(func() {
 			assert.NoError(t, w.Shutdown(context.Background()))
 			transport.CloseIdleConnections()

@@ -1,6 +1,7 @@
 package pullthrough
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -139,6 +140,25 @@ func (rt *route) reach(to *url.URL) egress.Policy {
 	}
 }
 
+// distrust notes that a connection of the RoundTripper has failed. Before the
+// next request the unused ones are closed: HTTP/2 would go on with one whose
+// streams all fail.
+func (u *upstream) distrust(through http.RoundTripper) {
+	if t, ok := through.(*http.Transport); ok {
+		u.distrusted.Store(t, struct{}{})
+	}
+}
+
+func (u *upstream) renewConnections(through http.RoundTripper) {
+	t, ok := through.(*http.Transport)
+	if !ok {
+		return
+	}
+	if _, failed := u.distrusted.LoadAndDelete(t); failed {
+		t.CloseIdleConnections()
+	}
+}
+
 // roundTrip sends one request. The answer's header has to arrive in time; its
 // body ends with the request's context.
 func (u *upstream) roundTrip(rt *route, req *http.Request) (*http.Response, error) {
@@ -146,6 +166,7 @@ func (u *upstream) roundTrip(rt *route, req *http.Request) (*http.Response, erro
 	if err != nil {
 		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: err}
 	}
+	u.renewConnections(through)
 	trace := traceOf(req.Context())
 	trace.sent()
 	ctx, cancel := context.WithCancelCause(req.Context())
@@ -157,6 +178,7 @@ func (u *upstream) roundTrip(rt *route, req *http.Request) (*http.Response, erro
 		if cause == nil {
 			cause = broken(err)
 		}
+		u.distrust(through)
 		cancel(nil)
 		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: cause}
 	}
@@ -185,6 +207,16 @@ func drain(resp *http.Response) {
 		_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBody)
 	}
 	_ = resp.Body.Close()
+}
+
+// keepBody takes the answer's body into memory, so that its connection is free
+// although the answer may still be needed.
+func keepBody(resp *http.Response) {
+	stop := hurry(resp)
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what has come of it
+	stop()
+	_ = resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(body))
 }
 
 // hurry gives the body of an answer that nobody wants a short time to come. The

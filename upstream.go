@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -30,6 +31,8 @@ type upstream struct {
 	auth      *authorizer
 	paces     *lru.Cache[paceKey, *pace]
 	log       *slog.Logger
+
+	distrusted sync.Map // of *http.Transport: those with a connection that has failed
 }
 
 func newUpstream(p *Proxy) *upstream {
@@ -184,7 +187,7 @@ type question struct {
 // once more if they turn out to be stale.
 func (u *upstream) get(ctx context.Context, rt *route, q question) (*http.Response, error) {
 	target := rt.base.JoinPath("v2", rt.name, q.kind, q.ref).String()
-	return u.auth.do(ctx, rt, func(authorization string) (*http.Response, error) {
+	return u.auth.do(ctx, rt, func(authorization string, answered func(*http.Response)) (*http.Response, error) {
 		return u.persist(ctx, rt, q.kind, q.effort, func() (*http.Response, error) {
 			req, err := http.NewRequestWithContext(ctx, q.method, target, nil)
 			if err != nil {
@@ -196,7 +199,11 @@ func (u *upstream) get(ctx context.Context, rt *route, q question) (*http.Respon
 			if authorization != "" {
 				req.Header.Set("Authorization", authorization)
 			}
-			return u.send(rt, req, anyOrigin)
+			resp, err := u.send(rt, req, anyOrigin)
+			if err == nil {
+				answered(resp)
+			}
+			return resp, err
 		})
 	})
 }

@@ -33,6 +33,8 @@ var upstreamTables = []struct {
 	{"Manifests", manifestBehaviours},
 	{"Retries, errors and connections", transportBehaviours},
 	{"Registries and their quirks", quirks},
+	{"Hostile upstreams", hostileUpstreams},
+	{"Tenants", tenants},
 }
 
 func TestUpstreamScenarios(t *testing.T) { runRows(t, scenarios) }

@@ -48,7 +48,7 @@ var retryAfters = map[string]struct {
 	"a date in an hour":    {inDate(time.Hour), 0, 0, time.Hour},
 	"years":                {inText("99999999"), 0, 0, time.Hour},
 	"the year 9999":        {inText("Fri, 31 Dec 9999 23:59:59 GMT"), 0, 0, time.Hour},
-	"more than 64 bits":    {inText("99999999999999999999"), 0, 200 * time.Millisecond, 0},
+	"more than 64 bits":    {inText("99999999999999999999"), 0, 0, 24 * time.Hour},
 	"zero":                 {inText("0"), 0, 200 * time.Millisecond, 0},
 	"negative":             {inText("-5"), 0, 200 * time.Millisecond, 0},
 	"a fraction":           {inText("1.5"), 0, 200 * time.Millisecond, 0},

@@ -3,6 +3,7 @@ package pullthroughtest
 import (
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,7 +32,16 @@ func (u *Upstream) IssueToken(ttl time.Duration, scopes ...string) string {
 	if ttl == 0 {
 		ttl = u.tokenTTL()
 	}
-	return u.tokens.issue(scopes, u.now().Add(ttl))
+	return u.issue(scopes, u.now().Add(ttl))
+}
+
+// issue lets the ledgers of secrets know before the client does.
+func (u *Upstream) issue(scopes []string, expires time.Time) string {
+	token := u.tokens.issue(scopes, expires)
+	for _, s := range u.tokens.watchers.list() {
+		s.learnToken(token, u)
+	}
+	return token
 }
 
 func (u *Upstream) tokenTTL() time.Duration {
@@ -147,7 +157,7 @@ func (u *Upstream) serveToken(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	now, ttl := u.now(), u.tokenTTL()
-	token := u.tokens.issue(scopes, now.Add(ttl))
+	token := u.issue(scopes, now.Add(ttl))
 	writeJSON(w, http.StatusOK, map[string]any{
 		"token":        token,
 		"access_token": token,
@@ -192,8 +202,9 @@ func (u *Upstream) grants(user, scope string) bool {
 
 // tokens are those given out and not revoked. Safe for concurrent use.
 type tokens struct {
-	mu   sync.Mutex
-	live map[string]grant
+	mu       sync.Mutex
+	live     map[string]grant
+	watchers watchers // of those to come
 }
 
 // grant is what a token is good for.
@@ -211,6 +222,14 @@ func (t *tokens) issue(scopes []string, expires time.Time) string {
 	}
 	t.live[token] = grant{scopes: slices.Clone(scopes), expires: expires}
 	return token
+}
+
+// watch has s told of the tokens to come, and returns those that are there.
+func (t *tokens) watch(s *Secrets) []string {
+	t.watchers.add(s)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.live))
 }
 
 func (t *tokens) scopes(token string, now time.Time) (scopes []string, ok bool) {

@@ -3,13 +3,11 @@ package pullthroughtest
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
-	"net/url"
 	"slices"
-	"strings"
 	"sync"
 )
 
@@ -79,8 +77,9 @@ func (u *Upstream) Wait(ctx context.Context, pattern string, n int) error {
 }
 
 // Saw reports whether any request, answered or not, carried secret in its path, query, headers or in the first 64 KiB
-// of its body, plainly, percent-encoded or in Basic credentials. Reset makes it forget. Give every credential in a
-// test a value of its own and Saw tells to whom it was disclosed.
+// of its body, plainly, percent-encoded or in Basic credentials; one of 8 bytes or more in any base64, in hexadecimal
+// or quoted, too. Reset makes it forget. Give every credential in a test a value of its own and Saw tells to whom it
+// was disclosed; [Secrets] does that for the whole of a test.
 func (u *Upstream) Saw(secret string) bool { return u.log.saw(secret) }
 
 // ledger keeps the requests in order of arrival. Safe for concurrent use.
@@ -113,10 +112,10 @@ func (l *ledger) arrive(r *http.Request) *entry {
 	return e
 }
 
-// readBody records the beginning of the request's body and leaves the whole of it to be read again.
-func (e *entry) readBody(r *http.Request) {
+// readBody records the beginning of the request's body, if it has one, and leaves the whole of it to be read again.
+func (e *entry) readBody(r *http.Request) (ok bool) {
 	if r.Body == nil || r.Body == http.NoBody {
-		return
+		return false
 	}
 	head, _ := io.ReadAll(io.LimitReader(r.Body, maxLoggedBody)) // the next reader meets the error again
 	r.Body = struct {
@@ -126,6 +125,7 @@ func (e *entry) readBody(r *http.Request) {
 	e.log.mu.Lock()
 	defer e.log.mu.Unlock()
 	e.request.Body = head
+	return true
 }
 
 func (e *entry) answer(status int) {
@@ -204,24 +204,26 @@ func (l *ledger) saw(secret string) bool {
 }
 
 func (r Request) carries(secret string) bool {
-	texts := []string{r.Host, r.Path, r.Query, string(r.Body)}
-	for name, values := range r.Header {
-		texts = append(texts, name)
-		texts = append(texts, values...)
+	for _, text := range r.parts() {
+		if hides(text, secret) {
+			return true
+		}
 	}
-	return slices.ContainsFunc(texts, func(text string) bool { return hides(text, secret) })
+	return false
 }
 
-// hides looks into the encodings in which credentials travel: none, percent encoding of paths and queries, and Basic.
-func hides(text, secret string) bool {
-	path, _ := url.PathUnescape(text) // empty if it is no such thing
-	query, _ := url.QueryUnescape(text)
-	credentials := ""
-	if scheme, rest, _ := strings.Cut(text, " "); strings.EqualFold(scheme, "Basic") {
-		plain, _ := base64.StdEncoding.DecodeString(strings.TrimSpace(rest))
-		credentials = string(plain)
+// parts are all that a client has sent, by what it is called.
+func (r Request) parts() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		if !yield("host", r.Host) || !yield("path", r.Path) || !yield("query", r.Query) || !yield("body", string(r.Body)) {
+			return
+		}
+		for name, values := range r.Header {
+			for _, text := range append([]string{name}, values...) {
+				if !yield("header "+name, text) {
+					return
+				}
+			}
+		}
 	}
-	return slices.ContainsFunc([]string{text, path, query, credentials}, func(plain string) bool {
-		return strings.Contains(plain, secret)
-	})
 }

@@ -8,6 +8,8 @@
 //	up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 200", Times: 1, CutAfter: new(int64(100))})
 //	... pull ...
 //	assert.Equal(t, 2, up.Count("GET /v2/*/blobs/* 200"))
+//
+// [Secrets] fails a test that sends a credential to a registry that must not have it, or shows one in logs or errors.
 package pullthroughtest
 
 import (
@@ -37,10 +39,11 @@ type Upstream struct {
 	cancel  context.CancelFunc
 	stopped chan struct{} // closed when the accept loop has ended
 
-	log     ledger
-	content content
-	tokens  tokens
-	faults  faults
+	log      ledger
+	content  content
+	tokens   tokens
+	faults   faults
+	watchers watchers
 }
 
 // Config says what kind of registry an [Upstream] is. The zero Config is a plain http registry that lets everybody
@@ -208,11 +211,21 @@ func (u *Upstream) Client() *http.Client { return u.client }
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := u.log.arrive(r)
 	defer u.log.finish(e)
-	e.readBody(r)
+	u.show(e.request)
+	if e.readBody(r) {
+		u.show(Request{Method: e.request.Method, Path: e.request.Path, Body: e.request.Body})
+	}
 	a := &answer{upstream: u, entry: e, w: w, r: r}
 	defer a.close()
 	if u.config.Handler == nil || !u.config.Handler(a, r) {
 		u.route(a, r)
 	}
 	a.finish()
+}
+
+// show lets the ledgers of secrets look at what has arrived.
+func (u *Upstream) show(r Request) {
+	for _, s := range u.watchers.list() {
+		s.see(u, r)
+	}
 }

@@ -1,0 +1,73 @@
+package pullthroughtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"iter"
+	"log/slog"
+	"reflect"
+)
+
+// maxErrors bounds the errors of one tree that are looked at.
+const maxErrors = 1000
+
+// prints are all the ways in which a program may show v, by what they are called.
+func prints(v any) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		if !printOne(v, fmt.Sprintf("%T", v), yield) {
+			return
+		}
+		queue := errorsIn(v)
+		for n := 0; len(queue) > 0 && n < maxErrors; n++ {
+			err := queue[0]
+			queue = append(queue[1:], errorsIn(err)...)
+			if !printOne(err, fmt.Sprintf("%T in %T", err, v), yield) {
+				return
+			}
+		}
+	}
+}
+
+func printOne(v any, name string, yield func(string, string) bool) bool {
+	for _, verb := range []string{"%v", "%+v", "%#v"} {
+		if !yield(verb+" of "+name, fmt.Sprintf(verb, v)) {
+			return false
+		}
+	}
+	if text, err := json.Marshal(v); err == nil && !yield("the JSON of "+name, string(text)) {
+		return false
+	}
+	return yield("the log value of "+name, slog.AnyValue(v).Resolve().String())
+}
+
+// errorsIn are the errors that v wraps, and those in its exported fields if it is a struct.
+func errorsIn(v any) (errs []error) {
+	switch v := v.(type) {
+	case interface{ Unwrap() error }:
+		errs = append(errs, v.Unwrap())
+	case interface{ Unwrap() []error }:
+		errs = append(errs, v.Unwrap()...)
+	}
+	value := reflect.ValueOf(v)
+	if value.Kind() == reflect.Pointer {
+		value = value.Elem()
+	}
+	if value.Kind() == reflect.Struct {
+		for _, field := range value.Fields() {
+			if field.CanInterface() {
+				err, _ := field.Interface().(error)
+				errs = append(errs, err)
+			}
+		}
+	}
+	return withoutNil(errs)
+}
+
+func withoutNil(errs []error) (rest []error) {
+	for _, err := range errs {
+		if err != nil {
+			rest = append(rest, err)
+		}
+	}
+	return rest
+}
