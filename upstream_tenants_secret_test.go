@@ -173,7 +173,9 @@ func testT8Late(t *testing.T) {
 	wg.Go(func() { _, _ = w.Manifest(t.Context(), pullthrough.Request{Repo: of("1", "a"), Ref: "1"}) })
 	require.NoError(t, w.up.Wait(t.Context(), "GET /token*", 1))
 	w.rotate(func(r *pullthrough.Rule) { r.UpdatedAt = time.Unix(2e9, 0) })
-	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: of("1", "a"), Ref: "1"})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	m, err := w.Manifest(ctx, pullthrough.Request{Repo: of("1", "a"), Ref: "1"})
 	require.NoError(t, err, "it does not wait for the old one's")
 	assert.Equal(t, img.Digest, m.Descriptor.Digest)
 	g.open()
@@ -309,15 +311,17 @@ func testT11(t *testing.T) {
 				g := newGate(t)
 				match := "GET /v2/a/" + what + "s/* 200"
 				w.up.Fault(pullthroughtest.Fault{Match: match, Times: 1, Stall: g.c, StallAfter: new(int64(100))})
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
 				get := func() error {
 					if what == "blob" {
-						b, err := w.Blob(t.Context(), pullthrough.Request{Repo: of("1", "a"), Ref: img.Layers[0].Digest.String()})
+						b, err := w.Blob(ctx, pullthrough.Request{Repo: of("1", "a"), Ref: img.Layers[0].Digest.String()})
 						if err == nil {
 							assertBody(t, img.Layers[0].Digest, b)
 						}
 						return err
 					}
-					_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: of("1", "a"), Ref: "1"})
+					_, err := w.Manifest(ctx, pullthrough.Request{Repo: of("1", "a"), Ref: "1"})
 					return err
 				}
 				var wg sync.WaitGroup

@@ -31,6 +31,8 @@ type Secrets struct {
 	mu        sync.Mutex
 	closed    bool // the test is over, and must not be told anything
 	known     map[string]*secret
+	count     int      // of secrets so far
+	tokens    []string // in known, the oldest first
 	index     index
 	watched   []*Upstream
 	sightings []*sighting // by upstreams, in order
@@ -85,8 +87,11 @@ func (s *Secrets) Allow(value string, up ...*Upstream) {
 	known.allowed = append(known.allowed, up...)
 }
 
+// maxTokens is how many tokens are secrets at a time, so that tests with many tokens stay small.
+const maxTokens = 1000
+
 // Watch looks at every request that arrives at these upstreams from now on, whatever becomes of it and whether or not
-// their logs are reset. The tokens that they take become secrets for them alone.
+// their logs are reset. The tokens that they take, the last 1,000 of them, become secrets for them alone.
 func (s *Secrets) Watch(up ...*Upstream) {
 	s.mu.Lock()
 	s.watched = append(s.watched, up...)
@@ -120,7 +125,8 @@ func (s *Secrets) learnLocked(value, name string) *secret {
 	if known := s.known[value]; known != nil {
 		return known
 	}
-	known := &secret{name: fmt.Sprintf("secret %d (%s)", len(s.known)+1, name)}
+	s.count++
+	known := &secret{name: fmt.Sprintf("secret %d (%s)", s.count, name)}
 	s.known[value] = known
 	s.index.add(value, known)
 	return known
@@ -129,7 +135,18 @@ func (s *Secrets) learnLocked(value, name string) *secret {
 func (s *Secrets) learnToken(value string, issuer *Upstream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if known := s.known[value]; known != nil {
+		known.issuer = issuer
+		return
+	}
 	s.learnLocked(value, "a token of "+issuer.url).issuer = issuer
+	s.tokens = append(s.tokens, value)
+	if len(s.tokens) > maxTokens {
+		oldest := s.tokens[0]
+		s.tokens = slices.Delete(s.tokens, 0, 1)
+		s.index.remove(oldest, s.known[oldest])
+		delete(s.known, oldest)
+	}
 }
 
 // see notes the secrets in a request that has just arrived at u.

@@ -34,6 +34,16 @@ func (x *index) add(value string, s *secret) {
 	}
 }
 
+func (x *index) remove(value string, s *secret) {
+	for _, text := range spell(value) {
+		key := text[:minSecret]
+		x.spellings[key] = slices.DeleteFunc(x.spellings[key], func(other spelling) bool { return other.secret == s })
+		if len(x.spellings[key]) == 0 {
+			delete(x.spellings, key)
+		}
+	}
+}
+
 // find returns the secrets in text, each once.
 func (x *index) find(text string) (found []*secret) {
 	for _, reading := range readings(text) {

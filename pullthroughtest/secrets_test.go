@@ -295,6 +295,22 @@ func TestTokensAreSecretsOfThoseThatTakeThem(t *testing.T) {
 	}
 }
 
+func TestOldTokensAreForgotten(t *testing.T) {
+	up := newUpstream(t, pullthroughtest.Config{})
+	test := &recorder{TB: t}
+	s := pullthroughtest.NewSecrets(test)
+	s.Watch(up)
+	var tokens []string
+	for range 1001 {
+		tokens = append(tokens, up.IssueToken(0, "repository:a/b:pull"))
+	}
+	s.Check(tokens[0])
+	assert.Empty(t, test.errors)
+	s.Check(tokens[1])
+	s.Check(tokens[1000])
+	assert.Len(t, test.end(), 2)
+}
+
 func TestALedgerIsDoneWhenItsTestIs(t *testing.T) {
 	v := newVault(t)
 	w := v.Writer()
