@@ -51,6 +51,45 @@ type Store interface {
 	PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error
 }
 
+// RepoCreator is what a [Store] may also be, where repositories are more than the
+// images in them: it says which there are, and makes the one that a pull needs
+// with what the host has for it, such as a creation template. Where a Store is
+// none, a repository is there as soon as something is put into it.
+type RepoCreator interface {
+	// RepoExists reports whether the repository is there. It is asked on misses.
+	RepoExists(ctx context.Context, repo Repo) (bool, error)
+	// CreateRepo makes the repository, once upstream has shown that it has the
+	// image and before anything of it is put. r is the request that caused it. That
+	// the repository is there already is no error. An error refuses the pull: "name
+	// unknown", as in Amazon ECR, unless it is an [*Error] of its own.
+	CreateRepo(ctx context.Context, repo Repo, rule Rule, r Request) error
+}
+
+// TagLister is what a [Store] may also be, for GET /v2/<name>/tags/list.
+type TagLister interface {
+	// Tags returns the tags of the repository, in any order. A repository that is
+	// not there is an error that Is [io/fs.ErrNotExist].
+	Tags(ctx context.Context, repo Repo) ([]string, error)
+}
+
+// RepoLister is what a [Store] may also be, for GET /v2/_catalog.
+type RepoLister interface {
+	// Repos returns the names of the repositories of one account in one Region, in
+	// any order.
+	Repos(ctx context.Context, account, region string) ([]string, error)
+}
+
+// ReferrerStore is what a [Store] may also be: it keeps lists of referrers. Where
+// a Store is none, the lists that were used last are kept in memory.
+type ReferrerStore interface {
+	// Referrers returns the list kept for subject, and when upstream confirmed it.
+	// A miss is an error that Is [io/fs.ErrNotExist].
+	Referrers(ctx context.Context, repo Repo, subject digest.Digest) (list *ocispec.Index, checked time.Time, err error)
+	// PutReferrers keeps the list in place of the one before. The Store must not
+	// change it.
+	PutReferrers(ctx context.Context, repo Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error
+}
+
 // BlobStager is what a [Store] may also be: it lends the place where a download
 // goes, so that storing the blob is a rename and no copy. A Store whose
 // StageBlob fails is given the blob by PutBlob in the end.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -83,7 +84,8 @@ func (g *generations) of(c Credential) (id generation) {
 }
 
 // credential asks the host. Its failure refuses the pull as Amazon ECR does
-// when it cannot read a rule's secret.
+// when it cannot read a rule's secret. An ErrDenied of the host's is no trouble
+// with a secret but a way into the upstream registry that there is not.
 func (a *authorizer) credential(ctx context.Context, rt *route, s *site) (cred Credential, err error) {
 	if a.credentials != nil {
 		err = guarded("Credentials", func() (err error) {
@@ -91,8 +93,11 @@ func (a *authorizer) credential(ctx context.Context, rt *route, s *site) (cred C
 			return err
 		})
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrDenied):
 		return Credential{}, rt.error(ErrDenied, fmt.Errorf("credentials of the rule: %w", err))
+	case err != nil:
+		return Credential{}, rt.error(ErrDenied, fmt.Errorf("%w: %w", errSecret, err))
 	}
 	s.renew(a.generations.of(cred))
 	return cred, nil

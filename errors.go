@@ -96,58 +96,91 @@ func objectName(name, ref string) string {
 const denial = "The authentication to the upstream registry failed. Verify that the credentials provided " +
 	"in the pull through cache rule are correct, and try again."
 
-// wire is the one table from kinds of failure to what a registry client gets:
-// status and code of the OCI distribution specification, ECR's texts where
-// they are known.
-var wire = []struct {
-	kind    error
-	status  int
-	code    string
-	message string
-}{
-	{errBadRule, http.StatusInternalServerError, "UNKNOWN", "The pull through cache rule is not valid."},
-	{errBusy, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry has no room for this download now. Try again later."},
-	{ErrNoRule, http.StatusNotFound, "NAME_UNKNOWN", ""}, // message: nameUnknown
-	{ErrNotFound, http.StatusNotFound, "MANIFEST_UNKNOWN", "Requested image not found"},
-	{ErrDenied, http.StatusForbidden, "DENIED", denial},
-	{ErrUnauthorized, http.StatusUnauthorized, "UNAUTHORIZED", "Not Authorized"},
-	{ErrRateLimited, http.StatusTooManyRequests, "TOOMANYREQUESTS", "The upstream registry limits the rate of requests. Try again later."},
-	{ErrInvalid, http.StatusBadRequest, "NAME_INVALID", "The request is not valid."},
-	{ErrDigest, http.StatusBadGateway, "UNKNOWN", "The upstream registry sent content that does not match its digest."},
-	{ErrTooLarge, http.StatusBadGateway, "UNKNOWN", "The upstream registry sent content that is too large."},
-	{ErrUnavailable, http.StatusBadGateway, "UNKNOWN", "The upstream registry could not be reached or gave no usable answer."},
-	{ErrClosed, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry is shutting down."},
-	{context.DeadlineExceeded, http.StatusGatewayTimeout, "UNKNOWN", "The request took too long."},
+const (
+	codeNameUnknown     = "NAME_UNKNOWN"
+	codeManifestUnknown = "MANIFEST_UNKNOWN"
+	sayNotFound         = "Requested image not found"
+)
+
+// wireRow is what clients get for one kind of failure. A registry client: status
+// and code of the OCI distribution specification. A caller of Amazon ECR's JSON
+// API: from BatchGetImage the failureCode of the one image, if the kind has one,
+// else an exception. Texts are ECR's where they are known.
+type wireRow struct {
+	kind      error
+	status    int
+	code      string
+	message   string // "": the repository is not known
+	failure   string
+	exception string // or one of the words that upstreamOperations explains
+}
+
+// wire is the one table of them.
+var wire = []wireRow{
+	{errBadRule, http.StatusInternalServerError, "UNKNOWN", "The pull through cache rule is not valid.", "", serverException},
+	{errBusy, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry has no room for this download now. Try again later.", "", serverException},
+	{errSecret, http.StatusForbidden, "DENIED", denial, "", upstreamTrouble},
+	{ErrNoRule, http.StatusNotFound, codeNameUnknown, "", "", "RepositoryNotFoundException"},
+	{ErrNotFound, http.StatusNotFound, codeManifestUnknown, sayNotFound, "ImageNotFound", notThere},
+	{ErrDenied, http.StatusForbidden, "DENIED", denial, "UpstreamAccessDenied", upstreamTrouble},
+	{ErrUnauthorized, http.StatusUnauthorized, "UNAUTHORIZED", "Not Authorized", "", "UnrecognizedClientException"},
+	{ErrRateLimited, http.StatusTooManyRequests, "TOOMANYREQUESTS", "The upstream registry limits the rate of requests. Try again later.", "UpstreamTooManyRequests", upstreamTrouble},
+	{ErrInvalid, http.StatusBadRequest, "NAME_INVALID", "The request is not valid.", "", invalidParameter},
+	{ErrDigest, http.StatusBadGateway, "UNKNOWN", "The upstream registry sent content that does not match its digest.", "UpstreamUnavailable", upstreamTrouble},
+	{ErrTooLarge, http.StatusBadGateway, "UNKNOWN", "The upstream registry sent content that is too large.", "UpstreamUnavailable", upstreamTrouble},
+	{ErrUnavailable, http.StatusBadGateway, "UNKNOWN", "The upstream registry could not be reached or gave no usable answer.", "UpstreamUnavailable", upstreamTrouble},
+	{ErrClosed, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry is shutting down.", "", serverException},
+	{context.DeadlineExceeded, http.StatusGatewayTimeout, "UNKNOWN", "The request took too long.", "UpstreamUnavailable", upstreamTrouble},
+}
+
+// errSecret is an ErrDenied that comes from the rule's secret: the upstream
+// registry was not asked.
+var errSecret = errors.New("credentials of the rule")
+
+// wireOf finds the row of err. Beside it stands the *Error that err is, or an
+// empty one: what that says counts more than the row.
+func wireOf(err error) (wireRow, *Error) {
+	e, ok := errors.AsType[*Error](err)
+	kind := err
+	switch {
+	case !ok:
+		e = &Error{}
+	case errors.Is(e.Kind, ErrDenied) && errors.Is(e.Err, errSecret):
+		kind = errSecret
+	case e.Code == codeNameUnknown:
+		kind = ErrNoRule // to a client it is the same: there is no such repository
+	default:
+		kind = e.Kind // the cause is of another kind, perhaps: a missing secret is no missing image
+	}
+	for _, row := range wire {
+		if errors.Is(kind, row.kind) {
+			return row, e
+		}
+	}
+	return wireRow{status: http.StatusInternalServerError, code: "UNKNOWN", message: "Internal error.", exception: serverException}, e
 }
 
 // OCI returns what a registry client gets for err: HTTP status, error code of
 // the OCI distribution specification ("Error Codes"), and message, with
 // Amazon ECR's texts. A nil or unknown error is 500 UNKNOWN without details.
+// [AWS] is the same for ECR's JSON API.
 func OCI(err error) (status int, code, message string) {
-	status, code, message = http.StatusInternalServerError, "UNKNOWN", "Internal error."
-	e, ok := errors.AsType[*Error](err)
-	kind := err
-	if ok {
-		kind = e.Kind // the cause is of another kind, perhaps: a missing secret is no missing image
-	} else {
-		e = &Error{}
-	}
-	for _, row := range wire {
-		if errors.Is(kind, row.kind) {
-			status, code, message = row.status, row.code, row.message
-			break
-		}
-	}
+	row, e := wireOf(err)
 	if e.Code != "" {
-		code = e.Code
+		row.code = e.Code
 	}
-	if e.Message != "" {
-		message = e.Message
+	return row.status, row.code, row.says(e)
+}
+
+// says is the message for a client.
+func (row wireRow) says(e *Error) string {
+	switch {
+	case e.Message != "":
+		return e.Message
+	case row.message == "":
+		return fmt.Sprintf("The repository with name '%s' does not exist in the registry with id '%s'", e.Repo.Name, e.Repo.Account)
 	}
-	if message == "" {
-		message = fmt.Sprintf("The repository with name '%s' does not exist in the registry with id '%s'", e.Repo.Name, e.Repo.Account)
-	}
-	return status, code, message
+	return row.message
 }
 
 // invalid turns a grammar error into the typed error for a client.

@@ -47,10 +47,13 @@ func (p *Proxy) blob(ctx context.Context, r Request) (*Blob, error) {
 	}
 	rt, err := p.route(ctx, r.Repo)
 	if err != nil {
-		return nil, missed(err, storeErr)
+		return nil, p.placed(ctx, r.Repo, missed(err, storeErr))
 	}
 	if err := p.authorize(ctx, ActionImport, r); err != nil {
-		return nil, maskedImport(err)
+		return nil, p.placed(ctx, r.Repo, maskedImport(err))
+	}
+	if absent, err := p.mayCreate(ctx, r); err != nil || absent {
+		return nil, nameUnknownIf(absent, err) // blobs come after their manifest
 	}
 	if r.Head {
 		b, err := p.blobHead(ctx, rt, d)

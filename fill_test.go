@@ -135,7 +135,7 @@ func TestAWrongBodyIsNeverCompleteAndNeverStored(t *testing.T) {
 	} {
 		for size, n := range layerSizes {
 			t.Run(name+"/"+size, func(t *testing.T) {
-				w := newWorld(t, pullthroughtest.Config{}, nil)
+				w := newWorld(t, pullthroughtest.Config{}, oneTry)
 				layer := w.layer(n)
 				tc.fault.Match = "GET /v2/a/blobs/* 200"
 				healFault := w.up.Fault(tc.fault)

@@ -134,6 +134,7 @@ func testFailure(t *testing.T, c failure, img *pullthroughtest.Image, match, pat
 	const user, password = "canary-robot", "canary-password"
 	config := pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: map[string]string{user: password}, Service: "canary-service"}
 	f := newFace(t, config, func(p *pullthrough.Proxy) {
+		oneTry(p)
 		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
 			if c.password != "" {
 				return pullthrough.Credential{Username: user, AccessToken: c.password}, c.refused

@@ -145,7 +145,7 @@ func (p *Proxy) importChild(ctx context.Context, rt *route, d ocispec.Descriptor
 	m, err := p.storedManifest(ctx, rt.repo, d.Digest.String())
 	if m == nil {
 		o.tell(d, 0, false)
-		m, _, err = p.joinManifest(ctx, rt, d.Digest.String(), depth)
+		m, _, err = p.joinManifest(ctx, rt, Request{Repo: rt.repo, Ref: d.Digest.String()}, depth)
 	}
 	if err != nil {
 		return err

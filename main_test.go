@@ -144,3 +144,10 @@ func (w *world) settledBut(t *testing.T, n int) {
 }
 
 func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+// oneTry keeps failures short where a test is not about trying again.
+func oneTry(p *pullthrough.Proxy) {
+	p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+		return pullthrough.Policy{Retries: -1}
+	}
+}

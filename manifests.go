@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
@@ -35,7 +36,11 @@ type running struct {
 	blobs        flight.Group[objectKey, *fill]
 	imports      flight.Group[objectKey, struct{}] // in the background
 	heads        flight.Group[objectKey, int64]
-	sizes        *lru.Cache[objectKey, int64] // of blobs, as manifests or upstream told them
+	referrers    flight.Group[objectKey, *ocispec.Index]
+	lists        *lru.Cache[objectKey, referrerList] // where the Store keeps none
+	sizes        *lru.Cache[objectKey, int64]        // of blobs, as manifests or upstream told them
+	children     *lru.Cache[objectKey, struct{}]     // manifests that an index was seen to refer to
+	missing      *lru.Cache[objectKey, time.Time]    // manifests that upstream does not have, and since when
 	orphans      orphanage
 	files        *spool.Files
 	space        *quota.Quota                      // of SpoolBytes
@@ -63,6 +68,9 @@ func (p *Proxy) state() *running {
 			upstream: newUpstream(p),
 			checks:   newChecks(),
 			sizes:    lru.New[objectKey, int64](maxSizes),
+			children: lru.New[objectKey, struct{}](maxSizes),
+			lists:    lru.New[objectKey, referrerList](maxLists),
+			missing:  lru.New[objectKey, time.Time](maxMissing),
 			files:    spool.NewFiles(openFileLimit() / 4),
 			space:    quota.New(p.SpoolBytes),
 			bodies:   lru.New[routeID, *quota.Quota](maxSites),
@@ -85,24 +93,43 @@ func (p *Proxy) manifest(ctx context.Context, r Request) (*Manifest, error) {
 		return nil, err
 	}
 	have, storeErr := p.storedManifest(ctx, r.Repo, r.Ref)
-	if have != nil && (ocipath.IsDigest(r.Ref) || p.Policy == nil && !(Policy{}).due(have.CheckedAt, p.now())) {
+	if have != nil && (ocipath.IsDigest(r.Ref) || p.Policy == nil && !(Policy{}).due(have, p.now())) {
 		return have, nil
 	}
 	rt, err := p.route(ctx, r.Repo)
 	switch {
-	case have != nil && (err != nil || !rt.policy.due(have.CheckedAt, p.now())):
+	case have != nil && (err != nil || !rt.policy.due(have, p.now())):
 		return have, nil // what is stored is served, also without a rule
 	case err != nil:
-		return nil, missed(err, storeErr)
+		return nil, p.placed(ctx, r.Repo, missed(err, storeErr))
 	}
 	if err := p.authorize(ctx, ActionImport, r); err != nil {
 		if have != nil {
 			return have, nil
 		}
-		return nil, maskedImport(err)
+		return nil, p.placed(ctx, r.Repo, maskedImport(err))
 	}
+	if have != nil {
+		return p.pullManifest(ctx, rt, r)
+	}
+	absent, err := p.mayCreate(ctx, r)
+	if err == nil {
+		err = p.mayAsk(ctx, rt, r.Ref)
+	}
+	if err != nil {
+		return nil, nameUnknownIf(absent, err)
+	}
+	m, err := p.pullManifest(ctx, rt, r)
+	if err != nil {
+		return nil, nameUnknownIf(absent, err)
+	}
+	return m, nil
+}
+
+// pullManifest has upstream asked, by us or by somebody who does it already.
+func (p *Proxy) pullManifest(ctx context.Context, rt *route, r Request) (*Manifest, error) {
 	for range maxRejoins {
-		m, shared, err := p.joinManifest(ctx, rt, r.Ref, 0)
+		m, shared, err := p.joinManifest(ctx, rt, r, 0)
 		if err != nil {
 			return nil, rt.masked(err)
 		}
@@ -115,10 +142,10 @@ func (p *Proxy) manifest(ctx context.Context, r Request) (*Manifest, error) {
 	return nil, rt.error(ErrUnavailable, errors.New("the digest could not be fetched beside a tag that does not move"))
 }
 
-// joinManifest returns what the fetch of ref gives, starting one if none runs.
-func (p *Proxy) joinManifest(ctx context.Context, rt *route, ref string, depth int) (m *Manifest, shared bool, err error) {
-	return p.state().manifests.Do(ctx, rt.key(ref), func(call *manifestCall) (*Manifest, error) {
-		return p.resolve(call, rt, ref, depth)
+// joinManifest returns what the fetch of r.Ref gives, starting one if none runs.
+func (p *Proxy) joinManifest(ctx context.Context, rt *route, r Request, depth int) (m *Manifest, shared bool, err error) {
+	return p.state().manifests.Do(ctx, rt.key(r.Ref), func(call *manifestCall) (*Manifest, error) {
+		return p.resolve(call, rt, r, depth)
 	})
 }
 
@@ -197,11 +224,12 @@ func answerTo(m *Manifest, ref string, shared bool) *Manifest {
 // resolve runs in the flight. It looks into the Store once more: the flight
 // before may have committed since our caller looked. depth is how many indexes
 // we came through.
-func (p *Proxy) resolve(call *manifestCall, rt *route, ref string, depth int) (*Manifest, error) {
+func (p *Proxy) resolve(call *manifestCall, rt *route, r Request, depth int) (*Manifest, error) {
+	ref := r.Ref
 	ctx, trace := withTrace(call.Context())
 	start := p.now()
 	have := p.lookUpManifest(ctx, rt.repo, ref)
-	if have != nil && (ocipath.IsDigest(ref) || !rt.policy.due(have.CheckedAt, start)) {
+	if have != nil && (ocipath.IsDigest(ref) || !rt.policy.due(have, start)) {
 		return have, nil
 	}
 	late := func() bool { return false }
@@ -217,11 +245,24 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, ref string, depth int) (*
 	if err == nil {
 		p.state().checks.went(rt, ref)
 		p.remember(rt, info)
+		if have == nil {
+			err = p.createRepo(ctx, rt, r)
+		}
+	}
+	if err == nil {
 		m = p.keepManifest(call, rt, ref, m, depth)
 	}
 	p.tellFetch(ctx, rt, ref, m, trace, start, err)
-	if err == nil || have == nil {
-		return m, err
+	if err == nil {
+		return m, nil
+	}
+	if have == nil {
+		p.noteMissing(rt, ref, err)
+		return nil, err
+	}
+	if errors.Is(err, ErrNotFound) && have.Origin == "" {
+		// Upstream has nothing to put in place of what was pushed here.
+		return p.commitManifest(call, rt, ref, confirmed(have, ref, start)), nil
 	}
 	if !rt.policy.mayServeStale(err) {
 		p.state().checks.refuse(rt, ref)
@@ -322,6 +363,9 @@ func stamped(now time.Time) func(*Manifest, manifest.Info, error) (*Manifest, ma
 // remember keeps the sizes of what a manifest refers to, for upstreams that do
 // not say how long a blob is.
 func (p *Proxy) remember(rt *route, info manifest.Info) {
+	for _, d := range info.Manifests {
+		p.state().children.Put(rt.key(d.Digest.String()), struct{}{})
+	}
 	for _, d := range info.Blobs {
 		if !foreign(d.MediaType) {
 			p.state().sizes.Put(rt.key(d.Digest.String()), d.Size)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -99,6 +101,29 @@ func (s *MemStore) PutBlob(_ context.Context, repo Repo, desc ocispec.Descriptor
 	}
 	s.repoLocked(repo).blobs[desc.Digest] = struct{}{}
 	return nil
+}
+
+// Tags implements [TagLister].
+func (s *MemStore) Tags(_ context.Context, repo Repo) ([]string, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r := s.repos[repo]
+	if r == nil {
+		return nil, missing(repo, "")
+	}
+	return slices.Collect(maps.Keys(r.tags)), nil
+}
+
+// Repos implements [RepoLister].
+func (s *MemStore) Repos(_ context.Context, account, region string) (names []string, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for repo := range s.repos {
+		if repo.Account == account && repo.Region == region {
+			names = append(names, repo.Name)
+		}
+	}
+	return names, nil
 }
 
 // content reads r, unless another repository has the same blob.

@@ -24,7 +24,7 @@ var others = []string{
 	"/v2/apis", "/v2/apis/", "/v2/apis/abc/routes", "/v2/apis/abc/stages/prod", "/v2/domainnames", // API Gateway v2, AppSync Events
 	"/v2/tags/arn:aws:apigateway:us-east-1::/apis/abc", "/v2/tags/arn%3Aaws%3Aapigateway%3Aus-east-1%3A%3A%2Fapis%2Fabc",
 	"/v2/email/identities", "/v2/email/identities/a@b.example", "/v2/email/templates/t/render", // SES v2
-	"/v2/_catalog?n=5", "/v2/hub/aa/tags/list", "/v2/mine/tags/list", "/v2/hub/aa/referrers/" + someDigest.String(), "/v2/hub/aa/blobs/uploads/5f0c",
+	"/v2/_catalog?n=5", "/v2/hub/aa/tags/list", "/v2/mine/tags/list", "/v2/mine/referrers/" + someDigest.String(), "/v2/hub/aa/blobs/uploads/5f0c",
 	"/v2/mine/manifests/v1", "/v2/mine/blobs/" + someDigest.String(), "/v2/hub/manifests/v1", "/v2/hubx/aa/manifests/v1",
 	"/v2/team/hub/aa/blobs/" + someDigest.String() + "?ns=docker.io",
 	"/", "/v1/hub/aa/manifests/v1", "/v2x/hub/aa/manifests/v1", "/v2-x/hub/aa/manifests/v1", "/bucket/v2/hub/aa/manifests/v1", "/hub/aa/manifests/v1",

@@ -66,9 +66,10 @@ type Proxy struct {
 	Policy func(ctx context.Context, repo Repo, rule Rule) Policy
 	// Authorize decides whether the caller may do a: [ActionPull] on every
 	// request, hit or miss, [ActionImport] before a request may cause or join a
-	// fetch. An error refuses: for a pull it is what the client is told, with
-	// 403; for an import the stored copy is served, or "not found" as Amazon ECR
-	// says. nil: everybody may.
+	// fetch, [ActionCreate] before it may do so in a repository that is not there.
+	// An error refuses: for a pull it is what the client is told, with 403; for an
+	// import the stored copy is served, or "not found" as Amazon ECR says; for a
+	// repository "name unknown". nil: everybody may.
 	Authorize func(ctx context.Context, a Action, r Request) error
 	// Identify says who sends a /v2/ request, to which account and Region. An
 	// error that Is [ErrUnauthorized] is answered 401. nil: the zero [Identity];
@@ -110,6 +111,7 @@ type Action string
 const (
 	ActionPull   Action = "BatchGetImage"
 	ActionImport Action = "BatchImportUpstreamImage"
+	ActionCreate Action = "CreateRepository" // where the Store is a RepoCreator and has no such repository
 )
 
 // Identity is who asks, and which private registry.
@@ -178,6 +180,22 @@ type Policy struct {
 	// unspecified addresses are closed to them anyhow, unless the upstream itself
 	// is given as a loopback address. The upstream's own host may be anywhere.
 	BlockPrivate bool
+	// NotFoundTTL is how long a manifest that upstream does not have is not asked for
+	// again. 0: 10 seconds. Negative: it is asked for on every pull.
+	NotFoundTTL time.Duration
+	// KeepLocal never checks tags that were pushed locally ([Manifest.Origin] "").
+	// false: upstream's image of that tag replaces them, as in Amazon ECR.
+	KeepLocal bool
+	// DigestAfterTag refuses a first pull by digest: "not found", unless an index of
+	// the repository has been seen to refer to it. Users report that Amazon ECR does
+	// so; its documentation says otherwise. false: digests are pulled like tags.
+	DigestAfterTag bool
+	// ReferrersTTL is how long a list of referrers counts as fresh. 0: 6 hours.
+	// Negative: a known list is never asked for again. [EveryPull]: each time.
+	ReferrersTTL time.Duration
+	// ReferrersTag falls back on the referrers tag, "sha256-<hex>", with upstreams
+	// that have no referrers API. false: their lists are empty, as in Amazon ECR.
+	ReferrersTag bool
 	// HTTP1 speaks HTTP/1.1 with upstreams that get HTTP/2 wrong. false: HTTP/2
 	// where upstream offers it.
 	HTTP1 bool
@@ -188,6 +206,8 @@ const EveryPull time.Duration = 1
 
 const (
 	defaultTagTTL       = 24 * time.Hour
+	defaultReferrersTTL = 6 * time.Hour
+	defaultNotFoundTTL  = 10 * time.Second
 	defaultMaxBlob      = 52_000 << 20
 	defaultMaxDownloads = 64
 	defaultOrphans      = 4
@@ -197,16 +217,24 @@ const (
 	clockSkew = 5 * time.Minute
 )
 
-// due reports whether a tag last confirmed at checked must be confirmed again.
-func (pol Policy) due(checked, now time.Time) bool {
-	ttl := pol.TagTTL
+// due reports whether a stored tag must be confirmed again.
+func (pol Policy) due(have *Manifest, now time.Time) bool {
+	if have.Origin == "" && pol.KeepLocal {
+		return false
+	}
+	return expired(pol.TagTTL, defaultTagTTL, have.CheckedAt, now)
+}
+
+// expired reports whether what was confirmed at checked must be confirmed again.
+// ttl is a Policy's, usual what its 0 means.
+func expired(ttl, usual time.Duration, checked, now time.Time) bool {
 	switch {
 	case ttl < 0:
 		return false
 	case ttl == EveryPull || checked.IsZero():
 		return true
 	case ttl == 0:
-		ttl = defaultTagTTL
+		ttl = usual
 	}
 	age := now.Sub(checked)
 	return age >= ttl || age < -clockSkew
@@ -322,7 +350,7 @@ func (p *Proxy) tellRequest(ctx context.Context, kind EventKind, r Request, d oc
 // asBlobError gives "not found" a blob's code and sentence.
 func asBlobError(err error) error {
 	e, ok := errors.AsType[*Error](err)
-	if ok && e.Kind == ErrNotFound && e.Code == "" {
+	if ok && (e.Kind == ErrNotFound && e.Code == "" || e.Code == codeManifestUnknown) {
 		e.Code, e.Message = "BLOB_UNKNOWN", "The blob '"+e.Ref+"' was not found in the repository with name '"+e.Repo.Name+"'"
 	}
 	return err
@@ -339,7 +367,8 @@ func (p *Proxy) Shutdown(ctx context.Context) (err error) {
 	run.manifests.Close()
 	run.blobs.Close()
 	run.heads.Close()
-	for _, end := range []func(context.Context) error{run.imports.Shutdown, run.manifests.Shutdown, run.blobs.Shutdown, run.heads.Shutdown, run.upstream.auth.fetches.Shutdown} {
+	run.referrers.Close()
+	for _, end := range []func(context.Context) error{run.imports.Shutdown, run.manifests.Shutdown, run.blobs.Shutdown, run.heads.Shutdown, run.referrers.Shutdown, run.upstream.auth.fetches.Shutdown} {
 		// One that fails has ended all the same; the others have no time left either.
 		if e := end(ctx); e != nil {
 			err = e

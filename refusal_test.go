@@ -94,7 +94,11 @@ func TestWhatUpstreamMayNotGetAwayWith(t *testing.T) {
 		"a page in place of a manifest, by digest": {pullthroughtest.Fault{Body: []byte("<html></html>")}, pullthrough.ErrDigest, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, pullthroughtest.Config{}, nil)
+			clock := time.Unix(1_700_000_000, 0)
+			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				oneTry(p)
+				p.Now = func() time.Time { return clock }
+			})
 			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 			w.up.Push("a", "1", img)
 			ref := "1"
@@ -113,6 +117,7 @@ func TestWhatUpstreamMayNotGetAwayWith(t *testing.T) {
 			assert.Equal(t, w.up.Host(), e.Host)
 			if tc.kind == pullthrough.ErrRateLimited {
 				assert.Equal(t, 7*time.Second, e.RetryAfter)
+				return // the next pull has to wait
 			}
 			_, stored := w.store.Manifest(t.Context(), repo("a"), ref)
 			assert.Error(t, stored, "nothing of it is kept")
@@ -120,7 +125,8 @@ func TestWhatUpstreamMayNotGetAwayWith(t *testing.T) {
 
 			heal()
 			w.up.Reset()
-			w.pull(t, "a", ref, img) // and the next pull works
+			clock = clock.Add(10 * time.Second) // for so long a 404 counts
+			w.pull(t, "a", ref, img)            // and the next pull works
 			assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/* 200"))
 		})
 	}

@@ -32,9 +32,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Handler puts the proxy before next, the host's own registry: GET and HEAD of
-// manifests and blobs in repositories that a rule covers are the proxy's, and
-// everything else is next's, untouched: pushes, other repositories, the
-// version check at /v2/, and paths under /v2/ that are no registry paths. A
+// manifests, blobs and referrers in repositories that a rule covers are the
+// proxy's, and everything else is next's, untouched: pushes, other repositories,
+// tag lists, the version check at /v2/, and paths under /v2/ that are no registry paths. A
 // nil next is a 404 for everything else.
 func (p *Proxy) Handler(next http.Handler) http.Handler {
 	if next == nil {
@@ -42,7 +42,7 @@ func (p *Proxy) Handler(next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path, err := ocipath.Parse(r.URL)
-		isPull := err == nil && (path.Kind == ocipath.Manifest || path.Kind == ocipath.Blob)
+		isPull := err == nil && (path.Kind == ocipath.Manifest || path.Kind == ocipath.Blob || path.Kind == ocipath.Referrers)
 		if isPull && isPullMethod(r.Method) {
 			if c := p.identify(r); p.covers(r, c, path.Name) {
 				p.serve(w, r, path, c, nil)
@@ -134,8 +134,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 			return
 		}
 		WriteBlob(w, r, b)
+	case ocipath.Referrers:
+		p.serveReferrers(w, r, req)
+	case ocipath.Tags, ocipath.Catalog:
+		p.serveList(w, r, path.Kind, req)
 	default:
-		writeErrorCode(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+path.Kind.String()+".")
+		writeErrorCode(w, http.StatusNotFound, "UNSUPPORTED", "This registry has no "+path.Kind.String()+".")
 	}
 }
 
@@ -365,12 +369,16 @@ func writeErrorCode(w http.ResponseWriter, status int, code, message string) {
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
+	writeJSONAs(w, status, "application/json", v)
+}
+
+func writeJSONAs(w http.ResponseWriter, status int, mediaType string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		panic(err) // strings and structs of strings can always be encoded
 	}
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", mediaType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
 	h.Set("X-Content-Type-Options", "nosniff")

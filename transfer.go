@@ -68,7 +68,7 @@ func (t *transfer) ask(header http.Header, tries effort) (*http.Response, error)
 	t.mu.Lock()
 	t.interrupt = cancel
 	t.mu.Unlock()
-	resp, err := t.u.get(ctx, t.rt, question{http.MethodGet, "blobs", t.digest.String(), header, tries})
+	resp, err := t.u.get(ctx, t.rt, question{http.MethodGet, "blobs", t.digest.String(), header, tries, ""})
 	if err != nil {
 		cancel(nil)
 		return nil, err

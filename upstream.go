@@ -60,7 +60,7 @@ func (u *upstream) manifest(ctx context.Context, rt *route, ref string, tries ef
 }
 
 func (u *upstream) fetchManifest(ctx context.Context, rt *route, ref string, tries effort) (*Manifest, manifest.Info, error) {
-	resp, err := u.get(ctx, rt, question{http.MethodGet, "manifests", ref, acceptManifests, tries})
+	resp, err := u.get(ctx, rt, question{http.MethodGet, "manifests", ref, acceptManifests, tries, ""})
 	if err != nil {
 		return nil, manifest.Info{}, err
 	}
@@ -125,7 +125,7 @@ func (u *upstream) inspect(ctx context.Context, rt *route, ref string, h http.He
 func (u *upstream) head(ctx context.Context, rt *route, tag string) (digest.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	resp, err := u.get(ctx, rt, question{http.MethodHead, "manifests", tag, acceptManifests, checking})
+	resp, err := u.get(ctx, rt, question{http.MethodHead, "manifests", tag, acceptManifests, checking, ""})
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +150,7 @@ func (u *upstream) blobSize(ctx context.Context, rt *route, d digest.Digest) (in
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
 	firstByte := http.Header{"Range": {"bytes=0-0"}}
-	resp, err := u.get(ctx, rt, question{http.MethodGet, "blobs", d.String(), firstByte, rt.policy.effort()})
+	resp, err := u.get(ctx, rt, question{http.MethodGet, "blobs", d.String(), firstByte, rt.policy.effort(), ""})
 	if err != nil {
 		return 0, err
 	}
@@ -177,16 +177,19 @@ func (u *upstream) blobSize(ctx context.Context, rt *route, d digest.Digest) (in
 // question is one request for an object of a repository.
 type question struct {
 	method string
-	kind   string // "manifests" or "blobs"
+	kind   string // "manifests", "blobs" or "referrers"
 	ref    string
 	header http.Header
 	effort effort
+	query  string // ""; of a list, the next page
 }
 
 // get sends a question, with the credentials that upstream wants, and does so
 // once more if they turn out to be stale.
 func (u *upstream) get(ctx context.Context, rt *route, q question) (*http.Response, error) {
-	target := rt.base.JoinPath("v2", rt.name, q.kind, q.ref).String()
+	at := rt.base.JoinPath("v2", rt.name, q.kind, q.ref)
+	at.RawQuery = q.query
+	target := at.String()
 	return u.auth.do(ctx, rt, func(authorization string, answered func(*http.Response)) (*http.Response, error) {
 		return u.persist(ctx, rt, q.kind, q.effort, func() (*http.Response, error) {
 			req, err := http.NewRequestWithContext(ctx, q.method, target, nil)

@@ -1,15 +1,6 @@
 package pullthrough_test
 
-import (
-	"flag"
-	"fmt"
-	"os"
-	"strings"
-	"testing"
-
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
-)
+import "testing"
 
 // row is a line of docs/upstream.md together with the test that proves it.
 type row struct {
@@ -19,12 +10,13 @@ type row struct {
 	test    func(*testing.T)
 }
 
+func (r row) name() string            { return r.id }
+func (r row) cells() []string         { return []string{r.id, r.input, r.outcome} }
+func (r row) proof() func(*testing.T) { return r.test }
+
 // upstreamTables are the tables of docs/upstream.md, in its order. Each has a
 // test of its own that runs its rows.
-var upstreamTables = []struct {
-	title string
-	rows  []row
-}{
+var upstreamTables = []section[row]{
 	{"Scenarios", scenarios},
 	{"Scopes and tokens", tokenBehaviours},
 	{"Grants and credentials", grantBehaviours},
@@ -39,42 +31,6 @@ var upstreamTables = []struct {
 
 func TestUpstreamScenarios(t *testing.T) { runRows(t, scenarios) }
 
-func runRows(t *testing.T, rows []row) {
-	for _, r := range rows {
-		t.Run(r.id, r.test)
-	}
-}
-
-var update = flag.Bool("update", false, "write the tables of docs/upstream.md anew")
-
-const upstreamDoc = "docs/upstream.md"
-
-// TestUpstreamDocument: the tables say what is tested, no more and no less.
 func TestUpstreamDocument(t *testing.T) {
-	doc := readFile(t, upstreamDoc)
-	for _, table := range upstreamTables {
-		begin, end := "<!-- "+table.title+" -->\n", "<!-- end -->\n"
-		before, rest, ok := strings.Cut(doc, begin)
-		require.True(t, ok, "no place for the table %q", table.title)
-		got, after, ok := strings.Cut(rest, end)
-		require.True(t, ok)
-		want := markdown(table.rows)
-		if *update {
-			doc = before + begin + want + end + after
-			continue
-		}
-		assert.Equal(t, want, got, "go test -run TestUpstreamDocument -update writes it anew")
-	}
-	if *update {
-		require.NoError(t, os.WriteFile(upstreamDoc, []byte(doc), 0o644))
-	}
-}
-
-func markdown(rows []row) string {
-	var b strings.Builder
-	b.WriteString("| | When upstream … | … this happens |\n|---|---|---|\n")
-	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", r.id, r.input, r.outcome)
-	}
-	return b.String()
+	checkDocument(t, "docs/upstream.md", []string{"", "When upstream …", "… this happens"}, upstreamTables)
 }

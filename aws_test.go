@@ -1,0 +1,244 @@
+package pullthrough_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+// awsRows are the rows of the table from what upstream does to what callers of ECR's
+// JSON API read. Each is a failed pull.
+var awsRows = map[string]struct {
+	failure
+
+	image     string // BatchGetImage: a failureCode, or the exception of the whole call
+	layer     string // GetDownloadUrlForLayer: "": unable
+	referrers string // ListImageReferrers: "": unable
+	text      string // "": a sentence of our own
+}{
+	"secret that cannot be used": {failure: failure{refused: errors.New("canary-vault")}, image: unableImage},
+	"401":                        {failure: failure{fault: status(401)}, image: "UpstreamAccessDenied"},
+	"403":                        {failure: failure{fault: status(403)}, image: "UpstreamAccessDenied"},
+	"wrong password":             {failure: failure{password: "canary-wrong"}, image: "UpstreamAccessDenied"},
+	"429":                        {failure: failure{fault: status(429, "Retry-After", "3600")}, image: "UpstreamTooManyRequests"},
+	"network":                    {failure: failure{down: true}, image: "UpstreamUnavailable"},
+	"5xx":                        {failure: failure{fault: status(500)}, image: "UpstreamUnavailable"},
+	"timeout upstream":           {failure: failure{fault: status(504)}, image: "UpstreamUnavailable"},
+	"bad content":                {failure: failure{fault: pullthroughtest.Fault{Flip: new(int64(20))}}, image: "UpstreamUnavailable"},
+	"404":                        {failure: failure{fault: status(404)}, image: "ImageNotFound", layer: "LayersNotFoundException", text: sayNotFound},
+	"no way in":                  {failure: failure{refused: pullthrough.ErrDenied}, image: "UpstreamAccessDenied"},
+}
+
+const (
+	unableImage     = "UnableToGetUpstreamImageException"
+	unableLayer     = "UnableToGetUpstreamLayerException"
+	unableReferrers = "UnableToListUpstreamImageReferrersException"
+)
+
+func TestAWSOfFailedPulls(t *testing.T) {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 5000})
+	for name, row := range awsRows {
+		t.Run(name, func(t *testing.T) {
+			w := failingWorld(t, row.failure)
+			w.up.Push("a", "v1", img)
+			row.fault.Match = "GET /v2/a/* 20*" // not the challenge, not the token
+			w.up.Fault(row.fault)
+			if row.down {
+				w.up.Close()
+			}
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: img.Digest.String()})
+			require.Error(t, err)
+			exception, failureCode, message := pullthrough.AWS(err, "BatchGetImage")
+			assert.Equal(t, row.image, exception+failureCode)
+			assert.Equal(t, row.image == unableImage, exception != "", "an image that upstream does not give fails alone")
+			assertOwnWords(t, row.text, message)
+
+			exception, failureCode, message = pullthrough.AWS(err, "ListImageReferrers")
+			assert.Equal(t, unableReferrers, exception)
+			assert.Empty(t, failureCode)
+			assertOwnWords(t, row.text, message)
+
+			_, err = w.Blob(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: img.Layers[0].Digest.String()})
+			require.Error(t, err)
+			exception, failureCode, message = pullthrough.AWS(err, "GetDownloadUrlForLayer")
+			assert.Equal(t, orElse(row.layer, unableLayer), exception)
+			assert.Empty(t, failureCode)
+			assertOwnWords(t, "", message)
+			assert.Equal(t, row.down, len(w.up.Log()) == 0)
+			if row.refused != nil {
+				assert.Zero(t, w.up.Count("GET /token *"), "no secret, no token: %s", w.up.Log())
+			}
+		})
+	}
+}
+
+// failingWorld is an upstream that asks for a token, with a rule for it.
+func failingWorld(t *testing.T, f failure) *world {
+	const user, password = "canary-robot", "canary-password"
+	config := pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: map[string]string{user: password}}
+	return newWorld(t, config, func(p *pullthrough.Proxy) {
+		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			return pullthrough.Policy{Retries: -1}
+		}
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			return pullthrough.Credential{Username: user, AccessToken: orElse(f.password, password)}, f.refused
+		}
+	})
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func assertOwnWords(t *testing.T, want, message string) {
+	t.Helper()
+	if want != "" {
+		assert.Equal(t, want, message)
+	}
+	assert.NotEmpty(t, message)
+	for _, word := range []string{"canary", "127.0.0.1", "http://"} {
+		assert.NotContains(t, message, word)
+	}
+}
+
+func TestAWSOfPullsThatUpstreamDoesNotSee(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Authorize = func(_ context.Context, _ pullthrough.Action, r pullthrough.Request) error {
+			if r.Caller == "stranger" {
+				return errors.New("User: stranger is not authorized to perform: ecr:BatchGetImage")
+			}
+			return nil
+		}
+	})
+	known := pullthrough.Repo{Account: registryAccount, Name: prefix + "/a"}
+	for name, c := range map[string]struct {
+		request                    pullthrough.Request
+		exception, failure, layers string
+		message                    string
+	}{
+		"no rule": {
+			pullthrough.Request{Repo: pullthrough.Repo{Account: registryAccount, Name: "mine"}, Ref: "v1"},
+			"RepositoryNotFoundException", "", "RepositoryNotFoundException", sayNoRepository("mine", registryAccount),
+		},
+		"bad name":   {pullthrough.Request{Repo: pullthrough.Repo{Name: "Mine"}, Ref: "v1"}, "InvalidParameterException", "", "InvalidParameterException", `invalid repository name "Mine"`},
+		"bad tag":    {pullthrough.Request{Repo: known, Ref: "-v1"}, "", "InvalidImageTag", "InvalidParameterException", `invalid tag "-v1"`},
+		"bad digest": {pullthrough.Request{Repo: known, Ref: "sha256:abc"}, "", "InvalidImageDigest", "InvalidParameterException", `invalid digest "sha256:abc"`},
+		"caller who may not pull": {
+			pullthrough.Request{Repo: known, Ref: "v1", Caller: "stranger"},
+			"AccessDeniedException", "", "AccessDeniedException", "User: stranger is not authorized to perform: ecr:BatchGetImage",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := w.Manifest(t.Context(), c.request)
+			exception, failure, message := pullthrough.AWS(err, "BatchGetImage")
+			assert.Equal(t, c.exception, exception)
+			assert.Equal(t, c.failure, failure)
+			assert.Equal(t, c.message, message)
+			exception, failure, _ = pullthrough.AWS(err, "GetDownloadUrlForLayer")
+			assert.Equal(t, c.layers, exception)
+			assert.Empty(t, failure)
+		})
+	}
+	assert.Empty(t, w.up.Log())
+}
+
+// ECR's sentence about credentials that upstream refuses would send people to the
+// wrong place when the secret cannot be read, and a refusal by upstream is none of
+// the caller, whatever it says.
+func TestAWSTellsRefusalsApart(t *testing.T) {
+	w := failingWorld(t, failure{refused: errors.New("canary-vault")})
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "v1"})
+	_, _, message := pullthrough.AWS(err, "BatchGetImage")
+	assert.Contains(t, message, "secret")
+	assert.NotEqual(t, sayDenied, message)
+	_, _, message = pullthrough.OCI(err)
+	assert.Equal(t, sayDenied, message, "registry clients read one sentence")
+
+	_, failure, _ := pullthrough.AWS(&pullthrough.Error{Kind: pullthrough.ErrDenied, Host: "quay.io", Message: "no"}, "BatchGetImage")
+	assert.Equal(t, "UpstreamAccessDenied", failure)
+}
+
+func TestAWSAfterShutdownAndByABrokenRule(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{}, nil)
+	w.Rules = pullthrough.StaticRules{{Prefix: "broken", UpstreamURL: "https://u:canary@quay.io"}, {Prefix: prefix, UpstreamURL: w.up.URL()}}
+	for _, name := range []string{"broken/a", prefix + "/a"} {
+		if name != "broken/a" {
+			require.NoError(t, w.Shutdown(t.Context()))
+		}
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: pullthrough.Repo{Name: name}, Ref: "v1"})
+		for _, op := range []string{"BatchGetImage", "GetDownloadUrlForLayer", "ListImageReferrers"} {
+			exception, failure, message := pullthrough.AWS(err, op)
+			assert.Equal(t, "ServerException", exception, name)
+			assert.Empty(t, failure)
+			assertOwnWords(t, "", message)
+		}
+	}
+	assert.Empty(t, w.up.Log())
+}
+
+func TestAWSByKind(t *testing.T) {
+	for name, c := range map[string]struct {
+		err                            error
+		image, layer, referrers, other string // image: exception or failureCode
+	}{
+		"nil":          {nil, "ServerException", "ServerException", "ServerException", "ServerException"},
+		"unknown":      {errors.New("canary: disk failed"), "ServerException", "ServerException", "ServerException", "ServerException"},
+		"canceled":     {context.Canceled, "ServerException", "ServerException", "ServerException", "ServerException"},
+		"deadline":     {context.DeadlineExceeded, "UpstreamUnavailable", unableLayer, unableReferrers, "ServerException"},
+		"no rule":      {pullthrough.ErrNoRule, "RepositoryNotFoundException", "RepositoryNotFoundException", "RepositoryNotFoundException", "RepositoryNotFoundException"},
+		"not found":    {pullthrough.ErrNotFound, "ImageNotFound", "LayersNotFoundException", unableReferrers, "ImageNotFoundException"},
+		"denied":       {pullthrough.ErrDenied, "UpstreamAccessDenied", unableLayer, unableReferrers, "ServerException"},
+		"unauthorized": {pullthrough.ErrUnauthorized, "UnrecognizedClientException", "UnrecognizedClientException", "UnrecognizedClientException", "UnrecognizedClientException"},
+		"rate limited": {pullthrough.ErrRateLimited, "UpstreamTooManyRequests", unableLayer, unableReferrers, "ServerException"},
+		"unavailable":  {pullthrough.ErrUnavailable, "UpstreamUnavailable", unableLayer, unableReferrers, "ServerException"},
+		"digest":       {pullthrough.ErrDigest, "UpstreamUnavailable", unableLayer, unableReferrers, "ServerException"},
+		"too large":    {pullthrough.ErrTooLarge, "UpstreamUnavailable", unableLayer, unableReferrers, "ServerException"},
+		"invalid":      {pullthrough.ErrInvalid, "InvalidParameterException", "InvalidParameterException", "InvalidParameterException", "InvalidParameterException"},
+		"closed":       {pullthrough.ErrClosed, "ServerException", "ServerException", "ServerException", "ServerException"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := c.err
+			for range 2 {
+				for op, want := range map[string]string{
+					"BatchGetImage": c.image, "GetDownloadUrlForLayer": c.layer, "ListImageReferrers": c.referrers, "DescribeImages": c.other, "": c.other,
+				} {
+					exception, failure, message := pullthrough.AWS(err, op)
+					assert.Equal(t, want, exception+failure, op)
+					assert.True(t, exception == "" || failure == "", op)
+					assert.NotEmpty(t, message, op)
+					assert.NotContains(t, message, "canary", "causes are for logs")
+				}
+				if c.err != nil { // the same as a proxy returns it
+					err = &pullthrough.Error{Kind: c.err, Repo: repo("a"), Ref: digest.FromString("x").String(), Host: "quay.io", Err: errors.New("canary")}
+				}
+			}
+		})
+	}
+}
+
+// A secret that cannot be used is trouble with the secret only where the rule says
+// that refusals may be told from what is not there.
+func TestAWSHidesWhatThePolicyHides(t *testing.T) {
+	w := failingWorld(t, failure{refused: errors.New("canary-vault")})
+	w.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+		return pullthrough.Policy{HideDenied: true}
+	}
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "v1"})
+	exception, failure, message := pullthrough.AWS(err, "BatchGetImage")
+	assert.Empty(t, exception)
+	assert.Equal(t, "ImageNotFound", failure)
+	assert.Equal(t, sayNotFound, message)
+	status, code, _ := pullthrough.OCI(err)
+	assert.Equal(t, 404, status)
+	assert.Equal(t, "MANIFEST_UNKNOWN", code)
+}

@@ -1,0 +1,127 @@
+// Package ecrapi is the control plane of Amazon ECR's pull through cache: rules,
+// repository creation templates and pull time update exclusions, as the JSON API
+// that AWS SDKs, the AWS CLI and Terraform speak, and as Go methods.
+//
+// An [API] is mounted at POST / and gives a [pullthrough.Proxy] its rules and
+// credentials:
+//
+//	api := &ecrapi.API{Account: "123456789012", Region: "us-east-1"}
+//	proxy := &pullthrough.Proxy{
+//		Store:       pullthrough.NewMemStore(),
+//		Rules:       api,
+//		Credentials: api.Credentials, // with API.Secrets
+//	}
+//	http.Handle("/v2/", proxy)
+//	http.Handle("/", api)
+//
+// Fields, absent members and errors are ECR's. What nobody outside of AWS knows is
+// a constant or an option here, with a comment that says so.
+package ecrapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// API is ECR's control plane for pull through cache. It is a struct to fill in:
+// the zero value serves one account in one Region from memory. Fields must not
+// change after first use. An API is safe for concurrent use and must not be copied
+// after first use. It starts nothing and does no I/O but by the functions given.
+//
+// Each operation is a method of its name, which [API.ServeHTTP] calls. An error that
+// callers may read is an [*Error]; every other one is a failure of the host's
+// functions, for which callers of the JSON API read ServerException. What is handed
+// to a method may be kept, and what it returns may be shared: neither must be changed.
+type API struct {
+	// State keeps the settings. nil: memory.
+	State State
+	// Identify says who sends a request, to which account and Region. An error that
+	// Is [pullthrough.ErrUnauthorized] is answered UnrecognizedClientException, an
+	// [*Error] as it says. nil: the zero Identity.
+	Identify func(*http.Request) (pullthrough.Identity, error)
+	// Account and Region are those of requests, and of calls of Rules, Template and
+	// Credentials, that do not say. "": 123456789012, us-east-1.
+	Account, Region string
+	// Secrets returns the string of a secret, which arn names with or without the
+	// six characters that Secrets Manager puts at its end; "" is a secret that has
+	// no version yet. Errors are [ErrSecretNotFound], [ErrSecretAccess] and
+	// [ErrSecretDecrypt]. nil: every secret exists, and nobody knows what it says.
+	Secrets func(ctx context.Context, account, region, arn string) (string, error)
+	// Validate reaches the rule's upstream registry and authenticates, for
+	// ValidatePullThroughCacheRule; repo has no name. Its error is one of the
+	// secret errors or of the pullthrough package. nil: a rule is called valid if
+	// its secret, where it has one, can be read and is well-formed.
+	Validate func(ctx context.Context, repo pullthrough.Repo, rule pullthrough.Rule) error
+	// CheckRegion refuses rules in Regions that have no pull through cache
+	// (region-error). false: all Regions have.
+	CheckRegion bool
+
+	// Images has the operations on repositories and images answered here. nil: they are
+	// Next's.
+	Images *Images
+
+	// Next gets the requests that are none of the operations here, untouched. nil:
+	// they are answered UnknownOperationException.
+	Next http.Handler
+	// Logger gets the failures of the host's functions. nil: nothing is logged.
+	Logger *slog.Logger
+	// Now is the clock that stamps what is created and updated. nil: time.Now.
+	Now func() time.Time
+
+	memory MemState
+}
+
+// Rules returns the rules of an account in a Region, in no particular order: an API
+// is a [pullthrough.RuleSource].
+func (a *API) Rules(ctx context.Context, account, region string) ([]pullthrough.Rule, error) {
+	settings, err := a.load(ctx, a.registry(account, region))
+	return settings.Rules, err
+}
+
+// registry is the account and the Region of a private registry.
+type registry struct{ account, region string }
+
+const (
+	defaultAccount = "123456789012"
+	defaultRegion  = "us-east-1"
+)
+
+// registry fills in what a request does not say.
+func (a *API) registry(account, region string) registry {
+	return registry{or(account, a.Account, defaultAccount), or(region, a.Region, defaultRegion)}
+}
+
+func or(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func (a *API) load(ctx context.Context, reg registry) (Settings, error) {
+	return a.state().Load(ctx, reg.account, reg.region)
+}
+
+func (a *API) update(ctx context.Context, reg registry, change func(*Settings) error) error {
+	return a.state().Update(ctx, reg.account, reg.region, change)
+}
+
+func (a *API) state() State {
+	if a.State != nil {
+		return a.State
+	}
+	return &a.memory
+}
+
+func (a *API) now() time.Time {
+	if a.Now != nil {
+		return a.Now()
+	}
+	return time.Now()
+}

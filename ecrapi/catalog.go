@@ -1,0 +1,190 @@
+package ecrapi
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// Catalog notes what ECR tells of repositories and images: when they were pushed
+// and pulled, their tags and sizes, the settings that a repository was made with.
+// It stands around the Store that has the images:
+//
+//	catalog := &ecrapi.Catalog{Template: api.Template, Excluded: api.Excluded}
+//	proxy := &pullthrough.Proxy{
+//		Store:   catalog.Around(pullthrough.NewMemStore()),
+//		Rules:   api,
+//		OnEvent: catalog.RecordPull,
+//	}
+//
+// A Catalog is a struct to fill in: the zero value keeps its notes in memory. Fields
+// must not change after first use. It is safe for concurrent use and must not be
+// copied after first use.
+type Catalog struct {
+	// Template returns the creation template for a repository that a pull makes;
+	// [API.Template] fits. An error refuses the pull, see [pullthrough.RepoCreator].
+	// nil: there are no templates.
+	Template func(ctx context.Context, repo pullthrough.Repo) (t Template, ok bool, err error)
+	// Excluded reports whether the pulls of a principal leave the time of an image's
+	// last recorded pull as it is; [API.Excluded] fits. nil: nobody's do.
+	Excluded func(ctx context.Context, account, region, principal string) (bool, error)
+	// File is where the notes are kept, as JSON: written as a whole whenever a
+	// repository, image or tag has changed, and read by [Catalog.Load]. The times of
+	// pulls are written along with the next such change, or by [Catalog.Save]. "":
+	// they are not kept.
+	File string
+	// Logger is told what could not be noted. nil: nothing is logged.
+	Logger *slog.Logger
+	// Now is the clock that stamps repositories, images and pulls. nil: time.Now.
+	Now func() time.Time
+
+	mu    sync.RWMutex
+	repos map[pullthrough.Repo]*repository
+	early map[imageKey]time.Time // pulls that came before the Store had the image
+
+	saving
+}
+
+// CatalogRepository is what a [Catalog] knows of a repository beside its images: when
+// it was made, and the members of the creation template that applied then.
+type CatalogRepository struct {
+	CreatedAt                          time.Time               `json:"createdAt,omitzero"`
+	EncryptionConfiguration            EncryptionConfiguration `json:"encryptionConfiguration"`
+	ResourceTags                       []Tag                   `json:"resourceTags,omitempty"`
+	ImageTagMutability                 string                  `json:"imageTagMutability,omitempty"`
+	ImageTagMutabilityExclusionFilters []ExclusionFilter       `json:"imageTagMutabilityExclusionFilters,omitempty"`
+	RepositoryPolicy                   string                  `json:"repositoryPolicy,omitempty"`
+	LifecyclePolicy                    string                  `json:"lifecyclePolicy,omitempty"`
+}
+
+// Repository returns what is known of a repository, whose slices must not be changed.
+// ok is false if there is none.
+func (c *Catalog) Repository(repo pullthrough.Repo) (r CatalogRepository, ok bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if have := c.repos[repo]; have != nil {
+		return have.CatalogRepository, true
+	}
+	return CatalogRepository{}, false
+}
+
+// repository is a repository with its images. Catalog.mu guards it.
+type repository struct {
+	CatalogRepository
+	images map[digest.Digest]image
+	tags   map[string]digest.Digest
+	claims map[string]claim // tags that must not move, while the Store is given them
+	change uint64           // counts the changes
+}
+
+// claim is a tag's new digest, and how many puts bring it.
+type claim struct {
+	digest digest.Digest
+	puts   int
+}
+
+// imageKey names an image. It is comparable.
+type imageKey struct {
+	repo   pullthrough.Repo
+	digest digest.Digest
+}
+
+// made returns the settings of a repository made now, by the template if there is one.
+func (c *Catalog) made(t Template) CatalogRepository {
+	r := CatalogRepository{
+		CreatedAt:                          c.now(),
+		EncryptionConfiguration:            EncryptionConfiguration{EncryptionType: new(aes256)},
+		ResourceTags:                       t.ResourceTags,
+		ImageTagMutability:                 cmp.Or(t.ImageTagMutability, mutable),
+		ImageTagMutabilityExclusionFilters: t.ImageTagMutabilityExclusionFilters,
+		RepositoryPolicy:                   t.RepositoryPolicy,
+		LifecyclePolicy:                    t.LifecyclePolicy,
+	}
+	if t.EncryptionConfiguration != nil {
+		r.EncryptionConfiguration = *t.EncryptionConfiguration
+	}
+	return r
+}
+
+// fixed reports whether the tag must not move once it is there.
+func (r CatalogRepository) fixed(tag string) bool {
+	excluded := slices.ContainsFunc(r.ImageTagMutabilityExclusionFilters, func(f ExclusionFilter) bool {
+		match, err := path.Match(value(f.Filter), tag) // neither has a slash: * is any text
+		return err == nil && match
+	})
+	switch r.ImageTagMutability {
+	case immutable, immutableWithExclusion:
+		return !excluded
+	case mutableWithExclusion:
+		return excluded
+	}
+	return false
+}
+
+const (
+	immutableWithExclusion = "IMMUTABLE_WITH_EXCLUSION"
+	mutableWithExclusion   = "MUTABLE_WITH_EXCLUSION"
+)
+
+// has reports whether the repository is known.
+func (c *Catalog) has(repo pullthrough.Repo) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.repos[repo] != nil
+}
+
+// add makes the repository known, if it is not, and reports whether it was not.
+func (c *Catalog) add(repo pullthrough.Repo, settings CatalogRepository) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.repos[repo] != nil {
+		return false
+	}
+	c.addLocked(repo, settings)
+	return true
+}
+
+func (c *Catalog) addLocked(repo pullthrough.Repo, settings CatalogRepository) *repository {
+	if c.repos == nil {
+		c.repos = map[pullthrough.Repo]*repository{}
+	}
+	r := &repository{
+		CatalogRepository: settings, change: 1,
+		images: map[digest.Digest]image{}, tags: map[string]digest.Digest{}, claims: map[string]claim{},
+	}
+	c.repos[repo] = r
+	return r
+}
+
+// names are the repositories of an account in a Region, in no order.
+func (c *Catalog) names(account, region string) (names []string) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for repo := range c.repos {
+		if repo.Account == account && repo.Region == region {
+			names = append(names, repo.Name)
+		}
+	}
+	return names
+}
+
+func (c *Catalog) now() time.Time {
+	if c.Now != nil {
+		return c.Now()
+	}
+	return time.Now()
+}
+
+func (c *Catalog) warn(ctx context.Context, what string, err error) {
+	if c.Logger != nil {
+		c.Logger.WarnContext(ctx, what, "err", err)
+	}
+}

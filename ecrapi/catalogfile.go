@@ -1,0 +1,186 @@
+package ecrapi
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// saving is who writes the file. Catalog.mu guards it.
+type saving struct {
+	busy  bool       // somebody writes
+	stale bool       // there is something new to write
+	ended *sync.Cond // busy has become false
+}
+
+// catalogFile is what stands in the file.
+type catalogFile struct {
+	Version      int              `json:"version"`
+	Repositories []fileRepository `json:"repositories"`
+}
+
+const catalogVersion = 1
+
+type fileRepository struct {
+	Account string `json:"account,omitempty"`
+	Region  string `json:"region,omitempty"`
+	Name    string `json:"name"`
+	CatalogRepository
+	Images []image `json:"images,omitempty"`
+}
+
+// Load reads the File in place of what is known; that there is none is no error. Call
+// it before the first use.
+func (c *Catalog) Load() error {
+	if c.File == "" {
+		return nil
+	}
+	content, err := os.ReadFile(c.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	var file catalogFile
+	if err := json.Unmarshal(content, &file); err != nil {
+		return fmt.Errorf("catalog: %s: %w", c.File, err)
+	}
+	if file.Version != catalogVersion {
+		return fmt.Errorf("catalog: %s: version %d is not known", c.File, file.Version)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.repos = nil
+	for _, from := range file.Repositories {
+		r := c.addLocked(pullthrough.Repo{Account: from.Account, Region: from.Region, Name: from.Name}, from.CatalogRepository)
+		for _, img := range from.Images {
+			tags := img.Tags
+			img.Tags = nil
+			r.noteLocked(img, "")
+			for _, tag := range tags {
+				r.noteLocked(img, tag)
+			}
+		}
+	}
+	return nil
+}
+
+// Save writes the File, if there is one. It is for the end of the program.
+func (c *Catalog) Save() error {
+	if c.File == "" {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = true
+	for c.busy {
+		c.ended.Wait()
+	}
+	return c.saveLocked()
+}
+
+// changed has the File written: by us, or by somebody who is at it already. That the
+// notes are not kept harms nobody now.
+func (c *Catalog) changed(ctx context.Context) {
+	if c.File == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = true
+	if c.busy {
+		return
+	}
+	if err := c.saveLocked(); err != nil {
+		c.warn(ctx, "the catalog could not be saved", err)
+	}
+}
+
+// saveLocked writes what is new until nothing is. mu is not held meanwhile.
+func (c *Catalog) saveLocked() (err error) {
+	c.busy = true
+	if c.ended == nil {
+		c.ended = sync.NewCond(&c.mu)
+	}
+	for c.stale && err == nil {
+		c.stale = false
+		file := c.fileLocked()
+		c.mu.Unlock()
+		err = file.write(c.File)
+		c.mu.Lock()
+	}
+	c.stale = c.stale || err != nil
+	c.busy = false
+	c.ended.Broadcast()
+	return err
+}
+
+func (c *Catalog) fileLocked() catalogFile {
+	file := catalogFile{Version: catalogVersion, Repositories: []fileRepository{}}
+	for repo, r := range c.repos {
+		to := fileRepository{Account: repo.Account, Region: repo.Region, Name: repo.Name, CatalogRepository: r.CatalogRepository}
+		tags := r.tagsLocked()
+		for d, img := range r.images {
+			img.Tags = tags[d]
+			to.Images = append(to.Images, img)
+		}
+		file.Repositories = append(file.Repositories, to)
+	}
+	return file
+}
+
+// write replaces the file as a whole: whoever reads it reads the one or the other.
+func (f catalogFile) write(name string) error {
+	slices.SortFunc(f.Repositories, func(x, y fileRepository) int {
+		return cmp.Or(cmp.Compare(x.Account, y.Account), cmp.Compare(x.Region, y.Region), cmp.Compare(x.Name, y.Name))
+	})
+	for _, r := range f.Repositories {
+		slices.SortFunc(r.Images, func(x, y image) int { return cmp.Compare(x.Digest, y.Digest) })
+	}
+	content, err := json.MarshalIndent(f, "", "\t")
+	if err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	temp := name + ".new"
+	err = os.MkdirAll(filepath.Dir(name), 0o755)
+	if err == nil {
+		err = writeSynced(temp, content)
+	}
+	if err == nil {
+		err = os.Rename(temp, name)
+	}
+	if err != nil {
+		return fmt.Errorf("catalog: %w", errors.Join(err, ignoreMissing(os.Remove(temp))))
+	}
+	return nil
+}
+
+// writeSynced writes a file whose content is on the disk when it gets its name.
+func writeSynced(name string, content []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,316 @@
+package ecrapi_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+// bare is a Store and nothing else.
+type bare struct{ pullthrough.Store }
+
+// keeper keeps lists of referrers.
+type keeper struct{}
+
+func (keeper) Referrers(context.Context, pullthrough.Repo, digest.Digest) (*ocispec.Index, time.Time, error) {
+	return nil, time.Time{}, fs.ErrNotExist
+}
+
+func (keeper) PutReferrers(context.Context, pullthrough.Repo, digest.Digest, *ocispec.Index, time.Time) error {
+	return nil
+}
+
+// lender lends places.
+type lender struct{}
+
+func (lender) StageBlob(context.Context, pullthrough.Repo, digest.Digest) (pullthrough.Stage, error) {
+	return nil, errors.ErrUnsupported
+}
+
+func TestTheStoreIsWhatTheInnerOneIs(t *testing.T) {
+	mem := pullthrough.NewMemStore()
+	for name, c := range map[string]struct {
+		inner         pullthrough.Store
+		keeps, stages bool
+	}{
+		"a bare one": {bare{mem}, false, false},
+		"memory":     {mem, false, false},
+		"referrers": {struct {
+			bare
+			keeper
+		}{bare{mem}, keeper{}}, true, false},
+		"stages": {struct {
+			bare
+			lender
+		}{bare{mem}, lender{}}, false, true},
+		"both": {struct {
+			bare
+			keeper
+			lender
+		}{bare{mem}, keeper{}, lender{}}, true, true},
+	} {
+		store := new(ecrapi.Catalog).Around(c.inner)
+		_, keeps := store.(pullthrough.ReferrerStore)
+		_, stager := store.(pullthrough.BlobStager)
+		_, creates := store.(pullthrough.RepoCreator)
+		_, tags := store.(pullthrough.TagLister)
+		_, repos := store.(pullthrough.RepoLister)
+		assert.Equal(t, c.keeps, keeps, name)
+		assert.Equal(t, c.stages, stager, name)
+		assert.True(t, creates && tags && repos, name)
+	}
+	dir, err := dirstore.Open(t.TempDir())
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, dir.Close()) }()
+	_, stager := new(ecrapi.Catalog).Around(dir).(pullthrough.BlobStager)
+	assert.True(t, stager, "downloads go to their place in the directory")
+}
+
+func TestTagsAndRepositoriesAreListed(t *testing.T) {
+	for name, inner := range map[string]pullthrough.Store{"memory": pullthrough.NewMemStore(), "a bare one": bare{pullthrough.NewMemStore()}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t, inner, nil)
+			r.up.Push("a", "v1", image(1))
+			r.up.Push("a", "v2", image(2))
+			store := r.proxy.Store.(interface {
+				pullthrough.TagLister
+				pullthrough.RepoLister
+			})
+			_, err := store.Tags(t.Context(), repo("a"))
+			assert.ErrorIs(t, err, fs.ErrNotExist)
+			r.pull(t, "a", "v1")
+			r.pull(t, "a", "v2")
+			tags, err := store.Tags(t.Context(), repo("a"))
+			require.NoError(t, err)
+			assert.ElementsMatch(t, []string{"v1", "v2"}, tags)
+			repos, err := store.Repos(t.Context(), "", "")
+			require.NoError(t, err)
+			assert.Equal(t, []string{"hub/a"}, repos)
+			repos, err = store.Repos(t.Context(), "", "eu-west-1")
+			require.NoError(t, err)
+			assert.Empty(t, repos)
+		})
+	}
+}
+
+func TestARepositoryIsMadeByItsTemplate(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r.template(t, `"imageTagMutability":"IMMUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"late*"}],`+
+		`"encryptionConfiguration":{"encryptionType":"KMS"},"customRoleArn":"`+role+`","resourceTags":[{"Key":"team","Value":"a"}],"repositoryPolicy":"{}","lifecyclePolicy":"{\"rules\":[]}"`)
+	r.up.Push("a", "v1", image(1))
+	r.pull(t, "a", "v1")
+	r.ok(t, "DescribeRepositories", `{}`, `{"repositories":[{"repositoryArn":"arn:aws:ecr:us-east-1:123456789012:repository/hub/a","registryId":"123456789012","repositoryName":"hub/a",
+		"repositoryUri":"123456789012.dkr.ecr.us-east-1.amazonaws.com/hub/a","createdAt":946684800,"imageTagMutability":"IMMUTABLE_WITH_EXCLUSION",
+		"imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"late*"}],"imageScanningConfiguration":{"scanOnPush":false},"encryptionConfiguration":{"encryptionType":"KMS"}}]}`)
+	settings, ok := r.catalog.Repository(repo("a"))
+	require.True(t, ok)
+	assert.Equal(t, "{}", settings.RepositoryPolicy)
+	assert.Equal(t, `{"rules":[]}`, settings.LifecyclePolicy)
+	require.Len(t, settings.ResourceTags, 1)
+	assert.Equal(t, "team", *settings.ResourceTags[0].Key)
+
+	resp, body := r.send(t, target+"DeleteRepositoryCreationTemplate", `{"prefix":"hub"}`)
+	require.Equal(t, 200, resp.StatusCode, body)
+	again, _ := r.catalog.Repository(repo("a"))
+	assert.Equal(t, settings, again, "what is made keeps its settings")
+	_, ok = r.catalog.Repository(repo("b"))
+	assert.False(t, ok)
+}
+
+func TestARepositoryWithoutATemplate(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r.up.Push("a", "v1", image(1))
+	r.pull(t, "a", "v1")
+	settings, ok := r.catalog.Repository(repo("a"))
+	require.True(t, ok)
+	assert.Equal(t, ecrapi.CatalogRepository{
+		CreatedAt: r.time(), ImageTagMutability: "MUTABLE", EncryptionConfiguration: ecrapi.EncryptionConfiguration{EncryptionType: new("AES256")},
+	}, settings)
+}
+
+// template-role-missing
+func TestATemplateThatCannotBeApplied(t *testing.T) {
+	for _, members := range []string{`"resourceTags":[{"Key":"team","Value":"a"}]`, `"encryptionConfiguration":{"encryptionType":"KMS"}`} {
+		r := newRegistry(t, pullthrough.NewMemStore(), nil)
+		r.template(t, members)
+		r.up.Push("a", "v1", image(1))
+		_, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "v1"})
+		status, code, _ := pullthrough.OCI(err)
+		assert.Equal(t, http.StatusNotFound, status, members)
+		assert.Equal(t, "NAME_UNKNOWN", code, members)
+		assert.Equal(t, 404, r.request(http.MethodGet, "/v2/hub/a/manifests/v1"), "and the next time too")
+		r.fails(t, "BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v1"}]}`, "RepositoryNotFoundException", noRepository("hub/a"))
+		r.ok(t, "DescribeRepositories", `{}`, `{"repositories":[]}`)
+	}
+}
+
+func noRepository(name string) string {
+	return "The repository with name '" + name + "' does not exist in the registry with id '123456789012'"
+}
+
+// immutable-refresh: a tag that is there never moves, and may come once.
+func TestTagsThatMustNotMove(t *testing.T) {
+	for mutability, moves := range map[string]map[string]bool{
+		`"MUTABLE"`:   {"v1": true, "latest": true},
+		`"IMMUTABLE"`: {"v1": false, "latest": false},
+		`"IMMUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"la*st"}]`: {"v1": false, "latest": true, "last": true, "latest2": false},
+		`"MUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"v*"}]`:      {"v1": false, "v": false, "latest": true},
+	} {
+		t.Run(mutability, func(t *testing.T) {
+			r := newRegistry(t, pullthrough.NewMemStore(), nil)
+			r.template(t, `"imageTagMutability":`+mutability)
+			one, two := image(1), image(2)
+			for tag := range moves {
+				r.up.Push("a", tag, one)
+				r.pull(t, "a", tag)
+				r.up.Push("a", tag, two)
+			}
+			r.wait(25 * time.Hour)
+			for tag, moved := range moves {
+				want := one
+				if moved {
+					want = two
+				}
+				m, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: tag})
+				require.NoError(t, err)
+				assert.Equal(t, want.Digest, m.Descriptor.Digest, tag)
+				assert.Equal(t, []string{want.Digest.String()}, r.tagged(t)[tag])
+			}
+			before := len(r.up.Log())
+			for tag := range moves {
+				r.pull(t, "a", tag)
+			}
+			assert.Len(t, r.up.Log(), before, "one check a day")
+		})
+	}
+}
+
+// Of two manifests that come for one tag at the same time one stays.
+func TestAnImmutableTagIsPutOnce(t *testing.T) {
+	catalog := &ecrapi.Catalog{Template: func(context.Context, pullthrough.Repo) (ecrapi.Template, bool, error) {
+		return ecrapi.Template{ImageTagMutability: "IMMUTABLE"}, true, nil
+	}}
+	gate := make(chan struct{})
+	mem := pullthrough.NewMemStore()
+	store := catalog.Around(&gatedStore{MemStore: mem, gate: gate})
+	require.NoError(t, store.(pullthrough.RepoCreator).CreateRepo(t.Context(), repo("a"), pullthrough.Rule{}, pullthrough.Request{}))
+	results := make(chan error, 20)
+	var puts sync.WaitGroup
+	for i := range cap(results) {
+		puts.Go(func() {
+			results <- store.PutManifest(context.Background(), repo("a"), manifestOf(image(int64(i%2)), "v1"))
+		})
+	}
+	for range cap(results) / 2 { // those that lose need no Store
+		assert.ErrorIs(t, <-results, pullthrough.ErrImmutable)
+	}
+	close(gate)
+	puts.Wait()
+	for range cap(results) / 2 {
+		assert.NoError(t, <-results)
+	}
+	stays, err := mem.Manifest(t.Context(), repo("a"), "v1")
+	require.NoError(t, err)
+	for i := range int64(2) {
+		err := store.PutManifest(t.Context(), repo("a"), manifestOf(image(i), "v1"))
+		assert.Equal(t, image(i).Digest == stays.Descriptor.Digest, err == nil)
+	}
+}
+
+// A put that failed holds no tag.
+func TestAnImmutableTagThatCouldNotBePut(t *testing.T) {
+	catalog := &ecrapi.Catalog{Template: func(context.Context, pullthrough.Repo) (ecrapi.Template, bool, error) {
+		return ecrapi.Template{ImageTagMutability: "IMMUTABLE"}, true, nil
+	}}
+	broken := &brokenStore{MemStore: pullthrough.NewMemStore(), err: assert.AnError}
+	store := catalog.Around(broken)
+	require.NoError(t, store.(pullthrough.RepoCreator).CreateRepo(t.Context(), repo("a"), pullthrough.Rule{}, pullthrough.Request{}))
+	assert.ErrorIs(t, store.PutManifest(t.Context(), repo("a"), manifestOf(image(1), "v1")), assert.AnError)
+	broken.err = nil
+	assert.NoError(t, store.PutManifest(t.Context(), repo("a"), manifestOf(image(2), "v1")))
+}
+
+type brokenStore struct {
+	*pullthrough.MemStore
+	err error
+}
+
+func (s *brokenStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+	if s.err != nil {
+		return s.err
+	}
+	return s.MemStore.PutManifest(ctx, repo, m)
+}
+
+func manifestOf(img *pullthroughtest.Image, tag string) *pullthrough.Manifest {
+	m := &pullthrough.Manifest{Content: img.Content, Tag: tag}
+	m.Descriptor.MediaType, m.Descriptor.Digest, m.Descriptor.Size = img.MediaType, img.Digest, int64(len(img.Content))
+	return m
+}
+
+// What others did to the inner Store shows when it is read.
+func TestTheCatalogFollowsTheStore(t *testing.T) {
+	mem := &forgetfulStore{MemStore: pullthrough.NewMemStore()}
+	r := newRegistry(t, mem, nil)
+	one, two := image(1), image(2)
+	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), manifestOf(one, "v1")))
+	r.ok(t, "DescribeRepositories", `{}`, `{"repositories":[]}`)
+	r.pull(t, "a", one.Digest.String())
+	assert.Equal(t, map[string][]string{"": {one.Digest.String()}}, r.tagged(t))
+	r.pull(t, "a", "v1")
+	assert.Equal(t, map[string][]string{"v1": {one.Digest.String()}}, r.tagged(t))
+	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), manifestOf(two, "v1")))
+	r.pull(t, "a", "v1")
+	assert.Equal(t, map[string][]string{"v1": {two.Digest.String()}, "": {one.Digest.String()}}, r.tagged(t))
+
+	mem.lost = one.Digest.String()
+	_, err := r.proxy.Store.Manifest(t.Context(), repo("a"), mem.lost)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	assert.Equal(t, map[string][]string{"v1": {two.Digest.String()}}, r.tagged(t))
+	mem.lost = "v1"
+	_, err = r.proxy.Store.Manifest(t.Context(), repo("a"), mem.lost)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	assert.Equal(t, map[string][]string{"": {two.Digest.String()}}, r.tagged(t))
+	mem.lost = two.Digest.String()
+	_, err = r.proxy.Store.Manifest(t.Context(), repo("a"), mem.lost)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	assert.Empty(t, r.tagged(t))
+}
+
+func TestDamagedManifestsAreNotNoted(t *testing.T) {
+	mem := pullthrough.NewMemStore()
+	damaged := manifestOf(image(1), "v1")
+	damaged.Content = []byte("{}")
+	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), damaged))
+	r := newRegistry(t, mem, nil)
+	_, err := r.proxy.Store.Manifest(t.Context(), repo("a"), "v1")
+	require.NoError(t, err)
+	r.ok(t, "DescribeRepositories", `{}`, `{"repositories":[]}`)
+}
+
+// forgetfulStore has lost something.
+type forgetfulStore struct {
+	*pullthrough.MemStore
+	lost string
+}
+
+func (s *forgetfulStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
+	if ref == s.lost {
+		return nil, fs.ErrNotExist
+	}
+	return s.MemStore.Manifest(ctx, repo, ref)
+}

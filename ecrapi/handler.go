@@ -1,0 +1,165 @@
+package ecrapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// operations are the targets that the API knows. A further one is a method and a
+// line here.
+var operations = map[string]operation{
+	"CreatePullThroughCacheRule":    of((*API).CreatePullThroughCacheRule),
+	"DescribePullThroughCacheRules": of((*API).DescribePullThroughCacheRules),
+	"UpdatePullThroughCacheRule":    of((*API).UpdatePullThroughCacheRule),
+	"DeletePullThroughCacheRule":    of((*API).DeletePullThroughCacheRule),
+	"ValidatePullThroughCacheRule":  of((*API).ValidatePullThroughCacheRule),
+
+	"CreateRepositoryCreationTemplate":    of((*API).CreateRepositoryCreationTemplate),
+	"DescribeRepositoryCreationTemplates": of((*API).DescribeRepositoryCreationTemplates),
+	"UpdateRepositoryCreationTemplate":    of((*API).UpdateRepositoryCreationTemplate),
+	"DeleteRepositoryCreationTemplate":    of((*API).DeleteRepositoryCreationTemplate),
+
+	"RegisterPullTimeUpdateExclusion":   of((*API).RegisterPullTimeUpdateExclusion),
+	"DeregisterPullTimeUpdateExclusion": of((*API).DeregisterPullTimeUpdateExclusion),
+	"ListPullTimeUpdateExclusions":      of((*API).ListPullTimeUpdateExclusions),
+}
+
+// operation reads a request's body and answers it.
+type operation func(a *API, ctx context.Context, id pullthrough.Identity, body []byte) (any, error)
+
+func of[In, Out any](do func(*API, context.Context, pullthrough.Identity, In) (Out, error)) operation {
+	return func(a *API, ctx context.Context, id pullthrough.Identity, body []byte) (any, error) {
+		var in In
+		if err := decode(body, &in); err != nil {
+			return nil, err
+		}
+		return do(a, ctx, id, in)
+	}
+}
+
+const (
+	// targetPrefix stands before the operation in the header X-Amz-Target.
+	targetPrefix = "AmazonEC2ContainerRegistry_V20150921."
+	contentType  = "application/x-amz-json-1.1"
+	// maxBody is far above what the members of any request may have together.
+	maxBody = 1 << 20
+)
+
+// ServeHTTP answers POST requests whose X-Amz-Target is an operation here, on any
+// path; all others are Next's. An error is {"__type":…,"message":…} with status
+// 400, or 500 for ServerException, and never 404 or 409.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	op, ours := strings.CutPrefix(r.Header.Get("X-Amz-Target"), targetPrefix)
+	do, known := a.operation(op)
+	if !ours || !known || r.Method != http.MethodPost {
+		a.next(w, r)
+		return
+	}
+	out, err := a.answer(w, r, do)
+	if err != nil {
+		a.refuse(w, r, op, err)
+		return
+	}
+	body, err := encode(out)
+	if err != nil {
+		a.refuse(w, r, op, err)
+		return
+	}
+	write(w, http.StatusOK, body)
+}
+
+func (a *API) next(w http.ResponseWriter, r *http.Request) {
+	if a.Next != nil {
+		a.Next.ServeHTTP(w, r)
+		return
+	}
+	a.refuse(w, r, "", &Error{unknownOperation, "The operation is not known."})
+}
+
+func (a *API) answer(w http.ResponseWriter, r *http.Request, do operation) (any, error) {
+	id, err := a.identify(r)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	switch _, long := errors.AsType[*http.MaxBytesError](err); {
+	case long:
+		return nil, &Error{serialization, "The request is longer than " + strconv.Itoa(maxBody) + " bytes."}
+	case err != nil:
+		return nil, &Error{serialization, "The request could not be read."}
+	}
+	return do(a, r.Context(), id, body)
+}
+
+func (a *API) identify(r *http.Request) (pullthrough.Identity, error) {
+	if a.Identify == nil {
+		return pullthrough.Identity{}, nil
+	}
+	return a.Identify(r)
+}
+
+// refuse answers with an exception. Of what callers are not told, the host's log is.
+func (a *API) refuse(w http.ResponseWriter, r *http.Request, op string, err error) {
+	e := asError(err, op)
+	if e.Code == serverException && a.Logger != nil && r.Context().Err() == nil {
+		a.Logger.ErrorContext(r.Context(), "an operation has failed", "operation", op, "err", err)
+	}
+	body, err := encode(struct {
+		Type    string `json:"__type"`
+		Message string `json:"message"`
+	}{e.Code, e.Message})
+	if err != nil { // of two strings there is none
+		panic(err)
+	}
+	write(w, e.status(), body)
+}
+
+func write(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Header().Set("X-Amzn-Requestid", requestID())
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client is gone
+}
+
+// requestID is a random UUID, which SDKs repeat in their errors.
+func requestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// decode reads a request. Members that are not known are ignored, null is absent.
+func decode(body []byte, in any) error {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil
+	}
+	err := json.Unmarshal(body, in)
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
+		return &Error{serialization, "The member '" + wrong.Field + "' has the wrong type."}
+	}
+	if err != nil {
+		return &Error{serialization, "The request is no valid JSON object."}
+	}
+	return nil
+}
+
+// encode writes an answer. Nobody reads it as HTML.
+func encode(out any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(out)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}

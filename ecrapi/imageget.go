@@ -1,0 +1,120 @@
+package ecrapi
+
+import (
+	"context"
+	"slices"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/shape"
+)
+
+// BatchGetImageInput is a request; nil members were not sent.
+type BatchGetImageInput struct {
+	RegistryId         *string           `json:"registryId,omitempty"`
+	RepositoryName     *string           `json:"repositoryName,omitempty"` // required
+	ImageIds           []ImageIdentifier `json:"imageIds,omitempty"`       // required
+	AcceptedMediaTypes []string          `json:"acceptedMediaTypes,omitempty"`
+}
+
+// BatchGetImageOutput is an answer.
+type BatchGetImageOutput struct {
+	Images   []Image        `json:"images"`
+	Failures []ImageFailure `json:"failures"`
+}
+
+// Image is an image in an answer.
+type Image struct {
+	RegistryId             string          `json:"registryId,omitempty"`
+	RepositoryName         string          `json:"repositoryName,omitempty"`
+	ImageId                ImageIdentifier `json:"imageId"`
+	ImageManifest          string          `json:"imageManifest,omitempty"`
+	ImageManifestMediaType string          `json:"imageManifestMediaType,omitempty"`
+}
+
+// ImageFailure says why there is no image in an answer.
+type ImageFailure struct {
+	ImageId       ImageIdentifier `json:"imageId"`
+	FailureCode   string          `json:"failureCode,omitempty"`
+	FailureReason string          `json:"failureReason,omitempty"`
+}
+
+// What can be wrong with one of a batch.
+const (
+	missingDigestAndTag = "MissingDigestAndTag"
+	invalidImageDigest  = "InvalidImageDigest"
+	tagIsNoDigest       = "ImageTagDoesNotMatchDigest"
+	imageNotFound       = "ImageNotFound"
+
+	sayNoImage = "Requested image not found"
+)
+
+// BatchGetImage returns manifests as a registry client's GET does: a tag is pulled
+// through, or checked if it is due. What is wrong with one image stands in the answer;
+// what is wrong with the repository, or with its rule's secret, is an error. An image
+// of a media type that is not accepted counts as not found: nothing is converted. See
+// [BatchGetImage] for the errors.
+//
+// [BatchGetImage]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchGetImage.html
+func (a *API) BatchGetImage(ctx context.Context, id pullthrough.Identity, in BatchGetImageInput) (out BatchGetImageOutput, err error) {
+	at, err := a.repositoryOf(id, in.RegistryId, in.RepositoryName)
+	if err != nil {
+		return out, err
+	}
+	if err := in.check(); err != nil {
+		return out, err
+	}
+	out.Images, out.Failures = []Image{}, []ImageFailure{}
+	for _, want := range in.ImageIds {
+		img, failure, err := a.getImage(ctx, at, id.Caller, want, in.AcceptedMediaTypes)
+		switch {
+		case err != nil:
+			return BatchGetImageOutput{}, err
+		case failure != nil:
+			out.Failures = append(out.Failures, *failure)
+		default:
+			out.Images = append(out.Images, img)
+		}
+	}
+	return out, nil
+}
+
+func (in *BatchGetImageInput) check() error {
+	if in.ImageIds == nil {
+		return fails(&shape.Error{At: "imageIds", Constraint: "Member must not be null"})
+	}
+	return fails(checkIdentifiers(in.ImageIds), shape.String{}.Each("acceptedMediaTypes", in.AcceptedMediaTypes, 1, 100))
+}
+
+// getImage pulls one image: by its tag, if it has one.
+func (a *API) getImage(ctx context.Context, at place, caller string, want ImageIdentifier, accepted []string) (img Image, failure *ImageFailure, err error) {
+	fail := func(code, reason string) *ImageFailure { return &ImageFailure{want, code, reason} }
+	switch {
+	case want.ImageDigest == nil && want.ImageTag == nil:
+		return img, fail(missingDigestAndTag, "Invalid request parameters: both tag and digest cannot be null"), nil
+	case want.ImageDigest != nil && !ocipath.ValidDigest(*want.ImageDigest):
+		return img, fail(invalidImageDigest, "Invalid request parameters: image digest should satisfy the regex '[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+'"), nil
+	case want.ImageTag != nil && !ocipath.ValidTag(*want.ImageTag):
+		return img, fail("InvalidImageTag", "Invalid request parameters: image tag should satisfy the regex '[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}'"), nil
+	}
+	ref := or(value(want.ImageTag), value(want.ImageDigest))
+	m, err := a.Images.Proxy.Manifest(ctx, pullthrough.Request{Repo: at.repo, Ref: ref, Caller: caller})
+	if err != nil {
+		exception, code, reason := a.refusal(at, err, "BatchGetImage", sayNoImage)
+		if exception != nil {
+			return img, nil, exception
+		}
+		return img, fail(code, reason), nil
+	}
+	d := m.Descriptor.Digest.String()
+	switch {
+	case want.ImageDigest != nil && *want.ImageDigest != d:
+		return img, fail(tagIsNoDigest, "Requested image tag does not match the requested image digest"), nil
+	case accepted != nil && !slices.Contains(accepted, m.Descriptor.MediaType):
+		return img, fail(imageNotFound, sayNoImage), nil
+	}
+	return Image{
+		RegistryId: at.reg.account, RepositoryName: at.repo.Name, ImageId: ImageIdentifier{&d, want.ImageTag},
+		ImageManifest: string(m.Content), ImageManifestMediaType: m.Descriptor.MediaType,
+	}, nil, nil
+}

@@ -1,0 +1,187 @@
+package ecrapi_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+)
+
+const tooLong = "Member must have length less than or equal to "
+
+// brokenConstraints are requests that break the model, by operation.
+var brokenConstraints = map[string]map[string][2]string{ // member and constraint
+	"CreatePullThroughCacheRule": {
+		`{}`:                            {"ecrRepositoryPrefix", mustNotBeNull},
+		`{"ecrRepositoryPrefix":"hub"}`: {"upstreamRegistryUrl", mustNotBeNull},
+		`{"ecrRepositoryPrefix":null,"upstreamRegistryUrl":"quay.io"}`:                   {"ecrRepositoryPrefix", mustNotBeNull},
+		`{"ecrRepositoryPrefix":"","upstreamRegistryUrl":"quay.io"}`:                     {"ecrRepositoryPrefix", "Member must have length greater than or equal to 2"},
+		`{"ecrRepositoryPrefix":"Hub","upstreamRegistryUrl":"quay.io"}`:                  {"ecrRepositoryPrefix", prefixPattern},
+		`{"ecrRepositoryPrefix":"1234567890123456789012345678901"}`:                      {"ecrRepositoryPrefix", tooLong + "30"},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","registryId":"1"}`: {"registryId", "Member must satisfy regular expression pattern: [0-9]{12}"},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","upstreamRepositoryPrefix":""}`: {
+			"upstreamRepositoryPrefix", "Member must have length greater than or equal to 2",
+		},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","upstreamRegistry":""}`: {
+			"upstreamRegistry", "Member must satisfy enum value set: [ecr, ecr-public, quay, k8s, docker-hub, github-container-registry, " +
+				"azure-container-registry, gitlab-container-registry, chainguard]",
+		},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io","credentialArn":""}`:                                  {"credentialArn", "Member must have length greater than or equal to 50"},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io","customRoleArn":"` + strings.Repeat("r", 2049) + `"}`: {"customRoleArn", tooLong + "2048"},
+	},
+	"DescribePullThroughCacheRules": {
+		`{"ecrRepositoryPrefixes":[]}`:                                           {"ecrRepositoryPrefixes", "Member must have length greater than or equal to 1"},
+		`{"ecrRepositoryPrefixes":[` + strings.Repeat(`"hub",`, 100) + `"hub"]}`: {"ecrRepositoryPrefixes", tooLong + "100"},
+		`{"ecrRepositoryPrefixes":["hub","H"]}`:                                  {"ecrRepositoryPrefixes", "Member must satisfy constraint: [Member must have length greater than or equal to 2]"},
+		`{"ecrRepositoryPrefixes":[null]}`:                                       {"ecrRepositoryPrefixes", "Member must satisfy constraint: [Member must have length greater than or equal to 2]"},
+		`{"registryId":"12345678901x"}`:                                          {"registryId", "Member must satisfy regular expression pattern: [0-9]{12}"},
+		`{"maxResults":0}`:                                                       {"maxResults", "Member must have value greater than or equal to 1"},
+		`{"maxResults":1001}`:                                                    {"maxResults", "Member must have value less than or equal to 1000"},
+	},
+	"UpdatePullThroughCacheRule": {
+		`{}`:                            {"ecrRepositoryPrefix", mustNotBeNull},
+		`{"ecrRepositoryPrefix":"Hub"}`: {"ecrRepositoryPrefix", prefixPattern},
+		`{"ecrRepositoryPrefix":"hub","credentialArn":"arn"}`:                               {"credentialArn", "Member must have length greater than or equal to 50"},
+		`{"ecrRepositoryPrefix":"hub","customRoleArn":"` + strings.Repeat("r", 2049) + `"}`: {"customRoleArn", tooLong + "2048"},
+		`{"ecrRepositoryPrefix":"hub","registryId":""}`:                                     {"registryId", "Member must satisfy regular expression pattern: [0-9]{12}"},
+	},
+	"DeletePullThroughCacheRule": {
+		`{}`:                          {"ecrRepositoryPrefix", mustNotBeNull},
+		`{"ecrRepositoryPrefix":"a"}`: {"ecrRepositoryPrefix", "Member must have length greater than or equal to 2"},
+		`{"ecrRepositoryPrefix":"hub","registryId":"0"}`: {"registryId", "Member must satisfy regular expression pattern: [0-9]{12}"},
+	},
+	"ValidatePullThroughCacheRule": {
+		`{}`:                             {"ecrRepositoryPrefix", mustNotBeNull},
+		`{"ecrRepositoryPrefix":"a..b"}`: {"ecrRepositoryPrefix", prefixPattern},
+		`{"ecrRepositoryPrefix":"hub","registryId":"0"}`: {"registryId", "Member must satisfy regular expression pattern: [0-9]{12}"},
+	},
+}
+
+func TestBrokenConstraints(t *testing.T) {
+	api := start(t, &ecrapi.API{})
+	for op, requests := range brokenConstraints {
+		for body, want := range requests {
+			api.fails(t, op, body, "InvalidParameterException", constraint(want[0], want[1]))
+		}
+	}
+	rules, err := api.api.Rules(t.Context(), "", "")
+	require.NoError(t, err)
+	assert.Empty(t, rules)
+}
+
+// What Rule.Validate refuses comes through with exception and message; its table is
+// tested there.
+func TestCreateRefuses(t *testing.T) {
+	api := start(t, &ecrapi.API{})
+	for body, want := range map[string][2]string{
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"registry.example.com"}`: {
+			"UnsupportedUpstreamRegistryException", "The upstream registry URL registry.example.com is invalid. Specify a valid upstream registry URL and try again",
+		},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":""}`: {
+			"UnsupportedUpstreamRegistryException", "The upstream registry URL  is invalid. Specify a valid upstream registry URL and try again",
+		},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io"}`: {
+			"UnsupportedUpstreamRegistryException", "The specified upstream registry requires authentication. Specify a valid Secrets Manager ARN containing the upstream registry credentials and try again.",
+		},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","credentialArn":"` + secret + `"}`: {
+			"UnsupportedUpstreamRegistryException", "The specified upstream registry doesn't require authentication.",
+		},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","customRoleArn":"` + role + `"}`: {
+			"InvalidParameterException", "Upstream registry URL and provided credential type do not match.",
+		},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"123456789012.dkr.ecr.us-east-1.amazonaws.com"}`: {
+			"InvalidParameterException", "Upstream registry URL cannot be the same as the cache registry.",
+		},
+		`{"ecrRepositoryPrefix":"ROOT","upstreamRegistryUrl":"quay.io","upstreamRepositoryPrefix":"up"}`: {
+			"InvalidParameterException", "A pull through cache rule with the prefix ROOT takes no upstream repository prefix but ROOT.",
+		},
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io","credentialArn":"` + strings.Replace(secret, "us-east-1", "eu-west-1", 1) + `"}`: {
+			"SecretNotFoundException", "Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in",
+		},
+	} {
+		api.fails(t, "CreatePullThroughCacheRule", body, want[0], want[1])
+	}
+	api.ok(t, "DescribePullThroughCacheRules", "{}", `{"pullThroughCacheRules":[]}`)
+}
+
+func TestRulesThatDoNotExist(t *testing.T) {
+	api := start(t, &ecrapi.API{})
+	api.create(t, "hub")
+	for _, op := range []string{"UpdatePullThroughCacheRule", "DeletePullThroughCacheRule", "ValidatePullThroughCacheRule"} {
+		for _, prefix := range []string{"gone", "hub/x", "hu", "ROOT"} {
+			api.fails(t, op, object("ecrRepositoryPrefix", prefix), "PullThroughCacheRuleNotFoundException", noSuchRule(prefix))
+		}
+	}
+}
+
+// region-error: the check is off by default.
+func TestRegionsWithoutPullThroughCache(t *testing.T) {
+	for _, where := range []string{"cn-north-1", "cn-northwest-1", "us-gov-east-1", "us-gov-west-1"} {
+		start(t, &ecrapi.API{Region: where}).create(t, "hub")
+		api := start(t, &ecrapi.API{Region: where, CheckRegion: true})
+		for _, op := range allOperations[:5] {
+			api.fails(t, op, object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "quay.io"), "InvalidParameterException", "This feature is disabled")
+		}
+	}
+	start(t, &ecrapi.API{CheckRegion: true}).create(t, "hub")
+}
+
+func TestUpdate(t *testing.T) {
+	api := start(t, &ecrapi.API{})
+	_, _ = api.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "upstreamRepositoryPrefix", "up", "credentialArn", secret))
+	_, _ = api.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "ecr", "upstreamRegistryUrl", "111122223333.dkr.ecr.us-east-1.amazonaws.com"))
+	api.create(t, "open")
+	api.now = epoch.Add(time.Hour)
+	for _, c := range []struct{ name, request, answer string }{
+		{"another secret", `{"ecrRepositoryPrefix":"hub","credentialArn":"` + secret2 + `"}`, `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret2 + `","upstreamRepositoryPrefix":"up"}`},
+		{"empty-update", `{"ecrRepositoryPrefix":"hub/"}`, `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret2 + `","upstreamRepositoryPrefix":"up"}`},
+		{"empty-update of an open one", `{"ecrRepositoryPrefix":"open"}`, `{"ecrRepositoryPrefix":"open","registryId":"123456789012","updatedAt":946688400}`},
+		{"a role", `{"ecrRepositoryPrefix":"ecr","customRoleArn":"` + role + `"}`, `{"ecrRepositoryPrefix":"ecr","registryId":"123456789012","updatedAt":946688400,"customRoleArn":"` + role + `"}`},
+		{"no role", `{"ecrRepositoryPrefix":"ecr","customRoleArn":""}`, `{"ecrRepositoryPrefix":"ecr","registryId":"123456789012","updatedAt":946688400}`},
+	} {
+		t.Run(c.name, func(t *testing.T) { api.ok(t, "UpdatePullThroughCacheRule", c.request, c.answer) })
+	}
+	api.ok(t, "DescribePullThroughCacheRules", `{"ecrRepositoryPrefixes":["hub"]}`, `{"pullThroughCacheRules":[{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io",
+		"upstreamRepositoryPrefix":"up","registryId":"123456789012","createdAt":946684800,"updatedAt":946688400,"credentialArn":"`+secret2+`"}]}`)
+}
+
+func TestUpdateRefuses(t *testing.T) {
+	api := start(t, &ecrapi.API{})
+	_, _ = api.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "credentialArn", secret))
+	api.create(t, "open")
+	before, err := api.api.Rules(t.Context(), "", "")
+	require.NoError(t, err)
+	api.now = epoch.Add(time.Hour)
+	for body, want := range map[string][2]string{
+		`{"ecrRepositoryPrefix":"hub","customRoleArn":"` + role + `"}`:    {"InvalidParameterException", "Upstream registry URL and provided credential type do not match."},
+		`{"ecrRepositoryPrefix":"open","customRoleArn":"` + role + `"}`:   {"InvalidParameterException", "Upstream registry URL and provided credential type do not match."},
+		`{"ecrRepositoryPrefix":"open","credentialArn":"` + secret + `"}`: {"InvalidParameterException", "The specified upstream registry doesn't require authentication."},
+		`{"ecrRepositoryPrefix":"hub","credentialArn":"` + strings.Replace(secret, account, "111122223333", 1) + `"}`: {
+			"SecretNotFoundException", "Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in",
+		},
+	} {
+		api.fails(t, "UpdatePullThroughCacheRule", body, want[0], want[1])
+	}
+	after, err := api.api.Rules(t.Context(), "", "")
+	require.NoError(t, err)
+	assert.Equal(t, before, after, "nothing has changed, not even a time")
+}
+
+// A rule that the host made may name any upstream, and its credential can be updated.
+func TestUpdateOfARuleThatCreateWouldRefuse(t *testing.T) {
+	state := &ecrapi.MemState{}
+	require.NoError(t, state.Update(t.Context(), account, region, func(s *ecrapi.Settings) error {
+		s.Rules = []pullthrough.Rule{{Prefix: "mine", UpstreamURL: "http://127.0.0.1:5000"}}
+		return nil
+	}))
+	api := start(t, &ecrapi.API{State: state})
+	api.ok(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "mine", "credentialArn", secret),
+		`{"ecrRepositoryPrefix":"mine","registryId":"123456789012","updatedAt":946684800,"credentialArn":"`+secret+`"}`)
+	api.ok(t, "DescribePullThroughCacheRules", `{}`, `{"pullThroughCacheRules":[{"ecrRepositoryPrefix":"mine","upstreamRegistryUrl":"http://127.0.0.1:5000",
+		"registryId":"123456789012","updatedAt":946684800,"credentialArn":"`+secret+`"}]}`)
+}

@@ -1,0 +1,199 @@
+package ecrapi
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/shape"
+)
+
+// maxRules is ECR's quota for one registry; it cannot be raised.
+const maxRules = 50
+
+// CreatePullThroughCacheRuleInput is a request; nil members were not sent.
+type CreatePullThroughCacheRuleInput struct {
+	EcrRepositoryPrefix      *string `json:"ecrRepositoryPrefix,omitempty"` // required
+	UpstreamRegistryUrl      *string `json:"upstreamRegistryUrl,omitempty"` // required
+	RegistryId               *string `json:"registryId,omitempty"`
+	UpstreamRegistry         *string `json:"upstreamRegistry,omitempty"`
+	UpstreamRepositoryPrefix *string `json:"upstreamRepositoryPrefix,omitempty"`
+	CredentialArn            *string `json:"credentialArn,omitempty"`
+	CustomRoleArn            *string `json:"customRoleArn,omitempty"`
+}
+
+// CreatePullThroughCacheRuleOutput is an answer; members that are zero are absent.
+type CreatePullThroughCacheRuleOutput struct {
+	EcrRepositoryPrefix      string `json:"ecrRepositoryPrefix,omitempty"`
+	UpstreamRegistryUrl      string `json:"upstreamRegistryUrl,omitempty"`
+	CreatedAt                Time   `json:"createdAt,omitzero"`
+	RegistryId               string `json:"registryId,omitempty"`
+	UpstreamRegistry         string `json:"upstreamRegistry,omitempty"`
+	CredentialArn            string `json:"credentialArn,omitempty"`
+	CustomRoleArn            string `json:"customRoleArn,omitempty"`
+	UpstreamRepositoryPrefix string `json:"upstreamRepositoryPrefix,omitempty"`
+}
+
+// CreatePullThroughCacheRule creates a rule as [pullthrough.Rule.Validate] allows,
+// if API.Secrets has its secret, whatever that says (empty-secret). Rules may nest
+// (nested-prefixes). What the caller left out stays out of the answers: no upstream
+// registry is derived from the URL (upstream-registry-echo), no upstream prefix is
+// ROOT for having been left out (ecr-upstream-prefix-echo). See
+// [CreatePullThroughCacheRule] for the errors.
+//
+// [CreatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreatePullThroughCacheRule.html
+func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Identity, in CreatePullThroughCacheRuleInput) (out CreatePullThroughCacheRuleOutput, err error) {
+	reg, err := a.rulesOf(id, in.RegistryId)
+	if err != nil {
+		return out, err
+	}
+	if err := in.check(); err != nil {
+		return out, err
+	}
+	now := a.now()
+	rule := pullthrough.Rule{
+		Prefix: *in.EcrRepositoryPrefix, UpstreamURL: *in.UpstreamRegistryUrl,
+		Upstream: value(in.UpstreamRegistry), UpstreamPrefix: value(in.UpstreamRepositoryPrefix),
+		CredentialARN: value(in.CredentialArn), CustomRoleARN: value(in.CustomRoleArn),
+		CreatedAt: now, UpdatedAt: now,
+	}
+	if err := rule.Validate(reg.account, reg.region); err != nil {
+		return out, asError(err, "CreatePullThroughCacheRule")
+	}
+	if err := a.checkSecret(ctx, reg, rule.CredentialARN); err != nil {
+		return out, err
+	}
+	err = a.update(ctx, reg, func(s *Settings) error {
+		switch {
+		case find(s.Rules, rulePrefix, rule.Prefix) >= 0:
+			return ruleExists(reg, rule.Prefix)
+		case len(s.Rules) >= maxRules:
+			return tooManyRules(reg)
+		}
+		s.Rules = with(s.Rules, rule)
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	return CreatePullThroughCacheRuleOutput{
+		EcrRepositoryPrefix: rule.Prefix, UpstreamRegistryUrl: rule.UpstreamURL, CreatedAt: Time{rule.CreatedAt},
+		RegistryId: reg.account, UpstreamRegistry: rule.Upstream, CredentialArn: rule.CredentialARN,
+		CustomRoleArn: rule.CustomRoleARN, UpstreamRepositoryPrefix: rule.UpstreamPrefix,
+	}, nil
+}
+
+func (in *CreatePullThroughCacheRuleInput) check() error {
+	return fails(
+		shape.RulePrefix.Need("ecrRepositoryPrefix", in.EcrRepositoryPrefix),
+		shape.String{}.Need("upstreamRegistryUrl", in.UpstreamRegistryUrl),
+		shape.Upstream.May("upstreamRegistry", in.UpstreamRegistry),
+		shape.RulePrefix.May("upstreamRepositoryPrefix", in.UpstreamRepositoryPrefix),
+		shape.CredentialARN.May("credentialArn", in.CredentialArn),
+		shape.RoleARN.May("customRoleArn", in.CustomRoleArn),
+	)
+}
+
+// DescribePullThroughCacheRulesInput is a request; nil members were not sent.
+type DescribePullThroughCacheRulesInput struct {
+	RegistryId            *string  `json:"registryId,omitempty"`
+	EcrRepositoryPrefixes []string `json:"ecrRepositoryPrefixes,omitempty"`
+	NextToken             *string  `json:"nextToken,omitempty"`
+	MaxResults            *int64   `json:"maxResults,omitempty"` // nil: 100
+}
+
+// DescribePullThroughCacheRulesOutput is an answer. NextToken is "" on the last page.
+type DescribePullThroughCacheRulesOutput struct {
+	PullThroughCacheRules []PullThroughCacheRule `json:"pullThroughCacheRules"`
+	NextToken             string                 `json:"nextToken,omitempty"`
+}
+
+// PullThroughCacheRule is a rule as it is described; members that are zero are absent.
+type PullThroughCacheRule struct {
+	EcrRepositoryPrefix      string `json:"ecrRepositoryPrefix,omitempty"`
+	UpstreamRegistryUrl      string `json:"upstreamRegistryUrl,omitempty"`
+	CreatedAt                Time   `json:"createdAt,omitzero"`
+	RegistryId               string `json:"registryId,omitempty"`
+	CredentialArn            string `json:"credentialArn,omitempty"`
+	CustomRoleArn            string `json:"customRoleArn,omitempty"`
+	UpstreamRepositoryPrefix string `json:"upstreamRepositoryPrefix,omitempty"`
+	UpstreamRegistry         string `json:"upstreamRegistry,omitempty"`
+	UpdatedAt                Time   `json:"updatedAt,omitzero"`
+}
+
+// DescribePullThroughCacheRules returns rules in the order of their prefixes
+// (describe-order). Rules that are asked for by prefix come on one page, and all of
+// them must exist; a token does not go with them (token-with-filter). See
+// [DescribePullThroughCacheRules] for the errors.
+//
+// [DescribePullThroughCacheRules]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribePullThroughCacheRules.html
+func (a *API) DescribePullThroughCacheRules(ctx context.Context, id pullthrough.Identity, in DescribePullThroughCacheRulesInput) (out DescribePullThroughCacheRulesOutput, err error) {
+	reg, err := a.rulesOf(id, in.RegistryId)
+	if err != nil {
+		return out, err
+	}
+	if err := fails(shape.RulePrefix.Each("ecrRepositoryPrefixes", in.EcrRepositoryPrefixes, 1, 100)); err != nil {
+		return out, err
+	}
+	p, err := pageOf("DescribePullThroughCacheRules", in.NextToken, in.MaxResults)
+	switch {
+	case err != nil:
+		return out, err
+	case in.EcrRepositoryPrefixes != nil && given(in.NextToken):
+		return out, &Error{invalidParameter, "A nextToken cannot be used together with ecrRepositoryPrefixes."}
+	}
+	settings, err := a.load(ctx, reg)
+	if err != nil {
+		return out, err
+	}
+	rules := settings.Rules
+	if in.EcrRepositoryPrefixes == nil {
+		rules, out.NextToken = paged(p, rules, rulePrefix)
+	} else {
+		for _, prefix := range in.EcrRepositoryPrefixes {
+			if find(rules, rulePrefix, prefix) < 0 {
+				return out, noSuchRule(reg, prefix)
+			}
+		}
+		rules = only(rules, rulePrefix, in.EcrRepositoryPrefixes)
+	}
+	out.PullThroughCacheRules = make([]PullThroughCacheRule, len(rules))
+	for i, rule := range rules {
+		out.PullThroughCacheRules[i] = described(reg, rule)
+	}
+	return out, nil
+}
+
+func described(reg registry, rule pullthrough.Rule) PullThroughCacheRule {
+	return PullThroughCacheRule{
+		EcrRepositoryPrefix: rule.Prefix, UpstreamRegistryUrl: rule.UpstreamURL, CreatedAt: Time{rule.CreatedAt},
+		RegistryId: reg.account, CredentialArn: rule.CredentialARN, CustomRoleArn: rule.CustomRoleARN,
+		UpstreamRepositoryPrefix: rule.UpstreamPrefix, UpstreamRegistry: rule.Upstream, UpdatedAt: Time{rule.UpdatedAt},
+	}
+}
+
+func rulePrefix(rule pullthrough.Rule) string { return rule.Prefix }
+
+// The sentences about rules are our own (rule-error-texts).
+
+func noSuchRule(reg registry, prefix string) *Error {
+	return &Error{"PullThroughCacheRuleNotFoundException", fmt.Sprintf(
+		"The pull through cache rule with repository prefix '%s' does not exist in the registry with id '%s'", prefix, reg.account)}
+}
+
+func ruleExists(reg registry, prefix string) *Error {
+	return &Error{"PullThroughCacheRuleAlreadyExistsException", fmt.Sprintf(
+		"The pull through cache rule with repository prefix '%s' already exists in the registry with id '%s'", prefix, reg.account)}
+}
+
+func tooManyRules(reg registry) *Error {
+	return &Error{limitExceeded, fmt.Sprintf(
+		"The registry with id '%s' has %d pull through cache rules already, which is as many as there may be", reg.account, maxRules)}
+}
+
+func value(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

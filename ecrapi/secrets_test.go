@@ -1,0 +1,231 @@
+package ecrapi_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+)
+
+const goodSecret = `{"username":"canary-robot","accessToken":"canary-token"}`
+
+// vault is a Secrets Manager.
+type vault struct {
+	content string
+	err     error
+	asked   []string // account, Region and ARN
+}
+
+func (v *vault) secret(_ context.Context, account, region, arn string) (string, error) {
+	v.asked = append(v.asked, account+" "+region+" "+arn)
+	return v.content, v.err
+}
+
+var secretErrors = map[string]struct {
+	err           error
+	code, message string
+}{
+	"not found":   {fmt.Errorf("canary-vault: %w", ecrapi.ErrSecretNotFound), "SecretNotFoundException", "The secret was not found. Verify that it exists in this account and Region and try again."},
+	"unreadable":  {ecrapi.ErrSecretAccess, "UnableToAccessSecretException", "The secret could not be read. Verify the permissions on it and try again."},
+	"undecrypted": {ecrapi.ErrSecretDecrypt, "UnableToDecryptSecretValueException", "The secret could not be decrypted. Verify the permissions on its key and try again."},
+}
+
+func TestSecretsAtCreateAndUpdate(t *testing.T) {
+	for name, e := range secretErrors {
+		t.Run(name, func(t *testing.T) {
+			v := &vault{err: e.err}
+			c := start(t, &ecrapi.API{Secrets: v.secret})
+			request := object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "credentialArn", secret)
+			c.fails(t, "CreatePullThroughCacheRule", request, e.code, e.message)
+			c.ok(t, "DescribePullThroughCacheRules", "{}", `{"pullThroughCacheRules":[]}`)
+			v.err = nil
+			resp, body := c.send(t, target+"CreatePullThroughCacheRule", request)
+			require.Equal(t, 200, resp.StatusCode, body)
+			assert.Equal(t, []string{account + " " + region + " " + secret, account + " " + region + " " + secret}, v.asked)
+
+			v.err = e.err
+			c.fails(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "credentialArn", secret2), e.code, e.message)
+			c.ok(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"),
+				`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946684800,"credentialArn":"`+secret+`"}`)
+			assert.Len(t, v.asked, 3, "an empty update asks for no secret")
+		})
+	}
+}
+
+// empty-secret: what a secret says does not matter before it is used.
+func TestTheContentOfASecretIsNotCheckedAtCreate(t *testing.T) {
+	for _, content := range []string{"test", "", "{}", goodSecret} {
+		v := &vault{content: content}
+		c := start(t, &ecrapi.API{Secrets: v.secret})
+		resp, body := c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "registry-1.docker.io", "credentialArn", secret))
+		assert.Equal(t, 200, resp.StatusCode, body)
+		assert.NotContains(t, body, "canary")
+	}
+}
+
+func TestSecretsAreNotAskedForInVain(t *testing.T) {
+	v := &vault{err: errors.New("canary")}
+	c := start(t, &ecrapi.API{Secrets: v.secret})
+	c.create(t, "hub")
+	resp, body := c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "h2", "upstreamRegistryUrl", "quay.io", "credentialArn", secret))
+	assertException(t, resp, body, "UnsupportedUpstreamRegistryException")
+	resp, body = c.send(t, target+"UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "gone", "credentialArn", secret))
+	assertException(t, resp, body, "PullThroughCacheRuleNotFoundException")
+	c.ok(t, "ValidatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"),
+		`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","upstreamRegistryUrl":"quay.io","isValid":true}`)
+	assert.Empty(t, v.asked)
+}
+
+func TestAVaultThatFails(t *testing.T) {
+	v := &vault{err: errors.New("canary-vault is down")}
+	c := start(t, &ecrapi.API{Secrets: v.secret})
+	resp, body := c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "credentialArn", secret))
+	assertException(t, resp, body, "ServerException")
+	assert.NotContains(t, body, "canary")
+}
+
+// badSecrets are not what ECR reads.
+var badSecrets = map[string]string{
+	"no version":           "",
+	"plain text":           "canary-test",
+	"other case":           `{"Username":"canary-robot","AccessToken":"canary-token"}`,
+	"other name":           `{"username":"canary-robot","password":"canary-token"}`,
+	"no user":              `{"accessToken":"canary-token"}`,
+	"no token":             `{"username":"canary-robot"}`,
+	"empty user":           `{"username":"","accessToken":"canary-token"}`,
+	"empty token":          `{"username":"canary-robot","accessToken":""}`,
+	"null":                 `null`,
+	"a null token":         `{"username":"canary-robot","accessToken":null}`,
+	"a number":             `{"username":"canary-robot","accessToken":1}`,
+	"a list":               `["canary-robot","canary-token"]`,
+	"a string":             `"canary"`,
+	"trailing":             goodSecret + "x",
+	"over 65,536 bytes":    strings.TrimSuffix(goodSecret, "}") + `,"x":"` + strings.Repeat("x", 65_536) + `"}`,
+	"case beside the name": `{"username":"canary-robot","ACCESSTOKEN":"canary-token"}`,
+}
+
+func TestCredentials(t *testing.T) {
+	v := &vault{content: goodSecret}
+	api := &ecrapi.API{Secrets: v.secret}
+	repo := pullthrough.Repo{Account: "111122223333", Region: "eu-west-1", Name: "hub/a"}
+	rule := pullthrough.Rule{Prefix: "hub", UpstreamURL: "ghcr.io", CredentialARN: secret}
+	for range 2 { // secret-cache: asked each time
+		got, err := api.Credentials(t.Context(), repo, rule)
+		require.NoError(t, err)
+		assert.True(t, got == pullthrough.Credential{Username: "canary-robot", AccessToken: "canary-token"})
+	}
+	assert.Equal(t, []string{"111122223333 eu-west-1 " + secret, "111122223333 eu-west-1 " + secret}, v.asked)
+	v.content = `{"note":"canary","username":"u","accessToken":"t"}`
+	got, err := api.Credentials(t.Context(), repo, rule)
+	require.NoError(t, err)
+	assert.True(t, got == pullthrough.Credential{Username: "u", AccessToken: "t"})
+
+	for name, content := range badSecrets {
+		v.content = content
+		_, err := api.Credentials(t.Context(), repo, rule)
+		require.Error(t, err, name)
+		assert.NotContains(t, err.Error(), "canary", name)
+	}
+	for _, e := range secretErrors {
+		v.err = e.err
+		_, err := api.Credentials(t.Context(), repo, rule)
+		assert.ErrorIs(t, err, e.err)
+	}
+	_, err = new(ecrapi.API).Credentials(t.Context(), repo, rule)
+	assert.ErrorIs(t, err, ecrapi.ErrSecretAccess, "without Secrets nobody knows what it says")
+}
+
+func TestCredentialsOfRulesWithoutASecret(t *testing.T) {
+	api := &ecrapi.API{}
+	repo := pullthrough.Repo{Account: account, Region: region, Name: "hub/a"}
+	for url, c := range map[string]struct {
+		role   string
+		denied bool
+	}{
+		"quay.io": {}, "http://127.0.0.1:5000": {},
+		"123456789012.dkr.ecr.eu-west-1.amazonaws.com": {},             // another Region
+		"111122223333.dkr.ecr.us-east-1.amazonaws.com": {denied: true}, // cross-account-no-role: the pull is denied
+		"444455556666.dkr.ecr.us-east-1.amazonaws.com": {role: role},   // whoever plays the role
+	} {
+		got, err := api.Credentials(t.Context(), repo, pullthrough.Rule{Prefix: "hub", UpstreamURL: url, CustomRoleARN: c.role})
+		assert.True(t, got == pullthrough.Credential{}, url)
+		assert.Equal(t, c.denied, errors.Is(err, pullthrough.ErrDenied), url)
+	}
+}
+
+func TestValidation(t *testing.T) {
+	const valid = `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","upstreamRegistryUrl":"ghcr.io","upstreamRepositoryPrefix":"up","credentialArn":"` + secret + `","isValid":true}`
+	failed := func(text string) string {
+		return strings.Replace(valid, `"isValid":true`, `"isValid":false,"failure":"`+text+`"`, 1)
+	}
+	v := &vault{content: goodSecret}
+	var reached []pullthrough.Repo
+	var answer error
+	c := start(t, &ecrapi.API{Secrets: v.secret, Validate: func(_ context.Context, repo pullthrough.Repo, rule pullthrough.Rule) error {
+		reached = append(reached, repo)
+		assert.Equal(t, "ghcr.io", rule.UpstreamURL)
+		return answer
+	}})
+	resp, body := c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "upstreamRepositoryPrefix", "up", "credentialArn", secret))
+	require.Equal(t, 200, resp.StatusCode, body)
+	request := object("ecrRepositoryPrefix", "hub/")
+	c.ok(t, "ValidatePullThroughCacheRule", request, valid)
+	assert.Equal(t, []pullthrough.Repo{{Account: account, Region: region}}, reached)
+
+	for err, text := range map[error]string{
+		pullthrough.ErrDenied:      "The upstream registry refused the credentials. Verify that they are correct.",
+		pullthrough.ErrRateLimited: "The upstream registry limits the rate of requests. Try again later.",
+		pullthrough.ErrUnavailable: "The upstream registry could not be reached.",
+		context.DeadlineExceeded:   "The upstream registry could not be reached.",
+		ecrapi.ErrSecretDecrypt:    secretErrors["undecrypted"].message,
+	} {
+		answer = fmt.Errorf("canary: %w", err)
+		c.ok(t, "ValidatePullThroughCacheRule", request, failed(text))
+	}
+	answer = errors.New("canary")
+	resp, body = c.send(t, target+"ValidatePullThroughCacheRule", request)
+	assertException(t, resp, body, "ServerException")
+	assert.NotContains(t, body, "canary")
+
+	answer, reached = nil, nil
+	for _, content := range badSecrets {
+		v.content = content
+		c.ok(t, "ValidatePullThroughCacheRule", request, failed("The secret must be a JSON object with the members username and accessToken."))
+	}
+	for _, e := range secretErrors {
+		v.err = e.err
+		c.ok(t, "ValidatePullThroughCacheRule", request, failed(e.message))
+	}
+	v.err = errors.New("canary")
+	resp, body = c.send(t, target+"ValidatePullThroughCacheRule", request)
+	assertException(t, resp, body, "ServerException")
+	assert.Empty(t, reached, "without a good secret upstream is not asked")
+}
+
+func TestValidationWithoutCallbacks(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	c.now = epoch.Add(time.Second)
+	c.create(t, "open")
+	for prefix, url := range map[string]string{"far": "111122223333.dkr.ecr.us-east-1.amazonaws.com", "near": "123456789012.dkr.ecr.eu-west-1.amazonaws.com"} {
+		_, _ = c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", prefix, "upstreamRegistryUrl", url))
+	}
+	_, _ = c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "credentialArn", secret))
+	for prefix, want := range map[string]string{
+		"open": `{"ecrRepositoryPrefix":"open","registryId":"123456789012","upstreamRegistryUrl":"quay.io","isValid":true}`,
+		"hub":  `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","upstreamRegistryUrl":"ghcr.io","credentialArn":"` + secret + `","isValid":true}`,
+		"near": `{"ecrRepositoryPrefix":"near","registryId":"123456789012","upstreamRegistryUrl":"123456789012.dkr.ecr.eu-west-1.amazonaws.com","isValid":true}`,
+		// cross-account-no-role
+		"far": `{"ecrRepositoryPrefix":"far","registryId":"123456789012","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","isValid":false,
+			"failure":"The upstream registry belongs to another account. Specify a customRoleArn that may pull from it."}`,
+	} {
+		c.ok(t, "ValidatePullThroughCacheRule", object("ecrRepositoryPrefix", prefix), want)
+	}
+}

@@ -1,0 +1,68 @@
+package ecrapi
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// State keeps the settings of private registries, one for each account and Region,
+// where the host wants them. It must be safe for concurrent use.
+type State interface {
+	// Load returns the settings of a registry: the zero Settings of one that has none.
+	Load(ctx context.Context, account, region string) (Settings, error)
+	// Update applies change to the newest settings, as a whole or, if change returns
+	// an error, not at all, and returns that error as it is. No other Update of the
+	// registry may come between. change does no I/O; it may be called again.
+	Update(ctx context.Context, account, region string, change func(*Settings) error) error
+}
+
+// Settings are those of one private registry. It is a value: its slices, and what
+// they point to, are never changed in place. It can be kept as JSON.
+type Settings struct {
+	Rules      []pullthrough.Rule
+	Templates  []Template
+	Exclusions []Exclusion
+}
+
+// MemState keeps settings in memory, for up to 10,000 registries. The zero value is
+// empty and ready for use. It is safe for concurrent use and must not be copied
+// after first use.
+type MemState struct {
+	mu         sync.RWMutex
+	registries map[registry]Settings
+}
+
+// maxRegistries bounds what callers who may name any account can make us keep.
+const maxRegistries = 10_000
+
+var errManyRegistries = errors.New("settings of 10,000 registries are kept already")
+
+// Load returns the settings of a registry. It never fails.
+func (m *MemState) Load(_ context.Context, account, region string) (Settings, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.registries[registry{account, region}], nil
+}
+
+// Update applies change. Its error is change's own, or says that there are too many
+// registries.
+func (m *MemState) Update(_ context.Context, account, region string, change func(*Settings) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	reg := registry{account, region}
+	settings, known := m.registries[reg]
+	if err := change(&settings); err != nil {
+		return err
+	}
+	if !known && len(m.registries) >= maxRegistries {
+		return errManyRegistries
+	}
+	if m.registries == nil {
+		m.registries = map[registry]Settings{}
+	}
+	m.registries[reg] = settings
+	return nil
+}

@@ -1,0 +1,168 @@
+package ecrapi
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/shape"
+)
+
+// maxTemplates bounds the templates of one registry (template-quota): there is a
+// LimitExceededException, the number is a guess.
+const maxTemplates = 100
+
+// CreateRepositoryCreationTemplateInput is a request; nil members were not sent. See
+// [Template] for the members.
+type CreateRepositoryCreationTemplateInput struct {
+	Prefix                             *string                  `json:"prefix,omitempty"` // required
+	Description                        *string                  `json:"description,omitempty"`
+	EncryptionConfiguration            *EncryptionConfiguration `json:"encryptionConfiguration,omitempty"`
+	ResourceTags                       []Tag                    `json:"resourceTags,omitempty"`
+	ImageTagMutability                 *string                  `json:"imageTagMutability,omitempty"`
+	ImageTagMutabilityExclusionFilters []ExclusionFilter        `json:"imageTagMutabilityExclusionFilters,omitempty"`
+	RepositoryPolicy                   *string                  `json:"repositoryPolicy,omitempty"`
+	LifecyclePolicy                    *string                  `json:"lifecyclePolicy,omitempty"`
+	AppliedFor                         []string                 `json:"appliedFor,omitempty"` // required
+	CustomRoleArn                      *string                  `json:"customRoleArn,omitempty"`
+}
+
+// CreateRepositoryCreationTemplateOutput is an answer.
+type CreateRepositoryCreationTemplateOutput struct {
+	RegistryId                 string    `json:"registryId,omitempty"`
+	RepositoryCreationTemplate *Template `json:"repositoryCreationTemplate,omitempty"`
+}
+
+// CreateRepositoryCreationTemplate creates a template. A role that its tags or key
+// need is asked for when it is applied, not here. See
+// [CreateRepositoryCreationTemplate] for the errors.
+//
+// [CreateRepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepositoryCreationTemplate.html
+func (a *API) CreateRepositoryCreationTemplate(ctx context.Context, id pullthrough.Identity, in CreateRepositoryCreationTemplateInput) (out CreateRepositoryCreationTemplateOutput, err error) {
+	reg := a.registry(id.Account, id.Region)
+	required := error(nil)
+	if in.AppliedFor == nil {
+		required = &shape.Error{At: "appliedFor", Constraint: "Member must not be null"}
+	}
+	if err := fails(in.check(reg), required); err != nil {
+		return out, err
+	}
+	now := Time{a.now()}
+	t := Template{
+		Prefix: *in.Prefix, CreatedAt: now, UpdatedAt: now,
+		EncryptionConfiguration: &EncryptionConfiguration{EncryptionType: new(aes256)}, ImageTagMutability: mutable,
+	}
+	if err := in.apply(&t); err != nil {
+		return out, err
+	}
+	err = a.update(ctx, reg, func(s *Settings) error {
+		switch {
+		case find(s.Templates, templatePrefix, t.Prefix) >= 0:
+			return templateExists(reg, t.Prefix)
+		case len(s.Templates) >= maxTemplates:
+			return tooManyTemplates(reg)
+		}
+		s.Templates = with(s.Templates, t)
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	return CreateRepositoryCreationTemplateOutput{reg.account, &t}, nil
+}
+
+// UpdateRepositoryCreationTemplateInput is a request; nil members were not sent and
+// stay as they are. See [Template] for the members.
+type UpdateRepositoryCreationTemplateInput CreateRepositoryCreationTemplateInput
+
+// UpdateRepositoryCreationTemplateOutput is an answer.
+type UpdateRepositoryCreationTemplateOutput CreateRepositoryCreationTemplateOutput
+
+// UpdateRepositoryCreationTemplate changes the members that were sent. See
+// [UpdateRepositoryCreationTemplate] for the errors.
+//
+// [UpdateRepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_UpdateRepositoryCreationTemplate.html
+func (a *API) UpdateRepositoryCreationTemplate(ctx context.Context, id pullthrough.Identity, in UpdateRepositoryCreationTemplateInput) (out UpdateRepositoryCreationTemplateOutput, err error) {
+	reg := a.registry(id.Account, id.Region)
+	changes := CreateRepositoryCreationTemplateInput(in)
+	if err := fails(changes.check(reg)); err != nil {
+		return out, err
+	}
+	now := Time{a.now()}
+	var t Template
+	err = a.update(ctx, reg, func(s *Settings) error {
+		i := find(s.Templates, templatePrefix, *in.Prefix)
+		if i < 0 {
+			return noSuchTemplate(reg, *in.Prefix)
+		}
+		t = s.Templates[i]
+		t.UpdatedAt = now
+		if err := changes.apply(&t); err != nil {
+			return err
+		}
+		s.Templates = replaced(s.Templates, i, t)
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	return UpdateRepositoryCreationTemplateOutput{reg.account, &t}, nil
+}
+
+// apply changes a template that nobody else has yet. Its pointers and slices are
+// replaced, never written to.
+func (in *CreateRepositoryCreationTemplateInput) apply(t *Template) error {
+	if in.ImageTagMutability != nil { // the old filters went with the old setting
+		t.ImageTagMutability, t.ImageTagMutabilityExclusionFilters = *in.ImageTagMutability, nil
+	}
+	if in.ImageTagMutabilityExclusionFilters != nil {
+		t.ImageTagMutabilityExclusionFilters = in.ImageTagMutabilityExclusionFilters
+	}
+	if err := t.checkFilters(); err != nil {
+		return err
+	}
+	set(&t.Description, in.Description)
+	set(&t.RepositoryPolicy, in.RepositoryPolicy)
+	set(&t.LifecyclePolicy, in.LifecyclePolicy)
+	set(&t.CustomRoleArn, in.CustomRoleArn)
+	if in.EncryptionConfiguration != nil {
+		t.EncryptionConfiguration = in.EncryptionConfiguration
+	}
+	if in.ResourceTags != nil {
+		t.ResourceTags = in.ResourceTags
+	}
+	if in.AppliedFor != nil {
+		t.AppliedFor = in.AppliedFor
+	}
+	return nil
+}
+
+// checkFilters wants filters where the setting has exclusions, and nowhere else.
+func (t *Template) checkFilters() error {
+	const at = "imageTagMutabilityExclusionFilters"
+	plain := t.ImageTagMutability == mutable || t.ImageTagMutability == immutable
+	switch filters := len(t.ImageTagMutabilityExclusionFilters) > 0; {
+	case plain && filters:
+		return fails(&shape.Error{At: at, Constraint: "ImageTagMutabilityExclusionFilters are not allowed when imageTagMutability is set to " + t.ImageTagMutability})
+	case !plain && !filters:
+		return fails(&shape.Error{At: at, Constraint: "ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set to " + t.ImageTagMutability})
+	}
+	return nil
+}
+
+// The sentences about templates are our own.
+
+func noSuchTemplate(reg registry, prefix string) *Error {
+	return &Error{"TemplateNotFoundException", fmt.Sprintf(
+		"The repository creation template with prefix '%s' does not exist in the registry with id '%s'", prefix, reg.account)}
+}
+
+func templateExists(reg registry, prefix string) *Error {
+	return &Error{"TemplateAlreadyExistsException", fmt.Sprintf(
+		"The repository creation template with prefix '%s' already exists in the registry with id '%s'", prefix, reg.account)}
+}
+
+func tooManyTemplates(reg registry) *Error {
+	return &Error{limitExceeded, fmt.Sprintf(
+		"The registry with id '%s' has %d repository creation templates already, which is as many as there may be", reg.account, maxTemplates)}
+}

@@ -1,0 +1,91 @@
+package ecrapi
+
+import (
+	"context"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/shape"
+)
+
+// DescribeRepositoryCreationTemplatesInput is a request; nil members were not sent.
+type DescribeRepositoryCreationTemplatesInput struct {
+	Prefixes   []string `json:"prefixes,omitempty"`
+	NextToken  *string  `json:"nextToken,omitempty"`
+	MaxResults *int64   `json:"maxResults,omitempty"` // nil: 100
+}
+
+// DescribeRepositoryCreationTemplatesOutput is an answer. NextToken is "" on the last
+// page.
+type DescribeRepositoryCreationTemplatesOutput struct {
+	RegistryId                  string     `json:"registryId,omitempty"`
+	RepositoryCreationTemplates []Template `json:"repositoryCreationTemplates"`
+	NextToken                   string     `json:"nextToken,omitempty"`
+}
+
+// DescribeRepositoryCreationTemplates returns templates in the order of their
+// prefixes (describe-order). Of those that are asked for by prefix, on one page, the
+// ones that do not exist are left out (template-unknown-prefix); a token does not go
+// with prefixes (token-with-filter). See [DescribeRepositoryCreationTemplates] for
+// the errors.
+//
+// [DescribeRepositoryCreationTemplates]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeRepositoryCreationTemplates.html
+func (a *API) DescribeRepositoryCreationTemplates(ctx context.Context, id pullthrough.Identity, in DescribeRepositoryCreationTemplatesInput) (out DescribeRepositoryCreationTemplatesOutput, err error) {
+	reg := a.registry(id.Account, id.Region)
+	if err := fails(shape.TemplatePrefix.Each("prefixes", in.Prefixes, 0, 0)); err != nil {
+		return out, err
+	}
+	p, err := pageOf("DescribeRepositoryCreationTemplates", in.NextToken, in.MaxResults)
+	switch {
+	case err != nil:
+		return out, err
+	case len(in.Prefixes) > 0 && given(in.NextToken):
+		return out, &Error{invalidParameter, "A nextToken cannot be used together with prefixes."}
+	}
+	settings, err := a.load(ctx, reg)
+	if err != nil {
+		return out, err
+	}
+	out.RegistryId = reg.account
+	if len(in.Prefixes) > 0 {
+		out.RepositoryCreationTemplates = only(settings.Templates, templatePrefix, in.Prefixes)
+	} else {
+		out.RepositoryCreationTemplates, out.NextToken = paged(p, settings.Templates, templatePrefix)
+	}
+	if out.RepositoryCreationTemplates == nil {
+		out.RepositoryCreationTemplates = []Template{} // never null
+	}
+	return out, nil
+}
+
+// DeleteRepositoryCreationTemplateInput is a request; nil members were not sent.
+type DeleteRepositoryCreationTemplateInput struct {
+	Prefix *string `json:"prefix,omitempty"` // required
+}
+
+// DeleteRepositoryCreationTemplateOutput is an answer: what was deleted.
+type DeleteRepositoryCreationTemplateOutput CreateRepositoryCreationTemplateOutput
+
+// DeleteRepositoryCreationTemplate deletes a template. Repositories that were
+// created by it stay as they are. See [DeleteRepositoryCreationTemplate] for the
+// errors.
+//
+// [DeleteRepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DeleteRepositoryCreationTemplate.html
+func (a *API) DeleteRepositoryCreationTemplate(ctx context.Context, id pullthrough.Identity, in DeleteRepositoryCreationTemplateInput) (out DeleteRepositoryCreationTemplateOutput, err error) {
+	reg := a.registry(id.Account, id.Region)
+	if err := fails(shape.TemplatePrefix.Need("prefix", in.Prefix)); err != nil {
+		return out, err
+	}
+	var t Template
+	err = a.update(ctx, reg, func(s *Settings) error {
+		i := find(s.Templates, templatePrefix, *in.Prefix)
+		if i < 0 {
+			return noSuchTemplate(reg, *in.Prefix)
+		}
+		t, s.Templates = s.Templates[i], without(s.Templates, i)
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	return DeleteRepositoryCreationTemplateOutput{reg.account, &t}, nil
+}
