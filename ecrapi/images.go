@@ -96,13 +96,13 @@ func (a *API) noSuchRepository(at place) *Error {
 	return &Error{"RepositoryNotFoundException", message}
 }
 
-// refusal is err, the Proxy's, in the words of the operation op: an exception, or a
-// failureCode with its reason. what tells what is not there, where the repository is.
-func (a *API) refusal(at place, err error, op, what string) (exception error, failureCode, reason string) {
+// refusal is err, the Proxy's, in the words of the operation op: a failureCode with its
+// reason, or an exception. what tells what is not there, where the repository is.
+func (a *API) refusal(at place, err error, op, what string) (failureCode, reason string, exception error) {
 	e, typed := errors.AsType[*pullthrough.Error](err)
 	if typed && (errors.Is(e.Kind, pullthrough.ErrNoRule) || e.Code == "NAME_UNKNOWN") {
 		if !a.Images.Catalog.has(at.repo) {
-			return a.noSuchRepository(at), "", ""
+			return "", "", a.noSuchRepository(at)
 		}
 		// It has what is stored and no more.
 		err = &pullthrough.Error{Kind: pullthrough.ErrNotFound, Repo: at.repo, Ref: e.Ref, Message: what}
@@ -110,11 +110,11 @@ func (a *API) refusal(at place, err error, op, what string) (exception error, fa
 	code, failureCode, reason := pullthrough.AWS(err, op)
 	switch code {
 	case "":
-		return nil, failureCode, reason
+		return failureCode, reason, nil
 	case serverException:
-		return err, "", "" // for the log
+		return "", "", err // for the log
 	}
-	return &Error{code, reason}, "", ""
+	return "", "", &Error{code, reason}
 }
 
 // registryURL is a scheme and a host.

@@ -43,7 +43,7 @@ func (a *API) GetDownloadUrlForLayer(ctx context.Context, id pullthrough.Identit
 	}
 	b, err := a.Images.Proxy.Blob(ctx, pullthrough.Request{Repo: at.repo, Ref: *in.LayerDigest, Head: true, Caller: id.Caller})
 	if err != nil {
-		exception, _, _ := a.refusal(at, err, op, "The layer with digest '"+*in.LayerDigest+"' was not found in the repository with name '"+at.repo.Name+"'")
+		_, _, exception := a.refusal(at, err, op, "The layer with digest '"+*in.LayerDigest+"' was not found in the repository with name '"+at.repo.Name+"'")
 		return out, exception
 	}
 	if err := b.Body.Close(); err != nil {

@@ -83,7 +83,7 @@ func (a *API) ListImageReferrers(ctx context.Context, id pullthrough.Identity, i
 	case err == nil:
 		all = index.Manifests
 	case !errors.Is(err, pullthrough.ErrNoRule) && !errors.Is(err, pullthrough.ErrNotFound):
-		exception, _, _ := a.refusal(at, err, op, "")
+		_, _, exception := a.refusal(at, err, op, "")
 		return out, exception
 	}
 	out.Referrers, out.NextToken = in.Filter.page(p, all)

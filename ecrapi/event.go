@@ -1,0 +1,125 @@
+package ecrapi
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+)
+
+// PullThroughCacheEvent is what ECR tells EventBridge of a pull through: its JSON is
+// the event as targets get it (schema aws.ecr@ECRPullThroughCacheAction).
+type PullThroughCacheEvent struct {
+	Version    string                 `json:"version"`
+	ID         string                 `json:"id"`
+	DetailType string                 `json:"detail-type"`
+	Source     string                 `json:"source"`
+	Account    string                 `json:"account"`
+	Time       time.Time              `json:"time"`
+	Region     string                 `json:"region"`
+	Resources  []string               `json:"resources"`
+	Detail     PullThroughCacheDetail `json:"detail"`
+}
+
+// PullThroughCacheDetail says what was pulled through, or why not; members that are ""
+// are absent.
+type PullThroughCacheDetail struct {
+	RuleVersion         string `json:"rule-version"`
+	SyncStatus          string `json:"sync-status"` // SUCCESS, FAILURE
+	EcrRepositoryPrefix string `json:"ecr-repository-prefix"`
+	RepositoryName      string `json:"repository-name"`
+	UpstreamRegistryURL string `json:"upstream-registry-url"`
+	ImageTag            string `json:"image-tag,omitempty"`
+	ImageDigest         string `json:"image-digest,omitempty"`
+	FailureCode         string `json:"failure-code,omitempty"`
+	FailureReason       string `json:"failure-reason,omitempty"`
+}
+
+const (
+	syncSuccess = "SUCCESS"
+	syncFailure = "FAILURE" // event-failure-status: nobody outside of AWS has told
+)
+
+// PullThroughCacheEvent makes ECR's event of the proxy's; it is for
+// [pullthrough.Proxy.OnEvent]. ok is false for what ECR would not tell: of an image
+// there is one event for the tag or digest that was asked for, none for the manifests
+// and blobs that belong to it (event-granularity). A check of a stored tag is told like
+// a first pull. Errors are the State's.
+//
+// A failure has one of ECR's codes for upstreams (event-failure-codes), or no code: the
+// image is not there, or the repository could not be made.
+func (a *API) PullThroughCacheEvent(ctx context.Context, e pullthrough.Event) (event PullThroughCacheEvent, ok bool, err error) {
+	if !synced(e) {
+		return event, false, nil
+	}
+	repo := e.Request.Repo
+	rules, err := a.Rules(ctx, repo.Account, repo.Region)
+	if err != nil {
+		return event, false, err
+	}
+	rule, _, ok := pullthrough.Match(rules, repo.Name)
+	if !ok {
+		return event, false, nil // it was deleted meanwhile
+	}
+	reg := a.registry(repo.Account, repo.Region)
+	event = PullThroughCacheEvent{
+		Version: "0", ID: requestID(), DetailType: "ECR Pull Through Cache Action", Source: "aws.ecr",
+		Account: reg.account, Time: a.now().UTC().Truncate(time.Second), Region: reg.region,
+		Resources: []string{repositoryARN(reg, repo.Name)},
+		Detail: PullThroughCacheDetail{
+			RuleVersion: "1", SyncStatus: syncSuccess, EcrRepositoryPrefix: rule.Prefix, RepositoryName: repo.Name,
+			UpstreamRegistryURL: rule.UpstreamURL, ImageDigest: e.Digest,
+		},
+	}
+	event.Detail.name(e.Request.Ref)
+	if e.Err != nil {
+		event.Detail.fail(reg, e.Err)
+	}
+	return event, true, nil
+}
+
+// synced reports whether the proxy's event is a pull through that a client asked for.
+// The fetch of a tag is told once, however many wait for it. Digests are fetched for
+// many reasons: there the request counts, of those that share a fetch the one that
+// began it.
+func synced(e pullthrough.Event) bool {
+	byDigest := ocipath.IsDigest(e.Request.Ref)
+	switch {
+	case e.Kind == pullthrough.EventFetch:
+		return !byDigest
+	case e.Kind != pullthrough.EventManifest || !byDigest:
+		return false
+	case e.Err == nil:
+		return e.Source == pullthrough.SourceFill
+	}
+	failed, typed := errors.AsType[*pullthrough.Error](e.Err)
+	return typed && (failed.Host != "" || errors.Is(failed.Kind, pullthrough.ErrNoRule))
+}
+
+func (d *PullThroughCacheDetail) name(ref string) {
+	if ocipath.IsDigest(ref) {
+		d.ImageDigest = ref
+		return
+	}
+	d.ImageTag = ref
+}
+
+// fail says why, in the words of BatchGetImage.
+func (d *PullThroughCacheDetail) fail(reg registry, err error) {
+	if e, ok := errors.AsType[*pullthrough.Error](err); ok && e.Repo.Account == "" {
+		named := *e
+		named.Repo.Account = reg.account
+		err = &named
+	}
+	exception, code, reason := pullthrough.AWS(err, "BatchGetImage")
+	d.SyncStatus, d.FailureReason = syncFailure, reason
+	switch {
+	case strings.HasPrefix(code, "Upstream"):
+		d.FailureCode = code
+	case exception == "UnableToGetUpstreamImageException":
+		d.FailureCode = "UpstreamAccessDenied" // the rule's secret is of no use
+	}
+}
