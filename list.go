@@ -108,7 +108,7 @@ func pageSize(n string) (int, error) {
 	}
 	size, err := strconv.Atoi(n)
 	if err != nil || size < 0 {
-		return 0, errors.New("n must be a number, not negative.")
+		return 0, errors.New("n must be a number, not negative")
 	}
 	return min(size, maxListed), nil
 }
