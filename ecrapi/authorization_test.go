@@ -51,4 +51,3 @@ func TestPasswordsAreRandom(t *testing.T) {
 	}
 	assert.Len(t, seen, 10)
 }
-

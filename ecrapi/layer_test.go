@@ -112,4 +112,3 @@ func TestBatchCheckLayerAvailability(t *testing.T) {
 	many := strings.TrimSuffix(strings.Repeat(`"x",`, 101), ",")
 	r.fails(t, "BatchCheckLayerAvailability", `{`+hubA+`,"layerDigests":[`+many+`]}`, "InvalidParameterException", constraint("layerDigests", "Member must have length less than or equal to 100"))
 }
-
