@@ -140,23 +140,34 @@ func (rt *route) reach(to *url.URL) egress.Policy {
 	}
 }
 
-// distrust notes that a connection of the RoundTripper has failed. Before the
-// next request the unused ones are closed: HTTP/2 would go on with one whose
-// streams all fail.
-func (u *upstream) distrust(through http.RoundTripper) {
-	if t, ok := through.(*http.Transport); ok {
-		u.distrusted.Store(t, struct{}{})
+// pool is the connections of a transport to one host.
+type pool struct {
+	transport *http.Transport
+	host      string
+}
+
+// poolOf returns where the request's connection comes from; ok is false where
+// that is not for us to know.
+func poolOf(through http.RoundTripper, req *http.Request) (p pool, ok bool) {
+	t, ok := through.(*http.Transport)
+	return pool{t, req.URL.Host}, ok
+}
+
+// renew closes the unused connections if the last request to the host has failed:
+// HTTP/2 would go on with one whose streams all fail, or are never answered.
+func (u *upstream) renew(p pool) {
+	if _, failed := u.failed.Get(p); failed {
+		p.transport.CloseIdleConnections()
 	}
 }
 
-func (u *upstream) renewConnections(through http.RoundTripper) {
-	t, ok := through.(*http.Transport)
-	if !ok {
+// note keeps in mind whether the host's last request has failed.
+func (u *upstream) note(p pool, err error) {
+	if err != nil {
+		u.failed.Put(p, struct{}{})
 		return
 	}
-	if _, failed := u.distrusted.LoadAndDelete(t); failed {
-		t.CloseIdleConnections()
-	}
+	u.failed.RemoveIf(p, func(struct{}) bool { return true })
 }
 
 // roundTrip sends one request. The answer's header has to arrive in time; its
@@ -166,19 +177,24 @@ func (u *upstream) roundTrip(rt *route, req *http.Request) (*http.Response, erro
 	if err != nil {
 		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: err}
 	}
-	u.renewConnections(through)
+	from, known := poolOf(through, req)
+	if known {
+		u.renew(from)
+	}
 	trace := traceOf(req.Context())
 	trace.sent()
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(headerTimeout, func() { cancel(errNoAnswer) })
 	resp, err := through.RoundTrip(req.WithContext(ctx))
 	timer.Stop()
+	if known {
+		u.note(from, err)
+	}
 	if err != nil {
 		cause := context.Cause(ctx)
 		if cause == nil {
 			cause = broken(err)
 		}
-		u.distrust(through)
 		cancel(nil)
 		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: cause}
 	}

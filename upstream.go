@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -31,12 +30,11 @@ type upstream struct {
 	auth      *authorizer
 	paces     *lru.Cache[paceKey, *pace]
 	log       *slog.Logger
-
-	distrusted sync.Map // of *http.Transport: those with a connection that has failed
+	failed    *lru.Cache[pool, struct{}] // where the last request failed
 }
 
 func newUpstream(p *Proxy) *upstream {
-	u := &upstream{transport: p.Transport, log: p.log(), paces: lru.New[paceKey, *pace](3 * maxSites)}
+	u := &upstream{transport: p.Transport, log: p.log(), paces: lru.New[paceKey, *pace](3 * maxSites), failed: lru.New[pool, struct{}](maxSites)}
 	u.auth = newAuthorizer(u, p)
 	return u
 }

@@ -216,12 +216,17 @@ func testU39(t *testing.T) {
 		s.at("other.test", s.other.DialPipe)
 		link := http.Header{"Link": {`<http://other.test/v2/a/tags/list?last=x>; rel="next"`, `</v2/a/manifests/2>; rel="next"`}}
 		s.up.Fault(pullthroughtest.Fault{Header: link})
-		for _, list := range []string{"/v2/hub/a/tags/list", "/v2/hub/a/tags/list?n=1", "/v2/hub/a/referrers/" + s.img.Digest.String()} {
+		for _, list := range []string{"/v2/hub/a/tags/list", "/v2/hub/a/tags/list?n=1"} {
 			answer := s.ask(t, http.MethodGet, list)
 			assert.Equal(t, http.StatusNotFound, answer.Code)
 			assert.Empty(t, answer.Header().Get("Link"))
 		}
-		assert.Empty(t, s.up.Log(), "lists are not asked for")
+		assert.Empty(t, s.up.Log(), "tags are not asked for")
+		answer := s.ask(t, http.MethodGet, "/v2/hub/a/referrers/"+s.img.Digest.String())
+		assert.Equal(t, http.StatusBadGateway, answer.Code, "the next page is not of this list")
+		assert.Empty(t, answer.Header().Get("Link"))
+		assert.Equal(t, 1, s.up.Count("*"))
+		s.up.Reset()
 		s.pull(t, "a", "1", s.img)
 		assert.Equal(t, 1+len(s.img.Blobs()), s.up.Count("*"))
 		s.assertNotDialled(t)

@@ -42,7 +42,7 @@ var hostileUpstreams = []row{
 	{"U35", "challenges for more than the pull needs", "nothing but pulling the repository is asked for", testU35},
 	{"U37", "answers 401 whatever it is sent, or with a thousand challenges", "one more try with new authorization, then the pull fails", testU37},
 	{"U38", "asks to wait for years, or in words that make no sense (429, 503)", "for years: the pull fails at once and says so, and the rule is asked again within 15 seconds; nonsense: the usual retries", testU38},
-	{"U39", "links to another host for the next page", "lists are not proxied and links are not followed", testU39},
+	{"U39", "links to another host for the next page", "only another page of the same list is asked for; tags are never asked for", testU39},
 	{"U40", "lists layers with URLs of their own", "those are never fetched", testU40},
 	{"U42", "sends headers that would alter our answer", "clients get none of them", testU42},
 	{"U43", "breaks the rules of HTTP/2", "the download goes on over a new connection, or the pull fails in bounded time", testU43},

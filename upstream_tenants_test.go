@@ -222,6 +222,7 @@ func testT4(t *testing.T) {
 	up, enter := piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
 		w := enter(t)
+		w.Policy = policyOf(pullthrough.Policy{NotFoundTTL: -1}) // what somebody has asked for himself he may know
 		held := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 3000})
 		up.Push("mine", "1", held)
 		up.Push("theirs", "1", afterwards)

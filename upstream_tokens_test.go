@@ -346,6 +346,9 @@ func testA7(t *testing.T) {
 	w.Proxy = &pullthrough.Proxy{
 		Store: pullthrough.NewMemStore(),
 		Rules: pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: w.up.URL()}},
+		Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			return pullthrough.Policy{NotFoundTTL: -1}
+		},
 		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			rec := httptest.NewRecorder()
 			w.up.ServeHTTP(rec, r)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 // bare is a Store and nothing else.
@@ -162,106 +160,6 @@ func noRepository(name string) string {
 	return "The repository with name '" + name + "' does not exist in the registry with id '123456789012'"
 }
 
-// immutable-refresh: a tag that is there never moves, and may come once.
-func TestTagsThatMustNotMove(t *testing.T) {
-	for mutability, moves := range map[string]map[string]bool{
-		`"MUTABLE"`:   {"v1": true, "latest": true},
-		`"IMMUTABLE"`: {"v1": false, "latest": false},
-		`"IMMUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"la*st"}]`: {"v1": false, "latest": true, "last": true, "latest2": false},
-		`"MUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"v*"}]`:      {"v1": false, "v": false, "latest": true},
-	} {
-		t.Run(mutability, func(t *testing.T) {
-			r := newRegistry(t, pullthrough.NewMemStore(), nil)
-			r.template(t, `"imageTagMutability":`+mutability)
-			one, two := image(1), image(2)
-			for tag := range moves {
-				r.up.Push("a", tag, one)
-				r.pull(t, "a", tag)
-				r.up.Push("a", tag, two)
-			}
-			r.wait(25 * time.Hour)
-			for tag, moved := range moves {
-				want := one
-				if moved {
-					want = two
-				}
-				m, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: tag})
-				require.NoError(t, err)
-				assert.Equal(t, want.Digest, m.Descriptor.Digest, tag)
-				assert.Equal(t, []string{want.Digest.String()}, r.tagged(t)[tag])
-			}
-			before := len(r.up.Log())
-			for tag := range moves {
-				r.pull(t, "a", tag)
-			}
-			assert.Len(t, r.up.Log(), before, "one check a day")
-		})
-	}
-}
-
-// Of two manifests that come for one tag at the same time one stays.
-func TestAnImmutableTagIsPutOnce(t *testing.T) {
-	catalog := &ecrapi.Catalog{Template: func(context.Context, pullthrough.Repo) (ecrapi.Template, bool, error) {
-		return ecrapi.Template{ImageTagMutability: "IMMUTABLE"}, true, nil
-	}}
-	gate := make(chan struct{})
-	mem := pullthrough.NewMemStore()
-	store := catalog.Around(&gatedStore{MemStore: mem, gate: gate})
-	require.NoError(t, store.(pullthrough.RepoCreator).CreateRepo(t.Context(), repo("a"), pullthrough.Rule{}, pullthrough.Request{}))
-	results := make(chan error, 20)
-	var puts sync.WaitGroup
-	for i := range cap(results) {
-		puts.Go(func() {
-			results <- store.PutManifest(context.Background(), repo("a"), manifestOf(image(int64(i%2)), "v1"))
-		})
-	}
-	for range cap(results) / 2 { // those that lose need no Store
-		assert.ErrorIs(t, <-results, pullthrough.ErrImmutable)
-	}
-	close(gate)
-	puts.Wait()
-	for range cap(results) / 2 {
-		assert.NoError(t, <-results)
-	}
-	stays, err := mem.Manifest(t.Context(), repo("a"), "v1")
-	require.NoError(t, err)
-	for i := range int64(2) {
-		err := store.PutManifest(t.Context(), repo("a"), manifestOf(image(i), "v1"))
-		assert.Equal(t, image(i).Digest == stays.Descriptor.Digest, err == nil)
-	}
-}
-
-// A put that failed holds no tag.
-func TestAnImmutableTagThatCouldNotBePut(t *testing.T) {
-	catalog := &ecrapi.Catalog{Template: func(context.Context, pullthrough.Repo) (ecrapi.Template, bool, error) {
-		return ecrapi.Template{ImageTagMutability: "IMMUTABLE"}, true, nil
-	}}
-	broken := &brokenStore{MemStore: pullthrough.NewMemStore(), err: assert.AnError}
-	store := catalog.Around(broken)
-	require.NoError(t, store.(pullthrough.RepoCreator).CreateRepo(t.Context(), repo("a"), pullthrough.Rule{}, pullthrough.Request{}))
-	assert.ErrorIs(t, store.PutManifest(t.Context(), repo("a"), manifestOf(image(1), "v1")), assert.AnError)
-	broken.err = nil
-	assert.NoError(t, store.PutManifest(t.Context(), repo("a"), manifestOf(image(2), "v1")))
-}
-
-type brokenStore struct {
-	*pullthrough.MemStore
-	err error
-}
-
-func (s *brokenStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
-	if s.err != nil {
-		return s.err
-	}
-	return s.MemStore.PutManifest(ctx, repo, m)
-}
-
-func manifestOf(img *pullthroughtest.Image, tag string) *pullthrough.Manifest {
-	m := &pullthrough.Manifest{Content: img.Content, Tag: tag}
-	m.Descriptor.MediaType, m.Descriptor.Digest, m.Descriptor.Size = img.MediaType, img.Digest, int64(len(img.Content))
-	return m
-}
-
 // What others did to the inner Store shows when it is read.
 func TestTheCatalogFollowsTheStore(t *testing.T) {
 	mem := &forgetfulStore{MemStore: pullthrough.NewMemStore()}
@@ -285,10 +183,15 @@ func TestTheCatalogFollowsTheStore(t *testing.T) {
 	_, err = r.proxy.Store.Manifest(t.Context(), repo("a"), mem.lost)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	assert.Equal(t, map[string][]string{"": {two.Digest.String()}}, r.tagged(t))
+	mem.lost = ""
+	r.pull(t, "a", "v1")
 	mem.lost = two.Digest.String()
 	_, err = r.proxy.Store.Manifest(t.Context(), repo("a"), mem.lost)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	assert.Empty(t, r.tagged(t))
+	mem.lost = ""
+	r.pull(t, "a", two.Digest.String())
+	assert.Equal(t, map[string][]string{"": {two.Digest.String()}}, r.tagged(t), "the tag went with the image")
 }
 
 func TestDamagedManifestsAreNotNoted(t *testing.T) {
@@ -313,4 +216,36 @@ func (s *forgetfulStore) Manifest(ctx context.Context, repo pullthrough.Repo, re
 		return nil, fs.ErrNotExist
 	}
 	return s.MemStore.Manifest(ctx, repo, ref)
+}
+
+// What was read before a put, and comes after it, is old.
+func TestALateReadDoesNotUndoAPut(t *testing.T) {
+	mem := pullthrough.NewMemStore()
+	one, two := image(1), image(2)
+	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), manifestOf(one, "v1")))
+	inner := &lateStore{MemStore: mem, read: make(chan struct{}), gate: make(chan struct{})}
+	r := newRegistry(t, inner, nil)
+	done := make(chan error)
+	go func() {
+		_, err := r.proxy.Store.Manifest(context.Background(), repo("a"), "v1")
+		done <- err
+	}()
+	<-inner.read
+	require.NoError(t, r.proxy.Store.PutManifest(t.Context(), repo("a"), manifestOf(two, "v1")))
+	close(inner.gate)
+	require.NoError(t, <-done)
+	assert.Equal(t, map[string][]string{"v1": {two.Digest.String()}}, r.tagged(t))
+}
+
+// lateStore is slow to tell what it has read.
+type lateStore struct {
+	*pullthrough.MemStore
+	read, gate chan struct{}
+}
+
+func (s *lateStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
+	m, err := s.MemStore.Manifest(ctx, repo, ref)
+	close(s.read)
+	<-s.gate
+	return m, err
 }

@@ -84,7 +84,6 @@ func (a *API) DescribeImages(_ context.Context, id pullthrough.Identity, in Desc
 		if all, err = named(at, all, in.ImageIds); err != nil {
 			return out, err
 		}
-		p.max = len(all)
 	}
 	all = slices.DeleteFunc(all, func(img image) bool { return !in.Filter.wants(len(img.Tags) > 0) })
 	part, next := paged(p, all, func(img image) string { return img.Digest.String() })
