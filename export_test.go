@@ -30,12 +30,7 @@ func (p *Proxy) Waiting(repo Repo, ref string) int {
 
 var ParseContentRange = parseContentRange
 
-var (
-	RetryAfter = retryAfter
-	Excerpt    = excerpt
-)
-
-const MaxExcerpt = maxExcerpt
+var RetryAfter = retryAfter
 
 // RealmMayHaveCredentials is what a rule with that upstream decides about a
 // challenge's realm.

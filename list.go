@@ -67,24 +67,16 @@ func (p *Proxy) names(ctx context.Context, kind ocipath.Kind, req Request) ([]st
 			return nil, err
 		}
 	}
-	found := make(chan []string, 1)
-	err := p.bounded(ctx, "the Store's list", func(ctx context.Context) (err error) {
-		var names []string
+	names, err := found(ctx, p, "the Store's list", func(ctx context.Context) ([]string, error) {
 		if kind == ocipath.Tags {
-			names, err = tags.Tags(ctx, repo)
-		} else {
-			names, err = repos.Repos(ctx, repo.Account, repo.Region)
+			return tags.Tags(ctx, repo)
 		}
-		found <- names
-		return err
+		return repos.Repos(ctx, repo.Account, repo.Region)
 	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nameUnknown(&Error{Kind: ErrNotFound, Err: err})
 	}
-	if err != nil {
-		return nil, err
-	}
-	return <-found, nil
+	return names, err
 }
 
 // pageOf is the part of names behind last, in order (OCI distribution spec,

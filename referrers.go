@@ -90,18 +90,16 @@ func (p *Proxy) knownReferrers(ctx context.Context, rt *route, subject digest.Di
 		known, _ = p.state().lists.Get(rt.key(subject.String()))
 		return known
 	}
-	found := make(chan referrerList, 1)
-	err := p.bounded(ctx, "Store.Referrers", func(ctx context.Context) error {
+	known, err := found(ctx, p, "Store.Referrers", func(ctx context.Context) (referrerList, error) {
 		index, checked, err := store.Referrers(ctx, rt.repo, subject)
 		if err == nil && index == nil {
 			err = errors.New("no list and no error")
 		}
-		found <- referrerList{index, checked}
-		return err
+		return referrerList{index, checked}, err
 	})
 	switch {
 	case err == nil:
-		return <-found
+		return known
 	case !errors.Is(err, fs.ErrNotExist):
 		p.heed(ctx, rt.repo, subject.String(), err)
 	}

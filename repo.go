@@ -31,15 +31,12 @@ func (p *Proxy) repoExists(ctx context.Context, repo Repo) (exists bool, err err
 	if !ok {
 		return true, nil
 	}
-	found := make(chan bool, 1)
-	err = p.bounded(ctx, "Store.RepoExists", func(ctx context.Context) error {
-		exists, err := creator.RepoExists(ctx, repo)
-		found <- exists
-		return err
+	exists, err = found(ctx, p, "Store.RepoExists", func(ctx context.Context) (bool, error) {
+		return creator.RepoExists(ctx, repo)
 	})
 	switch {
 	case err == nil:
-		return <-found, nil
+		return exists, nil
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
 	}
@@ -124,16 +121,13 @@ func (p *Proxy) isStoredChild(ctx context.Context, rt *route, ref string) bool {
 	if !ok {
 		return false
 	}
-	found := make(chan []string, 1)
-	err := p.bounded(ctx, "Store.Tags", func(ctx context.Context) error {
-		tags, err := lister.Tags(ctx, rt.repo)
-		found <- tags
-		return err
+	tags, err := found(ctx, p, "Store.Tags", func(ctx context.Context) ([]string, error) {
+		return lister.Tags(ctx, rt.repo)
 	})
 	if err != nil {
 		return false
 	}
-	for _, tag := range first(<-found, maxListed) {
+	for _, tag := range tags[:min(len(tags), maxListed)] {
 		if m := p.lookUpManifest(ctx, rt.repo, tag); m != nil {
 			if info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content); err == nil {
 				p.remember(rt, info)
@@ -143,8 +137,6 @@ func (p *Proxy) isStoredChild(ctx context.Context, rt *route, ref string) bool {
 	_, ok = p.state().children.Get(rt.key(ref))
 	return ok
 }
-
-func first(all []string, n int) []string { return all[:min(len(all), n)] }
 
 // noteMissing remembers that upstream does not have ref.
 func (p *Proxy) noteMissing(rt *route, ref string, err error) {

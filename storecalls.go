@@ -194,35 +194,39 @@ func sizeOf(b *Blob) (int64, error) {
 
 // lookUpManifest is storedManifest for a fetch, which a Store must not block.
 func (p *Proxy) lookUpManifest(ctx context.Context, repo Repo, ref string) *Manifest {
-	var found atomic.Pointer[Manifest] // a look-up that was given up may still end
-	err := p.bounded(ctx, "Store.Manifest", func(ctx context.Context) error {
-		m, err := p.findManifest(ctx, repo, ref)
-		found.Store(m)
-		return err
+	m, err := found(ctx, p, "Store.Manifest", func(ctx context.Context) (*Manifest, error) {
+		return p.findManifest(ctx, repo, ref)
 	})
 	p.heed(ctx, repo, ref, err)
-	if err != nil {
-		return nil
-	}
-	return found.Load()
+	return m
 }
 
 // lookUpBlob is storedBlob for a fetch, which a Store must not block.
 func (p *Proxy) lookUpBlob(ctx context.Context, repo Repo, d digest.Digest) *Blob {
-	found := make(chan *Blob, 1)
-	err := p.bounded(ctx, "Store.Blob", func(ctx context.Context) error {
+	b, err := found(ctx, p, "Store.Blob", func(ctx context.Context) (*Blob, error) {
 		b, err := p.findBlob(ctx, repo, d)
 		if b != nil && ctx.Err() != nil {
-			return errors.Join(ctx.Err(), b.Body.Close()) // nobody waits any more
+			return nil, errors.Join(ctx.Err(), b.Body.Close()) // nobody waits any more
 		}
-		found <- b
-		return err
+		return b, err
 	})
 	p.heed(ctx, repo, d.String(), err)
+	return b
+}
+
+// found is bounded for a call that returns something. What comes of a call that
+// was given up is dropped.
+func found[T any](ctx context.Context, p *Proxy, what string, look func(context.Context) (T, error)) (v T, err error) {
+	answer := make(chan T, 1)
+	err = p.bounded(ctx, what, func(ctx context.Context) error {
+		v, err := look(ctx)
+		answer <- v
+		return err
+	})
 	if err != nil {
-		return nil
+		return v, err
 	}
-	return <-found
+	return <-answer, nil
 }
 
 // bounded looks something up at the host's and gives up after lookUpTimeout.
