@@ -38,16 +38,26 @@ type authorizer struct {
 }
 
 func newAuthorizer(u *upstream, p *Proxy) *authorizer {
-	return &authorizer{
+	a := &authorizer{
 		upstream:    u,
 		credentials: p.Credentials,
 		onRotated:   p.Rotated,
 		now:         p.now,
 		generations: newGenerations(),
-		sites:       lru.New[routeID, *site](maxSites),
-		tokens:      lru.New[tokenKey, token](maxTokens),
 		rotated:     lru.New[rotation, string](maxSites),
 		exchanges:   lru.New[rotation, *quota.Quota](maxSites),
+	}
+	return a.fresh()
+}
+
+// fresh is an authorizer that has learnt nothing yet. Identity tokens are used up
+// for all: those that came of them it knows.
+func (a *authorizer) fresh() *authorizer {
+	return &authorizer{
+		upstream: a.upstream, credentials: a.credentials, onRotated: a.onRotated, now: a.now,
+		generations: a.generations, rotated: a.rotated, exchanges: a.exchanges,
+		sites:  lru.New[routeID, *site](maxSites),
+		tokens: lru.New[tokenKey, token](maxTokens),
 	}
 }
 
@@ -168,7 +178,7 @@ func (s *site) learn(rt *route, resp *http.Response, sent grant) (l lesson) {
 		}
 		l.again = sent.cached || ok && d != sent.demand
 		l.widen = l.again && narrow
-		if first {
+		if first && rt.name != "" {
 			l.extra = extraScopes(all, rt.name)
 		}
 	case http.StatusBadRequest, http.StatusForbidden:
@@ -326,6 +336,9 @@ var errNoCredentials = fmt.Errorf("no credentials within %v", smallTimeout)
 func scopeOf(rt *route, d demand) string {
 	if d.scheme == basicScheme {
 		return ""
+	}
+	if rt.name == "" {
+		return d.opaque // of the registry as a whole
 	}
 	return strings.TrimSpace(d.opaque + " " + fmt.Sprintf(pullScopeForm, rt.name))
 }

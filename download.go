@@ -43,8 +43,9 @@ var errBusy = fmt.Errorf("no room for the download: %w", ErrUnavailable)
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
-// runFill runs in the flight, from the question to upstream to the commit.
-func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, error) {
+// runFill runs in the flight, from the question to upstream to the commit. part
+// says that an import wants it, for its event.
+func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest, part bool) (*fill, error) {
 	ctx, cancel := context.WithCancelCause(call.Context())
 	defer cancel(nil)
 	ctx, trace := withTrace(ctx)
@@ -61,12 +62,8 @@ func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest) (*fill, erro
 	if err != nil {
 		f.err = locate(err, rt.repo, d.String())
 	}
-	e := Event{
-		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: d.String()}, Digest: d.String(), Source: SourceFill,
-		Bytes: size, Duration: p.now().Sub(start), Err: f.err,
-	}
-	trace.report(&e)
-	p.tell(call.Context(), e)
+	e := Event{Object: EventBlob, Part: part, Digest: d.String(), Source: SourceFill, Bytes: size}
+	p.tellFetch(call.Context(), rt, d.String(), e, trace, start, err)
 	return f, err
 }
 

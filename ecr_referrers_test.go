@@ -95,6 +95,14 @@ func testL21(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, list.Manifests, 2)
 	e.askedForList(t, 0)
+	sources := []pullthrough.Source{}
+	for _, event := range e.told.of(pullthrough.EventReferrers) {
+		sources = append(sources, event.Source)
+	}
+	assert.Equal(t, []pullthrough.Source{pullthrough.SourceFill, pullthrough.SourceHit}, sources)
+	fetches := e.told.of(pullthrough.EventFetch)
+	require.Len(t, fetches, 1)
+	assert.Equal(t, pullthrough.EventReferrers, fetches[0].Object)
 }
 
 func testL22(t *testing.T) {

@@ -284,13 +284,14 @@ func testI15(t *testing.T) {
 	fetched := map[string]int{}
 	for _, event := range e.told.of(pullthrough.EventFetch) {
 		assert.NoError(t, event.Err)
-		fetched[event.Request.Ref]++
+		assert.Equal(t, event.Request.Ref != "1", event.Part, "the rest was not asked for")
+		fetched[event.Request.Ref+" "+string(event.Object)]++
 	}
-	want := map[string]int{"1": 1}
+	want := map[string]int{"1 manifest": 1}
 	for _, child := range children {
-		want[child.Digest.String()] = 1
+		want[child.Digest.String()+" manifest"] = 1
 		for _, b := range child.Blobs() {
-			want[b.Digest.String()] = 1
+			want[b.Digest.String()+" blob"] = 1
 		}
 	}
 	assert.Equal(t, want, fetched)

@@ -105,17 +105,17 @@ func (p *Proxy) knownSize(rt *route, d digest.Digest) (int64, bool) {
 }
 
 // join returns the download of d, which the caller then holds. shared reports
-// whether it ran already.
-func (p *Proxy) join(ctx context.Context, rt *route, d digest.Digest) (f *fill, shared bool, err error) {
+// whether it ran already. part says that an import wants it, no client.
+func (p *Proxy) join(ctx context.Context, rt *route, d digest.Digest, part bool) (f *fill, shared bool, err error) {
 	return p.state().blobs.Do(ctx, rt.key(d.String()), func(call *blobCall) (*fill, error) {
-		return p.runFill(call, rt, d)
+		return p.runFill(call, rt, d, part)
 	})
 }
 
 // joinFill opens a reader on the download of d, and starts one if none runs.
 func (p *Proxy) joinFill(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
 	for range maxRejoins {
-		f, shared, err := p.join(ctx, rt, d)
+		f, shared, err := p.join(ctx, rt, d, false)
 		if err != nil {
 			return nil, err
 		}

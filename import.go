@@ -167,7 +167,7 @@ func (p *Proxy) importBlob(ctx context.Context, rt *route, d ocispec.Descriptor,
 		o.tell(d, d.Size, true)
 		return b.Body.Close()
 	}
-	f, _, err := p.join(ctx, rt, d.Digest)
+	f, _, err := p.join(ctx, rt, d.Digest, true)
 	if errors.Is(err, ErrNotFound) && foreign(d.MediaType) {
 		return nil // the registry is not meant to have it
 	}

@@ -180,7 +180,11 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, r Request, depth int) (*M
 	if err == nil {
 		m = p.keepManifest(call, rt, ref, m, depth)
 	}
-	p.tellFetch(ctx, rt, ref, m, trace, start, err)
+	e := Event{Object: EventManifest, Part: depth > 0, Source: SourceFill}
+	if err == nil {
+		e.Source, e.Digest, e.Bytes = m.Source, m.Descriptor.Digest.String(), m.Descriptor.Size
+	}
+	p.tellFetch(ctx, rt, ref, e, trace, start, err)
 	if err == nil {
 		return m, nil
 	}
@@ -204,12 +208,10 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, r Request, depth int) (*M
 	return stale(have), nil
 }
 
-func (p *Proxy) tellFetch(ctx context.Context, rt *route, ref string, m *Manifest, trace *trace, start time.Time, err error) {
-	e := Event{Kind: EventFetch, Source: SourceFill, Duration: p.now().Sub(start), Err: locate(err, rt.repo, ref)}
-	e.Request = Request{Repo: rt.repo, Ref: ref}
-	if err == nil {
-		e.Source, e.Digest, e.Bytes = m.Source, m.Descriptor.Digest.String(), m.Descriptor.Size
-	}
+// tellFetch completes the event of a fetch and tells it.
+func (p *Proxy) tellFetch(ctx context.Context, rt *route, ref string, e Event, trace *trace, start time.Time, err error) {
+	e.Kind, e.Request = EventFetch, Request{Repo: rt.repo, Ref: ref}
+	e.Duration, e.Err = p.now().Sub(start), locate(err, rt.repo, ref)
 	trace.report(&e)
 	p.tell(ctx, e)
 }

@@ -133,6 +133,8 @@ type Request struct {
 type Event struct {
 	Kind     EventKind
 	Request  Request       // the request; of a fetch only Repo and Ref are set
+	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; else ""
+	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
 	Digest   string        // of the content; "" on failure
 	Source   Source        // of the answer; SourceFill for a fetch
 	Bytes    int64         // length of the content; 0 on failure
@@ -152,7 +154,8 @@ type EventKind string
 const (
 	EventManifest    EventKind = "manifest"     // a manifest was asked for
 	EventBlob        EventKind = "blob"         // a blob was asked for
-	EventFetch       EventKind = "fetch"        // a manifest or blob was fetched from upstream, or could not be
+	EventReferrers   EventKind = "referrers"    // a list of referrers was asked for
+	EventFetch       EventKind = "fetch"        // one of these was fetched from upstream, or could not be
 	EventStoreFailed EventKind = "store-failed" // the Store failed; the pull went on without it
 )
 
@@ -228,8 +231,9 @@ func (p *Proxy) Shutdown(ctx context.Context) (err error) {
 	run.manifests.Close()
 	run.blobs.Close()
 	run.heads.Close()
+	run.probes.Close()
 	run.referrers.Close()
-	for _, end := range []func(context.Context) error{run.imports.Shutdown, run.manifests.Shutdown, run.blobs.Shutdown, run.heads.Shutdown, run.referrers.Shutdown, run.upstream.auth.fetches.Shutdown} {
+	for _, end := range []func(context.Context) error{run.imports.Shutdown, run.manifests.Shutdown, run.blobs.Shutdown, run.heads.Shutdown, run.probes.Shutdown, run.referrers.Shutdown, run.upstream.auth.fetches.Shutdown} {
 		// One that fails has ended all the same; the others have no time left either.
 		if e := end(ctx); e != nil {
 			err = e

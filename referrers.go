@@ -46,37 +46,45 @@ type referrersCall = flight.Call[objectKey, *ocispec.Index]
 // Errors are as for [Proxy.Manifest]; where no rule covers the repository the
 // error Is [ErrNoRule].
 func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, error) {
-	index, err := p.referrers(ctx, r)
+	start := p.startOf()
+	index, source, err := p.referrers(ctx, r)
+	err = at(ctx, err, r.Repo, r.Ref)
+	if p.OnEvent != nil {
+		p.tellRequest(ctx, EventReferrers, r, ocispec.Descriptor{}, source, start, err)
+	}
 	if err != nil {
-		return nil, at(ctx, err, r.Repo, r.Ref)
+		return nil, err
 	}
 	return ofType(index, artifactType), nil
 }
 
-func (p *Proxy) referrers(ctx context.Context, r Request) (*ocispec.Index, error) {
+func (p *Proxy) referrers(ctx context.Context, r Request) (*ocispec.Index, Source, error) {
 	if err := p.admit(ctx, r); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	subject := digest.Digest(r.Ref)
 	if !validDigest(subject) {
-		return nil, invalid(r.Repo, r.Ref, &ocipath.Error{Part: ocipath.Digest, Value: r.Ref})
+		return nil, 0, invalid(r.Repo, r.Ref, &ocipath.Error{Part: ocipath.Digest, Value: r.Ref})
 	}
 	rt, err := p.route(ctx, r.Repo)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	known := p.knownReferrers(ctx, rt, subject)
 	if known.index != nil && !rt.policy.referrersDue(known, p.now()) {
-		return known.index, nil
+		return known.index, SourceHit, nil
 	}
-	index, _, err := p.state().referrers.Do(ctx, rt.key(r.Ref), func(call *referrersCall) (*ocispec.Index, error) {
+	index, shared, err := p.state().referrers.Do(ctx, rt.key(r.Ref), func(call *referrersCall) (*ocispec.Index, error) {
 		return p.fetchReferrers(call.Context(), rt, subject)
 	})
 	if err != nil && known.index != nil && ctx.Err() == nil {
 		p.log().Warn("serving a list of referrers that could not be checked", "repository", rt.repo.Name, "subject", r.Ref, "err", err)
-		return known.index, nil
+		return known.index, SourceStale, nil
 	}
-	return index, rt.masked(err)
+	if shared {
+		return index, SourceShared, rt.masked(err)
+	}
+	return index, SourceFill, rt.masked(err)
 }
 
 func (pol Policy) referrersDue(known referrerList, now time.Time) bool {
@@ -117,7 +125,7 @@ func (p *Proxy) fetchReferrers(ctx context.Context, rt *route, subject digest.Di
 	if err == nil && p.unchanged(ctx, rt) == nil {
 		p.keepReferrers(ctx, rt, subject, referrerList{index, start})
 	}
-	p.tellFetch(ctx, rt, subject.String(), &Manifest{Source: SourceFill}, trace, start, err)
+	p.tellFetch(ctx, rt, subject.String(), Event{Object: EventReferrers, Source: SourceFill}, trace, start, err)
 	return index, err
 }
 

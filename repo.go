@@ -115,10 +115,12 @@ func (p *Proxy) mayAsk(ctx context.Context, rt *route, ref string) error {
 }
 
 // isStoredChild reports whether an index that a tag of the repository names refers
-// to the digest, where the Store lists tags. It is for after a restart.
+// to the digest, where the Store lists tags. It is for after a restart, and looks at
+// the tags of a repository every 10 s at most.
 func (p *Proxy) isStoredChild(ctx context.Context, rt *route, ref string) bool {
 	lister, ok := p.Store.(TagLister)
-	if !ok {
+	repo := rt.key("")
+	if at, _ := p.state().listed.Get(repo); !ok || p.now().Sub(at).Abs() < defaultNotFoundTTL {
 		return false
 	}
 	tags, err := found(ctx, p, "Store.Tags", func(ctx context.Context) ([]string, error) {
@@ -134,6 +136,7 @@ func (p *Proxy) isStoredChild(ctx context.Context, rt *route, ref string) bool {
 			}
 		}
 	}
+	p.state().listed.Put(repo, p.now())
 	_, ok = p.state().children.Get(rt.key(ref))
 	return ok
 }

@@ -38,6 +38,11 @@ func (p *Proxy) route(ctx context.Context, repo Repo) (*route, error) {
 	if !ok {
 		return nil, noRule(rules)
 	}
+	return p.routeBy(ctx, rule, repo, name)
+}
+
+// routeBy is the way that rule says, to name upstream.
+func (p *Proxy) routeBy(ctx context.Context, rule Rule, repo Repo, name string) (_ *route, err error) {
 	if err := rule.Check(); err != nil {
 		return nil, err
 	}

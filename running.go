@@ -27,11 +27,13 @@ type running struct {
 	blobs        flight.Group[objectKey, *fill]
 	imports      flight.Group[objectKey, struct{}] // in the background
 	heads        flight.Group[objectKey, int64]
+	probes       flight.Group[objectKey, struct{}] // of rules, see ValidateRule
 	referrers    flight.Group[objectKey, *ocispec.Index]
 	lists        *lru.Cache[objectKey, referrerList] // where the Store keeps none
 	sizes        *lru.Cache[objectKey, int64]        // of blobs, as manifests or upstream told them
 	children     *lru.Cache[objectKey, struct{}]     // manifests that an index was seen to refer to
 	missing      *lru.Cache[objectKey, time.Time]    // manifests that upstream does not have, and since when
+	listed       *lru.Cache[objectKey, time.Time]    // repositories whose stored tags were looked at for children, and when
 	orphans      orphanage
 	files        *spool.Files
 	space        *quota.Quota                      // of SpoolBytes
@@ -62,6 +64,7 @@ func (p *Proxy) state() *running {
 			children: lru.New[objectKey, struct{}](maxSizes),
 			lists:    lru.New[objectKey, referrerList](maxLists),
 			missing:  lru.New[objectKey, time.Time](maxMissing),
+			listed:   lru.New[objectKey, time.Time](maxSites),
 			files:    spool.NewFiles(openFileLimit() / 4),
 			space:    quota.New(p.SpoolBytes),
 			bodies:   lru.New[routeID, *quota.Quota](maxSites),

@@ -187,8 +187,12 @@ type question struct {
 func (u *upstream) get(ctx context.Context, rt *route, q question) (*http.Response, error) {
 	at := rt.base.JoinPath("v2", rt.name, q.kind, q.ref)
 	at.RawQuery = q.query
-	target := at.String()
-	return u.auth.do(ctx, rt, func(authorization string, answered func(*http.Response)) (*http.Response, error) {
+	return u.ask(ctx, rt, u.auth, at.String(), q)
+}
+
+// ask sends what get or probe has to ask at target.
+func (u *upstream) ask(ctx context.Context, rt *route, auth *authorizer, target string, q question) (*http.Response, error) {
+	return auth.do(ctx, rt, func(authorization string, answered func(*http.Response)) (*http.Response, error) {
 		return u.persist(ctx, rt, q.kind, q.effort, func() (*http.Response, error) {
 			req, err := http.NewRequestWithContext(ctx, q.method, target, nil)
 			if err != nil {

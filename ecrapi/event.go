@@ -81,22 +81,10 @@ func (a *API) PullThroughCacheEvent(ctx context.Context, e pullthrough.Event) (e
 	return event, true, nil
 }
 
-// synced reports whether the proxy's event is a pull through that a client asked for.
-// The fetch of a tag is told once, however many wait for it. Digests are fetched for
-// many reasons: there the request counts, of those that share a fetch the one that
-// began it.
+// synced reports whether the proxy's event is a pull through that a client asked
+// for: one fetch of a manifest, however many wait for it (event-granularity).
 func synced(e pullthrough.Event) bool {
-	byDigest := ocipath.IsDigest(e.Request.Ref)
-	switch {
-	case e.Kind == pullthrough.EventFetch:
-		return !byDigest
-	case e.Kind != pullthrough.EventManifest || !byDigest:
-		return false
-	case e.Err == nil:
-		return e.Source == pullthrough.SourceFill
-	}
-	failed, typed := errors.AsType[*pullthrough.Error](e.Err)
-	return typed && (failed.Host != "" || errors.Is(failed.Kind, pullthrough.ErrNoRule))
+	return e.Kind == pullthrough.EventFetch && e.Object == pullthrough.EventManifest && !e.Part
 }
 
 func (d *PullThroughCacheDetail) name(ref string) {

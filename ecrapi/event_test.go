@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,6 +96,24 @@ func TestOneEventForWhatWasAskedFor(t *testing.T) {
 		r.pull(t, "a", "v1")
 		r.assertTold(t)
 	}
+}
+
+// event-granularity: a digest that many wait for in vain is told once, too.
+func TestOneEventForAHerdThatFails(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	stall := make(chan struct{})
+	r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Status: 404, Stall: stall})
+	var herd sync.WaitGroup
+	for range 8 {
+		herd.Go(func() {
+			_, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: nowhere})
+			assert.ErrorIs(t, err, pullthrough.ErrNotFound)
+		})
+	}
+	close(stall)
+	herd.Wait()
+	assert.Equal(t, 1, r.up.Count("GET /v2/a/manifests/*"), "who comes later is answered from memory")
+	r.assertTold(t, r.about("FAILURE", `"image-digest":"`+nowhere+`","failure-reason":"Requested image not found"`))
 }
 
 func TestChecksAreTold(t *testing.T) {
@@ -187,7 +206,9 @@ func TestASecretThatIsOfNoUseIsTold(t *testing.T) {
 
 func TestTheStateFailsWithAnEvent(t *testing.T) {
 	api := &ecrapi.API{State: brokenState{}}
-	_, ok, err := api.PullThroughCacheEvent(t.Context(), pullthrough.Event{Kind: pullthrough.EventFetch, Request: pullthrough.Request{Repo: repo("a"), Ref: "v1"}})
+	_, ok, err := api.PullThroughCacheEvent(t.Context(), pullthrough.Event{
+		Kind: pullthrough.EventFetch, Object: pullthrough.EventManifest, Request: pullthrough.Request{Repo: repo("a"), Ref: "v1"},
+	})
 	assert.False(t, ok)
 	assert.Error(t, err)
 }
