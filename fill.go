@@ -65,6 +65,9 @@ func (p *Proxy) blob(ctx context.Context, r Request) (*Blob, error) {
 
 // blobHead answers an existence check without a download.
 func (p *Proxy) blobHead(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
+	if err := rt.offline(d.String()); err != nil {
+		return nil, err // its size may be known, but it could not be pulled
+	}
 	size, known := p.knownSize(rt, d)
 	if !known {
 		var err error

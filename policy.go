@@ -69,6 +69,9 @@ type Policy struct {
 	// ReferrersTag falls back on the referrers tag, "sha256-<hex>", with upstreams
 	// that have no referrers API. false: their lists are empty, as in Amazon ECR.
 	ReferrersTag bool
+	// Offline asks no upstream for anything: what is stored is served, whatever its age,
+	// and all else is an [ErrUnavailable] that says what is missing. false: online.
+	Offline bool
 	// HTTP1 speaks HTTP/1.1 with upstreams that get HTTP/2 wrong. false: HTTP/2
 	// where upstream offers it.
 	HTTP1 bool
@@ -92,7 +95,7 @@ const (
 
 // due reports whether a stored tag must be confirmed again.
 func (pol Policy) due(have *Manifest, now time.Time) bool {
-	if have.Origin == "" && pol.KeepLocal {
+	if have.Origin == "" && pol.KeepLocal || pol.Offline {
 		return false
 	}
 	return expired(pol.TagTTL, defaultTagTTL, have.CheckedAt, now)

@@ -88,7 +88,7 @@ func (p *Proxy) referrers(ctx context.Context, r Request) (*ocispec.Index, Sourc
 }
 
 func (pol Policy) referrersDue(known referrerList, now time.Time) bool {
-	return expired(pol.ReferrersTTL, defaultReferrersTTL, known.checked, now)
+	return !pol.Offline && expired(pol.ReferrersTTL, defaultReferrersTTL, known.checked, now)
 }
 
 // knownReferrers is the list that the Store has, or our memory.

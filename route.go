@@ -101,6 +101,15 @@ func (rt *route) error(kind, cause error) *Error {
 	return &Error{Kind: kind, Host: rt.base.Host, Err: cause}
 }
 
+// offline says, if upstream must not be asked, what is missing.
+func (rt *route) offline(ref string) error {
+	if !rt.policy.Offline {
+		return nil
+	}
+	message := "offline: " + objectName(rt.repo.Name, ref) + " is not stored"
+	return &Error{Kind: ErrUnavailable, Message: message, Err: errors.New(message)}
+}
+
 // masked is err as a client may know it: where the rule says so, nothing tells a
 // name that upstream keeps to itself from one that does not exist. An errors.Is
 // still finds the refusal.

@@ -190,8 +190,12 @@ func (u *upstream) get(ctx context.Context, rt *route, q question) (*http.Respon
 	return u.ask(ctx, rt, u.auth, at.String(), q)
 }
 
-// ask sends what get or probe has to ask at target.
+// ask sends what get or probe has to ask at target. Nothing is sent to an upstream
+// or its token server but what begins here.
 func (u *upstream) ask(ctx context.Context, rt *route, auth *authorizer, target string, q question) (*http.Response, error) {
+	if err := rt.offline(q.ref); err != nil {
+		return nil, err
+	}
 	return auth.do(ctx, rt, func(authorization string, answered func(*http.Response)) (*http.Response, error) {
 		return u.persist(ctx, rt, q.kind, q.effort, func() (*http.Response, error) {
 			req, err := http.NewRequestWithContext(ctx, q.method, target, nil)
