@@ -43,14 +43,13 @@ var errBusy = fmt.Errorf("no room for the download: %w", ErrUnavailable)
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
-// runFill runs in the flight, from the question to upstream to the commit. part
-// says that an import wants it, for its event.
+// runFill runs in the flight, from the question to upstream to the commit.
 func (p *Proxy) runFill(call *blobCall, rt *route, d digest.Digest, part bool) (*fill, error) {
 	ctx, cancel := context.WithCancelCause(call.Context())
 	defer cancel(nil)
 	ctx, trace := withTrace(ctx)
 	start := p.now()
-	f := &fill{rt: rt, digest: d, call: call, cancel: cancel, ended: make(chan struct{})}
+	f := &fill{rt: rt, digest: d, part: part, call: call, cancel: cancel, ended: make(chan struct{})}
 	defer close(f.ended)
 	if b := p.lookUpBlob(ctx, rt.repo, d); b != nil {
 		return f, b.Body.Close()
@@ -207,7 +206,7 @@ func (p *Proxy) openSpool(ctx context.Context, f *fill, size int64) (*room, erro
 		place.close()
 	}
 	f.spool = spool.New(o)
-	p.state().spools.Store(f.spool, struct{}{})
+	p.state().spools.Store(f.spool, Download{Repo: f.rt.repo, Digest: f.digest, Upstream: f.rt.base.Host, Part: f.part, Began: p.now()})
 	return r, nil
 }
 

@@ -21,6 +21,7 @@ const maxRejoins = 3
 type fill struct {
 	rt     *route
 	digest digest.Digest
+	part   bool // an import wants it, no client
 	call   *blobCall
 	spool  *spool.Spool // nil: the blob turned out to be stored
 	stage  Stage        // where the spool is, if the Store lends it; nil: elsewhere

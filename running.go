@@ -38,7 +38,7 @@ type running struct {
 	files        *spool.Files
 	space        *quota.Quota                      // of SpoolBytes
 	bodies       *lru.Cache[routeID, *quota.Quota] // downloads of one rule at a time
-	spools       sync.Map                          // of *spool.Spool: all that hold content
+	spools       sync.Map                          // of *spool.Spool to Download: all that hold content
 	lookUps      *quota.Quota                      // calls of the host by kind
 	manifestPuts *quota.Quota
 	blobPuts     *quota.Quota

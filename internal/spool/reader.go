@@ -36,6 +36,7 @@ type Reader struct {
 
 	moved     atomic.Int64           // when a piece was done last, in Unix nanoseconds
 	got       atomic.Int64           // bytes since then
+	at        atomic.Int64           // off, for those who look on
 	slow      atomic.Bool            // it has been cut
 	interrupt atomic.Pointer[func()] // ends a write that is under way; nil: none is
 
@@ -67,6 +68,7 @@ func (s *Spool) NewReader(ctx context.Context) (*Reader, error) {
 // move notes that the reader got n bytes further.
 func (r *Reader) move(n int64) {
 	r.off += n
+	r.at.Store(r.off)
 	if r.got.Add(n) >= piece {
 		r.got.Store(0)
 		r.moved.Store(time.Now().UnixNano())
@@ -336,6 +338,7 @@ func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 		}
 	}
 	r.off = offset
+	r.at.Store(offset)
 	return offset, nil
 }
 
