@@ -26,6 +26,11 @@ var ecrRules = []trait{
 	{"R09", "a repository that was made by hand under a prefix is covered too; with `ROOT` every one is", "documented", "the same: tags that it lacks come from upstream", testR09},
 	{"R10", "Docker Hub's official images need `library/`: nothing is added or taken away", "documented", "the same", testR10},
 	{"R11", "a rule works as soon as it was created, and no longer once it was deleted", "inferred", "the same: rules are asked for on each miss", testR11},
+	{"R20", "ECR knows nine kinds of upstream, each by a URL and with one kind of credential: none, a secret that must be given, a role", "measured", "`Rule.Validate` has the same table, which `CreatePullThroughCacheRule` goes by (N30 and following); a host's own rules may name any upstream", TestValidateUpstreams},
+	{"R21", "each URL has one spelling, without scheme, port, path or upper case; `docker.io`, `gcr.io`, Harbor and others are none of them", "measured", "the same", TestValidateRefusesOtherSpellings},
+	{"R22", "prefixes, and upstream prefixes, have 2 to 30 characters of the grammar, or are `ROOT`", "documented", "the same, to the words", TestValidatePrefixes},
+	{"R23", "a secret's ARN has `ecr-pullthroughcache/`; the six characters at its end may be missing", "documented", "the same, to the words", TestValidateSecretARNs},
+	{"R24", "each refusal has its exception and its sentence", "measured", "the same; what is guessed of them has a line of its own (N33 and following)", TestValidateMessages},
 }
 
 // mapped is a registry with these rules, whatever they call their upstream.

@@ -13,7 +13,7 @@ var regionsWithout = []string{"cn-north-1", "cn-northwest-1", "us-gov-east-1", "
 
 // rulesOf finds the registry that a request about rules means. A caller whose
 // account is known has the registry of that account and no other; one that
-// nobody has identified may name any.
+// nobody has identified may name any (other-registry).
 func (a *API) rulesOf(id pullthrough.Identity, registryID *string) (registry, error) {
 	reg := a.registry(id.Account, id.Region)
 	if err := fails(shape.RegistryID.May("registryId", registryID)); err != nil {

@@ -110,15 +110,10 @@ func TestTheTimeOfAPull(t *testing.T) {
 	img := image(1)
 	r.up.Push("a", "v1", img)
 	at := func() int64 { return r.clock.Load() }
-	require.Equal(t, 200, r.request(http.MethodHead, "/v2/hub/a/manifests/v1"))
-	assert.Zero(t, r.pulledAt(t, img), "head-counts-pull: it does not")
-
-	r.wait(time.Minute)
 	require.Equal(t, 200, r.request(http.MethodGet, "/v2/hub/a/manifests/v1"))
 	first := at()
 	assert.Equal(t, first, r.pulledAt(t, img))
 	r.wait(time.Minute)
-	require.Equal(t, 200, r.request(http.MethodHead, "/v2/hub/a/manifests/v1"))
 	require.Equal(t, 404, r.request(http.MethodGet, "/v2/hub/a/manifests/v2"))
 	require.Equal(t, 200, r.request(http.MethodGet, "/v2/hub/a/blobs/"+img.Config.Digest.String()))
 	assert.Equal(t, first, r.pulledAt(t, img), "none of these is a pull of the image")
@@ -126,6 +121,20 @@ func TestTheTimeOfAPull(t *testing.T) {
 	_, err := r.api.BatchGetImage(t.Context(), pullthrough.Identity{}, ecrapi.BatchGetImageInput{RepositoryName: new("hub/a"), ImageIds: []ecrapi.ImageIdentifier{{ImageTag: new("v1")}}})
 	require.NoError(t, err)
 	assert.Equal(t, at(), r.pulledAt(t, img), "BatchGetImage counts")
+}
+
+// head-counts-pull: it does not.
+func TestAHeadIsNoPull(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	img := image(1)
+	r.up.Push("a", "v1", img)
+	require.Equal(t, 200, r.request(http.MethodHead, "/v2/hub/a/manifests/v1"))
+	assert.Zero(t, r.pulledAt(t, img))
+	r.pull(t, "a", "v1")
+	pulled := r.clock.Load()
+	r.wait(time.Minute)
+	require.Equal(t, 200, r.request(http.MethodHead, "/v2/hub/a/manifests/v1"))
+	assert.Equal(t, pulled, r.pulledAt(t, img))
 }
 
 func TestExcludedPrincipals(t *testing.T) {

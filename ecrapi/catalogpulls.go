@@ -15,8 +15,9 @@ const maxEarly = 1024
 
 // RecordPull notes the time of a pull; it fits [pullthrough.Proxy.OnEvent]. A pull is
 // a manifest that was asked for and answered, be it by a registry client's GET or by
-// BatchGetImage. A HEAD is none (head-counts-pull). The time is exact: ECR's own may
-// be up to a day old.
+// BatchGetImage. A HEAD is none (head-counts-pull). The time is exact, ECR's own may be
+// up to a day old; where nobody can tell whether the caller is excluded, it stays
+// (pull-time).
 func (c *Catalog) RecordPull(ctx context.Context, e pullthrough.Event) {
 	if e.Kind != pullthrough.EventManifest || e.Request.Head || e.Err != nil || e.Digest == "" {
 		return

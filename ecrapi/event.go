@@ -47,7 +47,8 @@ const (
 // [pullthrough.Proxy.OnEvent]. ok is false for what ECR would not tell: of an image
 // there is one event for the tag or digest that was asked for, none for the manifests
 // and blobs that belong to it (event-granularity). A check of a stored tag is told like
-// a first pull. Errors are the State's.
+// a first pull. What upstream was not asked for, and what no rule covers any more, is
+// not told (untold-refusals). Errors are the State's.
 //
 // A failure has one of ECR's codes for upstreams (event-failure-codes), or no code: the
 // image is not there, or the repository could not be made.

@@ -132,22 +132,20 @@ func TestChecksAreTold(t *testing.T) {
 	r.assertTold(t, r.about("FAILURE", `"image-tag":"v1","failure-code":"UpstreamUnavailable","failure-reason":"The upstream registry could not be reached or gave no usable answer."`))
 }
 
-func TestFailuresAreTold(t *testing.T) {
-	for status, want := range map[int]string{
-		401: `"failure-code":"UpstreamAccessDenied","failure-reason":"The authentication to the upstream registry failed. Verify that the credentials provided in the pull through cache rule are correct, and try again."`,
-		404: `"failure-reason":"Requested image not found"`,
-		429: `"failure-code":"UpstreamTooManyRequests","failure-reason":"The upstream registry limits the rate of requests. Try again later."`,
-		503: `"failure-code":"UpstreamUnavailable","failure-reason":"The upstream registry could not be reached or gave no usable answer."`,
-	} {
-		for ref, name := range map[string]string{"v1": `"image-tag":"v1"`, nowhere: `"image-digest":"` + nowhere + `"`} {
-			r := newRegistry(t, pullthrough.NewMemStore(), nil)
-			r.up.Push("a", "v0", image(1))
-			r.pull(t, "a", "v0")
-			r.told(t)
-			r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Status: status})
-			_, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
-			require.Error(t, err)
-			r.assertTold(t, r.about("FAILURE", name+","+want))
+// failureIsTold is the test of an upstream that answers so.
+func failureIsTold(want string, statuses ...int) func(*testing.T) {
+	return func(t *testing.T) {
+		for _, status := range statuses {
+			for ref, name := range map[string]string{"v1": `"image-tag":"v1"`, nowhere: `"image-digest":"` + nowhere + `"`} {
+				r := newRegistry(t, pullthrough.NewMemStore(), nil)
+				r.up.Push("a", "v0", image(1))
+				r.pull(t, "a", "v0")
+				r.told(t)
+				r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Status: status})
+				_, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
+				require.Error(t, err)
+				r.assertTold(t, r.about("FAILURE", name+","+want))
+			}
 		}
 	}
 }
@@ -172,6 +170,11 @@ func TestRefusalsAreNotTold(t *testing.T) {
 	}
 	assert.Empty(t, r.up.Log())
 	r.assertTold(t)
+}
+
+func TestAPullWhoseRuleWasDeletedIsNotTold(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
 	resp, _ := r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"hub"}`)
 	require.Equal(t, http.StatusOK, resp.StatusCode)

@@ -15,7 +15,8 @@ type Exclusion struct {
 	CreatedAt    Time   `json:"createdAt,omitzero"`
 }
 
-// maxExclusions is how many ARNs there may be in one registry.
+// maxExclusions is how many ARNs there may be in one registry (exclusion-quota): the
+// list has no more in the API model, the number is a guess.
 const maxExclusions = 100
 
 // RegisterPullTimeUpdateExclusionInput is a request; nil members were not sent.

@@ -116,16 +116,20 @@ func TestBatchGetImage(t *testing.T) {
 			failure(`"imageTag":"a b"`, "InvalidImageTag", "Invalid request parameters: image tag should satisfy the regex '[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}'"))
 }
 
+// accepted-media-types: nothing is converted.
+func TestAcceptedMediaTypes(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r.up.Push("a", "v1", image(1))
+	r.ok(t, "BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v1"}],"acceptedMediaTypes":["x/y"]}`,
+		`{"images":[],"failures":[{"imageId":{"imageTag":"v1"},"failureCode":"ImageNotFound","failureReason":"Requested image not found"}]}`)
+	resp, body := r.send(t, target+"BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v1"}],"acceptedMediaTypes":["x/y","`+image(1).MediaType+`"]}`)
+	assert.Equal(t, http.StatusOK, resp.StatusCode)
+	assert.Contains(t, body, `"failures":[]`)
+}
+
 func TestBatchGetImageRequests(t *testing.T) {
 	r := newRegistry(t, pullthrough.NewMemStore(), nil)
 	r.up.Push("a", "v1", image(1))
-	const mt = "application/vnd.oci.image.manifest.v1+json"
-	r.ok(t, "BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v1"}],"acceptedMediaTypes":["x/y"]}`,
-		`{"images":[],"failures":[{"imageId":{"imageTag":"v1"},"failureCode":"ImageNotFound","failureReason":"Requested image not found"}]}`)
-	resp, body := r.send(t, target+"BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v1"}],"acceptedMediaTypes":["x/y","`+mt+`"]}`)
-	assert.Equal(t, http.StatusOK, resp.StatusCode)
-	assert.Contains(t, body, `"failures":[]`)
-
 	many := strings.Repeat(`{"imageTag":"v1"},`, 101)
 	for request, want := range map[string]string{
 		``:                 constraint("imageIds", mustNotBeNull),
@@ -141,22 +145,32 @@ func TestBatchGetImageRequests(t *testing.T) {
 		`{"images":[],"failures":[{"imageId":{"imageTag":"`+strings.Repeat("a", 129)+`"},"failureCode":"InvalidImageTag","failureReason":"Invalid request parameters: image tag should satisfy the regex '[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}'"}]}`)
 }
 
-// Upstream's troubles are failures of the one image; the repository is there.
-func TestBatchGetImageWhenUpstreamFails(t *testing.T) {
-	for status, code := range map[int]string{401: "UpstreamAccessDenied", 403: "UpstreamAccessDenied", 404: "ImageNotFound", 429: "UpstreamTooManyRequests", 500: "UpstreamUnavailable", 503: "UpstreamUnavailable"} {
-		r := newRegistry(t, pullthrough.NewMemStore(), nil)
-		r.up.Push("a", "v1", image(1))
-		r.pull(t, "a", "v1")
-		r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Status: status})
-		_, body := r.send(t, target+"BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v2"},{"imageTag":"v1"}]}`)
-		assert.Contains(t, body, `"failures":[{"imageId":{"imageTag":"v2"},"failureCode":"`+code+`","failureReason":"`, "%d", status)
-		assert.Contains(t, body, `"imageTag":"v1"`, "what is stored comes along")
-		assert.NotContains(t, body, r.up.Host())
+// down is an upstream that cannot be reached.
+const down = 0
+
+// imageFails is the test of an upstream that answers so: its trouble is a failure of
+// the one image, and the repository is there.
+func imageFails(failureCode string, statuses ...int) func(*testing.T) {
+	return func(t *testing.T) {
+		for _, status := range statuses {
+			r := newRegistry(t, pullthrough.NewMemStore(), nil)
+			r.up.Push("a", "v1", image(1))
+			r.pull(t, "a", "v1")
+			if status == down {
+				r.up.Close()
+			} else {
+				r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Status: status})
+			}
+			_, body := r.send(t, target+"BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v2"},{"imageTag":"v1"}]}`)
+			assert.Contains(t, body, `"failures":[{"imageId":{"imageTag":"v2"},"failureCode":"`+failureCode+`","failureReason":"`, "%d", status)
+			assert.Contains(t, body, `"imageTag":"v1"`, "what is stored comes along")
+			assert.NotContains(t, body, r.up.Host())
+		}
 	}
 }
 
-// The whole call fails where the rule's secret or the repository is the matter.
-func TestBatchGetImageExceptions(t *testing.T) {
+// A secret that is of no use is nobody's image: the whole call fails.
+func TestBatchGetImageWithoutASecret(t *testing.T) {
 	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
 		r.proxy.Credentials = r.api.Credentials
 		r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/secret/*", Status: 401, Header: http.Header{"Www-Authenticate": {`Basic realm="x"`}}})
@@ -164,14 +178,18 @@ func TestBatchGetImageExceptions(t *testing.T) {
 	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL(), CredentialARN: secret})
 	resp, body := r.send(t, target+"BatchGetImage", `{"repositoryName":"private/secret","imageIds":[{"imageTag":"v1"}]}`)
 	assertException(t, resp, body, "UnableToGetUpstreamImageException")
+}
 
+func TestBatchGetImageWithoutARule(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
-	resp, body = r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"hub"}`)
+	resp, body := r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"hub"}`)
 	assert.Equal(t, http.StatusOK, resp.StatusCode, body)
 	before := len(r.up.Log())
 	_, body = r.send(t, target+"BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v1"},{"imageTag":"v2"}]}`)
-	assert.Contains(t, body, `"failures":[{"imageId":{"imageTag":"v2"},"failureCode":"ImageNotFound","failureReason":"Requested image not found"}]`, "without a rule it has what it has")
+	assert.Contains(t, body, `"images":[{`, "it has what it has")
+	assert.Contains(t, body, `"failures":[{"imageId":{"imageTag":"v2"},"failureCode":"ImageNotFound","failureReason":"Requested image not found"}]`)
 	r.fails(t, "BatchGetImage", `{"repositoryName":"hub/b","imageIds":[{"imageTag":"v1"}]}`, "RepositoryNotFoundException", noRepository("hub/b"))
 	assert.Len(t, r.up.Log(), before)
 }

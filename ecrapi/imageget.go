@@ -52,7 +52,8 @@ const (
 // BatchGetImage returns manifests as a registry client's GET does: a tag is pulled
 // through, or checked if it is due. What is wrong with one image stands in the answer;
 // what is wrong with the repository, or with its rule's secret, is an error. An image
-// of a media type that is not accepted counts as not found: nothing is converted. See
+// of a media type that is not accepted counts as not found: nothing is converted
+// (accepted-media-types). See
 // [BatchGetImage] for the errors.
 //
 // [BatchGetImage]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchGetImage.html

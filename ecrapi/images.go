@@ -26,7 +26,7 @@ type Images struct {
 	RegistryURL func(account, region string) string
 	// LayerURL returns where a layer can be downloaded without any authorization in a
 	// header. nil: the Proxy's own endpoint below RegistryURL, for registries that let
-	// everybody in.
+	// everybody in (layer-url).
 	LayerURL func(ctx context.Context, repo pullthrough.Repo, layer digest.Digest) (string, error)
 	// Password makes the password of an authorization token, which is good for 12 hours.
 	// nil: a random one, for registries that do not look at it.

@@ -43,7 +43,8 @@ func pageOf(op string, nextToken *string, maxResults *int64) (page, error) {
 	return p, nil
 }
 
-// given reports whether a request has a token: AWS's own examples send an empty one.
+// given reports whether a request has a token (empty-token): AWS's own examples send an
+// empty one.
 func given(nextToken *string) bool { return nextToken != nil && *nextToken != "" }
 
 // paged returns the page of all, and the token of the next: "" after the last.

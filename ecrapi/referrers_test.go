@@ -49,28 +49,63 @@ func TestListImageReferrers(t *testing.T) {
 	assert.Equal(t, 17, n)
 	n, _ = count(`,"filter":{"artifactStatus":"ARCHIVED"}`)
 	assert.Zero(t, n)
-	assert.Equal(t, 1, r.up.Count("GET /v2/a/referrers/*"), "a list is kept for 6 hours")
-	r.wait(6 * time.Hour)
-	_, _ = count("")
+	assert.Equal(t, 1, r.up.Count("GET /v2/a/referrers/*"), "all of them are of one list")
+}
+
+// signed is a registry with an image that was pulled, and what upstream has signed it with.
+func signed(t *testing.T) (r *registry, subject string, want string) {
+	t.Helper()
+	r = newRegistry(t, pullthrough.NewMemStore(), nil)
+	img := image(0)
+	sig := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, ArtifactType: "application/vnd.test.sig", Subject: img})
+	r.up.Push("a", "v1", img)
+	r.up.Push("a", "", sig)
+	r.pull(t, "a", "v1")
+	return r, `{` + hubA + `,"subjectId":{"imageDigest":"` + img.Digest.String() + `"}}`,
+		`{"referrers":[{"digest":"` + sig.Digest.String() + `","mediaType":"` + sig.MediaType + `","artifactType":"application/vnd.test.sig","size":` + strconv.Itoa(len(sig.Content)) + `}]}`
+}
+
+// referrers-window
+func TestAListOfReferrersIsKeptFor6Hours(t *testing.T) {
+	r, request, want := signed(t)
+	r.ok(t, "ListImageReferrers", request, want)
+	r.wait(6*time.Hour - time.Second)
+	r.ok(t, "ListImageReferrers", request, want)
+	assert.Equal(t, 1, r.up.Count("GET /v2/a/referrers/*"))
+	r.wait(time.Second)
+	r.ok(t, "ListImageReferrers", request, want)
 	assert.Equal(t, 2, r.up.Count("GET /v2/a/referrers/*"))
+}
+
+// referrers-stale: a known list is served.
+func TestAListOfReferrersWhenUpstreamFails(t *testing.T) {
+	r, request, want := signed(t)
+	r.ok(t, "ListImageReferrers", request, want)
 	r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/referrers/*", Status: 500})
 	r.wait(6 * time.Hour)
-	n, _ = count("")
-	assert.Equal(t, 20, n, "referrers-stale: a known list is served")
+	r.ok(t, "ListImageReferrers", request, want)
 	resp, body := r.send(t, target+"ListImageReferrers", `{`+hubA+`,"subjectId":{"imageDigest":"`+nowhere+`"}}`)
 	assertException(t, resp, body, "UnableToListUpstreamImageReferrersException")
+	assert.NotContains(t, body, r.up.Host())
 }
 
 func TestOneReferrer(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
-	subject := image(0)
-	sig := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, ArtifactType: "application/vnd.test.sig", Subject: subject})
-	r.up.Push("a", "v1", subject)
-	r.up.Push("a", "", sig)
-	r.pull(t, "a", "v1")
-	r.ok(t, "ListImageReferrers", `{`+hubA+`,"subjectId":{"imageDigest":"`+subject.Digest.String()+`"}}`,
-		`{"referrers":[{"digest":"`+sig.Digest.String()+`","mediaType":"`+sig.MediaType+`","artifactType":"application/vnd.test.sig","size":`+strconv.Itoa(len(sig.Content))+`}]}`)
+	r, request, want := signed(t)
+	r.ok(t, "ListImageReferrers", request, want)
+	assert.Equal(t, []string{"GET /v2/a/manifests/v1 200", "GET /v2/a/referrers/" + image(0).Digest.String() + " 200"}, r.up.Log())
+}
+
+func TestSubjectsThatNothingRefersTo(t *testing.T) {
+	r, request, _ := signed(t)
 	r.ok(t, "ListImageReferrers", `{`+hubA+`,"subjectId":{"imageDigest":"`+nowhere+`"}}`, `{"referrers":[]}`)
+	resp, _ := r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"hub"}`)
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	r.ok(t, "ListImageReferrers", request, `{"referrers":[]}`)
+	assert.Equal(t, 1, r.up.Count("GET /v2/a/referrers/*"))
+}
+
+func TestListImageReferrersRequests(t *testing.T) {
+	r, _, _ := signed(t)
 	for more, why := range map[string]string{
 		``:                constraint("subjectId.imageDigest", mustNotBeNull),
 		`,"subjectId":{}`: constraint("subjectId.imageDigest", mustNotBeNull),
@@ -85,7 +120,4 @@ func TestOneReferrer(t *testing.T) {
 		resp, body := r.send(t, target+"ListImageReferrers", `{`+hubA+`,"subjectId":{"imageDigest":`+more+`}}`)
 		assertException(t, resp, body, "InvalidParameterException")
 	}
-	resp, _ := r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"hub"}`)
-	require.Equal(t, http.StatusOK, resp.StatusCode)
-	r.ok(t, "ListImageReferrers", `{`+hubA+`,"subjectId":{"imageDigest":"`+subject.Digest.String()+`"}}`, `{"referrers":[]}`)
 }

@@ -13,7 +13,7 @@ type UpdatePullThroughCacheRuleInput struct {
 	EcrRepositoryPrefix *string `json:"ecrRepositoryPrefix,omitempty"` // required
 	RegistryId          *string `json:"registryId,omitempty"`
 	CredentialArn       *string `json:"credentialArn,omitempty"`
-	CustomRoleArn       *string `json:"customRoleArn,omitempty"` // "": the rule has none from now on
+	CustomRoleArn       *string `json:"customRoleArn,omitempty"` // "": the rule has none from now on (empty-role)
 }
 
 // UpdatePullThroughCacheRuleOutput is an answer; members that are zero are absent.

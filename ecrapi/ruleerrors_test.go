@@ -74,39 +74,62 @@ func TestBrokenConstraints(t *testing.T) {
 	assert.Empty(t, rules)
 }
 
-// What Rule.Validate refuses comes through with exception and message; its table is
-// tested there.
-func TestCreateRefuses(t *testing.T) {
-	api := start(t, &ecrapi.API{})
-	for body, want := range map[string][2]string{
-		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"registry.example.com"}`: {
-			"UnsupportedUpstreamRegistryException", "The upstream registry URL registry.example.com is invalid. Specify a valid upstream registry URL and try again",
-		},
-		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":""}`: {
-			"UnsupportedUpstreamRegistryException", "The upstream registry URL  is invalid. Specify a valid upstream registry URL and try again",
-		},
-		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io"}`: {
-			"UnsupportedUpstreamRegistryException", "The specified upstream registry requires authentication. Specify a valid Secrets Manager ARN containing the upstream registry credentials and try again.",
-		},
-		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","credentialArn":"` + secret + `"}`: {
-			"UnsupportedUpstreamRegistryException", "The specified upstream registry doesn't require authentication.",
-		},
-		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","customRoleArn":"` + role + `"}`: {
-			"InvalidParameterException", "Upstream registry URL and provided credential type do not match.",
-		},
-		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"123456789012.dkr.ecr.us-east-1.amazonaws.com"}`: {
-			"InvalidParameterException", "Upstream registry URL cannot be the same as the cache registry.",
-		},
-		`{"ecrRepositoryPrefix":"ROOT","upstreamRegistryUrl":"quay.io","upstreamRepositoryPrefix":"up"}`: {
-			"InvalidParameterException", "A pull through cache rule with the prefix ROOT takes no upstream repository prefix but ROOT.",
-		},
-		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io","credentialArn":"` + strings.Replace(secret, "us-east-1", "eu-west-1", 1) + `"}`: {
-			"SecretNotFoundException", "Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in",
-		},
-	} {
-		api.fails(t, "CreatePullThroughCacheRule", body, want[0], want[1])
+// refusals are requests that Create refuses, as Rule.Validate does, whose table is
+// tested there: exception and message come through.
+var refusals = map[string]struct{ request, code, message string }{
+	"a URL that ECR does not know": {
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"registry.example.com"}`,
+		"UnsupportedUpstreamRegistryException", "The upstream registry URL registry.example.com is invalid. Specify a valid upstream registry URL and try again",
+	},
+	"no URL": {
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":""}`,
+		"UnsupportedUpstreamRegistryException", "The upstream registry URL  is invalid. Specify a valid upstream registry URL and try again",
+	},
+	"ECR in China": {
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"111122223333.dkr.ecr.cn-north-1.amazonaws.com.cn"}`,
+		"UnsupportedUpstreamRegistryException", "The upstream registry URL 111122223333.dkr.ecr.cn-north-1.amazonaws.com.cn is invalid. Specify a valid upstream registry URL and try again",
+	},
+	"Docker Hub without a secret":      {`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"registry-1.docker.io"}`, "UnsupportedUpstreamRegistryException", sayNeedsSecret},
+	"GHCR without a secret":            {`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io"}`, "UnsupportedUpstreamRegistryException", sayNeedsSecret},
+	"an open registry with a secret":   {`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","credentialArn":"` + secret + `"}`, "UnsupportedUpstreamRegistryException", "The specified upstream registry doesn't require authentication."},
+	"an open registry with a role":     {`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","customRoleArn":"` + role + `"}`, "InvalidParameterException", sayCredentialType},
+	"a registry by secret with a role": {`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io","customRoleArn":"` + role + `"}`, "InvalidParameterException", sayCredentialType},
+	"ECR with a secret": {
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","credentialArn":"` + secret + `"}`, "InvalidParameterException", sayCredentialType,
+	},
+	"another registry's name": {
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io","upstreamRegistry":"docker-hub","credentialArn":"` + secret + `"}`,
+		"InvalidParameterException", "Invalid input: Upstream registry URL and entered upstream registry do not match. Please verify input and try again.",
+	},
+	"this very registry": {
+		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"123456789012.dkr.ecr.us-east-1.amazonaws.com"}`,
+		"InvalidParameterException", "Upstream registry URL cannot be the same as the cache registry.",
+	},
+	"ROOT with an upstream prefix": {
+		`{"ecrRepositoryPrefix":"ROOT","upstreamRegistryUrl":"quay.io","upstreamRepositoryPrefix":"up"}`,
+		"InvalidParameterException", "A pull through cache rule with the prefix ROOT takes no upstream repository prefix but ROOT.",
+	},
+	"a secret in another Region":  {`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io","credentialArn":"` + strings.Replace(secret, region, "eu-west-1", 1) + `"}`, "SecretNotFoundException", saySecretElsewhere},
+	"a secret in another account": {`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io","credentialArn":"` + strings.Replace(secret, account, "111122223333", 1) + `"}`, "SecretNotFoundException", saySecretElsewhere},
+}
+
+const (
+	sayNeedsSecret     = "The specified upstream registry requires authentication. Specify a valid Secrets Manager ARN containing the upstream registry credentials and try again."
+	sayCredentialType  = "Upstream registry URL and provided credential type do not match."
+	saySecretElsewhere = "Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in"
+)
+
+// refused is the test of some of refusals.
+func refused(names ...string) func(*testing.T) {
+	return func(t *testing.T) {
+		api := start(t, &ecrapi.API{})
+		for _, name := range names {
+			c, ok := refusals[name]
+			require.True(t, ok, name)
+			api.fails(t, "CreatePullThroughCacheRule", c.request, c.code, c.message)
+		}
+		api.ok(t, "DescribePullThroughCacheRules", "{}", `{"pullThroughCacheRules":[]}`)
 	}
-	api.ok(t, "DescribePullThroughCacheRules", "{}", `{"pullThroughCacheRules":[]}`)
 }
 
 func TestRulesThatDoNotExist(t *testing.T) {
@@ -131,23 +154,63 @@ func TestRegionsWithoutPullThroughCache(t *testing.T) {
 	start(t, &ecrapi.API{CheckRegion: true}).create(t, "hub")
 }
 
-func TestUpdate(t *testing.T) {
-	api := start(t, &ecrapi.API{})
-	_, _ = api.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "upstreamRepositoryPrefix", "up", "credentialArn", secret))
-	_, _ = api.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "ecr", "upstreamRegistryUrl", "111122223333.dkr.ecr.us-east-1.amazonaws.com"))
-	api.create(t, "open")
-	api.now = epoch.Add(time.Hour)
-	for _, c := range []struct{ name, request, answer string }{
-		{"another secret", `{"ecrRepositoryPrefix":"hub","credentialArn":"` + secret2 + `"}`, `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret2 + `","upstreamRepositoryPrefix":"up"}`},
-		{"empty-update", `{"ecrRepositoryPrefix":"hub/"}`, `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret2 + `","upstreamRepositoryPrefix":"up"}`},
-		{"empty-update of an open one", `{"ecrRepositoryPrefix":"open"}`, `{"ecrRepositoryPrefix":"open","registryId":"123456789012","updatedAt":946688400}`},
-		{"a role", `{"ecrRepositoryPrefix":"ecr","customRoleArn":"` + role + `"}`, `{"ecrRepositoryPrefix":"ecr","registryId":"123456789012","updatedAt":946688400,"customRoleArn":"` + role + `"}`},
-		{"no role", `{"ecrRepositoryPrefix":"ecr","customRoleArn":""}`, `{"ecrRepositoryPrefix":"ecr","registryId":"123456789012","updatedAt":946688400}`},
-	} {
-		t.Run(c.name, func(t *testing.T) { api.ok(t, "UpdatePullThroughCacheRule", c.request, c.answer) })
+// updates are requests of Update, an hour after Create, with what they answer.
+var updates = map[string]struct{ request, answer string }{
+	"another secret": {
+		`{"ecrRepositoryPrefix":"hub","credentialArn":"` + secret2 + `"}`,
+		`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret2 + `","upstreamRepositoryPrefix":"up"}`,
+	},
+	"what is fixed": {
+		`{"ecrRepositoryPrefix":"hub","credentialArn":"` + secret2 + `","upstreamRegistryUrl":"cgr.dev","upstreamRegistry":"chainguard","upstreamRepositoryPrefix":"else"}`,
+		`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret2 + `","upstreamRepositoryPrefix":"up"}`,
+	},
+	"nothing": {
+		`{"ecrRepositoryPrefix":"hub/"}`,
+		`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret + `","upstreamRepositoryPrefix":"up"}`,
+	},
+	"nothing of an open one": {`{"ecrRepositoryPrefix":"open"}`, `{"ecrRepositoryPrefix":"open","registryId":"123456789012","updatedAt":946688400}`},
+	"a role":                 {`{"ecrRepositoryPrefix":"near","customRoleArn":"` + role + `"}`, `{"ecrRepositoryPrefix":"near","registryId":"123456789012","updatedAt":946688400,"customRoleArn":"` + role + `"}`},
+	"no role":                {`{"ecrRepositoryPrefix":"far","customRoleArn":""}`, `{"ecrRepositoryPrefix":"far","registryId":"123456789012","updatedAt":946688400}`},
+}
+
+// updated is the test of some of updates.
+func updated(names ...string) func(*testing.T) {
+	return func(t *testing.T) {
+		for _, name := range names {
+			c, ok := updates[name]
+			require.True(t, ok, name)
+			api := start(t, &ecrapi.API{})
+			api.create(t, "open")
+			for _, request := range []string{
+				object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "upstreamRepositoryPrefix", "up", "credentialArn", secret),
+				object("ecrRepositoryPrefix", "near", "upstreamRegistryUrl", "111122223333.dkr.ecr.us-east-1.amazonaws.com"),
+				object("ecrRepositoryPrefix", "far", "upstreamRegistryUrl", "111122223333.dkr.ecr.us-east-1.amazonaws.com", "customRoleArn", role),
+			} {
+				resp, body := api.send(t, target+"CreatePullThroughCacheRule", request)
+				require.Equal(t, 200, resp.StatusCode, body)
+			}
+			prefix := parse(t, c.answer)["ecrRepositoryPrefix"].(string)
+			before := api.described(t, prefix)
+			api.now = epoch.Add(time.Hour)
+			api.ok(t, "UpdatePullThroughCacheRule", c.request, c.answer)
+			for _, member := range []string{"credentialArn", "customRoleArn", "updatedAt"} { // no other changes
+				delete(before, member)
+				if v, there := parse(t, c.answer)[member]; there {
+					before[member] = v
+				}
+			}
+			assert.Equal(t, before, api.described(t, prefix))
+		}
 	}
-	api.ok(t, "DescribePullThroughCacheRules", `{"ecrRepositoryPrefixes":["hub"]}`, `{"pullThroughCacheRules":[{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"ghcr.io",
-		"upstreamRepositoryPrefix":"up","registryId":"123456789012","createdAt":946684800,"updatedAt":946688400,"credentialArn":"`+secret2+`"}]}`)
+}
+
+// described is a rule as Describe has it.
+func (c *client) described(t *testing.T, prefix string) map[string]any {
+	t.Helper()
+	_, body := c.send(t, target+"DescribePullThroughCacheRules", `{"ecrRepositoryPrefixes":["`+prefix+`"]}`)
+	rules, _ := parse(t, body)["pullThroughCacheRules"].([]any)
+	require.Len(t, rules, 1, body)
+	return rules[0].(map[string]any)
 }
 
 func TestUpdateRefuses(t *testing.T) {

@@ -38,8 +38,9 @@ type CreatePullThroughCacheRuleOutput struct {
 // if API.Secrets has its secret, whatever that says (empty-secret). Rules may nest
 // (nested-prefixes). What the caller left out stays out of the answers: no upstream
 // registry is derived from the URL (upstream-registry-echo), no upstream prefix is
-// ROOT for having been left out (ecr-upstream-prefix-echo). See
-// [CreatePullThroughCacheRule] for the errors.
+// ROOT for having been left out (ecr-upstream-prefix-echo). A rule is called updated
+// when it was created (first-update-time). See [CreatePullThroughCacheRule] for the
+// errors.
 //
 // [CreatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreatePullThroughCacheRule.html
 func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Identity, in CreatePullThroughCacheRuleInput) (out CreatePullThroughCacheRuleOutput, err error) {

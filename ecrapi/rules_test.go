@@ -43,6 +43,12 @@ var created = map[string]struct{ request, create, describe, deleted string }{
 		`{"ecrRepositoryPrefix":"team-a/","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","upstreamRepositoryPrefix":"up/","customRoleArn":"` + role + `","registryId":"123456789012","createdAt":946684800,"updatedAt":946684800}`,
 		`{"ecrRepositoryPrefix":"team-a/","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","upstreamRepositoryPrefix":"up/","customRoleArn":"` + role + `","registryId":"123456789012","createdAt":946684800}`,
 	},
+	"ECR without an upstream prefix or a role": {
+		`{"ecrRepositoryPrefix":"far","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","upstreamRegistry":"ecr"}`,
+		`{"ecrRepositoryPrefix":"far","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","upstreamRegistry":"ecr","registryId":"123456789012","createdAt":946684800}`,
+		`{"ecrRepositoryPrefix":"far","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","upstreamRegistry":"ecr","registryId":"123456789012","createdAt":946684800,"updatedAt":946684800}`,
+		`{"ecrRepositoryPrefix":"far","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","registryId":"123456789012","createdAt":946684800}`,
+	},
 	"another registry's name on an open URL": {
 		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","upstreamRegistry":"docker-hub"}`,
 		`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"quay.io","upstreamRegistry":"docker-hub","registryId":"123456789012","createdAt":946684800}`,
@@ -51,24 +57,25 @@ var created = map[string]struct{ request, create, describe, deleted string }{
 	},
 }
 
-func TestARuleFromCreateToDelete(t *testing.T) {
-	for name, c := range created {
-		t.Run(name, func(t *testing.T) {
-			api := start(t, &ecrapi.API{})
-			api.ok(t, "CreatePullThroughCacheRule", c.request, c.create)
-			api.now = epoch.Add(time.Hour)
-			api.ok(t, "DescribePullThroughCacheRules", `{}`, `{"pullThroughCacheRules":[`+c.describe+`]}`)
-			prefix, _ := parse(t, c.request)["ecrRepositoryPrefix"].(string)
-			api.ok(t, "DescribePullThroughCacheRules", `{"ecrRepositoryPrefixes":["`+prefix+`"]}`, `{"pullThroughCacheRules":[`+c.describe+`]}`)
-			rules, err := api.api.Rules(t.Context(), "", "")
-			require.NoError(t, err)
-			require.Len(t, rules, 1)
-			assert.Equal(t, epoch, rules[0].CreatedAt)
-			api.ok(t, "DeletePullThroughCacheRule", object("ecrRepositoryPrefix", prefix), c.deleted)
-			api.ok(t, "DescribePullThroughCacheRules", `{}`, `{"pullThroughCacheRules":[]}`)
-			api.fails(t, "DescribePullThroughCacheRules", `{"ecrRepositoryPrefixes":["`+prefix+`"]}`, "PullThroughCacheRuleNotFoundException", noSuchRule(prefix))
-			api.fails(t, "DeletePullThroughCacheRule", object("ecrRepositoryPrefix", prefix), "PullThroughCacheRuleNotFoundException", noSuchRule(prefix))
-		})
+// fromCreateToDelete is the test of one of created.
+func fromCreateToDelete(name string) func(*testing.T) {
+	return func(t *testing.T) {
+		c, ok := created[name]
+		require.True(t, ok)
+		api := start(t, &ecrapi.API{})
+		api.ok(t, "CreatePullThroughCacheRule", c.request, c.create)
+		api.now = epoch.Add(time.Hour)
+		api.ok(t, "DescribePullThroughCacheRules", `{}`, `{"pullThroughCacheRules":[`+c.describe+`]}`)
+		prefix, _ := parse(t, c.request)["ecrRepositoryPrefix"].(string)
+		api.ok(t, "DescribePullThroughCacheRules", `{"ecrRepositoryPrefixes":["`+prefix+`"]}`, `{"pullThroughCacheRules":[`+c.describe+`]}`)
+		rules, err := api.api.Rules(t.Context(), "", "")
+		require.NoError(t, err)
+		require.Len(t, rules, 1)
+		assert.Equal(t, epoch, rules[0].CreatedAt)
+		api.ok(t, "DeletePullThroughCacheRule", object("ecrRepositoryPrefix", prefix), c.deleted)
+		api.ok(t, "DescribePullThroughCacheRules", `{}`, `{"pullThroughCacheRules":[]}`)
+		api.fails(t, "DescribePullThroughCacheRules", `{"ecrRepositoryPrefixes":["`+prefix+`"]}`, "PullThroughCacheRuleNotFoundException", noSuchRule(prefix))
+		api.fails(t, "DeletePullThroughCacheRule", object("ecrRepositoryPrefix", prefix), "PullThroughCacheRuleNotFoundException", noSuchRule(prefix))
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -38,25 +37,26 @@ var secretErrors = map[string]struct {
 	"undecrypted": {ecrapi.ErrSecretDecrypt, "UnableToDecryptSecretValueException", "The secret could not be decrypted. Verify the permissions on its key and try again."},
 }
 
-func TestSecretsAtCreateAndUpdate(t *testing.T) {
-	for name, e := range secretErrors {
-		t.Run(name, func(t *testing.T) {
-			v := &vault{err: e.err}
-			c := start(t, &ecrapi.API{Secrets: v.secret})
-			request := object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "credentialArn", secret)
-			c.fails(t, "CreatePullThroughCacheRule", request, e.code, e.message)
-			c.ok(t, "DescribePullThroughCacheRules", "{}", `{"pullThroughCacheRules":[]}`)
-			v.err = nil
-			resp, body := c.send(t, target+"CreatePullThroughCacheRule", request)
-			require.Equal(t, 200, resp.StatusCode, body)
-			assert.Equal(t, []string{account + " " + region + " " + secret, account + " " + region + " " + secret}, v.asked)
+// badSecret is the test of one of secretErrors at Create and Update.
+func badSecret(name string) func(*testing.T) {
+	return func(t *testing.T) {
+		e, ok := secretErrors[name]
+		require.True(t, ok)
+		v := &vault{err: e.err}
+		c := start(t, &ecrapi.API{Secrets: v.secret})
+		request := object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "credentialArn", secret)
+		c.fails(t, "CreatePullThroughCacheRule", request, e.code, e.message)
+		c.ok(t, "DescribePullThroughCacheRules", "{}", `{"pullThroughCacheRules":[]}`)
+		v.err = nil
+		resp, body := c.send(t, target+"CreatePullThroughCacheRule", request)
+		require.Equal(t, 200, resp.StatusCode, body)
+		assert.Equal(t, []string{account + " " + region + " " + secret, account + " " + region + " " + secret}, v.asked)
 
-			v.err = e.err
-			c.fails(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "credentialArn", secret2), e.code, e.message)
-			c.ok(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"),
-				`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946684800,"credentialArn":"`+secret+`"}`)
-			assert.Len(t, v.asked, 3, "an empty update asks for no secret")
-		})
+		v.err = e.err
+		c.fails(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "credentialArn", secret2), e.code, e.message)
+		c.ok(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"),
+			`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946684800,"credentialArn":"`+secret+`"}`)
+		assert.Len(t, v.asked, 3, "an empty update asks for no secret")
 	}
 }
 
@@ -112,34 +112,42 @@ var badSecrets = map[string]string{
 	"case beside the name": `{"username":"canary-robot","ACCESSTOKEN":"canary-token"}`,
 }
 
-func TestCredentials(t *testing.T) {
+var (
+	secretRepo = pullthrough.Repo{Account: "111122223333", Region: "eu-west-1", Name: "hub/a"}
+	secretRule = pullthrough.Rule{Prefix: "hub", UpstreamURL: "ghcr.io", CredentialARN: secret}
+)
+
+// secret-cache: a secret is asked for each time.
+func TestASecretIsReadAnew(t *testing.T) {
 	v := &vault{content: goodSecret}
 	api := &ecrapi.API{Secrets: v.secret}
-	repo := pullthrough.Repo{Account: "111122223333", Region: "eu-west-1", Name: "hub/a"}
-	rule := pullthrough.Rule{Prefix: "hub", UpstreamURL: "ghcr.io", CredentialARN: secret}
-	for range 2 { // secret-cache: asked each time
-		got, err := api.Credentials(t.Context(), repo, rule)
+	for range 2 {
+		got, err := api.Credentials(t.Context(), secretRepo, secretRule)
 		require.NoError(t, err)
 		assert.True(t, got == pullthrough.Credential{Username: "canary-robot", AccessToken: "canary-token"})
 	}
 	assert.Equal(t, []string{"111122223333 eu-west-1 " + secret, "111122223333 eu-west-1 " + secret}, v.asked)
 	v.content = `{"note":"canary","username":"u","accessToken":"t"}`
-	got, err := api.Credentials(t.Context(), repo, rule)
+	got, err := api.Credentials(t.Context(), secretRepo, secretRule)
 	require.NoError(t, err)
 	assert.True(t, got == pullthrough.Credential{Username: "u", AccessToken: "t"})
+}
 
+func TestSecretsThatAreOfNoUse(t *testing.T) {
+	v := &vault{}
+	api := &ecrapi.API{Secrets: v.secret}
 	for name, content := range badSecrets {
 		v.content = content
-		_, err := api.Credentials(t.Context(), repo, rule)
+		_, err := api.Credentials(t.Context(), secretRepo, secretRule)
 		require.Error(t, err, name)
 		assert.NotContains(t, err.Error(), "canary", name)
 	}
 	for _, e := range secretErrors {
 		v.err = e.err
-		_, err := api.Credentials(t.Context(), repo, rule)
+		_, err := api.Credentials(t.Context(), secretRepo, secretRule)
 		assert.ErrorIs(t, err, e.err)
 	}
-	_, err = new(ecrapi.API).Credentials(t.Context(), repo, rule)
+	_, err := new(ecrapi.API).Credentials(t.Context(), secretRepo, secretRule)
 	assert.ErrorIs(t, err, ecrapi.ErrSecretAccess, "without Secrets nobody knows what it says")
 }
 
@@ -161,71 +169,104 @@ func TestCredentialsOfRulesWithoutASecret(t *testing.T) {
 	}
 }
 
-func TestValidation(t *testing.T) {
-	const valid = `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","upstreamRegistryUrl":"ghcr.io","upstreamRepositoryPrefix":"up","credentialArn":"` + secret + `","isValid":true}`
-	failed := func(text string) string {
-		return strings.Replace(valid, `"isValid":true`, `"isValid":false,"failure":"`+text+`"`, 1)
-	}
-	v := &vault{content: goodSecret}
-	var reached []pullthrough.Repo
-	var answer error
-	c := start(t, &ecrapi.API{Secrets: v.secret, Validate: func(_ context.Context, repo pullthrough.Repo, rule pullthrough.Rule) error {
-		reached = append(reached, repo)
-		assert.Equal(t, "ghcr.io", rule.UpstreamURL)
-		return answer
-	}})
-	resp, body := c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "upstreamRepositoryPrefix", "up", "credentialArn", secret))
-	require.Equal(t, 200, resp.StatusCode, body)
-	request := object("ecrRepositoryPrefix", "hub/")
-	c.ok(t, "ValidatePullThroughCacheRule", request, valid)
-	assert.Equal(t, []pullthrough.Repo{{Account: account, Region: region}}, reached)
+const valid = `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","upstreamRegistryUrl":"ghcr.io","upstreamRepositoryPrefix":"up","credentialArn":"` + secret + `","isValid":true}`
 
+func invalid(text string) string {
+	return strings.Replace(valid, `"isValid":true`, `"isValid":false,"failure":"`+text+`"`, 1)
+}
+
+// validated is an API whose rule hub can be validated.
+type validated struct {
+	*client
+	vault
+	reached []pullthrough.Repo
+	answer  error // of Validate
+}
+
+var validateHub = object("ecrRepositoryPrefix", "hub/")
+
+func validating(t *testing.T) *validated {
+	t.Helper()
+	v := &validated{vault: vault{content: goodSecret}}
+	v.client = start(t, &ecrapi.API{Secrets: v.secret, Validate: func(_ context.Context, repo pullthrough.Repo, rule pullthrough.Rule) error {
+		v.reached = append(v.reached, repo)
+		assert.Equal(t, "ghcr.io", rule.UpstreamURL)
+		return v.answer
+	}})
+	resp, body := v.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "upstreamRepositoryPrefix", "up", "credentialArn", secret))
+	require.Equal(t, 200, resp.StatusCode, body)
+	return v
+}
+
+func TestAValidRule(t *testing.T) {
+	v := validating(t)
+	v.ok(t, "ValidatePullThroughCacheRule", validateHub, valid)
+	assert.Equal(t, []pullthrough.Repo{{Account: account, Region: region}}, v.reached)
+}
+
+func TestValidationOfARuleWithoutUpstream(t *testing.T) {
+	v := validating(t)
 	for err, text := range map[error]string{
 		pullthrough.ErrDenied:      "The upstream registry refused the credentials. Verify that they are correct.",
 		pullthrough.ErrRateLimited: "The upstream registry limits the rate of requests. Try again later.",
 		pullthrough.ErrUnavailable: "The upstream registry could not be reached.",
+		pullthrough.ErrNotFound:    "The upstream registry could not be reached.",
 		context.DeadlineExceeded:   "The upstream registry could not be reached.",
 		ecrapi.ErrSecretDecrypt:    secretErrors["undecrypted"].message,
 	} {
-		answer = fmt.Errorf("canary: %w", err)
-		c.ok(t, "ValidatePullThroughCacheRule", request, failed(text))
+		v.answer = fmt.Errorf("canary: %w", err)
+		v.ok(t, "ValidatePullThroughCacheRule", validateHub, invalid(text))
 	}
-	answer = errors.New("canary")
-	resp, body = c.send(t, target+"ValidatePullThroughCacheRule", request)
-	assertException(t, resp, body, "ServerException")
-	assert.NotContains(t, body, "canary")
+}
 
-	answer, reached = nil, nil
+func TestValidationOfARuleWithoutASecret(t *testing.T) {
+	v := validating(t)
 	for _, content := range badSecrets {
 		v.content = content
-		c.ok(t, "ValidatePullThroughCacheRule", request, failed("The secret must be a JSON object with the members username and accessToken."))
+		v.ok(t, "ValidatePullThroughCacheRule", validateHub, invalid("The secret must be a JSON object with the members username and accessToken."))
 	}
 	for _, e := range secretErrors {
 		v.err = e.err
-		c.ok(t, "ValidatePullThroughCacheRule", request, failed(e.message))
+		v.ok(t, "ValidatePullThroughCacheRule", validateHub, invalid(e.message))
 	}
-	v.err = errors.New("canary")
-	resp, body = c.send(t, target+"ValidatePullThroughCacheRule", request)
-	assertException(t, resp, body, "ServerException")
-	assert.Empty(t, reached, "without a good secret upstream is not asked")
+	assert.Empty(t, v.reached, "without a good secret upstream is not asked")
 }
 
-func TestValidationWithoutCallbacks(t *testing.T) {
-	c := start(t, &ecrapi.API{})
-	c.now = epoch.Add(time.Second)
-	c.create(t, "open")
-	for prefix, url := range map[string]string{"far": "111122223333.dkr.ecr.us-east-1.amazonaws.com", "near": "123456789012.dkr.ecr.eu-west-1.amazonaws.com"} {
-		_, _ = c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", prefix, "upstreamRegistryUrl", url))
-	}
-	_, _ = c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "credentialArn", secret))
-	for prefix, want := range map[string]string{
-		"open": `{"ecrRepositoryPrefix":"open","registryId":"123456789012","upstreamRegistryUrl":"quay.io","isValid":true}`,
-		"hub":  `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","upstreamRegistryUrl":"ghcr.io","credentialArn":"` + secret + `","isValid":true}`,
-		"near": `{"ecrRepositoryPrefix":"near","registryId":"123456789012","upstreamRegistryUrl":"123456789012.dkr.ecr.eu-west-1.amazonaws.com","isValid":true}`,
-		// cross-account-no-role
-		"far": `{"ecrRepositoryPrefix":"far","registryId":"123456789012","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","isValid":false,
-			"failure":"The upstream registry belongs to another account. Specify a customRoleArn that may pull from it."}`,
-	} {
-		c.ok(t, "ValidatePullThroughCacheRule", object("ecrRepositoryPrefix", prefix), want)
+func TestValidationThatFails(t *testing.T) {
+	v := validating(t)
+	v.answer = errors.New("canary")
+	resp, body := v.send(t, target+"ValidatePullThroughCacheRule", validateHub)
+	assertException(t, resp, body, "ServerException")
+	assert.NotContains(t, body, "canary")
+	v.answer, v.err = nil, errors.New("canary")
+	resp, body = v.send(t, target+"ValidatePullThroughCacheRule", validateHub)
+	assertException(t, resp, body, "ServerException")
+	assert.NotContains(t, body, "canary")
+}
+
+// unreached are the answers of Validate where nobody reaches upstream.
+var unreached = map[string]string{
+	"open": `{"ecrRepositoryPrefix":"open","registryId":"123456789012","upstreamRegistryUrl":"quay.io","isValid":true}`,
+	"hub":  `{"ecrRepositoryPrefix":"hub","registryId":"123456789012","upstreamRegistryUrl":"ghcr.io","credentialArn":"` + secret + `","isValid":true}`,
+	"near": `{"ecrRepositoryPrefix":"near","registryId":"123456789012","upstreamRegistryUrl":"123456789012.dkr.ecr.eu-west-1.amazonaws.com","isValid":true}`,
+	// cross-account-no-role
+	"far": `{"ecrRepositoryPrefix":"far","registryId":"123456789012","upstreamRegistryUrl":"111122223333.dkr.ecr.us-east-1.amazonaws.com","isValid":false,
+		"failure":"The upstream registry belongs to another account. Specify a customRoleArn that may pull from it."}`,
+}
+
+// validatedAlone is the test of some of unreached.
+func validatedAlone(prefixes ...string) func(*testing.T) {
+	return func(t *testing.T) {
+		c := start(t, &ecrapi.API{})
+		c.create(t, "open")
+		for prefix, url := range map[string]string{"far": "111122223333.dkr.ecr.us-east-1.amazonaws.com", "near": "123456789012.dkr.ecr.eu-west-1.amazonaws.com"} {
+			_, _ = c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", prefix, "upstreamRegistryUrl", url))
+		}
+		_, _ = c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "credentialArn", secret))
+		for _, prefix := range prefixes {
+			want, ok := unreached[prefix]
+			require.True(t, ok, prefix)
+			c.ok(t, "ValidatePullThroughCacheRule", object("ecrRepositoryPrefix", prefix), want)
+		}
 	}
 }

@@ -78,7 +78,8 @@ type UpdateRepositoryCreationTemplateInput CreateRepositoryCreationTemplateInput
 // UpdateRepositoryCreationTemplateOutput is an answer.
 type UpdateRepositoryCreationTemplateOutput CreateRepositoryCreationTemplateOutput
 
-// UpdateRepositoryCreationTemplate changes the members that were sent. See
+// UpdateRepositoryCreationTemplate changes the members that were sent
+// (template-update). See
 // [UpdateRepositoryCreationTemplate] for the errors.
 //
 // [UpdateRepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_UpdateRepositoryCreationTemplate.html

@@ -50,13 +50,27 @@ func TestATemplateFromCreateToDelete(t *testing.T) {
 		c.ok(t, "DescribeRepositoryCreationTemplates", `{"prefixes":["`+prefix+`"]}`, all)
 		c.ok(t, "DeleteRepositoryCreationTemplate", object("prefix", prefix), one)
 		c.ok(t, "DescribeRepositoryCreationTemplates", "{}", `{"registryId":"123456789012","repositoryCreationTemplates":[]}`)
-		// template-unknown-prefix: left out.
-		c.ok(t, "DescribeRepositoryCreationTemplates", `{"prefixes":["`+prefix+`"]}`, `{"registryId":"123456789012","repositoryCreationTemplates":[]}`)
+	}
+}
+
+func TestATemplateThatDoesNotExist(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	_, _ = c.send(t, target+"CreateRepositoryCreationTemplate", `{"prefix":"foo","appliedFor":[]}`)
+	for _, prefix := range []string{"gone", "foo/bar", "fo", "ROOT"} {
 		for _, op := range []string{"UpdateRepositoryCreationTemplate", "DeleteRepositoryCreationTemplate"} {
 			c.fails(t, op, object("prefix", prefix), "TemplateNotFoundException",
 				"The repository creation template with prefix '"+prefix+"' does not exist in the registry with id '123456789012'")
 		}
 	}
+}
+
+// template-unknown-prefix: left out.
+func TestDescribeLeavesOutTemplatesThatDoNotExist(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	_, _ = c.send(t, target+"CreateRepositoryCreationTemplate", `{"prefix":"foo","appliedFor":[]}`)
+	c.ok(t, "DescribeRepositoryCreationTemplates", `{"prefixes":["gone"]}`, `{"registryId":"123456789012","repositoryCreationTemplates":[]}`)
+	c.ok(t, "DescribeRepositoryCreationTemplates", `{"prefixes":["gone","foo/","ROOT"]}`, `{"registryId":"123456789012","repositoryCreationTemplates":[{"prefix":"foo",
+		"encryptionConfiguration":{"encryptionType":"AES256"},"imageTagMutability":"MUTABLE","createdAt":946684800,"updatedAt":946684800}]}`)
 }
 
 func TestATemplateThatExists(t *testing.T) {
@@ -80,32 +94,37 @@ func TestThe101stTemplate(t *testing.T) {
 		"The registry with id '123456789012' has 100 repository creation templates already, which is as many as there may be")
 }
 
-// Update changes what was sent and keeps the rest.
-func TestUpdateOfATemplate(t *testing.T) {
-	for name, c := range map[string]struct {
-		request string
-		change  func(members map[string]any)
-	}{
-		"nothing":     {`{}`, func(map[string]any) {}},
-		"description": {`{"description":"new"}`, func(m map[string]any) { m["description"] = "new" }},
-		"cleared": {`{"description":"","repositoryPolicy":"","lifecyclePolicy":"","customRoleArn":"","resourceTags":[]}`, func(m map[string]any) {
-			for _, name := range []string{"description", "repositoryPolicy", "lifecyclePolicy", "customRoleArn", "resourceTags"} {
-				delete(m, name)
-			}
-		}},
-		"applied for": {`{"appliedFor":["REPLICATION"]}`, func(m map[string]any) { m["appliedFor"] = []any{"REPLICATION"} }},
-		"tags":        {`{"resourceTags":[{"Key":"a","Value":"b"}]}`, func(m map[string]any) { m["resourceTags"] = []any{map[string]any{"Key": "a", "Value": "b"}} }},
-		"encryption":  {`{"encryptionConfiguration":{"encryptionType":"AES256"}}`, func(m map[string]any) { m["encryptionConfiguration"] = map[string]any{"encryptionType": "AES256"} }},
-		"mutability, and the filters go": {`{"imageTagMutability":"MUTABLE"}`, func(m map[string]any) {
-			m["imageTagMutability"] = "MUTABLE"
-			delete(m, "imageTagMutabilityExclusionFilters")
-		}},
-		"filters alone": {`{"imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"x*"}]}`, func(m map[string]any) {
-			m["imageTagMutabilityExclusionFilters"] = []any{map[string]any{"filterType": "WILDCARD", "filter": "x*"}}
-		}},
-		"policies": {`{"repositoryPolicy":"{}","lifecyclePolicy":"[]"}`, func(m map[string]any) { m["repositoryPolicy"], m["lifecyclePolicy"] = "{}", "[]" }},
-	} {
-		t.Run(name, func(t *testing.T) {
+// templateUpdates are requests of Update, and what they change of templateRequest.
+var templateUpdates = map[string]struct {
+	request string
+	change  func(members map[string]any)
+}{
+	"nothing":     {`{}`, func(map[string]any) {}},
+	"description": {`{"description":"new"}`, func(m map[string]any) { m["description"] = "new" }},
+	"cleared": {`{"description":"","repositoryPolicy":"","lifecyclePolicy":"","customRoleArn":"","resourceTags":[]}`, func(m map[string]any) {
+		for _, name := range []string{"description", "repositoryPolicy", "lifecyclePolicy", "customRoleArn", "resourceTags"} {
+			delete(m, name)
+		}
+	}},
+	"applied for": {`{"appliedFor":["REPLICATION"]}`, func(m map[string]any) { m["appliedFor"] = []any{"REPLICATION"} }},
+	"tags":        {`{"resourceTags":[{"Key":"a","Value":"b"}]}`, func(m map[string]any) { m["resourceTags"] = []any{map[string]any{"Key": "a", "Value": "b"}} }},
+	"encryption":  {`{"encryptionConfiguration":{"encryptionType":"AES256"}}`, func(m map[string]any) { m["encryptionConfiguration"] = map[string]any{"encryptionType": "AES256"} }},
+	"mutability, and the filters go": {`{"imageTagMutability":"MUTABLE"}`, func(m map[string]any) {
+		m["imageTagMutability"] = "MUTABLE"
+		delete(m, "imageTagMutabilityExclusionFilters")
+	}},
+	"filters alone": {`{"imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"x*"}]}`, func(m map[string]any) {
+		m["imageTagMutabilityExclusionFilters"] = []any{map[string]any{"filterType": "WILDCARD", "filter": "x*"}}
+	}},
+	"policies": {`{"repositoryPolicy":"{}","lifecyclePolicy":"[]"}`, func(m map[string]any) { m["repositoryPolicy"], m["lifecyclePolicy"] = "{}", "[]" }},
+}
+
+// templateUpdated is the test of some of templateUpdates. What was not sent is kept.
+func templateUpdated(names ...string) func(*testing.T) {
+	return func(t *testing.T) {
+		for _, name := range names {
+			c, ok := templateUpdates[name]
+			require.True(t, ok, name)
 			api := start(t, &ecrapi.API{})
 			_, _ = api.send(t, target+"CreateRepositoryCreationTemplate", templateRequest)
 			api.now = epoch.Add(time.Hour)
@@ -120,21 +139,19 @@ func TestUpdateOfATemplate(t *testing.T) {
 			require.NoError(t, err)
 			api.ok(t, "UpdateRepositoryCreationTemplate", string(body), string(answer))
 			api.ok(t, "DeleteRepositoryCreationTemplate", `{"prefix":"eng/test"}`, string(answer))
-		})
+		}
 	}
 }
 
 func TestTemplateForARepository(t *testing.T) {
 	c := start(t, &ecrapi.API{})
 	for prefix, applied := range map[string]string{
-		"ROOT": "PULL_THROUGH_CACHE", "hub": "PULL_THROUGH_CACHE", "hub/library": `PULL_THROUGH_CACHE","REPLICATION`, "hub/library/alpine": "REPLICATION",
-		"hub/other": "CREATE_ON_PUSH", "slash/": "PULL_THROUGH_CACHE",
+		"ROOT": "PULL_THROUGH_CACHE", "hub": "PULL_THROUGH_CACHE", "hub/library": `PULL_THROUGH_CACHE","REPLICATION`, "slash/": "PULL_THROUGH_CACHE",
 	} {
 		_, _ = c.send(t, target+"CreateRepositoryCreationTemplate", `{"prefix":"`+prefix+`","appliedFor":["`+applied+`"]}`)
 	}
 	for name, want := range map[string]string{
-		"hub/library/alpine/x": "hub/library", // template-shadowing: a longer one for replication does not count
-		"hub/library/a":        "hub/library", "hub/library": "hub", "hub/libraryx/a": "hub", "hub/other/a": "hub", "hub": "ROOT", "hubx/a": "ROOT",
+		"hub/library/a": "hub/library", "hub/library": "hub", "hub/libraryx/a": "hub", "hub": "ROOT", "hubx/a": "ROOT",
 		"slash/a": "slash/", "mine": "ROOT", "a/b": "ROOT",
 	} {
 		template, ok, err := c.api.Template(t.Context(), pullthrough.Repo{Account: account, Region: region, Name: name})
@@ -149,6 +166,20 @@ func TestTemplateForARepository(t *testing.T) {
 	_, ok, err = c.api.Template(t.Context(), pullthrough.Repo{Account: "111111111111", Name: "hub/a"})
 	require.NoError(t, err)
 	assert.False(t, ok, "another account's")
+}
+
+// template-shadowing: a longer template for another occasion does not count.
+func TestTemplatesForOtherOccasions(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	for prefix, applied := range map[string]string{"hub": "PULL_THROUGH_CACHE", "hub/library/alpine": "REPLICATION", "hub/other": "CREATE_ON_PUSH", "ROOT": "REPLICATION"} {
+		_, _ = c.send(t, target+"CreateRepositoryCreationTemplate", `{"prefix":"`+prefix+`","appliedFor":["`+applied+`"]}`)
+	}
+	for name, want := range map[string]bool{"hub/library/alpine/x": true, "hub/other/a": true, "else/a": false} {
+		template, ok, err := c.api.Template(t.Context(), pullthrough.Repo{Account: account, Region: region, Name: name})
+		require.NoError(t, err)
+		assert.Equal(t, want, ok, name)
+		assert.Equal(t, want, template.Prefix == "hub", name)
+	}
 }
 
 // template-role-missing: clients read that the repository does not exist.

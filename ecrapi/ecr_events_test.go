@@ -1,0 +1,46 @@
+package ecrapi_test
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+var ecrEvents = []trait{
+	{"Z01", "EventBridge gets an `ECR Pull Through Cache Action`", "documented", "`API.PullThroughCacheEvent` makes it of the `Proxy`'s event, member by member; the host sends it", TestTheWholeEvent},
+	{"Z02", "one for the tag or digest that was asked for, not for what comes with it", "chosen, `event-granularity`", "the same, however much is filled; none for what is cached", TestOneEventForWhatWasAskedFor},
+	{"Z03", "a check of a tag that is due", "chosen, `event-granularity`", "is told like a first pull, also when it fails and the old image is served", TestChecksAreTold},
+	{"Z04", "`sync-status` of a failure", "chosen, `event-failure-status`", "`FAILURE`; without a `failure-code` when upstream does not have the image", failureIsTold(`"failure-reason":"Requested image not found"`, 404)},
+	{"Z05", "`failure-code` of an upstream that refuses", "chosen, `event-failure-codes`", "`UpstreamAccessDenied`, as `BatchGetImage` has it", failureIsTold(`"failure-code":"UpstreamAccessDenied","failure-reason":"The authentication to the upstream registry failed. Verify that the credentials provided in the pull through cache rule are correct, and try again."`, 401, 403)},
+	{"Z06", "that limits the rate", "chosen, `event-failure-codes`", "`UpstreamTooManyRequests`", failureIsTold(`"failure-code":"UpstreamTooManyRequests","failure-reason":"The upstream registry limits the rate of requests. Try again later."`, 429)},
+	{"Z07", "that is down", "chosen, `event-failure-codes`", "`UpstreamUnavailable`", failureIsTold(`"failure-code":"UpstreamUnavailable","failure-reason":"The upstream registry could not be reached or gave no usable answer."`, 500, 503)},
+	{"Z08", "a secret that is of no use", "chosen, `event-failure-codes`", "`UpstreamAccessDenied`", TestASecretThatIsOfNoUseIsTold},
+	{"Z09", "a repository that cannot be made, since its template lacks a role", "chosen, `template-role-missing`, `event-failure-codes`", "a failure without a code; the reason is the sentence that clients read", TestARepositoryThatCannotBeMadeIsTold},
+	{"Z10", "what never got as far as upstream: a bad name, a missing permission, no rule", "chosen, `untold-refusals`", "no action of the cache's, and no event", TestRefusalsAreNotTold},
+	{"Z11", "the rule was deleted before the pull ended", "chosen, `untold-refusals`", "no event, since it could not name the rule", TestAPullWhoseRuleWasDeletedIsNotTold},
+}
+
+var ecrSurprises = []trait{
+	{"W09", "a template with tags or a KMS key and without a role: it can be created, but repositories cannot, and every first pull fails", "documented, `template-role-missing`", "the same: `NAME_UNKNOWN` for clients, `RepositoryNotFoundException` by the API, and no repository", TestATemplateThatCannotBeApplied},
+	{"W11", "Docker Hub and GHCR cannot be cached without a secret, although their images are public", "measured", "the same, by the API; a rule of the host's own needs none", testW11},
+}
+
+func testW11(t *testing.T) {
+	refused("Docker Hub without a secret", "GHCR without a secret")(t)
+	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+		r.proxy.Credentials = r.api.Credentials
+		r.proxy.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
+			return url.Parse(r.up.URL())
+		}
+	})
+	r.rule(t, pullthrough.Rule{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"})
+	r.up.Push("library/alpine", "v1", image(1))
+	require.Equal(t, 200, r.request(http.MethodGet, "/v2/docker-hub/library/alpine/manifests/v1"))
+	assert.Equal(t, []string{"GET /v2/library/alpine/manifests/v1 200"}, r.up.Log())
+}

@@ -1,0 +1,80 @@
+package ecrapi_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+)
+
+var ecrCreate = []trait{
+	{"N01", "each operation answers members of its own: `upstreamRegistry` in Create and Describe, `updatedAt` in Describe and Update, the URL in all but Update", "documented", "the same", fromCreateToDelete("with a secret and the registry's name")},
+	{"N02", "`credentialArn`, `customRoleArn` and `upstreamRepositoryPrefix` that were left out are absent from answers", "measured", "the same: no `ROOT`, which Terraform would take for a change", fromCreateToDelete("the least")},
+	{"N03", "an upstream prefix that was sent as `ROOT` is answered as `ROOT`", "measured", "the same", fromCreateToDelete("ROOT as it was sent")},
+	{"N04", "an upstream prefix that was left out of a rule for ECR itself", "chosen, `ecr-upstream-prefix-echo`", "absent from answers, and means `ROOT`", fromCreateToDelete("ECR without an upstream prefix or a role")},
+	{"N05", "`upstreamRegistry` in answers", "chosen, `upstream-registry-echo`", "what the caller sent, also where it is the wrong one for an open URL, which is taken (measured); nothing is derived from the URL", fromCreateToDelete("another registry's name on an open URL")},
+	{"N06", "prefixes may end in a slash, and upstream prefixes too; ECR upstreams take a role", "documented", "the same, answered as sent", fromCreateToDelete("ECR with a role, prefixes with slashes")},
+	{"N07", "`foo/` beside `foo`", "chosen, `slash-prefix`", "`PullThroughCacheRuleAlreadyExistsException`; each operation finds the one by the other", TestASlashAtTheEndIsTheSamePrefix},
+	{"N08", "`docker/hub` beside `docker`", "chosen, `nested-prefixes`", "both are created", TestPrefixesMayNest},
+	{"N09", "the prefix is taken: `PullThroughCacheRuleAlreadyExistsException`", "chosen, `rule-error-texts`", "the same exception (measured), with a sentence of our own", TestAPrefixThatIsTaken},
+	{"N10", "50 rules in a registry, and no more: `LimitExceededException`", "chosen, `rule-error-texts`", "the same (documented), with a sentence of our own; a prefix that is taken is told first", TestThe51stRule},
+	{"N11", "many create the last rules at once", "inferred", "as many succeed as there is room for, each prefix once", TestThe50thRuleIsCreatedOnce},
+	{"N12", "`updatedAt` of a rule that was never updated", "chosen, `first-update-time`", "`createdAt`", testN12},
+	{"N13", "pulls use the rule as it was sent", "inferred", "`API.Rules` is the `Proxy`'s source of rules", TestAProxyGetsTheRulesAsTheyWereSent},
+	{"N14", "another account's ECR without a `customRoleArn`", "chosen, `cross-account-no-role`", "Create accepts; pulls are denied, without asking upstream for a way in", TestAPullFromAnotherAccountWithoutARole},
+	{"N15", "a Region without pull through cache: \"This feature is disabled\"", "chosen, `region-error`", "with `API.CheckRegion` these words (seen) in an `InvalidParameterException`, from all five operations; by default every Region has it", TestRegionsWithoutPullThroughCache},
+}
+
+// The truth table itself is Rule.Validate's: R20 and following.
+var ecrRefusals = []trait{
+	{"N30", "a URL that ECR does not know, or spells otherwise: `UnsupportedUpstreamRegistryException`", "measured", "the same sentence, see R20 and R21", refused("a URL that ECR does not know", "no URL")},
+	{"N31", "ECR in China, `….amazonaws.com.cn`", "chosen, `china-suffix`", "such a URL, as there is no pull through cache", refused("ECR in China")},
+	{"N32", "a registry that wants a secret, without one: `UnsupportedUpstreamRegistryException`", "measured", "the same sentence", refused("Docker Hub without a secret", "GHCR without a secret")},
+	{"N33", "an open registry with a secret: \"The specified upstream registry doesn't require authentication\"", "chosen, `create-error-types`, `create-error-tails`", "the beginning was seen; `UnsupportedUpstreamRegistryException`, and a full stop", refused("an open registry with a secret")},
+	{"N34", "`upstreamRegistry` is not the URL's, where that wants a secret: \"Invalid input: Upstream registry URL and entered upstream registry do not match. …\"", "chosen, `create-error-types`", "the sentence was seen; `InvalidParameterException`", refused("another registry's name")},
+	{"N35", "a role for another registry than ECR: \"Upstream registry URL and provided credential type do not match\"", "chosen, `create-error-types`, `create-error-tails`", "the beginning was seen; `InvalidParameterException`, and a full stop", refused("an open registry with a role", "a registry by secret with a role")},
+	{"N36", "a secret for ECR", "inferred", "refused as the line before", refused("ECR with a secret")},
+	{"N37", "the upstream is this very registry: \"Upstream registry URL cannot be the same as the cache registry\"", "chosen, `create-error-types`, `create-error-tails`", "the beginning was seen; `InvalidParameterException`, and a full stop", refused("this very registry")},
+	{"N38", "the secret is in another Region or account: \"… Please verify the secret exists in the same region and account …\"", "chosen, `create-error-types`, `create-error-tails`", "the middle was seen; `SecretNotFoundException`, and nothing around it", refused("a secret in another Region", "a secret in another account")},
+	{"N39", "the prefix `ROOT` with an upstream prefix of its own", "chosen, `root-upstream-prefix`", "refused (documented), by `InvalidParameterException` with a sentence of our own", refused("ROOT with an upstream prefix")},
+}
+
+var ecrRules = []trait{
+	{"G01", "registries without rules have an empty list", "inferred", "the same: `{\"pullThroughCacheRules\":[]}`", testG01},
+	{"G02", "rules are described by prefix, and one that does not exist is `PullThroughCacheRuleNotFoundException`", "measured", "the same; one page, each rule once, in the order of prefixes", TestDescribeByPrefix},
+	{"G03", "no rule with that prefix: `PullThroughCacheRuleNotFoundException` from Update, Delete and Validate", "chosen, `rule-error-texts`", "the same (documented), with a sentence of our own; nothing else than the whole prefix matches", TestRulesThatDoNotExist},
+	{"U01", "Update changes the secret", "documented", "the same", updated("another secret")},
+	{"U02", "and the role, in place", "measured", "the same", updated("a role")},
+	{"U03", "but neither URL nor upstream prefix", "documented", "such members are ignored, as all that Update does not have", updated("what is fixed")},
+	{"U04", "Update with neither secret nor role", "chosen, `empty-update`", "accepted; moves `updatedAt`", updated("nothing", "nothing of an open one")},
+	{"U05", "Update with a role of no characters", "chosen, `empty-role`", "the rule has none from then on", updated("no role")},
+	{"U06", "Update refuses what Create would, by exceptions of its own", "chosen, `create-error-types`", "the same sentences; `InvalidParameterException` in place of `UnsupportedUpstreamRegistryException`, which Update does not declare. Nothing changes, not even a time", TestUpdateRefuses},
+	{"U07", "Update of a rule that Create would have refused", "chosen", "such rules are the host's (`fakeecr -rule`); their secret can be updated", TestUpdateOfARuleThatCreateWouldRefuse},
+	{"U08", "after Delete what is cached is served on, and nothing new is pulled", "documented", "the same; before, a rule works as soon as it was created, with its secret", TestARulePulls},
+	{"V01", "Validate tells that a rule works: `isValid`, and no `failure`", "inferred", "the same; `API.Validate` reaches upstream", TestAValidRule},
+	{"V02", "Validate reaches the upstream registry", "documented", "departs where `API.Validate` is nil: a rule whose secret is well-formed, or cannot be read by anybody, is called valid", validatedAlone("hub", "near")},
+	{"V03", "open registries can be validated", "documented", "the same; they are asked for no secret", validatedAlone("open")},
+	{"V04", "what is wrong upstream stands in the answer", "chosen, `validate-failure-text`", "`isValid` false with a sentence of our own for each class: refused, rate limited, not reached", TestValidationOfARuleWithoutUpstream},
+	{"V05", "and so does what is wrong with the secret", "chosen, `validate-failure-text`", "one sentence for each of missing, unreadable, undecryptable, malformed; upstream is then not reached", TestValidationOfARuleWithoutASecret},
+	{"V06", "another account's ECR without a role", "chosen, `cross-account-no-role`", "`isValid` false, and that is what `failure` says", validatedAlone("far")},
+	{"V07", "Validate cannot tell", "inferred", "`ServerException`, not a rule that is called invalid", TestValidationThatFails},
+}
+
+func testN12(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	c.create(t, "hub")
+	c.now = epoch.Add(time.Hour)
+	rule := c.described(t, "hub")
+	assert.Equal(t, []any{946684800.0, 946684800.0}, []any{rule["createdAt"], rule["updatedAt"]})
+	_, _ = c.send(t, target+"UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"))
+	rule = c.described(t, "hub")
+	assert.Equal(t, []any{946684800.0, 946688400.0}, []any{rule["createdAt"], rule["updatedAt"]})
+}
+
+func testG01(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	c.ok(t, "DescribePullThroughCacheRules", "{}", `{"pullThroughCacheRules":[]}`)
+	c.ok(t, "DescribePullThroughCacheRules", `{"maxResults":1}`, `{"pullThroughCacheRules":[]}`)
+}
