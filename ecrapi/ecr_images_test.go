@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/ecrapi"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -28,7 +29,8 @@ var ecrImages = []trait{
 	{"J11", "images are those of one account in one Region", "documented", "the same", TestImagesOfAccountsAndRegionsAreApart},
 	{"J12", "names of repositories are outside the API model", "documented", "the same, in the words of A10", TestNamesOfRepositories},
 	{"J13", "images are described after a restart as before", "inferred", "the same, with a `Catalog.File`", TestImagesAreDescribedAfterARestart},
-	{"J14", "all of ECR has these operations", "documented", "those of an API without `Images` are `API.Next`'s", TestWithoutImagesTheOperationsAreNext},
+	{"J14", "each operation has an IAM action of its own", "documented", "`API.Identify`, which sees the request, can refuse it; `Proxy.Authorize` is asked where an operation pulls", testJ14},
+	{"J15", "all of ECR has these operations", "documented", "those of an API without `Images` are `API.Next`'s", TestWithoutImagesTheOperationsAreNext},
 }
 
 var ecrBatch = []trait{
@@ -52,9 +54,11 @@ var ecrLayers = []trait{
 	{"Y01", "`GetDownloadUrlForLayer` gives the URL of upstream's storage while the layer is not imported, then of ECR's", "chosen, `layer-url`", "departs: the URL of the layer in this registry, where the download pulls it through; it wants no authorization", TestGetDownloadUrlForLayer},
 	{"Y02", "the URL needs no authorization in a header", "documented", "`Images.LayerURL` signs one, or the registry lets everybody in", TestTheHostSignsLayerURLs},
 	{"Y03", "a layer that is neither here nor upstream is `LayersNotFoundException`, trouble with upstream `UnableToGetUpstreamLayerException`", "documented, `upstream-exception-texts`", "the same, with sentences of our own", TestLayersThatAreNotThere},
-	{"Y04", "`BatchCheckLayerAvailability` knows what is stored: what only upstream has is `UNAVAILABLE`", "inferred", "the same, and upstream is not asked", TestBatchCheckLayerAvailability},
-	{"Y05", "an authorization token is base64 of `AWS:` and a password, good for 12 hours, with the registry's address", "documented", "the same; `Images.Password` makes the password", TestGetAuthorizationToken},
-	{"Y06", "passwords are not guessed", "inferred", "random ones, where the host makes none", TestPasswordsAreRandom},
+	{"Y04", "whatever is wrong upstream, or with the secret, is that exception", "documented, `upstream-exception-texts`", "the same, without upstream's address", testY04},
+	{"Y05", "without `ecr:BatchImportUpstreamImage` a layer that is not stored is `LayersNotFoundException`", "inferred", "the same, and upstream is not asked", testY05},
+	{"Y06", "`BatchCheckLayerAvailability` knows what is stored: what only upstream has is `UNAVAILABLE`", "inferred", "the same, and upstream is not asked", TestBatchCheckLayerAvailability},
+	{"Y07", "an authorization token is base64 of `AWS:` and a password, good for 12 hours, with the registry's address", "documented", "the same; `Images.Password` makes the password", TestGetAuthorizationToken},
+	{"Y08", "passwords are not guessed", "inferred", "random ones, where the host makes none", TestPasswordsAreRandom},
 }
 
 var ecrReferrers = []trait{
@@ -63,7 +67,8 @@ var ecrReferrers = []trait{
 	{"Q03", "a subject that nobody knows has none, and so has a repository that no rule covers: `{\"referrers\":[]}`", "measured", "the same, never `ImageNotFoundException`", TestSubjectsThatNothingRefersTo},
 	{"Q04", "a list counts as fresh for 6 hours", "measured, `referrers-window`", "the same", TestAListOfReferrersIsKeptFor6Hours},
 	{"Q05", "upstream fails: `UnableToListUpstreamImageReferrersException`", "documented, `referrers-stale`", "the same, unless a list is known: that is answered", TestAListOfReferrersWhenUpstreamFails},
-	{"Q06", "requests outside the API model", "documented", "refused in the words of A10", TestListImageReferrersRequests},
+	{"Q06", "whatever is wrong upstream, or with the secret, is that exception", "documented, `upstream-exception-texts`", "the same, without upstream's address", testQ06},
+	{"Q07", "requests outside the API model", "documented", "refused in the words of A10", TestListImageReferrersRequests},
 }
 
 // due is a registry whose image hub/a:v1 is due for a check.
@@ -151,4 +156,70 @@ func testB14(t *testing.T) {
 	_, body = r.send(t, target+"BatchGetImage", request)
 	assert.Contains(t, body, `"failureCode":"ImageNotFound","failureReason":"Requested image not found"`)
 	assert.Empty(t, r.up.Log())
+}
+
+// troubles are what can be wrong upstream of a repository.
+func troubles(t *testing.T) (all []*registry) {
+	t.Helper()
+	for _, status := range []int{401, 403, 429, 500, 503, down} {
+		r := newRegistry(t, pullthrough.NewMemStore(), nil)
+		require.NoError(t, r.proxy.Store.PutManifest(t.Context(), repo("a"), manifestOf(image(1), "v1")))
+		if status == down {
+			r.up.Close()
+		} else {
+			r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/*", Status: status})
+		}
+		all = append(all, r)
+	}
+	r := withoutSecret(t, &vault{err: assert.AnError})
+	require.NoError(t, r.proxy.Store.PutManifest(t.Context(), pullthrough.Repo{Name: "private/secret"}, manifestOf(image(1), "v1")))
+	return append(all, r)
+}
+
+// inTrouble asks each for what only upstream can tell.
+func inTrouble(t *testing.T, op, request, exception string) {
+	t.Helper()
+	for _, r := range troubles(t) {
+		for _, name := range []string{"hub/a", "private/secret"} {
+			if _, there := r.catalog.Repository(pullthrough.Repo{Name: name}); !there {
+				continue
+			}
+			resp, body := r.send(t, target+op, `{"repositoryName":"`+name+`",`+request+`}`)
+			assertException(t, resp, body, exception)
+			assert.NotContains(t, body, r.up.Host())
+		}
+	}
+}
+
+func testY04(t *testing.T) {
+	inTrouble(t, "GetDownloadUrlForLayer", `"layerDigest":"`+nowhere+`"`, "UnableToGetUpstreamLayerException")
+}
+
+func testQ06(t *testing.T) {
+	inTrouble(t, "ListImageReferrers", `"subjectId":{"imageDigest":"`+nowhere+`"}`, "UnableToListUpstreamImageReferrersException")
+}
+
+func testY05(t *testing.T) {
+	r := forbidden(t, pullthrough.ActionImport)
+	img := image(1)
+	require.NoError(t, r.proxy.Store.PutManifest(t.Context(), repo("a"), manifestOf(img, "v1")))
+	resp, body := r.send(t, target+"GetDownloadUrlForLayer", `{`+hubA+`,"layerDigest":"`+img.Config.Digest.String()+`"}`)
+	assertException(t, resp, body, "LayersNotFoundException")
+	assert.Empty(t, r.up.Log())
+}
+
+func testJ14(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+		r.proxy.Authorize = func(context.Context, pullthrough.Action, pullthrough.Request) error { return errors.New("no") }
+		r.api.Identify = func(req *http.Request) (pullthrough.Identity, error) {
+			if req.Header.Get("X-Amz-Target") == target+"DescribeImages" {
+				return pullthrough.Identity{}, &ecrapi.Error{Code: "AccessDeniedException", Message: "not this"}
+			}
+			return pullthrough.Identity{}, nil
+		}
+	})
+	require.NoError(t, r.proxy.Store.PutManifest(t.Context(), repo("a"), manifestOf(image(1), "v1")))
+	r.fails(t, "DescribeImages", `{`+hubA+`}`, "AccessDeniedException", "not this")
+	r.ok(t, "ListImages", `{`+hubA+`}`, `{"imageIds":[{"imageDigest":"`+image(1).Digest.String()+`","imageTag":"v1"}]}`)
+	r.fails(t, "BatchGetImage", getV1, "AccessDeniedException", "no")
 }

@@ -1,11 +1,16 @@
 package ecrapi_test
 
 import (
+	"context"
+	"net/http"
+	"net/url"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
 )
 
@@ -53,6 +58,7 @@ var ecrRules = []trait{
 	{"U06", "Update refuses what Create would, by exceptions of its own", "chosen, `create-error-types`", "the same sentences; `InvalidParameterException` in place of `UnsupportedUpstreamRegistryException`, which Update does not declare. Nothing changes, not even a time", TestUpdateRefuses},
 	{"U07", "Update of a rule that Create would have refused", "chosen", "such rules are the host's (`fakeecr -rule`); their secret can be updated", TestUpdateOfARuleThatCreateWouldRefuse},
 	{"U08", "after Delete what is cached is served on, and nothing new is pulled", "documented", "the same; before, a rule works as soon as it was created, with its secret", TestARulePulls},
+	{"U09", "Update leaves cached tags as fresh as they were", "chosen, `update-resets-window`", "the same, and so they are after Delete and Create (F08)", testU09},
 	{"V01", "Validate tells that a rule works: `isValid`, and no `failure`", "inferred", "the same; `API.Validate` reaches upstream", TestAValidRule},
 	{"V02", "Validate reaches the upstream registry", "documented", "departs where `API.Validate` is nil: a rule whose secret is well-formed, or cannot be read by anybody, is called valid", validatedAlone("hub", "near")},
 	{"V03", "open registries can be validated", "documented", "the same; they are asked for no secret", validatedAlone("open")},
@@ -71,6 +77,32 @@ func testN12(t *testing.T) {
 	_, _ = c.send(t, target+"UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"))
 	rule = c.described(t, "hub")
 	assert.Equal(t, []any{946684800.0, 946688400.0}, []any{rule["createdAt"], rule["updatedAt"]})
+}
+
+func testU09(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+		r.proxy.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
+			return url.Parse(r.up.URL())
+		}
+	})
+	r.create(t, "quay")
+	r.up.Push("a", "v1", image(1))
+	pull := func() {
+		t.Helper()
+		require.Equal(t, http.StatusOK, r.request(http.MethodGet, "/v2/quay/a/manifests/v1"))
+	}
+	pull()
+	r.wait(23 * time.Hour)
+	r.ok(t, "UpdatePullThroughCacheRule", `{"ecrRepositoryPrefix":"quay"}`, `{"ecrRepositoryPrefix":"quay","registryId":"123456789012","updatedAt":946767600}`)
+	pull()
+	resp, body := r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"quay"}`)
+	require.Equal(t, http.StatusOK, resp.StatusCode, body)
+	r.create(t, "quay")
+	pull()
+	assert.Equal(t, []string{"GET /v2/a/manifests/v1 200"}, r.up.Log())
+	r.wait(2 * time.Hour)
+	pull()
+	assert.Equal(t, []string{"GET /v2/a/manifests/v1 200", "HEAD /v2/a/manifests/v1 200"}, r.up.Log())
 }
 
 func testG01(t *testing.T) {

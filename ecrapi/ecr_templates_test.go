@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/ecrapi"
 )
 
 var ecrSecrets = []trait{
@@ -37,13 +38,14 @@ var ecrTemplates = []trait{
 	{"T11", "Describe of a prefix that has no template", "chosen, `template-unknown-prefix`", "left out of the list; Describe does not declare `TemplateNotFoundException`", TestDescribeLeavesOutTemplatesThatDoNotExist},
 	{"T12", "Update of some members", "chosen, `template-update`", "keeps the others, and `\"\"` or `[]` clears", templateUpdated("nothing", "description", "cleared", "applied for", "tags", "encryption", "filters alone", "policies")},
 	{"T13", "Update of the mutability alone", "chosen, `template-update`", "takes the filters with it", templateUpdated("mutability, and the filters go")},
-	{"T14", "of the templates for pull through cache the one with the longest prefix applies, `ROOT` last", "documented", "the same, on whole path components", TestTemplateForARepository},
-	{"T15", "a longer one for other occasions", "chosen, `template-shadowing`", "does not stand before it", TestTemplatesForOtherOccasions},
-	{"T16", "a repository that a pull makes has the template's settings", "documented", "the same, in a `Catalog`: `DescribeRepositories` and `Catalog.Repository` show them", TestARepositoryIsMadeByItsTemplate},
-	{"T17", "without a template it is mutable, `AES256`, without policies and tags", "documented", "the same", TestARepositoryWithoutATemplate},
-	{"T18", "templates apply when a repository is made, not later", "documented", "the same", testT18},
-	{"T19", "tags and a KMS key need a `customRoleArn`", "documented", "the same: the template can be created without, but not applied", TestTemplatesThatNeedARole},
-	{"T20", "tags that the template makes immutable do not move", "documented, `immutable-refresh`", "the same, filters included; a tag may come once, and is checked once a day", TestTagsThatMustNotMove},
+	{"T14", "`KMS_DSSE` is for GovCloud only", "documented", "departs: taken in every Region", testT14},
+	{"T15", "of the templates for pull through cache the one with the longest prefix applies, `ROOT` last", "documented", "the same, on whole path components", TestTemplateForARepository},
+	{"T16", "a longer one for other occasions", "chosen, `template-shadowing`", "does not stand before it", TestTemplatesForOtherOccasions},
+	{"T17", "a repository that a pull makes has the template's settings", "documented", "the same, in a `Catalog`: `DescribeRepositories` and `Catalog.Repository` show them", TestARepositoryIsMadeByItsTemplate},
+	{"T18", "without a template it is mutable, `AES256`, without policies and tags", "documented", "the same", TestARepositoryWithoutATemplate},
+	{"T19", "templates apply when a repository is made, not later", "documented", "the same", testT19},
+	{"T20", "tags and a KMS key need a `customRoleArn`", "documented", "the same: the template can be created without, but not applied", TestTemplatesThatNeedARole},
+	{"T21", "tags that the template makes immutable do not move", "documented, `immutable-refresh`", "the same, filters included; a tag may come once, and is checked once a day", TestTagsThatMustNotMove},
 }
 
 var ecrPulls = []trait{
@@ -58,7 +60,7 @@ var ecrPulls = []trait{
 	{"H09", "whether a principal is registered cannot be told", "chosen, `pull-time`", "the pull is not recorded, and goes on", TestAPullWhoseExclusionIsNotKnownIsNotRecorded},
 }
 
-func testT18(t *testing.T) {
+func testT19(t *testing.T) {
 	r := newRegistry(t, pullthrough.NewMemStore(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.up.Push("a", "v2", image(2))
@@ -73,6 +75,14 @@ func testT18(t *testing.T) {
 	r.pull(t, "b", "v1")
 	settings, _ = r.catalog.Repository(repo("b"))
 	assert.Equal(t, "IMMUTABLE", settings.ImageTagMutability)
+}
+
+func testT14(t *testing.T) {
+	for _, where := range []string{"us-gov-west-1", "eu-west-1"} {
+		c := start(t, &ecrapi.API{Region: where})
+		resp, body := c.send(t, target+"CreateRepositoryCreationTemplate", `{"prefix":"hub","appliedFor":["PULL_THROUGH_CACHE"],"encryptionConfiguration":{"encryptionType":"KMS_DSSE"}}`)
+		assert.Equal(t, http.StatusOK, resp.StatusCode, body)
+	}
 }
 
 func testH03(t *testing.T) {

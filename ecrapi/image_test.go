@@ -169,15 +169,30 @@ func imageFails(failureCode string, statuses ...int) func(*testing.T) {
 	}
 }
 
+// withoutSecret is a registry whose rule "private" has a secret that v keeps, before an
+// upstream that wants one.
+func withoutSecret(t *testing.T, v *vault) *registry {
+	t.Helper()
+	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) { r.api.Secrets, r.proxy.Credentials = v.secret, r.api.Credentials })
+	r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/secret/*", Status: 401, Header: http.Header{"Www-Authenticate": {`Basic realm="x"`}}})
+	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL(), CredentialARN: secret})
+	return r
+}
+
 // A secret that is of no use is nobody's image: the whole call fails.
 func TestBatchGetImageWithoutASecret(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
-		r.proxy.Credentials = r.api.Credentials
-		r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/secret/*", Status: 401, Header: http.Header{"Www-Authenticate": {`Basic realm="x"`}}})
-	})
-	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL(), CredentialARN: secret})
-	resp, body := r.send(t, target+"BatchGetImage", `{"repositoryName":"private/secret","imageIds":[{"imageTag":"v1"}]}`)
-	assertException(t, resp, body, "UnableToGetUpstreamImageException")
+	vaults := []*vault{{content: badSecrets["plain text"]}, {content: badSecrets["other case"]}}
+	for _, e := range secretErrors {
+		vaults = append(vaults, &vault{err: e.err})
+	}
+	for _, v := range vaults {
+		r := withoutSecret(t, v)
+		resp, body := r.send(t, target+"BatchGetImage", `{"repositoryName":"private/secret","imageIds":[{"imageTag":"v1"}]}`)
+		assertException(t, resp, body, "UnableToGetUpstreamImageException")
+		assert.NotContains(t, body, "canary")
+		assert.NotContains(t, body, r.up.Host())
+		assert.NotEmpty(t, v.asked)
+	}
 }
 
 func TestBatchGetImageWithoutARule(t *testing.T) {
