@@ -27,7 +27,7 @@ var ecrImages = []trait{
 	{"J09", "lists are filtered by `tagStatus` and `imageStatus`", "documented, `archived-pull`", "the same; all images are active, since nothing is archived here", TestFilters},
 	{"J10", "images and repositories come in pages", "documented", "the same, each once", TestPagesOfImages},
 	{"J11", "images are those of one account in one Region", "documented", "the same", TestImagesOfAccountsAndRegionsAreApart},
-	{"J12", "names of repositories are outside the API model", "documented", "the same, in the words of A10", TestNamesOfRepositories},
+	{"J12", "a repository whose name is outside the API model", "documented", "the same, in the words of A10", TestNamesOfRepositories},
 	{"J13", "images are described after a restart as before", "inferred", "the same, with a `Catalog.File`", TestImagesAreDescribedAfterARestart},
 	{"J14", "each operation has an IAM action of its own", "documented", "`API.Identify`, which sees the request, can refuse it; `Proxy.Authorize` is asked where an operation pulls", testJ14},
 	{"J15", "all of ECR has these operations", "documented", "those of an API without `Images` are `API.Next`'s", TestWithoutImagesTheOperationsAreNext},

@@ -28,7 +28,7 @@ var ecrCreate = []trait{
 	{"N11", "many create the last rules at once", "inferred", "as many succeed as there is room for, each prefix once", TestThe50thRuleIsCreatedOnce},
 	{"N12", "`updatedAt` of a rule that was never updated", "chosen, `first-update-time`", "`createdAt`", testN12},
 	{"N13", "pulls use the rule as it was sent", "inferred", "`API.Rules` is the `Proxy`'s source of rules", TestAProxyGetsTheRulesAsTheyWereSent},
-	{"N14", "another account's ECR without a `customRoleArn`", "chosen, `cross-account-no-role`", "Create accepts; pulls are denied, without asking upstream for a way in", TestAPullFromAnotherAccountWithoutARole},
+	{"N14", "another account's ECR without a `customRoleArn`", "chosen, `cross-account-no-role`", "Create accepts; pulls are denied", TestAPullFromAnotherAccountWithoutARole},
 	{"N15", "a Region without pull through cache: \"This feature is disabled\"", "chosen, `region-error`", "with `API.CheckRegion` these words (seen) in an `InvalidParameterException`, from all five operations; by default every Region has it", TestRegionsWithoutPullThroughCache},
 }
 
@@ -60,7 +60,7 @@ var ecrRules = []trait{
 	{"U08", "after Delete what is cached is served on, and nothing new is pulled", "documented", "the same; before, a rule works as soon as it was created, with its secret", TestARulePulls},
 	{"U09", "Update leaves cached tags as fresh as they were", "chosen, `update-resets-window`", "the same, and so they are after Delete and Create (F08)", testU09},
 	{"V01", "Validate tells that a rule works: `isValid`, and no `failure`", "inferred", "the same; `API.Validate` reaches upstream", TestAValidRule},
-	{"V02", "Validate reaches the upstream registry", "documented", "departs where `API.Validate` is nil: a rule whose secret is well-formed, or cannot be read by anybody, is called valid", validatedAlone("hub", "near")},
+	{"V02", "Validate reaches the upstream registry", "documented", "departs where `API.Validate` is nil: then the secret is all that is looked at, and without `API.Secrets` not even that", validatedAlone("hub", "near")},
 	{"V03", "open registries can be validated", "documented", "the same; they are asked for no secret", validatedAlone("open")},
 	{"V04", "what is wrong upstream stands in the answer", "chosen, `validate-failure-text`", "`isValid` false with a sentence of our own for each class: refused, rate limited, not reached", TestValidationOfARuleWithoutUpstream},
 	{"V05", "and so does what is wrong with the secret", "chosen, `validate-failure-text`", "one sentence for each of missing, unreadable, undecryptable, malformed; upstream is then not reached", TestValidationOfARuleWithoutASecret},
