@@ -100,7 +100,11 @@ func TestOneEventForWhatWasAskedFor(t *testing.T) {
 
 // event-granularity: a digest that many wait for in vain is told once, too.
 func TestOneEventForAHerdThatFails(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+		r.proxy.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			return pullthrough.Policy{Retries: -1} // what is not there is remembered
+		}
+	})
 	stall := make(chan struct{})
 	r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Status: 404, Stall: stall})
 	var herd sync.WaitGroup
