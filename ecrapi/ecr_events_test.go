@@ -24,6 +24,7 @@ var ecrEvents = []trait{
 	{"Z09", "a repository that cannot be made, since its template lacks a role", "chosen, `template-role-missing`, `event-failure-codes`", "a failure without a code; the reason is the sentence that clients read", TestARepositoryThatCannotBeMadeIsTold},
 	{"Z10", "what never got as far as upstream: a bad name, a missing permission, no rule", "chosen, `untold-refusals`", "no action of the cache's, and no event", TestRefusalsAreNotTold},
 	{"Z11", "the rule was deleted before the pull ended", "chosen, `untold-refusals`", "no event, since it could not name the rule", TestAPullWhoseRuleWasDeletedIsNotTold},
+	{"Z12", "many pull at once what is not there", "chosen, `event-granularity`", "one event", TestOneEventForAHerdThatFails},
 }
 
 var ecrSurprises = []trait{

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 var ecrCreate = []trait{
@@ -59,13 +60,14 @@ var ecrRules = []trait{
 	{"U07", "Update of a rule that Create would have refused", "chosen", "such rules are the host's (`fakeecr -rule`); their secret can be updated", TestUpdateOfARuleThatCreateWouldRefuse},
 	{"U08", "after Delete what is cached is served on, and nothing new is pulled", "documented", "the same; before, a rule works as soon as it was created, with its secret", TestARulePulls},
 	{"U09", "Update leaves cached tags as fresh as they were", "chosen, `update-resets-window`", "the same, and so they are after Delete and Create (F08)", testU09},
-	{"V01", "Validate tells that a rule works: `isValid`, and no `failure`", "inferred", "the same; `API.Validate` reaches upstream", TestAValidRule},
-	{"V02", "Validate reaches the upstream registry", "documented", "departs where `API.Validate` is nil: then the secret is all that is looked at, and without `API.Secrets` not even that", validatedAlone("hub", "near")},
-	{"V03", "open registries can be validated", "documented", "the same; they are asked for no secret", validatedAlone("open")},
-	{"V04", "what is wrong upstream stands in the answer", "chosen, `validate-failure-text`", "`isValid` false with a sentence of our own for each class: refused, rate limited, not reached", TestValidationOfARuleWithoutUpstream},
-	{"V05", "and so does what is wrong with the secret", "chosen, `validate-failure-text`", "one sentence for each of missing, unreadable, undecryptable, malformed; upstream is then not reached", TestValidationOfARuleWithoutASecret},
-	{"V06", "another account's ECR without a role", "chosen, `cross-account-no-role`", "`isValid` false, and that is what `failure` says", validatedAlone("far")},
-	{"V07", "Validate cannot tell", "inferred", "`ServerException`, not a rule that is called invalid", TestValidationThatFails},
+	{"V01", "Validate tells that a rule works: `isValid`, and no `failure`", "inferred", "the same", TestAValidRule},
+	{"V02", "Validate reaches the upstream registry and authenticates", "documented", "the same, with `Proxy.ValidateRule` as `API.Validate`", testV02},
+	{"V03", "it always does", "documented", "departs where `API.Validate` is nil: then the secret is all that is looked at, and without `API.Secrets` not even that", validatedAlone("hub", "near")},
+	{"V04", "open registries can be validated", "documented", "the same; they are asked for no secret", validatedAlone("open")},
+	{"V05", "what is wrong upstream stands in the answer", "chosen, `validate-failure-text`", "`isValid` false with a sentence of our own for each class: refused, rate limited, not reached", TestValidationOfARuleWithoutUpstream},
+	{"V06", "and so does what is wrong with the secret", "chosen, `validate-failure-text`", "one sentence for each of missing, unreadable, undecryptable, malformed; upstream is then not reached", TestValidationOfARuleWithoutASecret},
+	{"V07", "another account's ECR without a role", "chosen, `cross-account-no-role`", "`isValid` false, and that is what `failure` says", validatedAlone("far")},
+	{"V08", "Validate cannot tell", "inferred", "`ServerException`, not a rule that is called invalid", TestValidationThatFails},
 }
 
 func testN12(t *testing.T) {
@@ -103,6 +105,33 @@ func testU09(t *testing.T) {
 	r.wait(2 * time.Hour)
 	pull()
 	assert.Equal(t, []string{"GET /v2/a/manifests/v1 200", "HEAD /v2/a/manifests/v1 200"}, r.up.Log())
+}
+
+func testV02(t *testing.T) {
+	up := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: map[string]string{"canary-robot": "canary-token"}})
+	v := &vault{content: goodSecret}
+	api := &ecrapi.API{Secrets: v.secret}
+	proxy := &pullthrough.Proxy{
+		Store: pullthrough.NewMemStore(), Rules: api, Credentials: api.Credentials,
+		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
+			return url.Parse(up.URL())
+		},
+		Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			return pullthrough.Policy{Retries: -1}
+		},
+	}
+	t.Cleanup(func() { assert.NoError(t, proxy.Shutdown(context.Background())) })
+	api.Validate = proxy.ValidateRule
+	c := start(t, api)
+	resp, body := c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "ghcr.io", "upstreamRepositoryPrefix", "up", "credentialArn", secret))
+	require.Equal(t, http.StatusOK, resp.StatusCode, body)
+	assert.Empty(t, up.Log(), "Create does not")
+	c.ok(t, "ValidatePullThroughCacheRule", validateHub, valid)
+	assert.Equal(t, []string{"GET /v2/ 401", "GET /token 200", "GET /v2/ 200"}, up.Log())
+	v.content = `{"username":"canary-robot","accessToken":"canary-tokem"}`
+	c.ok(t, "ValidatePullThroughCacheRule", validateHub, invalid("The upstream registry refused the credentials. Verify that they are correct."))
+	up.Close()
+	c.ok(t, "ValidatePullThroughCacheRule", validateHub, invalid("The upstream registry could not be reached."))
 }
 
 func testG01(t *testing.T) {
