@@ -53,7 +53,7 @@ func (p *Proxy) blob(ctx context.Context, r Request) (*Blob, error) {
 	if err := p.authorize(ctx, ActionImport, r); err != nil {
 		return nil, p.placed(ctx, r.Repo, maskedImport(err))
 	}
-	if absent, err := p.mayCreate(ctx, r); err != nil || absent {
+	if absent, err := p.mayCreate(ctx, r); err != nil || absent && !rt.policy.BlobsFirst {
 		return nil, nameUnknownIf(absent, err) // blobs come after their manifest
 	}
 	if r.Head {

@@ -108,18 +108,18 @@ func (s *MemStore) Tags(_ context.Context, repo Repo) ([]string, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	r := s.repos[repo]
-	if r == nil {
+	if r == nil || len(r.manifests) == 0 {
 		return nil, missing(repo, "")
 	}
 	return slices.Collect(maps.Keys(r.tags)), nil
 }
 
-// Repos implements [RepoLister].
+// Repos implements [RepoLister]. A repository is there from its first manifest on.
 func (s *MemStore) Repos(_ context.Context, account, region string) (names []string, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for repo := range s.repos {
-		if repo.Account == account && repo.Region == region {
+	for repo, r := range s.repos {
+		if repo.Account == account && repo.Region == region && len(r.manifests) > 0 {
 			names = append(names, repo.Name)
 		}
 	}

@@ -63,6 +63,12 @@ type Policy struct {
 	// the repository has been seen to refer to it. Users report that Amazon ECR does
 	// so; its documentation says otherwise. false: digests are pulled like tags.
 	DigestAfterTag bool
+	// BlobsFirst pulls blobs also into repositories that are not there, for clients that
+	// have not asked for an image. It is the image that makes the repository, as ever:
+	// until then a Store may refuse the blob, which is served all the same. false: such
+	// a blob is "name unknown", and upstream is not asked. It matters where the Store
+	// is a [RepoCreator].
+	BlobsFirst bool
 	// ReferrersTTL is how long a list of referrers counts as fresh. 0: 6 hours.
 	// Negative: a known list is never asked for again. [EveryPull]: each time.
 	ReferrersTTL time.Duration
