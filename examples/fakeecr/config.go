@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -19,18 +20,22 @@ type config struct {
 	listen          string
 	account, region string
 	upstreams       upstreams
-	tagTTL          time.Duration // as in pullthrough.Policy
+	tagTTL          time.Duration       // as in pullthrough.Policy
+	endpoints       map[string]*url.URL // by upstreamHost; where it really is
+	secrets         secrets
+	offline         bool
 	fill            pullthrough.FillMode
-	data            string // directory for images; "": memory
-	jsonLog         bool
+	data            string // directory for images and settings; "": memory
+	jsonLog, debug  bool
 	warnings        []string // what is no mistake for sure
 }
 
 // arguments are the values of the flags, not looked at yet: package flag
 // quotes a value that it refuses, and a value may hold a password.
 type arguments struct {
-	listen, account, region, tagTTL, fill, log  string
-	data, rules, credentials, realms, endpoints []string
+	listen, account, region, tagTTL, fill, log           string
+	offline, debug                                       bool
+	data, rules, credentials, realms, endpoints, secrets []string
 }
 
 func (a *arguments) flags() *flag.FlagSet {
@@ -41,16 +46,21 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.region, "region", "us-east-1", "the AWS `REGION`")
 	fs.StringVar(&a.tagTTL, "tag-ttl", "24h", "`DURATION` for which a tag counts as fresh;\n0: asked for on every pull, negative: never again")
 	fs.StringVar(&a.fill, "fill", "lazy", "`MODE`: how much of an image a pull brings in: lazy (what clients ask for),\nbackground (all of it, as Amazon ECR does) or eager (all of it, parts first)")
+	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
 	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text or json")
+	fs.BoolVar(&a.debug, "debug", false, "log more: the events that Amazon ECR would send to EventBridge, among others")
 	list := func(to *[]string, name, usage string) {
 		fs.Func(name, usage, func(value string) error { *to = append(*to, value); return nil })
 	}
-	list(&a.data, "data", "`DIR` to keep images in; without it they are kept in memory")
+	list(&a.data, "data", "`DIR` to keep images in, and what the API has created; without it they are kept in memory")
 	list(&a.rules, "rule", "`PREFIX=UPSTREAM`, a pull through cache rule; repeatable. UPSTREAM is a host or an http\n"+
-		"or https URL; a path behind the host is the upstream repository prefix")
+		"or https URL; a path behind the host is the upstream repository prefix. It stands before a\n"+
+		"rule with the same prefix that is kept in -data; the API can change it for this run")
 	list(&a.credentials, "credential", "`PREFIX=USER:TOKEN`, what the rule's upstream is told; repeatable")
 	list(&a.realms, "realm", "`PREFIX=HOST`, a token server that may have the rule's credential; repeatable")
-	list(&a.endpoints, "endpoint", "`HOST=URL`, where an upstream host really is; repeatable")
+	list(&a.endpoints, "endpoint", "`HOST=URL`, where an upstream host really is, whoever made the rule; repeatable")
+	list(&a.secrets, "secret", "`NAME=USER:TOKEN`, a secret for the rules of the API, whose credentialArn ends in NAME:\n"+
+		"ecr-pullthroughcache/docker-hub; repeatable")
 	return fs
 }
 
@@ -69,7 +79,7 @@ func parse(args []string) (*config, error) {
 		return nil, err
 	} else if err != nil {
 		// What follows a = may be a secret: "---credential=quay=me:secret".
-		known, _, _ := strings.Cut(err.Error(), "=")
+		known, _, _ := strings.Cut(quoted.ReplaceAllString(err.Error(), "*****"), "=")
 		return nil, &flagError{why: known}
 	}
 	if fs.NArg() > 0 {
@@ -81,7 +91,7 @@ func parse(args []string) (*config, error) {
 
 // config checks each value.
 func (a *arguments) config() (*config, error) {
-	c := &config{listen: a.listen, account: a.account, region: a.region, jsonLog: a.log == "json"}
+	c := &config{listen: a.listen, account: a.account, region: a.region, offline: a.offline, debug: a.debug, jsonLog: a.log == "json"}
 	for _, c.data = range a.data {
 		if c.data == "" {
 			return nil, badFlag("-data", "", "want a directory")
@@ -107,6 +117,9 @@ func (a *arguments) config() (*config, error) {
 	if c.tagTTL, err = parseTTL(a.tagTTL); err != nil {
 		return nil, err
 	}
+	if c.secrets, err = parseSecrets(a.secrets); err != nil {
+		return nil, err
+	}
 	return c, c.addUpstreams(a)
 }
 
@@ -117,6 +130,7 @@ var fillModes = map[string]pullthrough.FillMode{
 }
 
 var (
+	quoted     = regexp.MustCompile(`".*"`)
 	accountID  = regexp.MustCompile(`^[0-9]{12}$`)
 	regionName = regexp.MustCompile(`^[a-z]+(-[a-z0-9]+)+$`)
 )

@@ -87,6 +87,14 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		{"realm is a URL", rule, "-realm", "hub=https://auth.docker.io/token", ""},
 		{"realm with user", rule, "-realm", "hub=me:s3cret@auth.docker.io", `"*****@auth.docker.io"`},
 
+		{"secret without user", nil, "-secret", "ecr-pullthroughcache/hub=:s3cret", `"ecr-pullthroughcache/hub=*****"`},
+		{"secret without token", nil, "-secret", "ecr-pullthroughcache/hub=s3cret", `"ecr-pullthroughcache/hub=*****"`},
+		{"secret with an empty token", nil, "-secret", "ecr-pullthroughcache/hub=me:", `"ecr-pullthroughcache/hub=*****"`},
+		{"secret with another name", nil, "-secret", "hub=me:s3cret", "NAME like ecr-pullthroughcache/docker-hub"},
+		{"secret without name", nil, "-secret", "me:s3cret", "NAME like ecr-pullthroughcache/docker-hub"},
+		{"secret with an ARN", nil, "-secret", "arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/hub=me:s3cret", "NAME like ecr-pullthroughcache/docker-hub"},
+		{"second secret", []string{"-secret", "ecr-pullthroughcache/hub=me:s3cret"}, "-secret", "ecr-pullthroughcache/hub=you:s3cret", `"ecr-pullthroughcache/hub=*****"`},
+
 		{"endpoint without =", rule, "-endpoint", "http://127.0.0.1:7701", ""},
 		{"endpoint without host", rule, "-endpoint", "=http://127.0.0.1:7701", ""},
 		{"endpoint of a URL", rule, "-endpoint", "https://registry-1.docker.io=http://127.0.0.1:7701", ""},
@@ -120,10 +128,11 @@ func TestBadCommandLinesAreRefused(t *testing.T) {
 		args []string
 		says string
 	}{
-		"unknown flag":       {[]string{"-credentials=hub=me:s3cret"}, "-credentials"},
-		"three dashes":       {[]string{"---credential=hub=me:s3cret"}, "---credential"},
-		"flag without value": {[]string{"-rule"}, "-rule"},
-		"rest of a value":    {[]string{"-credential", "hub=me:", "s3cret"}, "argument 3 is not a flag"},
+		"unknown flag":           {[]string{"-credentials=hub=me:s3cret"}, "-credentials"},
+		"three dashes":           {[]string{"---credential=hub=me:s3cret"}, "---credential"},
+		"flag that is no switch": {[]string{"-debug=s3cret=me:\"s3cret\""}, "-debug"},
+		"flag without value":     {[]string{"-rule"}, "-rule"},
+		"rest of a value":        {[]string{"-credential", "hub=me:", "s3cret"}, "argument 3 is not a flag"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			said := refused(t, c.args...)
@@ -170,7 +179,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint tag-ttl fill log") {
-		assert.Contains(t, stdout.String(), "  -"+flag+" ")
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill offline log debug") {
+		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

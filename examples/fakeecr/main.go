@@ -1,8 +1,18 @@
 // Command fakeecr is a small fake Amazon ECR: a private registry, held in
-// memory, whose pull through cache rules stand on the command line.
+// memory or a directory, whose pull through cache rules stand on the command line.
 //
 //	go run ./examples/fakeecr -rule docker-hub=registry-1.docker.io
 //	docker pull localhost:5000/docker-hub/library/alpine:latest
+//
+// Further rules, creation templates and exclusions are made by ECR's API, which
+// also tells of repositories and images:
+//
+//	aws --endpoint-url http://localhost:5000 ecr create-pull-through-cache-rule \
+//		--ecr-repository-prefix quay --upstream-registry-url quay.io
+//	aws --endpoint-url http://localhost:5000 ecr describe-repositories
+//
+// Nobody is asked who they are. The secrets of rules that need one are those of
+// -secret, as there is no Secrets Manager.
 //
 // It prints one line, "listening on http://HOST:PORT", to standard output when
 // it is ready, and what it is asked for to standard error. On SIGTERM or
@@ -44,7 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if err == nil {
-		err = serve(ctx, c, stdout, newLogger(stderr, c.jsonLog))
+		err = serve(ctx, c, stdout, c.logger(stderr))
 	}
 	if err == nil {
 		return exitOK

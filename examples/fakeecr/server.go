@@ -8,12 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
-	"github.com/ecr-pullthrough/pullthrough/dirstore"
 )
 
 const (
@@ -29,20 +27,15 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 	if err != nil {
 		return badFlag("-listen", c.listen, err.Error())
 	}
-	store, closeStore, err := c.openStore()
+	reg, err := open(c, listener.Addr().String(), log)
 	if err != nil {
 		return errors.Join(badFlag("-data", c.data, err.Error()), listener.Close())
 	}
-	defer func() {
-		if err := closeStore(); err != nil {
-			log.Warn("the data directory could not be closed", "err", err)
-		}
-	}()
-	proxy := c.proxy(store, log)
+	defer reg.close()
 	var spare spareConns
 	server := &http.Server{
 		ConnState:         spare.watch,
-		Handler:           handler(proxy),
+		Handler:           reg,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -56,10 +49,10 @@ func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) e
 
 	select {
 	case <-ctx.Done():
-		drain(ctx, server, &spare, proxy, log)
+		drain(ctx, server, &spare, reg.proxy, log)
 		return nil
 	case err = <-failed:
-		drain(ctx, server, &spare, proxy, log)
+		drain(ctx, server, &spare, reg.proxy, log)
 		return err
 	}
 }
@@ -110,62 +103,4 @@ func (s *spareConns) close() {
 	for c := range s.conns {
 		_ = c.Close()
 	}
-}
-
-// handler is not an http.ServeMux: that would answer paths with empty or dot
-// components itself, with a redirect.
-func handler(proxy *pullthrough.Proxy) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !pullthrough.IsRegistryRequest(r) {
-			http.Error(w, "fakeecr: there is nothing but /v2/ here", http.StatusNotFound)
-			return
-		}
-		proxy.ServeHTTP(w, r)
-	})
-}
-
-// openStore opens the directory, or memory.
-func (c *config) openStore() (pullthrough.Store, func() error, error) {
-	if c.data == "" {
-		return pullthrough.NewMemStore(), func() error { return nil }, nil
-	}
-	store, err := dirstore.Open(c.data)
-	if err != nil {
-		return nil, nil, err
-	}
-	store.Account, store.Region = c.account, c.region
-	return store, store.Close, nil
-}
-
-// proxy is the registry that the command line describes.
-func (c *config) proxy(store pullthrough.Store, log *slog.Logger) *pullthrough.Proxy {
-	return &pullthrough.Proxy{
-		Store:       store,
-		Fill:        c.fill,
-		Rules:       c.upstreams.rules(),
-		Credentials: c.credentials,
-		Endpoint:    c.endpoint,
-		Policy:      c.policy,
-		Identify:    c.identify,
-		OnEvent:     logEvents(log),
-		Logger:      log,
-	}
-}
-
-func (c *config) credentials(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
-	return c.upstreams.of(rule.Prefix).credential, nil
-}
-
-func (c *config) endpoint(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (*url.URL, error) {
-	return c.upstreams.of(rule.Prefix).endpoint, nil
-}
-
-func (c *config) policy(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) pullthrough.Policy {
-	return pullthrough.Policy{TagTTL: c.tagTTL, RealmHosts: c.upstreams.of(rule.Prefix).realms}
-}
-
-// identify takes everybody for the one account: what docker sends to
-// localhost:5000 names none.
-func (c *config) identify(*http.Request) (pullthrough.Identity, error) {
-	return pullthrough.Identity{Account: c.account, Region: c.region}, nil
 }

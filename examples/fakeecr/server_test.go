@@ -160,11 +160,18 @@ func TestOnlyV2IsServed(t *testing.T) {
 		"/v1/_ping":                             404,
 		"/v2/no/rule/manifests/v1":              404,
 		"/v2/no/rule/manifests/v1?ns=docker.io": 404,
+		"/api":                                  404,
 	} {
 		resp, body := i.get(t, path)
 		assert.Equal(t, status, resp.StatusCode, "%s: %s", path, body)
 	}
-	_, body := i.get(t, "/v2/no/rule/manifests/v1")
+	_, body := i.get(t, "/")
+	assert.Equal(t, "fakeecr: there is nothing here but /v2/ and, for POST, /\n", string(body))
+	resp, err := http.Post(i.url+"/api", "application/x-amz-json-1.1", strings.NewReader("{}"))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	assert.Equal(t, 404, resp.StatusCode)
+	_, body = i.get(t, "/v2/no/rule/manifests/v1")
 	assert.Contains(t, string(body), "The repository with name 'no/rule' does not exist in the registry with id '000000000000'")
 }
 
@@ -220,8 +227,12 @@ func TestLog(t *testing.T) {
 }
 
 func TestUnusedEndpointIsWarnedOf(t *testing.T) {
-	i := start(t, "-rule", "p=quay.io", "-endpoint", "ghcr.io=http://127.0.0.1:1")
+	i := start(t, "-rule", "p=quay.io",
+		"-endpoint", "ghcr.io=http://127.0.0.1:1", // the API may make a rule for it
+		"-endpoint", "my.azurecr.io=http://127.0.0.1:1",
+		"-endpoint", "docker.io=http://127.0.0.1:1",
+		"-endpoint", "ghrc.io=http://127.0.0.1:1")
 	i.stop(t)
-	assert.Contains(t, i.stderr.String(), "ghcr.io=http://127.0.0.1:1")
+	assert.Contains(t, i.stderr.String(), "ghrc.io=http://127.0.0.1:1")
 	assert.Equal(t, 1, strings.Count(i.stderr.String(), "\n"), "one warning and nothing else")
 }

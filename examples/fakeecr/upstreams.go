@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
 )
@@ -16,7 +17,6 @@ type upstream struct {
 	rule       pullthrough.Rule
 	credential pullthrough.Credential // zero: anonymous
 	realms     []string               // token servers that may have the credential
-	endpoint   *url.URL               // nil: where the rule says
 }
 
 // upstreams are in the order of the command line.
@@ -31,9 +31,20 @@ func (us upstreams) of(prefix string) *upstream {
 	return us[i]
 }
 
-func (us upstreams) rules() pullthrough.StaticRules {
-	var rules pullthrough.StaticRules
+// behind returns the upstream that the rule means; nil: the command line does not
+// speak of it. The API may have deleted a rule and created one with the same prefix
+// for another registry, which must not get the credential.
+func (us upstreams) behind(rule pullthrough.Rule) *upstream {
+	if u := us.of(rule.Prefix); u != nil && u.rule.UpstreamURL == rule.UpstreamURL {
+		return u
+	}
+	return nil
+}
+
+// rules are those of the command line, created now.
+func (us upstreams) rules(now time.Time) (rules []pullthrough.Rule) {
 	for _, u := range us {
+		u.rule.CreatedAt, u.rule.UpdatedAt = now, now
 		rules = append(rules, u.rule)
 	}
 	return rules
@@ -163,8 +174,8 @@ func isHost(s string) bool {
 	return err == nil || u.Port() == ""
 }
 
-// addEndpoint reads HOST=URL. A HOST that no rule names may be a mistake or
-// part of a command line used everywhere, so it is warned of.
+// addEndpoint reads HOST=URL. A HOST that no rule names, and none of the API could,
+// may be a mistake or part of a command line used everywhere, so it is warned of.
 func (c *config) addEndpoint(value string) error {
 	host, raw, ok := strings.Cut(value, "=")
 	switch {
@@ -177,20 +188,27 @@ func (c *config) addEndpoint(value string) error {
 	if !ok {
 		return badFlag("-endpoint", value, "want a plain http:// or https:// URL after the =")
 	}
-	used := false
-	for _, u := range c.upstreams {
-		if upstreamHost(u.rule.UpstreamURL) != upstreamHost(host) {
-			continue
-		}
-		if u.endpoint != nil {
-			return badFlag("-endpoint", value, "there is an endpoint for this host already")
-		}
-		u.endpoint, used = at, true
+	name := upstreamHost(host)
+	if c.endpoints[name] != nil {
+		return badFlag("-endpoint", value, "there is an endpoint for this host already")
 	}
-	if !used {
+	if c.endpoints == nil {
+		c.endpoints = map[string]*url.URL{}
+	}
+	c.endpoints[name] = at
+	named := slices.ContainsFunc(c.upstreams, func(u *upstream) bool { return upstreamHost(u.rule.UpstreamURL) == name })
+	if !named && !creatable(host) {
 		c.warnings = append(c.warnings, fmt.Sprintf("-endpoint %q: no rule names this host", value))
 	}
 	return nil
+}
+
+// creatable reports whether the API would create a rule for the upstream host.
+func creatable(host string) bool {
+	open := pullthrough.Rule{Prefix: "any", UpstreamURL: upstreamHost(host)}
+	closed := open
+	closed.CredentialARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/any"
+	return open.Validate("", "") == nil || closed.Validate("", "") == nil
 }
 
 // parseEndpoint wants a whole URL, since http or https matters here, and one
