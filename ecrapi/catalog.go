@@ -36,10 +36,11 @@ type Catalog struct {
 	// Excluded reports whether the pulls of a principal leave the time of an image's
 	// last recorded pull as it is; [API.Excluded] fits. nil: nobody's do.
 	Excluded func(ctx context.Context, account, region, principal string) (bool, error)
-	// File is where the notes are kept, as JSON: written as a whole whenever a
-	// repository, image or tag has changed, and read by [Catalog.Load]. The times of
-	// pulls are written along with the next such change, or by [Catalog.Save]. "":
-	// they are not kept.
+	// File is where the notes are kept, as JSON: written as a whole when a repository,
+	// image or tag has changed, and read by [Catalog.Load]. What changes while a write
+	// is just over is written a moment later: after 50 ms, or ten times as long as that
+	// write took. The times of pulls are written along with the next such change, or by
+	// [Catalog.Save]. "": they are not kept.
 	File string
 	// Logger is told what could not be noted. nil: nothing is logged.
 	Logger *slog.Logger

@@ -11,16 +11,26 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
 // saving is who writes the file. Catalog.mu guards it.
 type saving struct {
-	busy  bool       // somebody writes
-	stale bool       // there is something new to write
-	ended *sync.Cond // busy has become false
+	busy  bool        // somebody writes
+	stale bool        // there is something new to write
+	ended *sync.Cond  // busy has become false
+	rest  time.Time   // until when only Save writes
+	later *time.Timer // writes what is new when the rest is over; nil: there is none
 }
+
+// A file takes longer to write the more there is in it. Pulls do not wait for that
+// each time, and it takes no more than a tenth of the time.
+const (
+	minRest    = 50 * time.Millisecond
+	restFactor = 10
+)
 
 // catalogFile is what stands in the file.
 type catalogFile struct {
@@ -75,22 +85,30 @@ func (c *Catalog) Load() error {
 	return nil
 }
 
-// Save writes the File, if there is one. It is for the end of the program.
+// Save writes the File, if there is one. It is for the end of the program: when it
+// returns, nobody writes until something changes.
 func (c *Catalog) Save() error {
 	if c.File == "" {
 		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stale = true
 	for c.busy {
 		c.ended.Wait()
 	}
-	return c.saveLocked()
+	if c.later != nil {
+		c.later.Stop()
+		c.later = nil
+	}
+	err := c.saveLocked()
+	if err == nil {
+		c.catchUpLocked(context.Background()) // with what came meanwhile
+	}
+	return err
 }
 
-// changed has the File written: by us, or by somebody who is at it already. That the
-// notes are not kept harms nobody now.
+// changed has the File written: by us, or by somebody who is at it or will be. That
+// the notes are not kept harms nobody now.
 func (c *Catalog) changed(ctx context.Context) {
 	if c.File == "" {
 		return
@@ -98,31 +116,49 @@ func (c *Catalog) changed(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stale = true
-	if c.busy {
+	c.catchUpLocked(ctx)
+}
+
+// catchUpLocked writes what is new, now or when the rest is over.
+func (c *Catalog) catchUpLocked(ctx context.Context) {
+	if !c.stale || c.busy || c.later != nil {
+		return
+	}
+	if wait := time.Until(c.rest); wait > 0 {
+		c.later = time.AfterFunc(wait, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.later = nil
+			c.catchUpLocked(context.Background())
+		})
 		return
 	}
 	if err := c.saveLocked(); err != nil {
 		c.warn(ctx, "the catalog could not be saved", err)
+		return // the next change tries again
 	}
+	c.catchUpLocked(ctx)
 }
 
-// saveLocked writes what is new until nothing is. mu is not held meanwhile.
-func (c *Catalog) saveLocked() (err error) {
-	c.busy = true
+// saveLocked writes all that is known now. mu is not held meanwhile.
+func (c *Catalog) saveLocked() error {
 	if c.ended == nil {
 		c.ended = sync.NewCond(&c.mu)
 	}
-	for c.stale && err == nil {
-		c.stale = false
-		file := c.fileLocked()
-		c.mu.Unlock()
-		err = file.write(c.File)
-		c.mu.Lock()
-	}
-	c.stale = c.stale || err != nil
+	c.busy, c.stale = true, false
+	start := time.Now()
+	file := c.fileLocked()
+	c.mu.Unlock()
+	err := file.write(c.File)
+	c.mu.Lock()
 	c.busy = false
 	c.ended.Broadcast()
-	return err
+	if err != nil {
+		c.stale = true
+		return err
+	}
+	c.rest = time.Now().Add(max(minRest, restFactor*time.Since(start)))
+	return nil
 }
 
 func (c *Catalog) fileLocked() catalogFile {

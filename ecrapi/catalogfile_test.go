@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -64,13 +67,48 @@ func TestImagesAreDescribedAfterARestart(t *testing.T) {
 	assert.ErrorIs(t, after.proxy.Store.PutManifest(t.Context(), repo("a"), manifestOf(image(3), "v1")), pullthrough.ErrImmutable)
 }
 
-// Nothing but a change is written, and that at once.
-func TestTheFileIsWrittenWithEachChange(t *testing.T) {
+// A change is written at once, those that follow it together.
+func TestTheFileIsWrittenWhenSomethingChanges(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "catalog.json")
+	has := func(img *pullthroughtest.Image) bool {
+		written, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return strings.Contains(string(written), img.Digest.String())
+	}
+	synctest.Test(t, func(t *testing.T) { // no time passes while it is written
+		c := &ecrapi.Catalog{File: file}
+		store := c.Around(pullthrough.NewMemStore())
+		put := func(seed int64) {
+			require.NoError(t, store.PutManifest(t.Context(), repo("a"), manifestOf(image(seed), "")))
+		}
+		put(1)
+		assert.True(t, has(image(1)))
+		put(2)
+		put(3)
+		assert.False(t, has(image(2)))
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+		assert.True(t, has(image(2)))
+		assert.True(t, has(image(3)))
+		put(4)
+		assert.False(t, has(image(4)))
+		require.NoError(t, c.Save())
+		assert.True(t, has(image(4)))
+		require.NoError(t, os.Remove(file))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		assert.NoFileExists(t, file, "there was nothing left to write")
+	})
+}
+
+// Pulls that change nothing are not written, until the end.
+func TestTheFileIsNotWrittenWithEachPull(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "catalog.json")
 	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) { r.catalog.File = file })
 	assert.NoFileExists(t, file)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
+	require.NoError(t, r.catalog.Save())
 	written, err := os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Contains(t, string(written), image(1).Digest.String())
