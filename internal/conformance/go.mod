@@ -7,6 +7,7 @@ replace github.com/ecr-pullthrough/pullthrough => ../..
 tool github.com/distribution/distribution/v3/cmd/registry
 
 require (
+	github.com/ecr-pullthrough/pullthrough v0.0.0-00010101000000-000000000000
 	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/google/go-containerregistry v0.22.1
 	github.com/opencontainers/go-digest v1.0.0
