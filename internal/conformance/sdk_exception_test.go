@@ -1,0 +1,58 @@
+package conformance_test
+
+import (
+	"maps"
+	"slices"
+)
+
+// exceptions are those that ecr.md names for each operation and ecrapi answers.
+// ServerException is all operations'. ValidationException is nobody's: what breaks
+// the model is an InvalidParameterException (invalid-vs-validation).
+var exceptions = map[string][]string{
+	"CreatePullThroughCacheRule": {
+		"InvalidParameterException", "PullThroughCacheRuleAlreadyExistsException", "UnsupportedUpstreamRegistryException",
+		"LimitExceededException", "UnableToAccessSecretException", "SecretNotFoundException", "UnableToDecryptSecretValueException",
+	},
+	"DescribePullThroughCacheRules": {"InvalidParameterException", "PullThroughCacheRuleNotFoundException"},
+	"UpdatePullThroughCacheRule": {
+		"InvalidParameterException", "PullThroughCacheRuleNotFoundException",
+		"UnableToAccessSecretException", "SecretNotFoundException", "UnableToDecryptSecretValueException",
+	},
+	"DeletePullThroughCacheRule":   {"InvalidParameterException", "PullThroughCacheRuleNotFoundException"},
+	"ValidatePullThroughCacheRule": {"InvalidParameterException", "PullThroughCacheRuleNotFoundException"},
+
+	"CreateRepositoryCreationTemplate":    {"InvalidParameterException", "TemplateAlreadyExistsException", "LimitExceededException", "KmsException"},
+	"DescribeRepositoryCreationTemplates": {"InvalidParameterException"},
+	"UpdateRepositoryCreationTemplate":    {"InvalidParameterException", "TemplateNotFoundException"},
+	"DeleteRepositoryCreationTemplate":    {"InvalidParameterException", "TemplateNotFoundException"},
+
+	"RegisterPullTimeUpdateExclusion":   {"InvalidParameterException", "ExclusionAlreadyExistsException", "LimitExceededException"},
+	"DeregisterPullTimeUpdateExclusion": {"InvalidParameterException", "ExclusionNotFoundException"},
+	"ListPullTimeUpdateExclusions":      {"InvalidParameterException"},
+
+	"GetAuthorizationToken":       {"InvalidParameterException"},
+	"DescribeRepositories":        {"InvalidParameterException", "RepositoryNotFoundException"},
+	"DescribeImages":              {"InvalidParameterException", "RepositoryNotFoundException", "ImageNotFoundException"},
+	"ListImages":                  {"InvalidParameterException", "RepositoryNotFoundException"},
+	"BatchGetImage":               {"InvalidParameterException", "RepositoryNotFoundException", "UnableToGetUpstreamImageException"},
+	"GetDownloadUrlForLayer":      {"InvalidParameterException", "RepositoryNotFoundException", "LayersNotFoundException", "UnableToGetUpstreamLayerException"},
+	"BatchCheckLayerAvailability": {"InvalidParameterException", "RepositoryNotFoundException"},
+	"ListImageReferrers":          {"InvalidParameterException", "RepositoryNotFoundException", "UnableToListUpstreamImageReferrersException"},
+}
+
+// neverAnswered are those that ecr.md names too, and why no answer is one.
+var neverAnswered = map[string]string{
+	"BatchGetImage LimitExceededException":              "nothing here limits images or repositories",
+	"GetDownloadUrlForLayer LayerInaccessibleException": "nothing is archived",
+}
+
+// allExceptions are all of them, each once.
+func allExceptions() []string {
+	all := map[string]bool{"ServerException": true}
+	for _, list := range exceptions {
+		for _, exception := range list {
+			all[exception] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
