@@ -18,7 +18,7 @@ import (
 // notAnswered are the members of the SDK's outputs that ecrapi never sends, and why.
 // A member stands for all below it.
 var notAnswered = map[string]string{
-	"BatchCheckLayerAvailability.layers.mediaType":        "a Store knows blobs by digest and size",
+	"BatchCheckLayerAvailability.layers.mediaType":         "a Store knows blobs by digest and size",
 	"DescribeImages.imageDetails.imageScanFindingsSummary": "nothing is scanned",
 	"DescribeImages.imageDetails.imageScanStatus":          "nothing is scanned",
 	"DescribeImages.imageDetails.lastActivatedAt":          "nothing is archived",
@@ -47,7 +47,6 @@ func TestSDKInputsAreReadWhole(t *testing.T) {
 // Each member that ecrapi can send is one that the SDK reads, with nothing lost.
 func TestSDKOutputsAreReadWhole(t *testing.T) {
 	t.Parallel()
-	unused := maps.Clone(notAnswered)
 	eachOperation(t, func(t *testing.T, op operation) {
 		all := reflect.New(op.out)
 		fill(all, 1)
@@ -57,18 +56,21 @@ func TestSDKOutputsAreReadWhole(t *testing.T) {
 		theirs := op.output()
 		fill(theirs, 1)
 		want := members(t, sdkJSON(t, theirs.Interface().(smithy.Serializable)))
-		assert.Equal(t, op.answered(want, unused), members(t, body))
+		for missing := range notAnswered {
+			if member, ok := strings.CutPrefix(missing, op.name+"."); ok {
+				assert.Contains(t, want, member, "an exception that nothing needs")
+			}
+		}
+		assert.Equal(t, op.answered(want), members(t, body))
 	})
-	assert.Empty(t, unused, "exceptions that no operation needs")
 }
 
-// answered is paths without those that are not answered, which it strikes off unused.
-func (op operation) answered(paths []string, unused map[string]string) []string {
+// answered is paths without those that are not answered.
+func (op operation) answered(paths []string) []string {
 	return slices.DeleteFunc(paths, func(path string) bool {
 		full := op.name + "." + path
 		for missing := range notAnswered {
 			if full == missing || strings.HasPrefix(full, missing+".") {
-				delete(unused, missing)
 				return true
 			}
 		}

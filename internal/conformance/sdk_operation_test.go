@@ -81,9 +81,9 @@ func (op operation) input() reflect.Value { return reflect.New(op.call.Type.In(2
 // output is a new output of the SDK's.
 func (op operation) output() reflect.Value { return reflect.New(op.call.Type.Out(0).Elem()) }
 
-// do calls the operation as the SDK does.
-func (op operation) do(ctx context.Context, o ecr.Options, in reflect.Value) (out any, err error) {
-	results := op.call.Func.Call([]reflect.Value{reflect.ValueOf(ecr.New(o)), reflect.ValueOf(ctx), in})
+// do calls the operation with the SDK's input.
+func (op operation) do(ctx context.Context, c *ecr.Client, in any) (out any, err error) {
+	results := op.call.Func.Call([]reflect.Value{reflect.ValueOf(c), reflect.ValueOf(ctx), reflect.ValueOf(in)})
 	err, _ = results[1].Interface().(error)
 	return results[0].Interface(), err
 }
@@ -97,7 +97,7 @@ func (op operation) sent(t *testing.T, in reflect.Value) (body []byte) {
 		body, err = io.ReadAll(r.Body)
 		return response(http.StatusOK, []byte("{}")), err
 	})
-	_, err := op.do(t.Context(), o, in)
+	_, err := op.do(t.Context(), ecr.New(o), in.Interface())
 	require.NoError(t, err)
 	return body
 }
@@ -111,7 +111,7 @@ func (op operation) received(t *testing.T, body []byte) smithy.Serializable {
 	})
 	in := op.input()
 	fill(in, 1) // or the SDK would not send it
-	out, err := op.do(t.Context(), o, in)
+	out, err := op.do(t.Context(), ecr.New(o), in.Interface())
 	require.NoError(t, err)
 	return out.(smithy.Serializable)
 }
