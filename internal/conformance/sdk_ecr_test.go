@@ -79,7 +79,7 @@ func serveAWS(t *testing.T, endpoints, secrets map[string]string) string {
 }
 
 // sdkLog is what the SDK was answered: for each operation the exceptions, "" for
-// answers that are none.
+// answers that are none, and the failure codes in them.
 type sdkLog struct {
 	mu   sync.Mutex
 	seen map[string]map[string]bool
@@ -101,6 +101,19 @@ func (l *sdkLog) record(ctx context.Context, in middleware.InitializeInput, next
 		exception = e.ErrorCode()
 	}
 	l.add(awsmiddleware.GetOperationName(ctx), exception)
+	switch out := out.Result.(type) {
+	case *ecr.BatchGetImageOutput:
+		for _, failure := range out.Failures {
+			l.add("ImageFailureCode", string(failure.FailureCode))
+		}
+	case *ecr.BatchCheckLayerAvailabilityOutput:
+		for _, failure := range out.Failures {
+			l.add("LayerFailureCode", string(failure.FailureCode))
+		}
+		for _, layer := range out.Layers {
+			l.add("LayerAvailability", string(layer.LayerAvailability))
+		}
+	}
 	return out, metadata, err
 }
 

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// exceptions are those that ecr.md names for each operation and ecrapi answers.
+// exceptions are those that ecr.md names for each operation.
 // ServerException is all operations'. ValidationException is nobody's: what breaks
 // the model is an InvalidParameterException (invalid-vs-validation).
 var exceptions = map[string][]string{
@@ -34,16 +34,20 @@ var exceptions = map[string][]string{
 	"DescribeRepositories":        {"InvalidParameterException", "RepositoryNotFoundException"},
 	"DescribeImages":              {"InvalidParameterException", "RepositoryNotFoundException", "ImageNotFoundException"},
 	"ListImages":                  {"InvalidParameterException", "RepositoryNotFoundException"},
-	"BatchGetImage":               {"InvalidParameterException", "RepositoryNotFoundException", "UnableToGetUpstreamImageException"},
-	"GetDownloadUrlForLayer":      {"InvalidParameterException", "RepositoryNotFoundException", "LayersNotFoundException", "UnableToGetUpstreamLayerException"},
+	"BatchGetImage":               {"InvalidParameterException", "RepositoryNotFoundException", "UnableToGetUpstreamImageException", "LimitExceededException"},
+	"GetDownloadUrlForLayer":      {"InvalidParameterException", "RepositoryNotFoundException", "LayersNotFoundException", "LayerInaccessibleException", "UnableToGetUpstreamLayerException"},
 	"BatchCheckLayerAvailability": {"InvalidParameterException", "RepositoryNotFoundException"},
 	"ListImageReferrers":          {"InvalidParameterException", "RepositoryNotFoundException", "UnableToListUpstreamImageReferrersException"},
 }
 
-// neverAnswered are those that ecr.md names too, and why no answer is one.
+// neverAnswered are exceptions and failure codes that are never answered, and why.
 var neverAnswered = map[string]string{
-	"BatchGetImage LimitExceededException":              "nothing here limits images or repositories",
+	"BatchGetImage LimitExceededException":              "nothing limits repositories and images",
 	"GetDownloadUrlForLayer LayerInaccessibleException": "nothing is archived",
+	"ImageFailureCode ImageInaccessible":                "nothing is archived",
+	"ImageFailureCode ImageReferencedByManifestList":    "of BatchDeleteImage",
+	"ImageFailureCode KmsError":                         "nothing is encrypted",
+	"LayerAvailability ARCHIVED":                        "nothing is archived",
 }
 
 // allExceptions are all of them, each once.
