@@ -50,6 +50,16 @@ func TestDescribeImagesByName(t *testing.T) {
 	assert.Len(t, r.up.Log(), before, "upstream is never asked")
 }
 
+// Clients read the size of every image, as it is never absent on AWS.
+func TestTheSizeOfAListOfWhichNoImageIsStored(t *testing.T) {
+	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	index := pullthroughtest.NewIndex(image(1))
+	r.up.Push("a", "v1", index)
+	r.pull(t, "a", "v1")
+	r.ok(t, "DescribeImages", `{`+hubA+`}`, `{"imageDetails":[{"registryId":"123456789012",`+hubA+`,"imageDigest":"`+index.Digest.String()+
+		`","imageTags":["v1"],"imageSizeInBytes":0,"imagePushedAt":946684800,"lastRecordedPullTime":946684800,"imageManifestMediaType":"`+index.MediaType+`","imageStatus":"ACTIVE"}]}`)
+}
+
 func TestFilters(t *testing.T) {
 	r := newRegistry(t, pullthrough.NewMemStore(), nil)
 	child := image(1)

@@ -39,14 +39,15 @@ type DescribeImagesOutput struct {
 	NextToken    string        `json:"nextToken,omitempty"`
 }
 
-// ImageDetail is an image in an answer; members that are zero are absent.
+// ImageDetail is an image in an answer; members that are zero are absent, but for
+// ImageSizeInBytes.
 type ImageDetail struct {
 	RegistryId             string   `json:"registryId,omitempty"`
 	RepositoryName         string   `json:"repositoryName,omitempty"`
 	ImageDigest            string   `json:"imageDigest,omitempty"`
 	ImageTags              []string `json:"imageTags,omitempty"`
-	ImageSizeInBytes       int64    `json:"imageSizeInBytes,omitempty"` // of a list: of the largest image in it that is stored
-	ImagePushedAt          Time     `json:"imagePushedAt,omitzero"`     // when it was imported
+	ImageSizeInBytes       int64    `json:"imageSizeInBytes"`       // of a list: of the largest image in it that is stored, 0 where none is
+	ImagePushedAt          Time     `json:"imagePushedAt,omitzero"` // when it was imported
 	ImageManifestMediaType string   `json:"imageManifestMediaType,omitempty"`
 	ArtifactMediaType      string   `json:"artifactMediaType,omitempty"`
 	LastRecordedPullTime   Time     `json:"lastRecordedPullTime,omitzero"`
