@@ -20,12 +20,17 @@ type fakeECR struct {
 	host string // localhost:port
 }
 
-// startFakeECR has one rule, prefix → to, and the flags in extra. However the
-// test ends, fakeecr must end well on SIGTERM, races included.
+// startFakeECR has one rule, prefix → to, and the flags in extra.
 func startFakeECR(t testing.TB, to string, extra ...string) *fakeECR {
 	t.Helper()
-	args := append([]string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + to}, extra...)
-	p, addr := start(t, fakeecrReady, fakeecrBin, args...)
+	return runFakeECR(t, append([]string{"-rule", prefix + "=" + to}, extra...)...)
+}
+
+// runFakeECR has the flags in args. However the test ends, fakeecr must end well on
+// SIGTERM, races included.
+func runFakeECR(t testing.TB, args ...string) *fakeECR {
+	t.Helper()
+	p, addr := start(t, fakeecrReady, fakeecrBin, append([]string{"-listen", "127.0.0.1:0"}, args...)...)
 	p.quitAfter(t, serveTimeout)
 	t.Cleanup(func() {
 		p.stop(t)

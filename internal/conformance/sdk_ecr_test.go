@@ -3,9 +3,7 @@ package conformance_test
 import (
 	"context"
 	"errors"
-	"net/url"
 	"reflect"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,8 +17,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough"
-	"github.com/ecr-pullthrough/pullthrough/ecrapi"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -58,24 +54,18 @@ func startAWS(t *testing.T, log *sdkLog) *fakeAWS {
 	return f
 }
 
-// serveAWS serves an ECR whose upstreams are elsewhere, and returns its URL.
+// serveAWS has fakeecr serve an ECR whose upstreams are elsewhere, and returns its
+// URL.
 func serveAWS(t *testing.T, endpoints, secrets map[string]string) string {
 	t.Helper()
-	return hostECR(t, func(h *host) {
-		h.api.Secrets = func(_ context.Context, _, _, arn string) (string, error) {
-			for name, value := range secrets {
-				if rest, ok := strings.CutPrefix(arn, secretARNs+name); ok && (rest == "" || rest[0] == '-') {
-					user, token, _ := strings.Cut(value, ":")
-					return `{"username":"` + user + `","accessToken":"` + token + `"}`, nil
-				}
-			}
-			return "", ecrapi.ErrSecretNotFound
-		}
-		h.api.Validate = h.proxy.ValidateRule
-		h.proxy.Endpoint = func(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(endpoints[rule.UpstreamURL])
-		}
-	}).url
+	var args []string
+	for host, url := range endpoints {
+		args = append(args, "-endpoint", host+"="+url)
+	}
+	for name, value := range secrets {
+		args = append(args, "-secret", name+"="+value)
+	}
+	return "http://" + runFakeECR(t, args...).host
 }
 
 // sdkLog is what the SDK was answered: for each operation the exceptions, "" for

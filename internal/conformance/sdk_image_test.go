@@ -133,9 +133,13 @@ func sdkImages(t *testing.T, log *sdkLog) {
 	f.quay.Push(sdkUpstream, "v2", other)
 	f.quay.Push(sdkUpstream, "never", testImage(3))
 	createQuay(t, f, "quay")
-	for _, id := range []types.ImageIdentifier{tagged("latest"), byDigest(child.Digest.String()), tagged("v1"), tagged("v2")} {
-		require.Empty(t, f.batchGet(t, sdkRepo, id).Failures)
-	}
+	require.Empty(t, f.batchGet(t, sdkRepo, tagged("latest")).Failures)
+	list, err := f.DescribeImages(t.Context(), &ecr.DescribeImagesInput{RepositoryName: str(sdkRepo)})
+	require.NoError(t, err)
+	lone := detailOf(index, "latest")
+	lone.ImageSizeInBytes, lone.ArtifactMediaType = new(int64), nil
+	assertAnswer(t, &ecr.DescribeImagesOutput{ImageDetails: []types.ImageDetail{lone}}, list)
+	require.Empty(t, f.batchGet(t, sdkRepo, byDigest(child.Digest.String()), tagged("v1"), tagged("v2")).Failures)
 	before := len(f.quay.Log())
 
 	want := []types.ImageDetail{detailOf(index), detailOf(child), detailOf(other, "v1", "v2")}

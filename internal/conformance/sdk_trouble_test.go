@@ -126,12 +126,13 @@ func sdkServerExceptions(t *testing.T, log *sdkLog) {
 func sdkInvalidParameters(t *testing.T, log *sdkLog) {
 	f := startAWS(t, log)
 	for _, op := range operations() {
-		in := validInputs()[op.name]
-		message := spoil(in)
-		require.NotEmpty(t, message, op.name)
-		_, err := op.do(t.Context(), f.Client, in)
-		t.Log(op.name)
-		assertException[*types.InvalidParameterException](t, err, message)
+		t.Run(op.name, func(t *testing.T) {
+			in := validInputs()[op.name]
+			message := spoil(in)
+			require.NotEmpty(t, message)
+			_, err := op.do(t.Context(), f.Client, in)
+			assertException[*types.InvalidParameterException](t, err, message)
+		})
 	}
 }
 
