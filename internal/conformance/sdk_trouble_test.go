@@ -136,13 +136,11 @@ func sdkInvalidParameters(t *testing.T, log *sdkLog) {
 	}
 }
 
+const tooMuch = "Member must have value less than or equal to "
+
 // spoil breaks a constraint of one member, and returns ECR's sentence for it.
 func spoil(in any) (message string) {
-	const (
-		repoPattern = `Member must satisfy regular expression pattern: [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*`
-		arnPattern  = `Member must satisfy regular expression pattern: ^arn:aws(-[a-z]+)*:iam::[0-9]{12}:(role|user)/[\w+=,.@-]+(/[\w+=,.@-]+)*$`
-		tooMuch     = "Member must have value less than or equal to "
-	)
+	const arnPattern = `Member must satisfy regular expression pattern: ^arn:aws(-[a-z]+)*:iam::[0-9]{12}:(role|user)/[\w+=,.@-]+(/[\w+=,.@-]+)*$`
 	upper, thousand := str("Quay"), aws.Int32(1001)
 	switch in := in.(type) {
 	case *ecr.CreatePullThroughCacheRuleInput:
@@ -169,8 +167,19 @@ func spoil(in any) (message string) {
 		in.PrincipalArn, message = str(strings.Repeat("a", 201)), constraint("principalArn", tooLong+"200")
 	case *ecr.ListPullTimeUpdateExclusionsInput:
 		in.NextToken, message = str("x"), constraint("nextToken", "Member must be a token that this operation has returned")
+	default:
+		return spoilImages(in)
+	}
+	return message
+}
+
+// spoilImages is spoil for the operations on images.
+func spoilImages(in any) (message string) {
+	const repoPattern = `Member must satisfy regular expression pattern: [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*`
+	switch in := in.(type) {
 	case *ecr.GetAuthorizationTokenInput:
-		in.RegistryIds, message = make([]string, 11), constraint("registryIds", tooLong+"10")
+		forRegistries(in, make([]string, 11))
+		message = constraint("registryIds", tooLong+"10")
 	case *ecr.DescribeRepositoriesInput:
 		in.RepositoryNames, in.MaxResults = []string{"ab"}, aws.Int32(1)
 		message = "The parameters 'nextToken' and 'maxResults' cannot be used together with 'repositoryNames'"
@@ -179,7 +188,7 @@ func spoil(in any) (message string) {
 	case *ecr.ListImagesInput:
 		in.Filter, message = &types.ListImagesFilter{TagStatus: "NONE"}, constraint("filter.tagStatus", "Member must satisfy enum value set: [TAGGED, UNTAGGED, ANY]")
 	case *ecr.BatchGetImageInput:
-		in.RepositoryName, message = upper, constraint("repositoryName", repoPattern)
+		in.RepositoryName, message = str("Quay"), constraint("repositoryName", repoPattern)
 	case *ecr.GetDownloadUrlForLayerInput:
 		in.LayerDigest, message = str("x"), constraint("layerDigest", "Member must satisfy regular expression pattern: [a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 	case *ecr.BatchCheckLayerAvailabilityInput:
