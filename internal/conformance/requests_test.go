@@ -128,7 +128,8 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
-// Only the upstream's 404 is a 404.
+// Only the upstream's 404 is a 404. It makes no repository: what is unknown is that,
+// until something has been pulled into it.
 func TestUnknownTag(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, single)
@@ -137,8 +138,15 @@ func TestUnknownTag(t *testing.T) {
 	missing := *single
 	missing.tag = "missing"
 	_, err := crane.Manifest(f.ref(&missing).String(), craneOptions(t)...)
-	assertRefused(t, err, http.StatusNotFound, transport.ManifestUnknownErrorCode)
+	assertRefused(t, err, http.StatusNotFound, transport.NameUnknownErrorCode)
 	assert.Equal(t, []string{manifestLine(&missing, "missing", http.StatusNotFound)}, u.take())
+
+	manifest(t, f.ref(single))
+	u.take()
+	missing.tag = "other"
+	_, err = crane.Manifest(f.ref(&missing).String(), craneOptions(t)...)
+	assertRefused(t, err, http.StatusNotFound, transport.ManifestUnknownErrorCode)
+	assert.Equal(t, []string{manifestLine(&missing, "other", http.StatusNotFound)}, u.take())
 }
 
 func assertRefused(t testing.TB, err error, status int, code transport.ErrorCode) {
