@@ -23,7 +23,7 @@ var ecrRepositories = []trait{
 	{"C05", "when the repository cannot be made, for example since a template's role is missing, the pull fails", "documented, `template-role-missing`", "an error of `CreateRepo` is `NAME_UNKNOWN`, with an event; a Store may say something else by an `*Error` of its own", testC05},
 	{"C06", "a repository that is there keeps its settings", "documented", "`CreateRepo` is not called", testC06},
 	{"C07", "a repository that was deleted is made again by the next pull", "inferred", "the same", testC07},
-	{"C08", "blobs of a repository that is not there are `NAME_UNKNOWN`", "inferred", "the same; upstream is not asked, since blobs come after their image", testC08},
+	{"C08", "blobs of a repository that is not there are `NAME_UNKNOWN`", "inferred", "the same; upstream is not asked, since blobs come after their image. With `Policy.BlobsFirst` they are fetched, and make no repository", testC08},
 	{"C09", "lists of tags and referrers make no repository", "inferred", "the same", testC09},
 	{"C10", "a registry knows its repositories", "inferred", "a Store that fails to tell harms no pull; one that is no `RepoCreator` has a repository as soon as something is put", testC10},
 }
