@@ -1,0 +1,312 @@
+package pullthroughtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// storeTest is one check of one Store.
+type storeTest struct {
+	reporter
+	store    pullthrough.Store
+	patience time.Duration
+}
+
+// The tenants of the checks. Most need but the first.
+const (
+	storeAccount, storeRegion = "111122223333", "us-east-1"
+	otherAccount, otherRegion = "444455556666", "eu-west-1"
+)
+
+// storeOrigin and storeTime are what is known of a manifest. The time is as
+// awkward as a proxy's clock may make it.
+const storeOrigin = "registry.example:5000"
+
+var storeTime = time.Date(2026, 3, 4, 5, 6, 7, 891_234_567, time.FixedZone("", 3*60*60))
+
+func storeRepo(name string) pullthrough.Repo {
+	return pullthrough.Repo{Account: storeAccount, Region: storeRegion, Name: "store-test/" + name}
+}
+
+func storeImage(seed int64) *Image { return NewImage(ImageOptions{Seed: seed}) }
+
+// manifestOf is img as a proxy hands it to its Store.
+func manifestOf(img *Image, tag string) *pullthrough.Manifest {
+	return &pullthrough.Manifest{
+		Descriptor: ocispec.Descriptor{MediaType: img.MediaType, Digest: img.Digest, Size: int64(len(img.Content))},
+		Content:    img.Content, Tag: tag, CheckedAt: storeTime, Origin: storeOrigin, Source: pullthrough.SourceFill,
+	}
+}
+
+// offer puts the image with all that it refers to, and returns the first error.
+func (s *storeTest) offer(repo pullthrough.Repo, img *Image, tag string) error {
+	for _, child := range img.Children {
+		if err := s.offer(repo, child, ""); err != nil {
+			return err
+		}
+	}
+	for _, b := range img.Blobs() {
+		if err := s.putBlob(s.Context(), repo, b.Digest, b.Size, b.Open()); err != nil {
+			return fmt.Errorf("PutBlob of %s: %w", b.Digest, err)
+		}
+	}
+	return s.store.PutManifest(s.Context(), repo, manifestOf(img, tag))
+}
+
+// put is offer for what every Store must take.
+func (s *storeTest) put(repo pullthrough.Repo, img *Image, tag string) {
+	s.Helper()
+	if err := s.offer(repo, img, tag); err != nil {
+		s.Fatalf("put of %s:%s failed: %v", repo.Name, tag, err)
+	}
+}
+
+// putManifest puts a manifest whose image is there already.
+func (s *storeTest) putManifest(repo pullthrough.Repo, m *pullthrough.Manifest) {
+	s.Helper()
+	if err := s.store.PutManifest(s.Context(), repo, m); err != nil {
+		s.Fatalf("PutManifest of %s:%s (Source %q) failed: %v", repo.Name, m.Tag, m.Source, err)
+	}
+}
+
+// moves moves a tag, and reports whether the Store lets it.
+func (s *storeTest) moves(repo pullthrough.Repo, img *Image, tag string) bool {
+	s.Helper()
+	err := s.offer(repo, img, tag)
+	switch {
+	case errors.Is(err, pullthrough.ErrImmutable):
+		s.Logf("the Store moves no tag: %v", err)
+		return false
+	case err != nil:
+		s.Fatalf("the tag %s:%s could not be moved: %v; a Store whose tags must not move returns an error that Is pullthrough.ErrImmutable", repo.Name, tag, err)
+	}
+	return true
+}
+
+// manifest returns what must be there.
+func (s *storeTest) manifest(repo pullthrough.Repo, ref string) *pullthrough.Manifest {
+	s.Helper()
+	m, err := s.store.Manifest(s.Context(), repo, ref)
+	if err != nil {
+		s.Fatalf("Manifest(%s, %s) failed, which was put: %v", repo.Name, ref, err)
+	}
+	if m == nil {
+		s.Fatalf("Manifest(%s, %s) returned no manifest and no error: a miss is an error that Is fs.ErrNotExist", repo.Name, ref)
+	}
+	return m
+}
+
+// wantManifest checks that ref names want, byte for byte.
+func (s *storeTest) wantManifest(repo pullthrough.Repo, ref string, want *pullthrough.Manifest) *pullthrough.Manifest {
+	s.Helper()
+	m := s.manifest(repo, ref)
+	for _, complaint := range manifestComplaints(m, ref, want) {
+		s.Errorf("Manifest(%s, %s): %s", repo.Name, ref, complaint)
+	}
+	return m
+}
+
+// manifestComplaints compares what both a tag and a digest must tell, and what a
+// tag must tell besides.
+func manifestComplaints(m *pullthrough.Manifest, ref string, want *pullthrough.Manifest) (all []string) {
+	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	if m.Descriptor.Digest != want.Descriptor.Digest {
+		add("its digest is %s, want %s", m.Descriptor.Digest, want.Descriptor.Digest)
+	}
+	if !bytes.Equal(m.Content, want.Content) {
+		add("its content is %.200q, want %.200q: keep the bytes, never decode and encode them", m.Content, want.Content)
+	}
+	if m.Descriptor.MediaType != want.Descriptor.MediaType {
+		add("its media type is %q, want %q", m.Descriptor.MediaType, want.Descriptor.MediaType)
+	}
+	if m.Descriptor.Size != int64(len(want.Content)) {
+		add("its size is %d, want %d", m.Descriptor.Size, len(want.Content))
+	}
+	if m.Origin != want.Origin {
+		add("its origin is %q, want %q: without it the tag passes for one that was pushed here", m.Origin, want.Origin)
+	}
+	if ref == want.Descriptor.Digest.String() {
+		return all
+	}
+	if m.Tag != ref {
+		add("its tag is %q, want %q", m.Tag, ref)
+	}
+	if !sameTime(m.CheckedAt, want.CheckedAt) {
+		add("it was checked at %v, want %v: the time belongs to the tag, and comes back to the second", m.CheckedAt, want.CheckedAt)
+	}
+	return all
+}
+
+func sameTime(got, want time.Time) bool {
+	if got.IsZero() || want.IsZero() {
+		return got.IsZero() == want.IsZero()
+	}
+	return got.Sub(want).Abs() < time.Second
+}
+
+// missed explains what is wrong with the error of a look-up that must miss; "":
+// nothing.
+func missed(err error) string {
+	switch {
+	case err == nil:
+		return "returned something, want a miss"
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("returned %q, want an error that Is fs.ErrNotExist: any other error is a failure of the Store", err)
+	}
+	return ""
+}
+
+// wantNoManifest checks that ref is a miss; why says why it must be.
+func (s *storeTest) wantNoManifest(repo pullthrough.Repo, ref, why string) {
+	s.Helper()
+	_, err := s.store.Manifest(s.Context(), repo, ref)
+	if complaint := missed(err); complaint != "" {
+		s.Errorf("Manifest(%s, %s) %s: %s", repo.Name, ref, complaint, why)
+	}
+}
+
+func (s *storeTest) wantNoBlob(repo pullthrough.Repo, d digest.Digest, why string) {
+	s.Helper()
+	_, err := s.readBlob(s.Context(), repo, d)
+	if complaint := missed(err); complaint != "" {
+		s.Errorf("Blob(%s, %s) %s: %s", repo.Name, d, complaint, why)
+	}
+}
+
+// putBlob hands r over as the proxy does: it is of no use afterwards.
+func (s *storeTest) putBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest, size int64, r io.ReadSeeker) error {
+	lent := &lentReader{ReadSeeker: r}
+	defer lent.returned.Store(true)
+	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
+	return s.store.PutBlob(ctx, repo, desc, lent)
+}
+
+// mustPutBlob puts content under its sha256.
+func (s *storeTest) mustPutBlob(repo pullthrough.Repo, content []byte) digest.Digest {
+	s.Helper()
+	d := digest.FromBytes(content)
+	if err := s.putBlob(s.Context(), repo, d, int64(len(content)), bytes.NewReader(content)); err != nil {
+		s.Fatalf("PutBlob of %d bytes into %s failed: %v", len(content), repo.Name, err)
+	}
+	return d
+}
+
+// lentReader is a reader that a Store may use until PutBlob returns. It is a
+// Reader and a Seeker, and nothing else that might be found out about it.
+type lentReader struct {
+	io.ReadSeeker
+	returned atomic.Bool
+}
+
+func (r *lentReader) Read(p []byte) (int, error) {
+	if r.returned.Load() {
+		return 0, errors.New("PutBlob has returned: its reader must not be used any more")
+	}
+	return r.ReadSeeker.Read(p)
+}
+
+// wantBlob checks that the blob is there, byte for byte.
+func (s *storeTest) wantBlob(repo pullthrough.Repo, d digest.Digest, content []byte) {
+	s.Helper()
+	got, err := s.readBlob(s.Context(), repo, d)
+	switch {
+	case err != nil:
+		s.Errorf("Blob(%s, %s) cannot be read, which was put: %v", repo.Name, d, err)
+	case !bytes.Equal(got, content):
+		s.Errorf("Blob(%s, %s) has %d bytes that are not the %d that were put", repo.Name, d, len(got), len(content))
+	}
+}
+
+// open returns a blob that must be there.
+func (s *storeTest) open(repo pullthrough.Repo, d digest.Digest) *pullthrough.Blob {
+	s.Helper()
+	b, err := s.lookUpBlob(s.Context(), repo, d)
+	if err != nil {
+		s.Fatalf("Blob(%s, %s) failed, which was put: %v", repo.Name, d, err)
+	}
+	return b
+}
+
+func (s *storeTest) lookUpBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	b, err := s.store.Blob(ctx, repo, d)
+	if err == nil && (b == nil || b.Body == nil) {
+		err = errors.New("no blob and no error: a miss is an error that Is fs.ErrNotExist")
+	}
+	return b, err
+}
+
+// readBlob reads the whole blob, in the way that its Body wants to be read.
+func (s *storeTest) readBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (content []byte, err error) {
+	b, err := s.lookUpBlob(ctx, repo, d)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if closed := b.Body.Close(); err == nil && closed != nil {
+			err = fmt.Errorf("close: %w", closed)
+		}
+	}()
+	if b.Descriptor.Digest != d {
+		return nil, fmt.Errorf("its descriptor has the digest %q", b.Descriptor.Digest)
+	}
+	if h, ok := b.Body.(http.Handler); ok {
+		return served(ctx, h, repo, d)
+	}
+	content, err = io.ReadAll(b.Body)
+	if _, seeks := b.Body.(io.Seeker); err == nil && (!seeks || b.Descriptor.Size != 0) && b.Descriptor.Size != int64(len(content)) {
+		err = fmt.Errorf("it has %d bytes and its descriptor says %d", len(content), b.Descriptor.Size)
+	}
+	return content, err
+}
+
+// served is what a client gets of a Body that writes its answer itself; a
+// redirect is followed.
+func served(ctx context.Context, h http.Handler, repo pullthrough.Repo, d digest.Digest) ([]byte, error) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/v2/"+repo.Name+"/blobs/"+d.String(), nil))
+	resp := w.Result()
+	if to := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && to != "" {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, to, nil)
+		if err != nil {
+			return nil, err
+		}
+		if resp, err = http.DefaultClient.Do(r); err != nil {
+			return nil, err
+		}
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("its handler answers %s", resp.Status)
+	}
+	return io.ReadAll(resp.Body)
+}
+
+// soon reports whether f ends while the check is patient. It must end one day.
+func (s *storeTest) soon(f func()) bool {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f()
+	}()
+	timer := time.NewTimer(s.patience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-timer.C:
+		return false
+	}
+}

@@ -1,0 +1,248 @@
+package pullthroughtest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"sync/atomic"
+	"testing/iotest"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+var readerChecks = []storeCheck{
+	{name: "a reader may be slow and stubborn", run: checkPieces},
+	{name: "a reader that fails leaves nothing", run: checkFailing},
+	{name: "a reader that fails leaves what was there", run: checkFailingAgain},
+	{name: "a reader that is too long", run: checkTooLong},
+	{name: "content without its digest", run: checkWrong},
+	{name: "a reader that calls the Store", run: checkCalls},
+	{name: "a reader that panics leaves nothing and no lock", run: checkPanics},
+}
+
+var errReader = errors.New("the reader failed, as the check wants it")
+
+// scriptedReader calls then as often as it comes to the offset at, before it
+// returns anything behind it.
+type scriptedReader struct {
+	content []byte
+	off     int64
+	at      int64
+	then    func() error
+}
+
+func (r *scriptedReader) Read(p []byte) (int, error) {
+	end := int64(len(r.content))
+	if r.off == r.at {
+		if err := r.then(); err != nil {
+			return 0, err
+		}
+	} else if r.off < r.at {
+		end = min(end, r.at)
+	}
+	if r.off >= int64(len(r.content)) {
+		return 0, io.EOF
+	}
+	n := copy(p, r.content[r.off:end])
+	r.off += int64(n)
+	return n, nil
+}
+
+func (r *scriptedReader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.off
+	case io.SeekEnd:
+		offset += int64(len(r.content))
+	}
+	if offset < 0 {
+		return 0, errors.New("seek before the start")
+	}
+	r.off = offset
+	return offset, nil
+}
+
+// failing is content of which only the first bytes can be read.
+func failing(content []byte, at int64) *scriptedReader {
+	return &scriptedReader{content: content, at: at, then: func() error { return errReader }}
+}
+
+// stubborn reads in the way that wrap makes of it, from wherever it is.
+type stubborn struct {
+	io.Seeker
+	io.Reader
+}
+
+func checkPieces(s *storeTest) {
+	repo := storeRepo("pieces")
+	for i, wrap := range []func(io.Reader) io.Reader{iotest.OneByteReader, iotest.HalfReader, iotest.DataErrReader, hesitant} {
+		content := storeNoise(int64(20+i), 100_000)
+		d, r := digest.FromBytes(content), bytes.NewReader(content)
+		if err := s.putBlob(s.Context(), repo, d, int64(len(content)), stubborn{r, wrap(r)}); err != nil {
+			s.Errorf("PutBlob from a reader that gives little at a time failed: %v; read with io.ReadFull or io.Copy", err)
+			continue
+		}
+		s.wantBlob(repo, d, content)
+	}
+}
+
+// hesitant returns nothing and no error every other time.
+func hesitant(r io.Reader) io.Reader { return &hesitantReader{Reader: r} }
+
+type hesitantReader struct {
+	io.Reader
+	calls int
+}
+
+func (r *hesitantReader) Read(p []byte) (int, error) {
+	if r.calls++; r.calls%2 == 1 {
+		return 0, nil
+	}
+	return r.Reader.Read(p[:min(len(p), 9000)])
+}
+
+func checkFailing(s *storeTest) {
+	repo, size := storeRepo("failing"), int64(5<<20)
+	for i, r := range []func(content []byte) io.ReadSeeker{
+		func(c []byte) io.ReadSeeker { return failing(c, 0) },
+		func(c []byte) io.ReadSeeker { return failing(c, size/2) },
+		func(c []byte) io.ReadSeeker { return failing(c, size-1) },
+		func(c []byte) io.ReadSeeker { return bytes.NewReader(c[:size-1]) },
+		func(c []byte) io.ReadSeeker { return bytes.NewReader(c[:size/3]) },
+		func([]byte) io.ReadSeeker { return bytes.NewReader(nil) },
+	} {
+		content := storeNoise(int64(30+i), int(size))
+		d := digest.FromBytes(content)
+		if err := s.putBlob(s.Context(), repo, d, size, r(content)); err == nil {
+			s.Errorf("PutBlob returned no error though its reader failed or ended early (case %d): return the reader's error, or io.ErrUnexpectedEOF for less than desc.Size", i)
+		}
+		s.wantNoBlob(repo, d, "after its put has failed: nothing half-done is kept")
+		if err := s.putBlob(s.Context(), repo, d, size, bytes.NewReader(content)); err != nil {
+			s.Errorf("PutBlob failed after another put of the blob had failed: %v", err)
+			continue
+		}
+		s.wantBlob(repo, d, content)
+	}
+}
+
+func checkFailingAgain(s *storeTest) {
+	repo, other, content := storeRepo("failing-again"), storeRepo("failing-elsewhere"), storeNoise(40, 200_000)
+	d, size := s.mustPutBlob(repo, content), int64(len(content))
+	for _, at := range []int64{0, size / 2} {
+		_ = s.putBlob(s.Context(), repo, d, size, failing(content, at)) // it need not look at the reader
+		s.wantBlob(repo, d, content)
+		if err := s.putBlob(s.Context(), other, d, size, failing(content, at)); err != nil {
+			s.wantNoBlob(other, d, "after its put has failed")
+		} else {
+			s.wantBlob(other, d, content)
+		}
+		s.wantBlob(repo, d, content)
+	}
+	_ = s.putBlob(s.Context(), repo, d, size, bytes.NewReader(content[:10]))
+	s.wantBlob(repo, d, content)
+}
+
+func checkTooLong(s *storeTest) {
+	repo, content := storeRepo("too-long"), storeNoise(41, 100_000)
+	d := digest.FromBytes(content)
+	longer := append(append([]byte{}, content...), "and more"...)
+	if err := s.putBlob(s.Context(), repo, d, int64(len(content)), bytes.NewReader(longer)); err != nil {
+		s.wantNoBlob(repo, d, "after its put has failed")
+		return
+	}
+	s.wantBlob(repo, d, content) // "the desc.Size bytes of r"
+}
+
+// checkWrong is about what a proxy never does: a Store may trust it, but what it
+// refuses it must not keep.
+func checkWrong(s *storeTest) {
+	repo, content := storeRepo("wrong"), storeNoise(42, 50_000)
+	d := digest.FromBytes(storeNoise(43, 50_000))
+	if err := s.putBlob(s.Context(), repo, d, int64(len(content)), bytes.NewReader(content)); err != nil {
+		s.wantNoBlob(repo, d, "after its put was refused, for content of another digest")
+	}
+	img, other := storeImage(71), storeImage(72)
+	s.put(repo, img, "v1")
+	wrong := manifestOf(other, "v1")
+	wrong.Content = img.Content
+	if err := s.store.PutManifest(s.Context(), repo, wrong); err != nil {
+		s.wantNoManifest(repo, other.Digest.String(), "after its put was refused, for content of another digest")
+		s.wantManifest(repo, "v1", manifestOf(img, "v1"))
+	}
+}
+
+// checkCalls has the reader do what a host's own code may do while its Store
+// reads: whoever reads under a lock waits for himself then.
+func checkCalls(s *storeTest) {
+	repo, other := storeRepo("calls"), storeRepo("calls-too")
+	img, content := storeImage(73), storeNoise(44, 9<<20)
+	s.put(repo, img, "v1")
+	d := digest.FromBytes(content)
+	var called, late atomic.Bool
+	r := &scriptedReader{content: content, at: 5 << 20}
+	r.then = func() error {
+		if called.Swap(true) {
+			return nil
+		}
+		if !s.soon(func() { s.everyCall(repo, other, img) }) {
+			late.Store(true)
+			return errReader // so that whoever waits for us goes on
+		}
+		return nil
+	}
+	err := s.putBlob(s.Context(), repo, d, int64(len(content)), r)
+	switch {
+	case late.Load():
+		s.Fatalf("while PutBlob reads, another call of the Store takes more than %v: read first, and take the lock afterwards", s.patience)
+	case err != nil:
+		s.Fatalf("PutBlob failed: %v", err)
+	}
+	s.wantBlob(repo, d, content)
+	s.wantManifest(repo, "during", manifestOf(storeImage(74), "during"))
+}
+
+// everyCall looks up and puts something else. It may end after the check.
+func (s *storeTest) everyCall(repo, other pullthrough.Repo, img *Image) {
+	if m, err := s.store.Manifest(s.Context(), repo, "v1"); err == nil && m.Descriptor.Digest != img.Digest {
+		s.Errorf("Manifest(%s, v1) is another one while PutBlob reads", repo.Name)
+	}
+	_, _ = s.readBlob(s.Context(), repo, img.Layers[0].Digest)
+	_, _ = s.readBlob(s.Context(), repo, digest.FromString("not there"))
+	_ = s.offer(repo, storeImage(74), "during")
+	_ = s.offer(other, storeImage(74), "during")
+}
+
+func checkPanics(s *storeTest) {
+	repo, content := storeRepo("panics"), storeNoise(45, 100_000)
+	d, size := digest.FromBytes(content), int64(len(content))
+	var err error
+	put := func() {
+		defer func() {
+			if recover() != nil { // a Store may let it pass
+				err = errReader
+			}
+		}()
+		err = s.putBlob(s.Context(), repo, d, size, &scriptedReader{content: content, at: size / 2, then: func() error { panic(errReader) }})
+	}
+	if !s.soon(put) {
+		s.Fatalf("PutBlob does not return after its reader has panicked")
+	}
+	if err == nil {
+		s.Errorf("PutBlob returned no error though its reader panicked")
+	}
+	ok := s.soon(func() {
+		_, _ = s.store.Manifest(s.Context(), repo, "v1")
+		if _, err := s.readBlob(s.Context(), repo, d); missed(err) != "" {
+			s.Errorf("Blob(%s, %s) %s after its reader has panicked", repo.Name, d, missed(err))
+		}
+		if err := s.putBlob(s.Context(), repo, d, size, bytes.NewReader(content)); err != nil {
+			s.Errorf("PutBlob failed after the reader of another put had panicked: %v", err)
+		}
+	})
+	if !ok {
+		s.Fatalf("after a reader has panicked the Store answers no more: unlock with defer")
+	}
+	s.wantBlob(repo, d, content)
+}

@@ -1,0 +1,233 @@
+package pullthroughtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+var stageChecks = []storeCheck{
+	{"a stage becomes a blob", needsStager, checkStage},
+	{"a stage can be read before, during and after", needsStager, checkStageReaders},
+	{"a stage that is aborted leaves nothing", needsStager, checkAbort},
+	{"a stage that is aborted leaves what was there", needsStager, checkAbortBeside},
+	{"stages of one blob at once", needsStager, checkStagesTogether},
+	{"a commit whose context has ended keeps nothing", needsStager, checkEndedCommit},
+}
+
+// stage returns a new stage; nil: the Store lends none, and says so.
+func (s *storeTest) stage(repo pullthrough.Repo, d digest.Digest) pullthrough.Stage {
+	s.Helper()
+	stage, err := s.store.(pullthrough.BlobStager).StageBlob(s.Context(), repo, d)
+	if errors.Is(err, errors.ErrUnsupported) {
+		s.Logf("the Store lends no stages: %v", err)
+		return nil
+	}
+	if err != nil || stage == nil {
+		s.Fatalf("StageBlob returned %v, %v: the download would go elsewhere, and be copied", stage, err)
+	}
+	return stage
+}
+
+// write writes the part of content from one offset to another, in pieces, from a
+// buffer that is used again at once.
+func (s *storeTest) write(stage pullthrough.Stage, content []byte, from, to int) {
+	s.Helper()
+	buf := make([]byte, 100_000)
+	for from < to {
+		n := copy(buf, content[from:to])
+		if written, err := stage.WriteAt(buf[:n], int64(from)); err != nil || written != n {
+			s.Fatalf("WriteAt(%d bytes, %d) returned %d, %v", n, from, written, err)
+		}
+		clear(buf)
+		from += n
+	}
+}
+
+func stageDescriptor(content []byte) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: "application/octet-stream", Digest: digest.FromBytes(content), Size: int64(len(content))}
+}
+
+// commit commits content that was written.
+func (s *storeTest) commit(stage pullthrough.Stage, content []byte) {
+	s.Helper()
+	if err := stage.Commit(s.Context(), stageDescriptor(content)); err != nil {
+		s.Errorf("Commit of %d bytes failed: %v; that the blob is there already is no error", len(content), err)
+	}
+}
+
+func checkStage(s *storeTest) {
+	repo := storeRepo("stage")
+	for i, size := range []int{0, 1, 64 << 10, 5<<20 + 3} {
+		content := storeNoise(int64(100+i), size)
+		d := digest.FromBytes(content)
+		stage := s.stage(repo, d)
+		if stage == nil {
+			return
+		}
+		s.write(stage, content, 0, size/2)
+		s.wantNoBlob(repo, d, "while it is staged: nothing is visible before Commit")
+		s.write(stage, content, size/2, size)
+		s.wantNoBlob(repo, d, "before Commit, though all of it is written")
+		s.commit(stage, content)
+		s.wantBlob(repo, d, content)
+		s.wantNoBlob(storeRepo("stage-too"), d, "when it was staged for another repository")
+
+		again := s.stage(repo, d)
+		s.write(again, content, 0, size)
+		s.commit(again, content)
+		s.wantBlob(repo, d, content)
+	}
+}
+
+// opened opens the stage's file and reads the first n bytes.
+func (s *storeTest) opened(stage pullthrough.Stage, content []byte, n int) *os.File {
+	s.Helper()
+	f, err := stage.Open()
+	if err != nil {
+		s.Fatalf("Open failed with %d bytes written: %v", n, err)
+	}
+	got := make([]byte, n)
+	if _, err := io.ReadFull(f, got); err != nil || !bytes.Equal(got, content[:n]) {
+		s.Errorf("a file of the stage does not begin with the %d bytes that were written, at offset 0: %v", n, err)
+	}
+	return f
+}
+
+// rest reads the file to its end, and closes it.
+func (s *storeTest) rest(f *os.File, want []byte, when string) {
+	s.Helper()
+	got, err := io.ReadAll(f)
+	if err != nil || !bytes.Equal(got, want) {
+		s.Errorf("a file that was opened before has %d bytes of %d left %s, and %v: it stays readable until it is closed", len(got), len(want), when, err)
+	}
+	if err := f.Close(); err != nil {
+		s.Errorf("Close of a file of the stage failed: %v", err)
+	}
+}
+
+func checkStageReaders(s *storeTest) {
+	repo, content := storeRepo("stage-readers"), storeNoise(110, 2<<20+1)
+	stage := s.stage(repo, digest.FromBytes(content))
+	if stage == nil {
+		return
+	}
+	first := s.opened(stage, content, 0)
+	s.write(stage, content, 0, 1<<20)
+	second := s.opened(stage, content, 1<<20)
+	done := make(chan struct{})
+	go func() { // others read while it is written
+		defer close(done)
+		part := make([]byte, 1000)
+		for off := 0; off < 1<<20; off += 100_000 {
+			if n, err := stage.ReadAt(part[:min(1000, 1<<20-off)], int64(off)); !bytes.Equal(part[:n], content[off:off+n]) || n == 0 {
+				s.Errorf("ReadAt(%d) beside WriteAt returned %d other bytes, %v", off, n, err)
+				return
+			}
+		}
+	}()
+	s.write(stage, content, 1<<20, len(content))
+	<-done
+	third := s.opened(stage, content, len(content))
+	s.commit(stage, content)
+	s.rest(first, content, "after Commit")
+	s.rest(second, content[1<<20:], "after Commit")
+	s.rest(third, nil, "after Commit")
+	s.wantBlob(repo, digest.FromBytes(content), content)
+}
+
+func checkAbort(s *storeTest) {
+	repo, content := storeRepo("abort"), storeNoise(111, 300_000)
+	d := digest.FromBytes(content)
+	for _, n := range []int{0, 100, len(content)} {
+		stage := s.stage(repo, d)
+		if stage == nil {
+			return
+		}
+		s.write(stage, content, 0, n)
+		f := s.opened(stage, content, 0)
+		if err := stage.Abort(); err != nil {
+			s.Errorf("Abort after %d bytes failed: %v", n, err)
+		}
+		s.rest(f, content[:n], "after Abort")
+		s.wantNoBlob(repo, d, "after Abort")
+	}
+	s.mustPutBlob(repo, content)
+	s.wantBlob(repo, d, content)
+}
+
+func checkAbortBeside(s *storeTest) {
+	repo, content := storeRepo("abort-beside"), storeNoise(112, 300_000)
+	stage := s.stage(repo, digest.FromBytes(content))
+	if stage == nil {
+		return
+	}
+	s.write(stage, content, 0, 100_000)
+	d := s.mustPutBlob(repo, content)
+	s.write(stage, content, 100_000, 200_000)
+	if err := stage.Abort(); err != nil {
+		s.Errorf("Abort failed: %v", err)
+	}
+	s.wantBlob(repo, d, content)
+}
+
+func checkStagesTogether(s *storeTest) {
+	repos := []pullthrough.Repo{storeRepo("stages"), storeRepo("stages-too")}
+	content := storeNoise(113, 400_000)
+	var stages []pullthrough.Stage
+	for i := range 6 {
+		stage := s.stage(repos[i%len(repos)], digest.FromBytes(content))
+		if stage == nil {
+			return
+		}
+		stages = append(stages, stage)
+	}
+	for from := 0; from < len(content); from += 100_000 { // by turns
+		for _, stage := range stages {
+			s.write(stage, content, from, from+100_000)
+		}
+	}
+	var wg sync.WaitGroup
+	for i, stage := range stages {
+		wg.Go(func() {
+			if i >= 4 {
+				if err := stage.Abort(); err != nil {
+					s.Errorf("Abort beside commits failed: %v", err)
+				}
+				return
+			}
+			s.commit(stage, content)
+			s.wantBlob(repos[i%len(repos)], digest.FromBytes(content), content)
+		})
+	}
+	wg.Wait()
+	for _, repo := range repos {
+		s.wantBlob(repo, digest.FromBytes(content), content)
+	}
+}
+
+func checkEndedCommit(s *storeTest) {
+	repo, content := storeRepo("ended-commit"), storeNoise(114, 200_000)
+	d := digest.FromBytes(content)
+	stage := s.stage(repo, d)
+	if stage == nil {
+		return
+	}
+	ended, cancel := context.WithCancel(s.Context())
+	cancel()
+	s.write(stage, content, 0, len(content))
+	s.wantEnded("Commit", stage.Commit(ended, stageDescriptor(content)))
+	s.wantNoBlob(repo, d, "after a Commit whose context had ended")
+	again := s.stage(repo, d)
+	s.write(again, content, 0, len(content))
+	s.commit(again, content)
+	s.wantBlob(repo, d, content)
+}

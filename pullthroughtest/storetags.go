@@ -1,0 +1,219 @@
+package pullthroughtest
+
+import (
+	"strings"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+var tagChecks = []storeCheck{
+	{name: "a second tag changes nothing of the first", run: checkSecondTag},
+	{name: "a tag moves and its old digest stays", run: checkTagMoves},
+	{name: "a check changes the time only", run: checkRevalidated},
+	{name: "a check that comes late moves no tag", run: checkLateCheck},
+}
+
+func checkSecondTag(s *storeTest) {
+	repo, img := storeRepo("second-tag"), storeImage(20)
+	s.put(repo, img, "v1")
+	second := manifestOf(img, "v1.0")
+	second.CheckedAt, second.Origin = storeTime.Add(time.Hour), "other.example"
+	s.putManifest(repo, second)
+	s.wantManifest(repo, "v1.0", second)
+	s.wantManifest(repo, "v1", manifestOf(img, "v1"))
+}
+
+func checkTagMoves(s *storeTest) {
+	repo, first, second := storeRepo("moves"), storeImage(21), storeImage(22)
+	s.put(repo, first, "latest")
+	s.put(repo, first, "stays")
+	if !s.moves(repo, second, "latest") {
+		s.wantManifest(repo, "latest", manifestOf(first, "latest"))
+		return
+	}
+	s.wantManifest(repo, "latest", manifestOf(second, "latest"))
+	s.wantManifest(repo, "stays", manifestOf(first, "stays"))
+	for _, img := range []*Image{first, second} {
+		s.wantManifest(repo, img.Digest.String(), manifestOf(img, ""))
+		for _, b := range img.Blobs() {
+			s.wantBlob(repo, b.Digest, blobContent(b))
+		}
+	}
+	back := manifestOf(first, "latest")
+	back.CheckedAt, back.Origin = time.Time{}, ""
+	s.putManifest(repo, back)
+	s.wantManifest(repo, "latest", back)
+	s.wantManifest(repo, second.Digest.String(), manifestOf(second, ""))
+}
+
+// confirmed is what a proxy puts when upstream has confirmed a stored tag.
+func confirmed(have *pullthrough.Manifest, tag string, later time.Duration) *pullthrough.Manifest {
+	m := *have
+	m.Tag, m.CheckedAt, m.Source = tag, storeTime.Add(later), pullthrough.SourceRevalidated
+	return &m
+}
+
+func checkRevalidated(s *storeTest) {
+	repo, img := storeRepo("revalidated"), storeImage(23)
+	s.put(repo, img, "v1")
+	s.put(repo, img, "v2")
+	for _, later := range []time.Duration{time.Hour, 25 * time.Hour} {
+		m := confirmed(s.manifest(repo, "v1"), "v1", later)
+		if err := s.store.PutManifest(s.Context(), repo, m); err != nil {
+			s.Fatalf("PutManifest with Source \"revalidated\" failed: %v; it changes CheckedAt only, even where tags are immutable", err)
+		}
+		s.wantManifest(repo, "v1", m)
+		s.wantManifest(repo, "v2", manifestOf(img, "v2"))
+	}
+	s.wantManifest(repo, img.Digest.String(), manifestOf(img, ""))
+	for _, b := range img.Blobs() {
+		s.wantBlob(repo, b.Digest, blobContent(b))
+	}
+}
+
+// checkLateCheck is about a tag that has moved while upstream was asked about
+// what it was before.
+func checkLateCheck(s *storeTest) {
+	repo, first, second := storeRepo("late"), storeImage(24), storeImage(25)
+	s.put(repo, first, "latest")
+	late := confirmed(s.manifest(repo, "latest"), "latest", time.Hour)
+	if !s.moves(repo, second, "latest") {
+		return
+	}
+	s.putManifest(repo, late)
+	if got := s.manifest(repo, "latest").Descriptor.Digest; got != second.Digest {
+		s.Errorf("PutManifest with Source \"revalidated\" has moved the tag from %s to %s: only CheckedAt changes, and nothing if the tag names something else by now", second.Digest, got)
+	}
+	s.wantManifest(repo, second.Digest.String(), manifestOf(second, ""))
+}
+
+var nameChecks = []storeCheck{
+	{name: "names are told apart", run: checkNames},
+	{name: "the longest names are kept or refused", run: checkLongNames},
+	{name: "tenants are told apart", run: checkTenants},
+}
+
+func checkNames(s *storeTest) {
+	names := []string{
+		"a", "a/b", "a/b/c", "a.b", "a-b", "a_b", "a__b", "a--b", "ab", "manifests", "odd/manifests/blobs/tags/uploads/link",
+		"blobs/uploads", "current/link", "index", "sha256",
+		strings.Repeat("n", 179) + "x", strings.Repeat("n", 179) + "y", strings.Repeat("d/", 80) + "d",
+	}
+	tags := []string{
+		"latest", "Latest", "LATEST", "_", "v1.0-rc_1", "link", "index", "current", "sha256", strings.Repeat("t", 128),
+		storeImage(30).Digest.Encoded(), // it is no digest
+	}
+	for i, name := range names {
+		s.put(storeRepo(name), storeImage(int64(30+i)), "v1")
+	}
+	for i, tag := range tags {
+		s.put(storeRepo("tags"), storeImage(int64(31+i)), tag)
+	}
+	for i, name := range names {
+		s.wantManifest(storeRepo(name), "v1", manifestOf(storeImage(int64(30+i)), "v1"))
+	}
+	for i, tag := range tags {
+		s.wantManifest(storeRepo("tags"), tag, manifestOf(storeImage(int64(31+i)), tag))
+	}
+	s.wantNoManifest(storeRepo("tags"), storeImage(30).Digest.String(), "when a tag looks like its hex")
+}
+
+// checkLongNames is about Amazon ECR's limit, 256, which is beyond that of some
+// registries and file systems.
+func checkLongNames(s *storeTest) {
+	room := 256 - len(storeRepo("").Name)
+	flat, deep := strings.Repeat("n", room-1), strings.Repeat("d/", room)[:room-1]
+	var kept []int
+	names := []string{flat + "x", flat + "y", deep + "x", deep + "y"} // one is not cut to the other
+	for i, name := range names {
+		repo, img := storeRepo(name), storeImage(int64(50+i))
+		if err := s.offer(repo, img, "v1"); err != nil {
+			s.Logf("a repository name of %d characters is refused, and so its images would be fetched for every pull: %v", len(repo.Name), err)
+			s.wantRefused(repo, img, "v1")
+			continue
+		}
+		kept = append(kept, i)
+	}
+	for _, i := range kept {
+		repo, img := storeRepo(names[i]), storeImage(int64(50+i))
+		s.wantManifest(repo, "v1", manifestOf(img, "v1"))
+		s.wantBlob(repo, img.Layers[0].Digest, blobContent(img.Layers[0]))
+	}
+}
+
+// checkTenants puts another image under the same name and tag for each tenant.
+func checkTenants(s *storeTest) {
+	name := "store-test/tenants"
+	tenants := [storeTenants]pullthrough.Repo{
+		{Account: storeAccount, Region: storeRegion, Name: name},
+		{Account: otherAccount, Region: storeRegion, Name: name},
+		{Account: storeAccount, Region: otherRegion, Name: name},
+		{Account: otherAccount, Region: otherRegion, Name: name},
+		{Account: storeAccount, Region: storeRegion, Name: otherAccount + "/" + otherRegion + "/" + name},
+		{Account: storeAccount, Region: storeRegion, Name: otherRegion + "/" + name},
+	}
+	var kept []int
+	for i, repo := range tenants {
+		found := s.foreign(repo, -1, missed)
+		img := storeImage(int64(60 + i))
+		if err := s.offer(repo, img, "v1"); err != nil && i > 0 {
+			s.Logf("account %s in %s is refused: %v", repo.Account, repo.Region, err)
+			s.wantRefused(repo, img, "v1")
+			found = s.foreign(repo, -1, shown)
+		} else if err != nil {
+			s.Fatalf("put of %s:v1 failed: %v", repo.Name, err)
+		} else {
+			kept = append(kept, i)
+		}
+		for _, complaint := range found {
+			s.Errorf("account %s in %s, repository %s: %s and nothing was put there", repo.Account, repo.Region, repo.Name, complaint)
+		}
+	}
+	for _, i := range kept {
+		repo, img := tenants[i], storeImage(int64(60+i))
+		if got := s.manifest(repo, "v1").Descriptor.Digest; got != img.Digest {
+			s.Errorf("account %s in %s, repository %s: v1 is %s, want %s: account, Region and name are one key", repo.Account, repo.Region, repo.Name, got, img.Digest)
+		}
+		s.wantBlob(repo, img.Layers[0].Digest, blobContent(img.Layers[0]))
+		for _, complaint := range s.foreign(repo, i, missed) {
+			s.Errorf("account %s in %s, repository %s: %s, which is another tenant's", repo.Account, repo.Region, repo.Name, complaint)
+		}
+	}
+}
+
+// storeTenants is how many images checkTenants puts.
+const storeTenants = 6
+
+// foreign returns what is wrong with what repo shows of the images of all
+// tenants but own; -1: it has none.
+func (s *storeTest) foreign(repo pullthrough.Repo, own int, judge func(error) string) (found []string) {
+	add := func(look string, err error) {
+		if complaint := judge(err); complaint != "" {
+			found = append(found, look+" "+complaint)
+		}
+	}
+	if own < 0 {
+		_, err := s.store.Manifest(s.Context(), repo, "v1")
+		add("Manifest(v1)", err)
+	}
+	for i := range storeTenants {
+		if i == own {
+			continue
+		}
+		img := storeImage(int64(60 + i))
+		_, err := s.store.Manifest(s.Context(), repo, img.Digest.String())
+		add("Manifest("+img.Digest.String()+")", err)
+		_, err = s.readBlob(s.Context(), repo, img.Layers[0].Digest)
+		add("Blob("+img.Layers[0].Digest.String()+")", err)
+	}
+	return found
+}
+
+// shown is missed for where look-ups are refused: only content is wrong.
+func shown(err error) string {
+	if err == nil {
+		return "returned something"
+	}
+	return ""
+}
