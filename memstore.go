@@ -2,12 +2,14 @@ package pullthrough
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,24 +17,52 @@ import (
 
 // MemStore is a [Store] in memory, for tests and emulators. Bytes are shared
 // between repositories and with those who read them, never copied; a blob is
-// visible only in the repositories it was put into. It has no size limit.
-// It is safe for concurrent use.
+// visible only in the repositories it was put into. The zero value is an empty
+// store. It is safe for concurrent use.
 type MemStore struct {
+	// MaxBytes is how many bytes of manifests and blobs are kept, each blob counted
+	// once; 0: no limit. When there are more, the images that were pulled least
+	// recently go until an eighth is free: a manifest with its tags, then the
+	// layers that no image pulled since needs, and at last the empty repository.
+	// Whoever reads something that goes reads on; such bytes are not counted. A
+	// blob larger than all of it is refused with an error that Is [ErrTooLarge].
+	// It must not change after the first use.
+	MaxBytes int64
+
+	clock atomic.Int64 // counts pulls and puts, where there is a limit
+
 	mu    sync.RWMutex
 	repos map[Repo]*memRepo
-	blobs map[digest.Digest][]byte // the content behind every repository's links
+	blobs map[digest.Digest]*memBlob // the content behind every repository's links
+	bytes int64                      // of all manifests and blobs
 }
 
 type memRepo struct {
 	tags      map[string]*Manifest
-	manifests map[digest.Digest]*Manifest
-	blobs     map[digest.Digest]struct{}
+	manifests map[digest.Digest]*memManifest
+	blobs     map[digest.Digest]*memLink
+}
+
+// memManifest is a manifest without a tag, and the digests it refers to.
+type memManifest struct {
+	*Manifest
+	refs []digest.Digest // where there is a limit
+	used atomic.Int64
+}
+
+type memBlob struct {
+	content []byte
+	links   int
+}
+
+// memLink makes a blob visible in a repository.
+type memLink struct {
+	content []byte
+	used    atomic.Int64
 }
 
 // NewMemStore returns an empty MemStore.
-func NewMemStore() *MemStore {
-	return &MemStore{repos: make(map[Repo]*memRepo), blobs: make(map[digest.Digest][]byte)}
-}
+func NewMemStore() *MemStore { return new(MemStore) }
 
 // Manifest implements [Store].
 func (s *MemStore) Manifest(_ context.Context, repo Repo, ref string) (*Manifest, error) {
@@ -40,40 +70,57 @@ func (s *MemStore) Manifest(_ context.Context, repo Repo, ref string) (*Manifest
 	defer s.mu.RUnlock()
 	if r := s.repos[repo]; r != nil {
 		if m := r.tags[ref]; m != nil {
+			if s.MaxBytes > 0 {
+				s.touch(&r.manifests[m.Descriptor.Digest].used)
+			}
 			return m, nil
 		}
 		if m := r.manifests[digest.Digest(ref)]; m != nil {
-			return m, nil
+			s.touch(&m.used)
+			return m.Manifest, nil
 		}
 	}
 	return nil, missing(repo, ref)
 }
 
 // PutManifest implements [Store].
-func (s *MemStore) PutManifest(_ context.Context, repo Repo, m *Manifest) error {
-	stored := *m
-	stored.Source = SourceHit
-	untagged := stored
-	untagged.Tag = ""
+func (s *MemStore) PutManifest(ctx context.Context, repo Repo, m *Manifest) error {
+	if err := s.fits(int64(len(m.Content))); err != nil {
+		return err
+	}
+	refs := s.references(m)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.repoLocked(repo)
-	if have := r.manifests[m.Descriptor.Digest]; have == nil {
-		r.manifests[m.Descriptor.Digest] = &untagged
-	} else {
-		stored.Descriptor, stored.Content = have.Descriptor, have.Content
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	if m.Tag != "" && (m.Source != SourceRevalidated || r.has(m.Tag, m.Descriptor.Digest)) {
+	r := s.repoLocked(repo)
+	if m.Source == SourceRevalidated && r.isOther(m.Tag, m.Descriptor.Digest) {
+		return nil // a check that ends late must not undo what was put meanwhile
+	}
+	stored := *m
+	stored.Source = SourceHit
+	have := r.manifests[m.Descriptor.Digest]
+	if have == nil {
+		untagged := stored
+		untagged.Tag = ""
+		have = &memManifest{Manifest: &untagged, refs: refs}
+		r.manifests[m.Descriptor.Digest] = have
+		s.bytes += int64(len(m.Content))
+	}
+	stored.Descriptor, stored.Content = have.Descriptor, have.Content
+	if m.Tag != "" {
 		r.tags[m.Tag] = &stored
 	}
+	s.touch(&have.used)
+	s.evictLocked(repo, m.Descriptor.Digest)
 	return nil
 }
 
-// has reports whether tag is still the digest's: a check that ends late must not
-// undo what was put meanwhile.
-func (r *memRepo) has(tag string, d digest.Digest) bool {
+// isOther reports whether tag is some other digest's.
+func (r *memRepo) isOther(tag string, d digest.Digest) bool {
 	have := r.tags[tag]
-	return have != nil && have.Descriptor.Digest == d
+	return have != nil && have.Descriptor.Digest != d
 }
 
 // Blob implements [Store].
@@ -81,26 +128,51 @@ func (s *MemStore) Blob(_ context.Context, repo Repo, d digest.Digest) (*Blob, e
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if r := s.repos[repo]; r != nil {
-		if _, linked := r.blobs[d]; linked {
-			return NewBlob(d, s.blobs[d]), nil
+		if link := r.blobs[d]; link != nil {
+			s.touch(&link.used)
+			return NewBlob(d, link.content), nil
 		}
 	}
 	return nil, missing(repo, d.String())
 }
 
 // PutBlob implements [Store]. It reads r before it takes its lock.
-func (s *MemStore) PutBlob(_ context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+func (s *MemStore) PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	if err := errors.Join(ctx.Err(), s.fits(desc.Size)); err != nil {
+		return err
+	}
 	content, err := s.content(desc, r)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.blobs[desc.Digest]; !known {
-		s.blobs[desc.Digest] = content
+	if err := ctx.Err(); err != nil { // it may have ended while we read
+		return err
 	}
-	s.repoLocked(repo).blobs[desc.Digest] = struct{}{}
+	s.linkLocked(s.repoLocked(repo), desc.Digest, content)
+	s.evictLocked(repo, desc.Digest)
 	return nil
+}
+
+// linkLocked makes the blob visible in r. Content that is here already stays.
+func (s *MemStore) linkLocked(r *memRepo, d digest.Digest, content []byte) {
+	b := s.blobs[d]
+	if b == nil {
+		b = &memBlob{content: content}
+		if s.blobs == nil {
+			s.blobs = make(map[digest.Digest]*memBlob)
+		}
+		s.blobs[d] = b
+		s.bytes += int64(len(content))
+	}
+	link := r.blobs[d]
+	if link == nil {
+		link = &memLink{content: b.content}
+		r.blobs[d] = link
+		b.links++
+	}
+	s.touch(&link.used)
 }
 
 // Tags implements [TagLister].
@@ -129,10 +201,10 @@ func (s *MemStore) Repos(_ context.Context, account, region string) (names []str
 // content reads r, unless another repository has the same blob.
 func (s *MemStore) content(desc ocispec.Descriptor, r io.Reader) ([]byte, error) {
 	s.mu.RLock()
-	known, ok := s.blobs[desc.Digest]
+	known := s.blobs[desc.Digest]
 	s.mu.RUnlock()
-	if ok {
-		return known, nil
+	if known != nil {
+		return known.content, nil
 	}
 	content := make([]byte, desc.Size)
 	if _, err := io.ReadFull(r, content); err != nil {
@@ -146,8 +218,11 @@ func (s *MemStore) repoLocked(repo Repo) *memRepo {
 	if r == nil {
 		r = &memRepo{
 			tags:      make(map[string]*Manifest),
-			manifests: make(map[digest.Digest]*Manifest),
-			blobs:     make(map[digest.Digest]struct{}),
+			manifests: make(map[digest.Digest]*memManifest),
+			blobs:     make(map[digest.Digest]*memLink),
+		}
+		if s.repos == nil {
+			s.repos = make(map[Repo]*memRepo)
 		}
 		s.repos[repo] = r
 	}

@@ -1,0 +1,163 @@
+package pullthrough
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+)
+
+// A hit of a MemStore with a limit leaves its place in the order of all pulls
+// and no more: it costs one atomic write, under the lock that readers share. Who
+// goes is found out by one sweep over everything, when a put makes it necessary;
+// that it frees an eighth keeps sweeps rare.
+
+func (s *MemStore) touch(used *atomic.Int64) {
+	if s.MaxBytes > 0 {
+		used.Store(s.clock.Add(1))
+	}
+}
+
+// fits refuses what would push out everything else and still not have room.
+func (s *MemStore) fits(size int64) error {
+	if s.MaxBytes > 0 && size > s.MaxBytes {
+		return fmt.Errorf("%d bytes do not fit into a MemStore of %d: %w", size, s.MaxBytes, ErrTooLarge)
+	}
+	return nil
+}
+
+// references are the digests of what m is made of. What cannot be read refers to
+// nothing.
+func (s *MemStore) references(m *Manifest) (refs []digest.Digest) {
+	if s.MaxBytes <= 0 {
+		return nil
+	}
+	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content)
+	if err != nil {
+		return nil
+	}
+	for _, d := range slices.Concat(info.Manifests, info.Blobs) {
+		refs = append(refs, d.Digest)
+	}
+	return refs
+}
+
+// memObject is a manifest or a blob in one repository.
+type memObject struct {
+	repo   Repo
+	digest digest.Digest
+	blob   bool
+	used   int64 // when it, or an image that needs it, was pulled last
+}
+
+// evictLocked makes room, if there is too much. What was just put stays.
+func (s *MemStore) evictLocked(repo Repo, put digest.Digest) {
+	if s.MaxBytes <= 0 || s.bytes <= s.MaxBytes {
+		return
+	}
+	var all []memObject
+	for name, r := range s.repos {
+		all = r.objects(all, name)
+	}
+	slices.SortFunc(all, func(a, b memObject) int {
+		if c := cmp.Compare(a.used, b.used); c != 0 || a.blob == b.blob {
+			return c
+		}
+		if a.blob { // nothing goes before what refers to it
+			return 1
+		}
+		return -1
+	})
+	gone := make(map[Repo]struct{})
+	for _, o := range all {
+		if s.bytes <= s.MaxBytes-s.MaxBytes/8 {
+			break
+		}
+		if o.repo == repo && o.digest == put {
+			continue
+		}
+		s.removeLocked(o)
+		gone[o.repo] = struct{}{}
+	}
+	for repo := range gone {
+		s.tidyLocked(repo)
+	}
+}
+
+// objects appends what is in r to all. Everything is as recent as the most
+// recent image that needs it.
+func (r *memRepo) objects(all []memObject, name Repo) []memObject {
+	m := &memMarks{r, make(map[digest.Digest]int64, len(r.manifests)), make(map[digest.Digest]int64, len(r.blobs))}
+	roots := slices.Collect(maps.Keys(r.manifests))
+	slices.SortFunc(roots, func(a, b digest.Digest) int { // so that nothing is marked twice
+		return cmp.Compare(r.manifests[b].used.Load(), r.manifests[a].used.Load())
+	})
+	for d, link := range r.blobs {
+		m.blobs[d] = link.used.Load()
+	}
+	for _, d := range roots {
+		m.mark(d, r.manifests[d].used.Load())
+	}
+	for d, used := range m.manifests {
+		all = append(all, memObject{name, d, false, used})
+	}
+	for d, used := range m.blobs {
+		all = append(all, memObject{name, d, true, used})
+	}
+	return all
+}
+
+// memMarks is when each manifest and blob of a repository was used last.
+type memMarks struct {
+	*memRepo
+	manifests, blobs map[digest.Digest]int64
+}
+
+// mark notes that d, and all that it is made of, was used at that time or later.
+func (m *memMarks) mark(d digest.Digest, at int64) {
+	if used, ok := m.blobs[d]; ok {
+		m.blobs[d] = max(used, at)
+	}
+	have := m.memRepo.manifests[d]
+	if have == nil || m.manifests[d] >= at {
+		return
+	}
+	m.manifests[d] = at
+	for _, ref := range have.refs {
+		m.mark(ref, at)
+	}
+}
+
+func (s *MemStore) removeLocked(o memObject) {
+	r := s.repos[o.repo]
+	if !o.blob {
+		s.bytes -= int64(len(r.manifests[o.digest].Content))
+		delete(r.manifests, o.digest)
+		return
+	}
+	delete(r.blobs, o.digest)
+	b := s.blobs[o.digest]
+	if b.links--; b.links == 0 {
+		s.bytes -= int64(len(b.content))
+		delete(s.blobs, o.digest)
+	}
+}
+
+// tidyLocked removes tags without their manifest, and a repository without
+// anything.
+func (s *MemStore) tidyLocked(repo Repo) {
+	r := s.repos[repo]
+	for tag, m := range r.tags {
+		if r.manifests[m.Descriptor.Digest] == nil {
+			delete(r.tags, tag)
+		}
+	}
+	if len(r.manifests) == 0 && len(r.blobs) == 0 {
+		delete(s.repos, repo)
+	}
+}
