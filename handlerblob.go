@@ -1,0 +1,274 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Blob implements [Store]. The Body can seek, and asks the registry when it is
+// read. Where the registry redirects to its storage, Body is an [http.Handler]
+// that passes the redirect on and cannot be read.
+func (s *HandlerStore) Blob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error) {
+	at, err := s.locate(ctx, repo, d.String())
+	if err != nil {
+		return nil, err
+	}
+	a, size, err := s.headBlob(ctx, at, d)
+	if err != nil {
+		return nil, err
+	}
+	// The context of a look-up ends with it.
+	desc := ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: d, Size: size}
+	body := &handlerBody{store: s, ctx: context.WithoutCancel(ctx), target: at.path("blobs", d.String()), desc: desc}
+	b := &Blob{Descriptor: desc, Body: body}
+	if a.redirects() {
+		b.Body = &redirectBody{s, body.target}
+	}
+	return b, nil
+}
+
+// headBlob asks for the blob and how long it is; where the registry redirects,
+// that is not known.
+func (s *HandlerStore) headBlob(ctx context.Context, at innerRepo, d digest.Digest) (*innerAnswer, int64, error) {
+	a, err := s.do(ctx, innerRequest{method: http.MethodHead, target: at.path("blobs", d.String())})
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case a.status == http.StatusNotFound:
+		return nil, 0, missing(at.Repo, d.String())
+	case a.redirects():
+		return a, 0, nil
+	case a.status != http.StatusOK:
+		return nil, 0, a.refusal()
+	}
+	size := a.size // net/http lets a handler answer HEAD as it does GET
+	if v := a.header.Get("Content-Length"); v != "" {
+		var ok bool
+		if size, ok = parseDigits(v); !ok {
+			return nil, 0, fmt.Errorf("%s: a Content-Length of %.40q", a.what, v)
+		}
+	}
+	if size == 0 && !isOf(d, nil) {
+		return nil, 0, fmt.Errorf("%s: the blob is empty", a.what)
+	}
+	return a, size, nil
+}
+
+// handlerBody reads a blob of the registry, from wherever it was sought to.
+type handlerBody struct {
+	store  *HandlerStore
+	ctx    context.Context
+	target string
+	desc   ocispec.Descriptor
+
+	off    int64          // of the next Read
+	stream *handlerStream // at off; nil: the registry has not been asked
+}
+
+func (b *handlerBody) Read(p []byte) (int, error) {
+	if b.off >= b.desc.Size {
+		return 0, io.EOF
+	}
+	if b.stream == nil {
+		stream, err := b.store.stream(b.ctx, b.target, b.off, b.desc.Size)
+		if err != nil {
+			return 0, err
+		}
+		b.stream = stream
+	}
+	n, err := b.stream.Read(p[:min(int64(len(p)), b.desc.Size-b.off)])
+	b.off += int64(n)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+		if b.off == b.desc.Size {
+			err = nil // the next Read says so
+		}
+	}
+	return n, err
+}
+
+// Seek is free; the next Read asks the registry anew.
+func (b *handlerBody) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekStart:
+	case io.SeekCurrent:
+		offset += b.off
+	case io.SeekEnd:
+		offset += b.desc.Size
+	default:
+		return 0, fmt.Errorf("seek: whence %d", whence)
+	}
+	if offset < 0 {
+		return 0, errors.New("seek before the start of the blob")
+	}
+	if offset != b.off {
+		b.stop()
+		b.off = offset
+	}
+	return offset, nil
+}
+
+// Close ends the answer that is being read, if there is one.
+func (b *handlerBody) Close() error {
+	b.stop()
+	b.desc.Size = 0
+	return nil
+}
+
+func (b *handlerBody) stop() {
+	if b.stream != nil {
+		b.stream.stop()
+		b.stream = nil
+	}
+}
+
+// ServeHTTP is [WriteBlob] for a client who may leave, which ends a registry that
+// hangs: the context of the look-up knows nothing of that.
+func (b *handlerBody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	own := &handlerBody{store: b.store, ctx: r.Context(), target: b.target, desc: b.desc}
+	WriteBlob(w, r, &Blob{Descriptor: b.desc, Body: readSeekCloser{own}})
+}
+
+// readSeekCloser hides that a body could write the answer itself.
+type readSeekCloser struct{ io.ReadSeekCloser }
+
+// handlerStream is an answer of the registry while it is being written, at the
+// pace of its reader.
+type handlerStream struct {
+	*io.PipeReader
+	cancel context.CancelFunc
+}
+
+// stop has the registry's next Write fail and its context end.
+func (h *handlerStream) stop() {
+	h.cancel()
+	_ = h.PipeReader.Close() // never fails
+}
+
+// stream asks the registry for the blob, from an offset on.
+func (s *HandlerStore) stream(ctx context.Context, target string, from, size int64) (*handlerStream, error) {
+	q := innerRequest{method: http.MethodGet, target: target}
+	if from > 0 {
+		// With its end: go-containerregistry's registry reads no open range.
+		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", from, size-1)}}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r, err := q.request(ctx)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	pr, pw := io.Pipe()
+	context.AfterFunc(ctx, func() { _ = pr.CloseWithError(context.Cause(ctx)) })
+	w := &pipeAnswer{header: make(http.Header), pw: pw, begun: make(chan struct{})}
+	go func() { w.end(s.serve(w, r)) }()
+	h := &handlerStream{pr, cancel}
+	select {
+	case <-w.begun:
+		err = w.position(h, from)
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		h.stop()
+		return nil, fmt.Errorf("GET %s: %w", target, err)
+	}
+	return h, nil
+}
+
+// pipeAnswer is an answer that is written to a pipe.
+type pipeAnswer struct {
+	header http.Header
+	pw     *io.PipeWriter
+
+	once   sync.Once
+	begun  chan struct{} // closed when the rest is set
+	status int
+	sent   http.Header // as it was then
+	err    error       // there is no answer
+}
+
+func (w *pipeAnswer) Header() http.Header { return w.header }
+
+func (w *pipeAnswer) WriteHeader(status int) {
+	if status < http.StatusOK {
+		return // more is to come
+	}
+	w.once.Do(func() {
+		w.status, w.sent = status, w.header.Clone()
+		close(w.begun)
+	})
+}
+
+func (w *pipeAnswer) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if len(p) == 0 {
+		return 0, nil // a pipe would wait for a reader
+	}
+	return w.pw.Write(p)
+}
+
+// end is called when the handler has returned. Without an error the reader is
+// told the end, and knows itself whether that is too early.
+func (w *pipeAnswer) end(err error) {
+	_ = w.pw.CloseWithError(err) // never fails
+	w.once.Do(func() {
+		w.status, w.err = http.StatusOK, err
+		close(w.begun)
+	})
+}
+
+// position brings the reader to the offset, if the answer is one that has it.
+func (w *pipeAnswer) position(r io.Reader, from int64) error {
+	switch {
+	case w.err != nil:
+		return w.err
+	case w.status == http.StatusOK: // the whole, whatever was asked for
+		_, err := io.CopyN(io.Discard, r, from)
+		return err
+	case w.status == http.StatusPartialContent && from > 0:
+		if first, _, _, ok := parseContentRange(w.sent.Get("Content-Range")); ok && first == from {
+			return nil
+		}
+		return fmt.Errorf("the registry sent the range %.60q in place of that from %d", w.sent.Get("Content-Range"), from)
+	}
+	return errors.New("the registry answered " + strconv.Itoa(w.status))
+}
+
+// redirectBody passes on where the registry has the content.
+type redirectBody struct {
+	store  *HandlerStore
+	target string
+}
+
+var errRedirected = errors.New("the registry keeps the blob elsewhere: only the client of a redirect can read it")
+
+func (*redirectBody) Read([]byte) (int, error) { return 0, errRedirected }
+
+func (*redirectBody) Close() error { return nil }
+
+// ServeHTTP has the registry answer the client.
+func (b *redirectBody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	inner, err := innerRequest{method: r.Method, target: b.target, header: http.Header{}}.request(r.Context())
+	if err != nil {
+		WriteError(w, err)
+		return
+	}
+	inner.Host, inner.TLS = r.Host, r.TLS
+	for _, key := range []string{"Range", "If-None-Match"} {
+		if v := r.Header.Values(key); len(v) > 0 {
+			inner.Header[key] = v
+		}
+	}
+	if err := b.store.serve(w, inner); err != nil {
+		panic(http.ErrAbortHandler) // part of the answer may be out
+	}
+}

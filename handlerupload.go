@@ -1,0 +1,220 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// chunkSize is how much of a blob is in memory on its way to a registry. A
+// registry may lock what it writes to: it gets no reader of ours to wait for.
+const chunkSize = 4 << 20
+
+// PutBlob implements [Store]. A blob of up to 4 MiB is pushed at once, a larger one
+// in chunks of that size; to a registry that takes no chunks, or none so small,
+// it goes as one stream. What fails is cancelled.
+func (s *HandlerStore) PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	at, err := s.locate(ctx, repo, desc.Digest.String())
+	if err != nil {
+		return err
+	}
+	if !validDigest(desc.Digest) || desc.Size < 0 {
+		return &Error{Kind: ErrInvalid, Repo: repo, Ref: desc.Digest.String(), Err: fmt.Errorf("a blob of %d bytes by that name", desc.Size)}
+	}
+	a, size, err := s.headBlob(ctx, at, desc.Digest)
+	if err == nil && (a.redirects() || size == desc.Size) {
+		return nil
+	}
+	if err != nil && !isMiss(err) {
+		return err
+	}
+	err = s.upload(ctx, at, desc, r, false)
+	if !errors.Is(err, errNoChunks) {
+		return err
+	}
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return s.upload(ctx, at, desc, r, true)
+}
+
+// errNoChunks is why an upload begins again, as one stream.
+var errNoChunks = errors.New("the registry takes no chunks of a size that we have memory for")
+
+// upload is one push of a blob (OCI distribution spec, "Pushing blobs").
+type upload struct {
+	store    *HandlerStore
+	desc     ocispec.Descriptor
+	location *url.URL // where it goes on
+}
+
+func (s *HandlerStore) upload(ctx context.Context, at innerRepo, desc ocispec.Descriptor, r io.Reader, whole bool) error {
+	source := &blobSource{ctx: ctx, r: r, left: desc.Size}
+	var first []byte
+	if !whole {
+		var err error
+		if first, err = source.next(make([]byte, min(desc.Size, chunkSize))); err != nil {
+			return err // before the registry knows of anything
+		}
+	}
+	u := &upload{store: s, desc: desc}
+	minChunk, err := u.begin(ctx, at)
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() { // also when a reader panics
+		if !finished {
+			u.cancel(ctx)
+		}
+	}()
+	switch {
+	case whole:
+		err = u.finish(ctx, innerRequest{stream: source, size: desc.Size})
+		err = errors.Join(source.err, err)
+	case source.left == 0:
+		err = u.finish(ctx, innerRequest{body: first})
+	case minChunk > chunkSize:
+		err = errNoChunks
+	default:
+		err = u.chunks(ctx, source, first)
+	}
+	finished = err == nil
+	return err
+}
+
+// begin opens the upload. minChunk is the smallest chunk that the registry takes,
+// but for the last.
+func (u *upload) begin(ctx context.Context, at innerRepo) (minChunk int64, err error) {
+	base := at.path("blobs", "uploads/")
+	a, err := u.store.do(ctx, innerRequest{method: http.MethodPost, target: base})
+	if err != nil {
+		return 0, err
+	}
+	if a.status != http.StatusAccepted {
+		return 0, a.refusal()
+	}
+	if u.location, err = url.Parse("http://" + innerHost + base); err != nil {
+		return 0, err
+	}
+	minChunk, _ = parseDigits(a.header.Get("OCI-Chunk-Min-Length"))
+	return minChunk, u.follow(a)
+}
+
+// follow goes to where the registry wants the next request. Of an absolute URL the
+// host is ours to ignore.
+func (u *upload) follow(a *innerAnswer) error {
+	to := a.header.Get("Location")
+	if to == "" && a.status == http.StatusAccepted {
+		return fmt.Errorf("%s: the registry says not where the upload goes on", a.what)
+	}
+	next, err := u.location.Parse(to)
+	if err != nil || !strings.HasPrefix(next.Path, "/") {
+		return fmt.Errorf("%s: the registry continues the upload at %.100q", a.what, to)
+	}
+	u.location = next
+	return nil
+}
+
+// chunks sends first and the rest of the source.
+func (u *upload) chunks(ctx context.Context, source *blobSource, chunk []byte) error {
+	for off := int64(0); len(chunk) > 0; {
+		end := off + int64(len(chunk))
+		a, err := u.store.do(ctx, innerRequest{
+			method: http.MethodPatch, target: u.location.RequestURI(), body: chunk,
+			header: http.Header{"Content-Type": {mediaTypeBlob}, "Content-Range": {fmt.Sprintf("%d-%d", off, end-1)}},
+		})
+		switch {
+		case err != nil:
+			return err
+		case off == 0 && takesNoChunks(a.status):
+			return errNoChunks
+		case !a.succeeded():
+			return a.refusal()
+		}
+		if err := u.follow(a); err != nil {
+			return err
+		}
+		off = end
+		if chunk, err = source.next(chunk[:cap(chunk)]); err != nil {
+			return err
+		}
+	}
+	return u.finish(ctx, innerRequest{})
+}
+
+func takesNoChunks(status int) bool {
+	switch status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge, http.StatusNotImplemented:
+		return true
+	}
+	return false
+}
+
+// finish closes the upload, with what q has of the blob.
+func (u *upload) finish(ctx context.Context, q innerRequest) error {
+	q.method, q.header = http.MethodPut, http.Header{"Content-Type": {mediaTypeBlob}}
+	to := *u.location
+	if to.RawQuery != "" {
+		to.RawQuery += "&"
+	}
+	to.RawQuery += "digest=" + url.QueryEscape(u.desc.Digest.String())
+	q.target = to.RequestURI()
+	a, err := u.store.do(ctx, q)
+	if err != nil {
+		return err
+	}
+	if !a.succeeded() {
+		return a.refusal()
+	}
+	return nil
+}
+
+// cancel lets the registry forget what came so far, if it can. Nobody sees it
+// otherwise.
+func (u *upload) cancel(ctx context.Context) {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), lookUpTimeout)
+	defer stop()
+	_, _ = u.store.do(ctx, innerRequest{method: http.MethodDelete, target: u.location.RequestURI()})
+}
+
+// blobSource is a blob of known length, until the context ends.
+type blobSource struct {
+	ctx  context.Context
+	r    io.Reader
+	left int64
+	err  error // of the first Read that failed
+}
+
+// next fills buf, or what the blob has left.
+func (b *blobSource) next(buf []byte) ([]byte, error) {
+	buf = buf[:min(int64(len(buf)), b.left)]
+	_, err := io.ReadFull(b, buf)
+	return buf, err
+}
+
+// Read ends with an error unless the whole length came.
+func (b *blobSource) Read(p []byte) (n int, err error) {
+	if err = b.ctx.Err(); err == nil && b.left > 0 {
+		n, err = b.r.Read(p[:min(int64(len(p)), b.left)])
+		b.left -= int64(n)
+		if errors.Is(err, io.EOF) {
+			err = nil
+			if b.left > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+		}
+	} else if err == nil {
+		return 0, io.EOF
+	}
+	if err != nil && b.err == nil {
+		b.err = fmt.Errorf("read blob: %w", err)
+	}
+	return n, err
+}
