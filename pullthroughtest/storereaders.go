@@ -104,18 +104,22 @@ func (r *hesitantReader) Read(p []byte) (int, error) {
 }
 
 func checkFailing(s *storeTest) {
-	repo, size := storeRepo("failing"), int64(5<<20)
-	for i, r := range []func(content []byte) io.ReadSeeker{
-		func(c []byte) io.ReadSeeker { return failing(c, 0) },
-		func(c []byte) io.ReadSeeker { return failing(c, size/2) },
-		func(c []byte) io.ReadSeeker { return failing(c, size-1) },
-		func(c []byte) io.ReadSeeker { return bytes.NewReader(c[:size-1]) },
-		func(c []byte) io.ReadSeeker { return bytes.NewReader(c[:size/3]) },
-		func([]byte) io.ReadSeeker { return bytes.NewReader(nil) },
+	repo := storeRepo("failing")
+	for i, failed := range []struct {
+		size   int
+		reader func(content []byte) io.ReadSeeker
+	}{
+		{200_000, func(c []byte) io.ReadSeeker { return failing(c, 0) }},
+		{200_000, func(c []byte) io.ReadSeeker { return failing(c, 100_000) }},
+		{200_000, func(c []byte) io.ReadSeeker { return failing(c, 199_999) }},
+		{200_000, func(c []byte) io.ReadSeeker { return bytes.NewReader(c[:199_999]) }},
+		{200_000, func([]byte) io.ReadSeeker { return bytes.NewReader(nil) }},
+		{6 << 20, func(c []byte) io.ReadSeeker { return failing(c, 5<<20) }},
+		{6 << 20, func(c []byte) io.ReadSeeker { return bytes.NewReader(c[:5<<20]) }},
 	} {
-		content := storeNoise(int64(30+i), int(size))
+		content, size := storeNoise(int64(30+i), failed.size), int64(failed.size)
 		d := digest.FromBytes(content)
-		if err := s.putBlob(s.Context(), repo, d, size, r(content)); err == nil {
+		if err := s.putBlob(s.Context(), repo, d, size, failed.reader(content)); err == nil {
 			s.Errorf("PutBlob returned no error though its reader failed or ended early (case %d): return the reader's error, or io.ErrUnexpectedEOF for less than desc.Size", i)
 		}
 		s.wantNoBlob(repo, d, "after its put has failed: nothing half-done is kept")
@@ -177,7 +181,7 @@ func checkWrong(s *storeTest) {
 // reads: whoever reads under a lock waits for himself then.
 func checkCalls(s *storeTest) {
 	repo, other := storeRepo("calls"), storeRepo("calls-too")
-	img, content := storeImage(73), storeNoise(44, 9<<20)
+	img, content := storeImage(73), storeNoise(44, 6<<20)
 	s.put(repo, img, "v1")
 	d := digest.FromBytes(content)
 	var called, late atomic.Bool

@@ -29,7 +29,7 @@ func (s *storeTest) wantEnded(what string, err error) {
 }
 
 func checkEndedPut(s *storeTest) {
-	repo, img, content := storeRepo("ended"), storeImage(80), storeNoise(50, 9<<20)
+	repo, img, content := storeRepo("ended"), storeImage(80), storeNoise(50, 6<<20)
 	for _, b := range img.Blobs() {
 		s.mustPutBlob(repo, blobContent(b))
 	}
@@ -42,7 +42,7 @@ func checkEndedPut(s *storeTest) {
 	s.wantNoManifest(repo, img.Digest.String(), "after a put whose context had ended")
 	s.wantNoBlob(repo, d, "after a put whose context had ended")
 
-	for _, at := range []int64{1, size / 2, size} {
+	for _, at := range []int64{1, 5 << 20, size} {
 		ctx, cancel := context.WithCancel(s.Context())
 		r := &scriptedReader{content: content, at: at, then: func() error { cancel(); return nil }}
 		err := s.putBlob(ctx, repo, d, size, r)
@@ -113,7 +113,7 @@ func checkBlobTogether(s *storeTest) {
 // checkFailingBeside lets one put of a blob fail half-way, after another one has
 // stored it: the first must not take it away, nor leave its own half.
 func checkFailingBeside(s *storeTest) {
-	repo, content := storeRepo("beside"), storeNoise(61, 9<<20)
+	repo, content := storeRepo("beside"), storeNoise(61, 6<<20)
 	d, size := digest.FromBytes(content), int64(len(content))
 	var good sync.WaitGroup
 	var once sync.Once
@@ -190,7 +190,7 @@ func during(readers int, read func() bool, change func()) {
 }
 
 func checkReadersOfBlob(s *storeTest) {
-	repo, content := storeRepo("blob-again"), storeNoise(62, 1<<20)
+	repo, content := storeRepo("blob-again"), storeNoise(62, 300_000)
 	d := s.mustPutBlob(repo, content)
 	held := s.reader(repo, d) // half read before, the other half afterwards
 	half := make([]byte, len(content)/2)
