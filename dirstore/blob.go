@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
 // Blob implements [pullthrough.Store]. The Body is an [*os.File].
@@ -24,25 +25,25 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 	if err != nil {
 		return nil, during(err, "read blob", repo, d.String())
 	}
-	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
+	desc := ocispec.Descriptor{MediaType: layout.BlobType, Digest: d, Size: size}
 	return &pullthrough.Blob{Descriptor: desc, Body: f}, nil
 }
 
-func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (repository, error) {
-	if err := checkDigest(repo, d); err != nil {
-		return repository{}, err
+func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (layout.Repository, error) {
+	if err := ctx.Err(); err != nil {
+		return layout.Repository{}, err
 	}
-	return s.locate(ctx, repo)
+	return s.owner().LocateDigest(repo, d)
 }
 
 // openBlob opens the link first: without it the content is not the repository's,
 // whoever else has it.
-func (s *Store) openBlob(at repository, d digest.Digest) (*os.File, int64, error) {
-	target, err := s.readLink(at.layer(d), d)
+func (s *Store) openBlob(at layout.Repository, d digest.Digest) (*os.File, int64, error) {
+	target, err := s.readLink(at.Layer(d), d)
 	if err != nil {
 		return nil, 0, err
 	}
-	f, err := s.disk.open(registryTree.data(target))
+	f, err := s.disk.open(layout.Registry.Data(target))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -58,10 +59,10 @@ func (s *Store) openBlob(at repository, d digest.Digest) (*os.File, int64, error
 
 // plausible refuses what a power failure leaves of a file that was not synced.
 func plausible(info fs.FileInfo, d digest.Digest) error {
-	if !info.Mode().IsRegular() || info.Size() == 0 && d != d.Algorithm().FromBytes(nil) {
-		return fmt.Errorf("content of %s: %w", d, errDamaged)
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("content of %s is no file: %w", d, layout.ErrDamaged)
 	}
-	return nil
+	return layout.CheckBlobSize(info.Size(), d)
 }
 
 // PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
@@ -73,7 +74,7 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 	return during(s.putBlob(ctx, at, desc, r), "store blob", repo, desc.Digest.String())
 }
 
-func (s *Store) putBlob(ctx context.Context, at repository, desc ocispec.Descriptor, r io.Reader) error {
+func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, r io.Reader) error {
 	here, linked, err := s.have(at, desc)
 	if err != nil || here && linked {
 		return err
@@ -82,7 +83,7 @@ func (s *Store) putBlob(ctx context.Context, at repository, desc ocispec.Descrip
 	if !here {
 		temp, err := s.spill(ctx, r, desc.Size)
 		if err == nil {
-			err = s.place(temp, registryTree.data(desc.Digest), &c)
+			err = s.place(temp, layout.Registry.Data(desc.Digest), &c)
 		}
 		if err != nil {
 			return err
@@ -93,8 +94,8 @@ func (s *Store) putBlob(ctx context.Context, at repository, desc ocispec.Descrip
 
 // have reports whether the content is here, in full, and whether the repository
 // has a link to it.
-func (s *Store) have(at repository, desc ocispec.Descriptor) (here, linked bool, err error) {
-	target, err := s.readLink(at.layer(desc.Digest), desc.Digest)
+func (s *Store) have(at layout.Repository, desc ocispec.Descriptor) (here, linked bool, err error) {
+	target, err := s.readLink(at.Layer(desc.Digest), desc.Digest)
 	switch {
 	case err == nil:
 		linked = true
@@ -111,7 +112,7 @@ func (s *Store) have(at repository, desc ocispec.Descriptor) (here, linked bool,
 }
 
 func (s *Store) complete(d digest.Digest, size int64) (bool, error) {
-	info, err := s.disk.stat(registryTree.data(d))
+	info, err := s.disk.stat(layout.Registry.Data(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -119,9 +120,9 @@ func (s *Store) complete(d digest.Digest, size int64) (bool, error) {
 }
 
 // linkBlob makes the blob the repository's, if it is not, and syncs it all.
-func (s *Store) linkBlob(at repository, d digest.Digest, linked bool, c *changes) error {
+func (s *Store) linkBlob(at layout.Repository, d digest.Digest, linked bool, c *changes) error {
 	if !linked {
-		if err := s.writeLink(at.layer(d), d, c); err != nil {
+		if err := s.writeLink(at.Layer(d), d, c); err != nil {
 			return err
 		}
 	}

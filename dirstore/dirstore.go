@@ -23,15 +23,12 @@
 package dirstore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/ecr-pullthrough/pullthrough"
-	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
 // Store is a [pullthrough.Store] and [pullthrough.BlobStager] in a directory.
@@ -68,7 +65,7 @@ func Open(dir string) (*Store, error) {
 
 // prepare makes what the registry wants to find even when nothing is stored.
 func (s *Store) prepare() error {
-	for _, dir := range []string{registryTree.blobs(), registryTree.repositories(), stagingDir} {
+	for _, dir := range []string{layout.Registry.Blobs(), layout.Registry.Repositories(), layout.Staging} {
 		if err := s.disk.root.MkdirAll(dir, dirMode); err != nil {
 			return err
 		}
@@ -85,32 +82,8 @@ func (s *Store) Close() error {
 	return errors.Join(s.lock.Close(), s.disk.root.Close())
 }
 
-// locate is where repo lives. It checks everything that becomes part of a path.
-func (s *Store) locate(ctx context.Context, repo pullthrough.Repo, refs ...string) (repository, error) {
-	if err := ctx.Err(); err != nil {
-		return repository{}, err
-	}
-	name, err := s.pathName(repo)
-	for _, ref := range refs {
-		if err == nil {
-			err = ocipath.CheckRef(ref)
-		}
-	}
-	if err != nil {
-		return repository{}, &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Err: fmt.Errorf("dirstore: %w", err)}
-	}
-	return newRepository(name), nil
-}
-
-// checkDigest is for where a reference must be a digest: a tag would be taken
-// for a path of its own.
-func checkDigest(repo pullthrough.Repo, d digest.Digest) error {
-	if ocipath.ValidDigest(string(d)) {
-		return nil
-	}
-	err := fmt.Errorf("dirstore: %w", &ocipath.Error{Part: ocipath.Digest, Value: string(d)})
-	return &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Err: err}
-}
+// owner is whose repositories have plain names.
+func (s *Store) owner() layout.Owner { return layout.Owner{Account: s.Account, Region: s.Region} }
 
 // during says what was being done to what. A miss stays a miss.
 func during(err error, op string, repo pullthrough.Repo, ref string) error {

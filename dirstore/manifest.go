@@ -8,16 +8,18 @@ import (
 	"io/fs"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
-	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
 // Manifest implements [pullthrough.Store].
 func (s *Store) Manifest(ctx context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
-	at, err := s.locate(ctx, repo, ref)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	at, err := s.owner().Locate(repo, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -32,8 +34,8 @@ func (s *Store) Manifest(ctx context.Context, repo pullthrough.Repo, ref string)
 
 // revision returns the manifest d. Its media type need not be looked up if it
 // is known already.
-func (s *Store) revision(at repository, d digest.Digest, mediaType string) (m *pullthrough.Manifest, err error) {
-	for _, home := range at.homes() {
+func (s *Store) revision(at layout.Repository, d digest.Digest, mediaType string) (m *pullthrough.Manifest, err error) {
+	for _, home := range at.Homes() {
 		m, err = s.revisionIn(home, d, mediaType)
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
@@ -42,44 +44,26 @@ func (s *Store) revision(at repository, d digest.Digest, mediaType string) (m *p
 	return m, err
 }
 
-func (s *Store) revisionIn(home repository, d digest.Digest, mediaType string) (*pullthrough.Manifest, error) {
-	dir := home.revision(d)
+func (s *Store) revisionIn(home layout.Repository, d digest.Digest, mediaType string) (*pullthrough.Manifest, error) {
+	dir := home.Revision(d)
 	target, err := s.readLink(dir, d)
 	if err != nil {
 		return nil, err
 	}
-	content, err := s.readManifest(home.tree.data(target), d)
-	if errors.Is(err, errDamaged) {
-		_ = s.disk.remove(link(dir)) // nor shall the registry serve it
+	content, err := s.readManifest(home.Tree.Data(target), d)
+	if errors.Is(err, layout.ErrDamaged) {
+		_ = s.disk.remove(layout.Link(dir)) // nor shall the registry serve it
 	}
 	if err != nil {
 		return nil, err
 	}
-	m := &pullthrough.Manifest{Content: content}
-	m.Descriptor = ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(content))}
+	side := layout.Sidecar{MediaType: mediaType}
 	if mediaType == "" {
-		err = s.describe(m, dir)
+		if side, _, err = s.readSidecar(dir, d); err != nil {
+			return nil, err
+		}
 	}
-	return m, err
-}
-
-// describe adds what the sidecar says. Without one the registry stored the
-// manifest, and its content says what it is.
-func (s *Store) describe(m *pullthrough.Manifest, dir string) error {
-	side, ok, err := s.readSidecar(dir, m.Descriptor.Digest)
-	if err != nil {
-		return err
-	}
-	if ok {
-		m.Descriptor.MediaType, m.CheckedAt, m.Origin = side.MediaType, side.CheckedAt, side.Origin
-		return nil
-	}
-	info, err := manifest.Inspect("", m.Content)
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, errDamaged)
-	}
-	m.Descriptor.MediaType = info.MediaType
-	return nil
+	return layout.Manifest(content, d, side)
 }
 
 // readManifest returns content that has the digest d.
@@ -93,50 +77,32 @@ func (s *Store) readManifest(name string, d digest.Digest) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > manifest.MaxSize {
-		return nil, fmt.Errorf("content of %s: %w", d, errDamaged)
+	if !info.Mode().IsRegular() || info.Size() > layout.MaxManifest {
+		return nil, fmt.Errorf("content of %s: %w", d, layout.ErrDamaged)
 	}
 	content := make([]byte, info.Size())
 	if _, err := io.ReadFull(f, content); err != nil {
 		return nil, err
 	}
-	if d.Algorithm().FromBytes(content) != d {
-		return nil, fmt.Errorf("content of %s: %w", d, errDamaged)
-	}
-	return content, nil
+	return content, layout.CheckContent(content, d)
 }
 
 // PutManifest implements [pullthrough.Store]. The tag moves when all else is on
 // the disk.
 func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
-	at, err := s.locateManifest(ctx, repo, m)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	at, err := s.owner().LocateManifest(repo, m)
 	if err != nil {
 		return err
 	}
 	return during(s.putManifest(at, m), "store manifest", repo, m.Descriptor.Digest.String())
 }
 
-func (s *Store) locateManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) (repository, error) {
-	d := m.Descriptor.Digest
-	if err := checkDigest(repo, d); err != nil {
-		return repository{}, err
-	}
-	if m.Tag == "" {
-		return s.locate(ctx, repo)
-	}
-	if ocipath.IsDigest(m.Tag) {
-		err := fmt.Errorf("dirstore: %w", &ocipath.Error{Part: ocipath.Tag, Value: m.Tag})
-		return repository{}, &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Err: err}
-	}
-	return s.locate(ctx, repo, m.Tag)
-}
-
-func (s *Store) putManifest(at repository, m *pullthrough.Manifest) error {
-	switch {
-	case len(m.Content) > manifest.MaxSize:
-		return pullthrough.ErrTooLarge
-	case m.Descriptor.Digest.Algorithm().FromBytes(m.Content) != m.Descriptor.Digest:
-		return pullthrough.ErrDigest
+func (s *Store) putManifest(at layout.Repository, m *pullthrough.Manifest) error {
+	if err := layout.CheckManifest(m); err != nil {
+		return err
 	}
 	if m.Source == pullthrough.SourceRevalidated {
 		if done, err := s.recheck(at, m); done {
@@ -147,12 +113,12 @@ func (s *Store) putManifest(at repository, m *pullthrough.Manifest) error {
 	if err != nil || m.Tag == "" {
 		return err
 	}
-	return s.putTag(at, m.Tag, sidecarOf(m, mediaType))
+	return s.putTag(at, m.Tag, layout.SidecarOf(m, mediaType))
 }
 
 // putRevision stores the manifest, unless it is here, and returns the media type
 // that it has here.
-func (s *Store) putRevision(at repository, m *pullthrough.Manifest) (string, error) {
+func (s *Store) putRevision(at layout.Repository, m *pullthrough.Manifest) (string, error) {
 	d := m.Descriptor.Digest
 	have, err := s.revision(at, d, "")
 	if err == nil {
@@ -162,20 +128,17 @@ func (s *Store) putRevision(at repository, m *pullthrough.Manifest) (string, err
 		return "", err
 	}
 	var c changes
-	if err := s.disk.makeDir(at.layers(), &c); err != nil {
+	if err := s.disk.makeDir(at.Layers(), &c); err != nil {
 		return "", err
 	}
-	if !registryReads(m.Content) {
-		at.tree = ownTree
-	}
 	mediaType := m.Descriptor.MediaType
-	return mediaType, s.writeRevision(at, m.Content, sidecarOf(m, mediaType), &c)
+	return mediaType, s.writeRevision(at.Home(m.Content), m.Content, layout.SidecarOf(m, mediaType), &c)
 }
 
-func (s *Store) writeRevision(home repository, content []byte, side sidecar, c *changes) error {
-	d, dir := side.Digest, home.revision(side.Digest)
-	if _, err := s.readManifest(home.tree.data(d), d); errors.Is(err, fs.ErrNotExist) {
-		if err := s.write(home.tree.data(d), content, c); err != nil {
+func (s *Store) writeRevision(home layout.Repository, content []byte, side layout.Sidecar, c *changes) error {
+	d, dir := side.Digest, home.Revision(side.Digest)
+	if _, err := s.readManifest(home.Tree.Data(d), d); errors.Is(err, fs.ErrNotExist) {
+		if err := s.write(home.Tree.Data(d), content, c); err != nil {
 			return err
 		}
 	} else if err != nil {

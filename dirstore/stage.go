@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
 // StageBlob implements [pullthrough.BlobStager].
@@ -30,7 +31,7 @@ func (s *Store) StageBlob(ctx context.Context, repo pullthrough.Repo, d digest.D
 type stage struct {
 	store  *Store
 	repo   pullthrough.Repo
-	at     repository
+	at     layout.Repository
 	digest digest.Digest
 	file   *os.File
 	temp   string
@@ -70,7 +71,7 @@ func (t *stage) Open() (*os.File, error) {
 	if !errors.Is(err, fs.ErrNotExist) || t.gone() {
 		return f, err
 	}
-	return t.store.disk.open(registryTree.data(t.digest))
+	return t.store.disk.open(layout.Registry.Data(t.digest))
 }
 
 func (t *stage) gone() bool {
@@ -98,7 +99,7 @@ func (t *stage) Commit(ctx context.Context, desc ocispec.Descriptor) error {
 func (t *stage) commit(desc ocispec.Descriptor) error {
 	info, err := t.file.Stat()
 	if err == nil {
-		err = sized(info.Size(), desc.Size)
+		err = layout.CheckWritten(info.Size(), desc.Size)
 	}
 	if err != nil {
 		return err
@@ -124,7 +125,7 @@ func (t *stage) settle(here bool, c *changes) error {
 	if err := t.store.finish(t.file, nil); err != nil {
 		return err
 	}
-	return t.store.place(t.temp, registryTree.data(t.digest), c)
+	return t.store.place(t.temp, layout.Registry.Data(t.digest), c)
 }
 
 // Abort implements [pullthrough.Stage].

@@ -4,12 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"time"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
 const (
@@ -28,7 +29,7 @@ var errLocked = errors.New("locked")
 // lock goes with the process, however that ends.
 func (s *Store) claim() (err error) {
 	for range claimsTried {
-		name := path.Join(stagingDir, rand.Text())
+		name := path.Join(layout.Staging, rand.Text())
 		if err := s.disk.root.Mkdir(name, dirMode); err != nil {
 			return err
 		}
@@ -74,14 +75,14 @@ func (s *Store) sameDir(f *os.File, name string) error {
 // sweep removes the staging files of processes that are gone. What cannot be
 // removed is in nobody's way.
 func (s *Store) sweep() {
-	dir, err := s.disk.root.Open(stagingDir)
+	dir, err := s.disk.root.Open(layout.Staging)
 	if err != nil {
 		return
 	}
 	entries, _ := dir.ReadDir(-1)
 	_ = dir.Close()
 	for _, e := range entries {
-		s.sweepOne(path.Join(stagingDir, e.Name()))
+		s.sweepOne(path.Join(layout.Staging, e.Name()))
 	}
 }
 
@@ -125,7 +126,7 @@ func (s *Store) spill(ctx context.Context, r io.Reader, size int64) (name string
 	}
 	n, err := s.copy(ctx, f, r, size)
 	if err == nil {
-		err = sized(n, size)
+		err = layout.CheckWritten(n, size)
 	}
 	if err = s.finish(f, err); err != nil {
 		_ = s.disk.remove(name)
@@ -149,17 +150,6 @@ func (s *Store) finish(f *os.File, err error) error {
 		err = s.disk.sync(f)
 	}
 	return errors.Join(err, f.Close())
-}
-
-// sized checks that n bytes are what was announced.
-func sized(n, size int64) error {
-	switch {
-	case n < size:
-		return fmt.Errorf("content has %d bytes of %d: %w", n, size, io.ErrUnexpectedEOF)
-	case n > size:
-		return fmt.Errorf("content is longer than the %d bytes announced", size)
-	}
-	return nil
 }
 
 // contextReader is r until ctx ends.

@@ -7,11 +7,12 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
 // tagged returns the manifest that the tag names.
-func (s *Store) tagged(at repository, tag string) (*pullthrough.Manifest, error) {
-	d, side, err := s.current(at.tag(tag))
+func (s *Store) tagged(at layout.Repository, tag string) (*pullthrough.Manifest, error) {
+	d, side, err := s.current(at.Tag(tag))
 	if err != nil {
 		return nil, err
 	}
@@ -28,12 +29,12 @@ func (s *Store) tagged(at repository, tag string) (*pullthrough.Manifest, error)
 // current returns what the tag in dir names and the sidecar about it, a zero one
 // if it was the registry that moved the tag. A sidecar also goes when the tag
 // moves on, so its absence counts once the link has been read again.
-func (s *Store) current(dir string) (digest.Digest, sidecar, error) {
+func (s *Store) current(dir string) (digest.Digest, layout.Sidecar, error) {
 	var before digest.Digest
 	for {
 		d, err := s.readLink(dir, "")
 		if err != nil {
-			return "", sidecar{}, err
+			return "", layout.Sidecar{}, err
 		}
 		side, ok, err := s.readSidecar(dir, d)
 		if err != nil || ok || d == before {
@@ -45,8 +46,8 @@ func (s *Store) current(dir string) (digest.Digest, sidecar, error) {
 
 // putTag makes the tag name side.Digest. The sidecar comes first and the link is
 // one rename, so there is no moment at which one is without the other.
-func (s *Store) putTag(at repository, tag string, side sidecar) error {
-	dir := at.tag(tag)
+func (s *Store) putTag(at layout.Repository, tag string, side layout.Sidecar) error {
+	dir := at.Tag(tag)
 	old, have, err := s.current(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -60,7 +61,7 @@ func (s *Store) putTag(at repository, tag string, side sidecar) error {
 	if old == side.Digest {
 		return s.disk.flush(&c)
 	}
-	if err := s.writeLink(at.history(tag, side.Digest), side.Digest, &c); err != nil {
+	if err := s.writeLink(at.History(tag, side.Digest), side.Digest, &c); err != nil {
 		return err
 	}
 	if err := s.disk.flush(&c); err != nil {
@@ -80,13 +81,13 @@ func (s *Store) forget(dir string, old digest.Digest) {
 		return
 	}
 	if now, err := s.readLink(dir, ""); err == nil && now != old {
-		_ = s.disk.remove(sidecarName(dir, old))
+		_ = s.disk.remove(layout.SidecarFile(dir, old))
 	}
 }
 
 // recheck notes that upstream has confirmed the tag. A tag that has moved since
 // is left alone; one that is not here is for the caller to store.
-func (s *Store) recheck(at repository, m *pullthrough.Manifest) (done bool, err error) {
+func (s *Store) recheck(at layout.Repository, m *pullthrough.Manifest) (done bool, err error) {
 	if m.Tag == "" {
 		return false, nil
 	}
@@ -99,7 +100,7 @@ func (s *Store) recheck(at repository, m *pullthrough.Manifest) (done bool, err 
 	}
 	have.CheckedAt = m.CheckedAt
 	var c changes
-	if err := s.writeSidecar(at.tag(m.Tag), sidecarOf(have, have.Descriptor.MediaType), &c); err != nil {
+	if err := s.writeSidecar(at.Tag(m.Tag), layout.SidecarOf(have, have.Descriptor.MediaType), &c); err != nil {
 		return true, err
 	}
 	return true, s.disk.flush(&c)

@@ -1,4 +1,4 @@
-package dirstore
+package layout
 
 import (
 	"encoding/json"

@@ -1,0 +1,134 @@
+// Package layout is where a store keeps what, in distribution's format, and what
+// the small files hold: everything about it that is no input or output. All
+// paths are relative to the store's root, slash-separated, and made of checked
+// values only. What is decided here is a contract with other programs and with
+// stores that are filled already.
+//
+//	docker/registry/v2/blobs/ALG/XX/HEX/data                       content, once
+//	docker/registry/v2/repositories/NAME/_layers/ALG/HEX/link      who may see it
+//	docker/registry/v2/repositories/NAME/_manifests/revisions/...  the same for manifests
+//	docker/registry/v2/repositories/NAME/_manifests/tags/TAG/...   current/link, index/.../link
+//	pullthrough/                                                   out of the registry's sight
+//
+// To store a blob is to write its data, then its link. To store a manifest is to
+// write data, sidecar and link of the revision, then the sidecar of the tag, the
+// note of its history, and its link: who reads a link finds all that it names.
+package layout
+
+import (
+	"path"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Tree is a directory in distribution's format.
+type Tree string
+
+const (
+	// Registry is the tree that the registry reads.
+	Registry Tree = "docker/registry/v2"
+	// Own has the same format, out of the registry's sight.
+	Own Tree = "pullthrough"
+
+	// Staging is where files without a name yet are.
+	Staging = "pullthrough/staging"
+
+	// MaxRegistryName is how long a path name may be before the registry's garbage
+	// collection ends at it.
+	MaxRegistryName = 255
+)
+
+// Blobs is the directory of all content.
+func (t Tree) Blobs() string { return path.Join(string(t), "blobs") }
+
+// Repositories is the directory of all repositories.
+func (t Tree) Repositories() string { return path.Join(string(t), "repositories") }
+
+// Data is the file with the content of d, a valid digest.
+func (t Tree) Data(d digest.Digest) string {
+	hex := d.Encoded()
+	return path.Join(t.Blobs(), d.Algorithm().String(), hex[:2], hex, "data")
+}
+
+// Repository is a repository's place in a tree. Name is its path name.
+type Repository struct {
+	Tree Tree
+	Name string
+}
+
+// newRepository is the place of the repository, its blobs and its tags.
+func newRepository(name string) Repository {
+	if len(name) > MaxRegistryName {
+		return Repository{Own, name}
+	}
+	return Repository{Registry, name}
+}
+
+// Homes are the places where the repository's manifests may be, in the order in
+// which to look: those that the registry can read, and the others.
+func (r Repository) Homes() []Repository {
+	if r.Tree == Own {
+		return []Repository{r}
+	}
+	return []Repository{r, {Own, r.Name}}
+}
+
+// Home is the place for a manifest with this content. Its tag stays in r.
+func (r Repository) Home(content []byte) Repository {
+	if !registryReads(content) {
+		return Repository{Own, r.Name}
+	}
+	return r
+}
+
+// Root is the directory of the repository. Those of others may be below it; its
+// own begin with an underscore.
+func (r Repository) Root() string { return path.Join(r.Tree.Repositories(), r.Name) }
+
+func (r Repository) join(elem ...string) string {
+	return path.Join(r.Root(), path.Join(elem...))
+}
+
+// Layers is the directory of the blobs' links. It must be there for the
+// registry's garbage collection to come past the repository, and says that the
+// repository exists.
+func (r Repository) Layers() string { return r.join(LayersDir) }
+
+// LayersDir is the name of the directory that only repositories have.
+const LayersDir = "_layers"
+
+// Layer is the directory of the link of the blob d.
+func (r Repository) Layer(d digest.Digest) string {
+	return r.join(LayersDir, digestPath(d))
+}
+
+// Revisions is the directory of the manifests' links: ALG/HEX/link.
+func (r Repository) Revisions() string { return r.join("_manifests/revisions") }
+
+// Revision is the directory of the link and the sidecar of the manifest d.
+func (r Repository) Revision(d digest.Digest) string {
+	return r.join("_manifests/revisions", digestPath(d))
+}
+
+// Tags is the directory of the tags. There is nothing but tags in it: the
+// registry lists whatever it finds there.
+func (r Repository) Tags() string { return r.join("_manifests/tags") }
+
+// Tag is the directory of the link and the sidecar of what the tag is now.
+func (r Repository) Tag(tag string) string {
+	return r.join("_manifests/tags", tag, "current")
+}
+
+// History is the directory of the registry's note that the tag once was d.
+func (r Repository) History(tag string, d digest.Digest) string {
+	return r.join("_manifests/tags", tag, "index", digestPath(d))
+}
+
+// Referrers is the file with the list of what refers to subject.
+func (r Repository) Referrers(subject digest.Digest) string {
+	return Repository{Own, r.Name}.join("_referrers", digestPath(subject)+".json")
+}
+
+func digestPath(d digest.Digest) string {
+	return path.Join(d.Algorithm().String(), d.Encoded())
+}
