@@ -3,10 +3,10 @@ package dirstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -21,7 +21,7 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 	if err != nil {
 		return nil, err
 	}
-	f, size, err := s.openBlob(at, d)
+	f, size, err := s.openBlob(ctx, at, d)
 	if err != nil {
 		return nil, during(err, "read blob", repo, d.String())
 	}
@@ -38,31 +38,27 @@ func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.
 
 // openBlob opens the link first: without it the content is not the repository's,
 // whoever else has it.
-func (s *Store) openBlob(at layout.Repository, d digest.Digest) (*os.File, int64, error) {
+func (s *Store) openBlob(ctx context.Context, at layout.Repository, d digest.Digest) (*os.File, int64, error) {
 	target, err := s.readLink(at.Layer(d), d)
 	if err != nil {
 		return nil, 0, err
 	}
-	f, err := s.disk.open(layout.Registry.Data(target))
+	name := layout.Registry.Data(target)
+	f, err := s.disk.open(name)
 	if err != nil {
 		return nil, 0, err
 	}
 	info, err := f.Stat()
 	if err == nil {
-		err = plausible(info, target)
+		err = s.check(ctx, name, info, target)
 	}
 	if err != nil {
 		return nil, 0, errors.Join(err, f.Close())
 	}
-	return f, info.Size(), nil
-}
-
-// plausible refuses what a power failure leaves of a file that was not synced.
-func plausible(info fs.FileInfo, d digest.Digest) error {
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("content of %s is no file: %w", d, layout.ErrDamaged)
+	if time.Since(info.ModTime()).Abs() >= markEvery {
+		_ = s.disk.touch(name) // what has gone since can still be read
 	}
-	return layout.CheckBlobSize(info.Size(), d)
+	return f, info.Size(), nil
 }
 
 // PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
@@ -79,17 +75,54 @@ func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.
 	if err != nil || here && linked {
 		return err
 	}
-	var c changes
-	if !here {
-		temp, err := s.spill(ctx, r, desc.Size)
-		if err == nil {
-			err = s.place(temp, layout.Registry.Data(desc.Digest), &c)
-		}
-		if err != nil {
+	if here {
+		if err = s.attach(at, desc, ""); !errors.Is(err, errSwept) {
 			return err
 		}
 	}
-	return s.linkBlob(at, desc.Digest, linked, &c)
+	temp, err := s.spill(ctx, r, desc.Size)
+	if err != nil {
+		return err
+	}
+	return s.attach(at, desc, temp)
+}
+
+// errSwept says that content which was here a moment ago has been evicted.
+var errSwept = errors.New("evicted meanwhile")
+
+// attach makes the blob the repository's. temp is a finished file with the
+// content, "" if it should be here; it is gone afterwards.
+func (s *Store) attach(at layout.Repository, desc ocispec.Descriptor, temp string) error {
+	var added int64
+	err := s.commit(func() (err error) {
+		added, err = s.attachLocked(at, desc, temp)
+		return err
+	})
+	if temp != "" && (err != nil || added == 0) {
+		_ = s.disk.remove(temp) // it is swept if it stays
+	}
+	s.grow(added)
+	return err
+}
+
+func (s *Store) attachLocked(at layout.Repository, desc ocispec.Descriptor, temp string) (added int64, err error) {
+	here, linked, err := s.have(at, desc)
+	if err != nil {
+		return 0, err
+	}
+	var c changes
+	switch {
+	case !here && temp == "":
+		return 0, errSwept
+	case !here:
+		added, err = desc.Size, s.disk.publish(temp, layout.Registry.Data(desc.Digest), &c)
+	case !linked:
+		err = s.disk.touch(layout.Registry.Data(desc.Digest)) // a sweep that has seen it unused lets it be
+	}
+	if err != nil {
+		return 0, err
+	}
+	return added, s.linkBlob(at, desc.Digest, linked, &c)
 }
 
 // have reports whether the content is here, in full, and whether the repository

@@ -25,25 +25,50 @@ package dirstore
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 )
 
-// Store is a [pullthrough.Store] and [pullthrough.BlobStager] in a directory.
-// It is safe for concurrent use, and several processes on one machine may share
-// the directory. Errors of the file system are wrapped: errors.Is finds
-// syscall.ENOSPC and the like. The fields must not change after the first use.
+// Store is a [pullthrough.Store] in a directory, with all that a Store may also
+// be: [pullthrough.BlobStager], [pullthrough.RepoCreator], [pullthrough.TagLister],
+// [pullthrough.RepoLister], [pullthrough.ReferrerStore]. It is safe for concurrent
+// use, and several processes on one machine may share the directory. Errors of the
+// file system are wrapped: errors.Is finds syscall.ENOSPC and the like. The fields
+// must not change after the first use.
 type Store struct {
 	// Account and Region are those whose repositories stand in the directory
 	// under their plain names; all others need both. Empty: the plain names are
 	// those of a [pullthrough.Repo] without account and Region.
 	Account, Region string
 
-	disk    disk
-	staging string   // this Store's own directory for files without a name yet
-	lock    *os.File // holds staging for as long as the process lives
+	// MaxBytes is how many bytes of content, blobs and manifests, are kept, about.
+	// When a put takes the directory past it, the images that were asked for least
+	// recently go, in the background, until a tenth of it is free: see [Store.Sweep].
+	// 0: all is kept.
+	MaxBytes int64
+
+	// VerifyBlobs has each blob read and checked when this Store opens it for the
+	// first time, before anything of it is returned; a damaged one is removed, and a
+	// miss. It costs the time to read the blob once. What is damaged afterwards is
+	// found by the next process. false: only the size 0 is found out. Manifests are
+	// always checked when they are read.
+	VerifyBlobs bool
+
+	// Logger is told of damage and of sweeps. nil: nobody is.
+	Logger *slog.Logger
+
+	disk     disk
+	staging  string   // this Store's own directory for files without a name yet
+	lock     *os.File // holds staging for as long as the process lives
+	memory   *memory
+	verifier *verifier
+	staged   stagedSet
+	sweeper  *sweeper
+	empty    *lru.Cache[object, emptyList] // lists of referrers
 }
 
 // Open opens the store in dir, which is made if need be. It does not scan what
@@ -56,7 +81,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dirstore: %w", err)
 	}
-	s := &Store{disk: disk{root: root}}
+	s := &Store{disk: disk{root: root}, memory: newMemory(), verifier: newVerifier(), sweeper: newSweeper(), empty: lru.New[object, emptyList](maxEmpty)}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
 	}
@@ -70,16 +95,27 @@ func (s *Store) prepare() error {
 			return err
 		}
 	}
-	s.sweep()
+	s.sweepStaging()
 	return s.claim()
 }
 
-// Close releases the directory. Bodies and files that were handed out stay
-// readable; everything else fails with [os.ErrClosed] from then on.
+// Close releases the directory, and stops a sweep that is under way. Bodies and
+// files that were handed out stay readable; everything else fails with
+// [os.ErrClosed] from then on.
 func (s *Store) Close() error {
+	s.sweeper.stop()
+	s.verifier.stop()
+	s.memory.stop()
 	// It is empty unless a download still runs; the next Open would remove it.
 	_ = s.disk.root.Remove(s.staging)
 	return errors.Join(s.lock.Close(), s.disk.root.Close())
+}
+
+func (s *Store) log() *slog.Logger {
+	if s.Logger != nil {
+		return s.Logger
+	}
+	return slog.New(slog.DiscardHandler)
 }
 
 // owner is whose repositories have plain names.

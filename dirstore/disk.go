@@ -2,12 +2,14 @@ package dirstore
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
 	"runtime"
 	"slices"
 	"syscall"
+	"time"
 )
 
 const (
@@ -152,4 +154,71 @@ func (d *disk) makeDir(dir string, c *changes) error {
 		err = nil
 	}
 	return err
+}
+
+// touch notes that the file is in use, if we may.
+func (d *disk) touch(name string) error {
+	now := time.Now()
+	err := d.before("touch", name)
+	if err == nil {
+		err = d.root.Chtimes(name, now, now)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		err = nil // somebody else's file: then it is as old as he says
+	}
+	return err
+}
+
+// removeAll removes a directory in one step, as far as others see it.
+func (d *disk) removeAll(name, aside string) error {
+	err := d.rename(name, aside)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = d.before("remove", aside)
+	}
+	if err == nil {
+		err = d.root.RemoveAll(aside)
+	}
+	return err
+}
+
+// listed is how many entries of a directory are in memory at a time.
+const listed = 1024
+
+// list calls f for the entries of dir, in no order. One that is not there has none.
+func (d *disk) list(dir string, f func(fs.DirEntry) error) error {
+	file, err := d.open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	for {
+		entries, err := file.ReadDir(listed)
+		for _, e := range entries {
+			if err := f(e); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// below is the disk from dir on: shorter names are looked up faster. It must be
+// closed.
+func (d *disk) below(dir string) (disk, error) {
+	if err := d.before("open", dir); err != nil {
+		return disk{}, err
+	}
+	root, err := d.root.OpenRoot(dir)
+	return disk{root, d.probe}, err
 }

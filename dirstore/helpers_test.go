@@ -143,7 +143,8 @@ func assertStored(t testing.TB, want, got *pullthrough.Manifest) {
 	assert.Equal(t, &expected, got)
 }
 
-// files are the regular files below dir with their content, staging apart.
+// files are the regular files below dir with their content, apart from staging,
+// locks and the count.
 func files(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	found := make(map[string]string)
@@ -153,7 +154,7 @@ func files(t testing.TB, dir string) map[string]string {
 		}
 		content, err := os.ReadFile(name)
 		rel, _ := filepath.Rel(dir, name)
-		if !strings.HasPrefix(rel, "pullthrough/staging/") {
+		if !strings.HasPrefix(rel, "pullthrough/staging/") && filepath.Dir(rel) != "pullthrough" {
 			found[rel] = string(content)
 		}
 		return err

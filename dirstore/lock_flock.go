@@ -9,10 +9,22 @@ import (
 	"syscall"
 )
 
+// How to lock: alone or with others, waiting or not.
+const (
+	lockAlone  = syscall.LOCK_EX
+	lockShared = syscall.LOCK_SH
+	lockNow    = syscall.LOCK_NB
+)
+
 // tryLock locks f for as long as it is open. It fails with errLocked, or with
 // errors.ErrUnsupported where the file system has no locks.
-func tryLock(f *os.File) error {
-	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+func tryLock(f *os.File) error { return flock(f, lockAlone|lockNow) }
+
+func flock(f *os.File, how int) error {
+	err := syscall.Flock(int(f.Fd()), how)
+	for errors.Is(err, syscall.EINTR) {
+		err = syscall.Flock(int(f.Fd()), how)
+	}
 	switch {
 	case err == nil:
 		return nil

@@ -7,5 +7,10 @@ import (
 	"os"
 )
 
+const lockAlone, lockShared, lockNow = 1, 2, 4
+
 // tryLock cannot lock here: staging files are given up by their age.
-func tryLock(*os.File) error { return errors.ErrUnsupported }
+func tryLock(f *os.File) error { return flock(f, lockAlone) }
+
+// flock cannot lock here: nothing is evicted.
+func flock(*os.File, int) error { return errors.ErrUnsupported }

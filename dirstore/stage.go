@@ -24,6 +24,7 @@ func (s *Store) StageBlob(ctx context.Context, repo pullthrough.Repo, d digest.D
 	if err != nil {
 		return nil, during(err, "stage blob", repo, d.String())
 	}
+	s.staged.add(at, d, 1)
 	return &stage{file: f, store: s, repo: repo, at: at, digest: d, temp: name}, nil
 }
 
@@ -36,9 +37,14 @@ type stage struct {
 	file   *os.File
 	temp   string
 
+	done sync.Once
+
 	mu      sync.Mutex
 	aborted bool
 }
+
+// end says that the download is over, however it went.
+func (t *stage) end() { t.done.Do(func() { t.store.staged.add(t.at, t.digest, -1) }) }
 
 // WriteAt implements [pullthrough.Stage].
 func (t *stage) WriteAt(p []byte, off int64) (int, error) {
@@ -83,6 +89,7 @@ func (t *stage) gone() bool {
 // Commit implements [pullthrough.Stage]. When it fails, the staging file is
 // gone: nobody calls Abort any more.
 func (t *stage) Commit(ctx context.Context, desc ocispec.Descriptor) error {
+	defer t.end()
 	err := ctx.Err()
 	if err == nil && desc.Digest != t.digest {
 		err = errors.New("staged for another digest")
@@ -104,32 +111,29 @@ func (t *stage) commit(desc ocispec.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	here, linked, err := t.store.have(t.at, desc)
+	here, _, err := t.store.have(t.at, desc)
 	if err != nil {
 		return err
 	}
-	var c changes
-	if err := t.settle(here, &c); err != nil {
-		return err
-	}
-	return t.store.linkBlob(t.at, t.digest, linked, &c)
-}
-
-// settle makes the file the content of its digest, or drops it if there is one.
-func (t *stage) settle(here bool, c *changes) error {
-	if here {
-		_ = t.file.Close() // it is scratch by now, and swept if it stays
-		_ = t.store.disk.remove(t.temp)
-		return nil
+	if here { // what is dropped need not be synced
+		err = t.store.attach(t.at, desc, "")
+		if err == nil {
+			_ = t.file.Close() // it is scratch by now, and swept if it stays
+			_ = t.store.disk.remove(t.temp)
+		}
+		if !errors.Is(err, errSwept) {
+			return err
+		}
 	}
 	if err := t.store.finish(t.file, nil); err != nil {
 		return err
 	}
-	return t.store.place(t.temp, layout.Registry.Data(t.digest), c)
+	return t.store.attach(t.at, desc, t.temp)
 }
 
 // Abort implements [pullthrough.Stage].
 func (t *stage) Abort() error {
+	defer t.end()
 	t.mu.Lock()
 	t.aborted = true
 	t.mu.Unlock()

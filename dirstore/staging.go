@@ -8,7 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"sync"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
@@ -72,9 +75,9 @@ func (s *Store) sameDir(f *os.File, name string) error {
 	return err
 }
 
-// sweep removes the staging files of processes that are gone. What cannot be
+// sweepStaging removes the staging files of processes that are gone. What cannot be
 // removed is in nobody's way.
-func (s *Store) sweep() {
+func (s *Store) sweepStaging() {
 	dir, err := s.disk.root.Open(layout.Staging)
 	if err != nil {
 		return
@@ -163,4 +166,42 @@ func (r contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.r.Read(p)
+}
+
+// stagedSet counts the downloads of this Store.
+type stagedSet struct {
+	mu      sync.Mutex
+	running map[layout.Repository]map[digest.Digest]int
+}
+
+func (t *stagedSet) add(at layout.Repository, d digest.Digest, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running == nil {
+		t.running = make(map[layout.Repository]map[digest.Digest]int)
+	}
+	in := t.running[at]
+	if in == nil {
+		in = make(map[digest.Digest]int)
+		t.running[at] = in
+	}
+	if in[d] += n; in[d] == 0 {
+		delete(in, d)
+	}
+	if len(in) == 0 {
+		delete(t.running, at)
+	}
+}
+
+// any reports whether anything is downloaded for the repository.
+func (t *stagedSet) any(at layout.Repository) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.running[at]) > 0
+}
+
+func (t *stagedSet) has(at layout.Repository, d digest.Digest) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.running[at][d] > 0
 }

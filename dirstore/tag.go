@@ -10,20 +10,24 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
-// tagged returns the manifest that the tag names.
-func (s *Store) tagged(at layout.Repository, tag string) (*pullthrough.Manifest, error) {
-	d, side, err := s.current(at.Tag(tag))
+// readTag reads the manifest that the tag names.
+func (s *Store) readTag(at layout.Repository, key object) (*memo, error) {
+	d, side, err := s.current(at.Tag(key.ref))
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.revision(at, d, side.MediaType)
+	known, err := s.read(at, object{key.repo, string(d)})
 	if err != nil {
 		return nil, err
 	}
 	// What is known of the manifest says nothing of the tag: the registry may
 	// have moved it there.
-	m.Tag, m.CheckedAt, m.Origin = tag, side.CheckedAt, side.Origin
-	return m, nil
+	m := *known.m
+	m.Tag, m.CheckedAt, m.Origin = key.clone().ref, side.CheckedAt, side.Origin
+	if side.MediaType != "" {
+		m.Descriptor.MediaType = side.MediaType
+	}
+	return &memo{&m, known.until, known.use}, nil
 }
 
 // current returns what the tag in dir names and the sidecar about it, a zero one
@@ -86,22 +90,28 @@ func (s *Store) forget(dir string, old digest.Digest) {
 }
 
 // recheck notes that upstream has confirmed the tag. A tag that has moved since
-// is left alone; one that is not here is for the caller to store.
-func (s *Store) recheck(at layout.Repository, m *pullthrough.Manifest) (done bool, err error) {
+// is left alone; one that is not here is for the caller to store. Should the
+// power fail, the tag is checked once more: only the content is synced.
+func (s *Store) recheck(at layout.Repository, repo pullthrough.Repo, m *pullthrough.Manifest) (done bool, err error) {
 	if m.Tag == "" {
 		return false, nil
 	}
-	have, err := s.tagged(at, m.Tag)
+	dir, d := at.Tag(m.Tag), m.Descriptor.Digest
+	have, side, err := s.current(dir)
+	if err == nil && have != d {
+		return true, nil
+	}
+	var known *memo
+	if err == nil {
+		known, err = s.readRevision(at, repo, d)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil || have.Descriptor.Digest != m.Descriptor.Digest {
+	if err != nil {
 		return true, err
 	}
-	have.CheckedAt = m.CheckedAt
-	var c changes
-	if err := s.writeSidecar(at.Tag(m.Tag), layout.SidecarOf(have, have.Descriptor.MediaType), &c); err != nil {
-		return true, err
-	}
-	return true, s.disk.flush(&c)
+	side.Digest, side.MediaType = d, known.m.Descriptor.MediaType
+	side.CheckedAt = layout.SidecarOf(m, "").CheckedAt
+	return true, s.writeSidecar(dir, side, new(changes))
 }

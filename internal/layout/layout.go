@@ -33,6 +33,16 @@ const (
 	// Staging is where files without a name yet are.
 	Staging = "pullthrough/staging"
 
+	// Lock is the file that stores lock while they commit, shared, and while they
+	// remove, alone. Gate is locked before it, so that nobody waits for ever. Sweep
+	// is locked by the one process that looks for what to remove.
+	Lock  = "pullthrough/lock"
+	Gate  = "pullthrough/gate"
+	Sweep = "pullthrough/sweep"
+
+	// Size is the file that says how many bytes of content there are, about.
+	Size = "pullthrough/size"
+
 	// MaxRegistryName is how long a path name may be before the registry's garbage
 	// collection ends at it.
 	MaxRegistryName = 255
@@ -56,8 +66,9 @@ type Repository struct {
 	Name string
 }
 
-// newRepository is the place of the repository, its blobs and its tags.
-func newRepository(name string) Repository {
+// NewRepository is the place of the repository with this path name, of its blobs
+// and its tags.
+func NewRepository(name string) Repository {
 	if len(name) > MaxRegistryName {
 		return Repository{Own, name}
 	}

@@ -1,7 +1,7 @@
 package layout_test
 
 import (
-	"errors"
+	"io"
 	"io/fs"
 	"strings"
 	"testing"
@@ -177,8 +177,16 @@ func TestSizes(t *testing.T) {
 	assert.NoError(t, layout.CheckBlobSize(0, digest.FromString("")))
 	assert.ErrorIs(t, layout.CheckBlobSize(0, digest.FromString("x")), layout.ErrDamaged)
 	assert.NoError(t, layout.CheckWritten(3, 3))
-	assert.Error(t, errors.Join(layout.CheckWritten(2, 3)))
+	assert.ErrorIs(t, layout.CheckWritten(2, 3), io.ErrUnexpectedEOF)
 	assert.Error(t, layout.CheckWritten(4, 3))
 	assert.NoError(t, layout.CheckContent([]byte("x"), digest.FromString("x")))
 	assert.ErrorIs(t, layout.CheckContent([]byte("y"), digest.FromString("x")), layout.ErrDamaged)
+}
+
+func TestReferences(t *testing.T) {
+	a, b, c := digest.FromString("a"), digest.SHA512.FromString("b"), digest.FromString("c")
+	content := `{"config":{"digest":"` + a.String() + `"},"layers":[{"digest":"` + b.String() + `"},{"digest":"../.."}],"annotations":7}`
+	assert.Equal(t, []digest.Digest{a, b}, layout.References([]byte(content)))
+	assert.Equal(t, []digest.Digest{c}, layout.References([]byte(`{"config":[],"manifests":[{"digest":"`+c.String()+`"}]}`)))
+	assert.Empty(t, layout.References([]byte("<html>")))
 }

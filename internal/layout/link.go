@@ -1,10 +1,12 @@
 package layout
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -80,4 +82,27 @@ func CheckWritten(n, size int64) error {
 		return fmt.Errorf("content is longer than the %d bytes announced", size)
 	}
 	return nil
+}
+
+// References are the digests that a manifest refers to: config, layers, children.
+// Invalid ones are left out, and what is no manifest refers to nothing.
+func References(content []byte) []digest.Digest {
+	type descriptor struct {
+		Digest digest.Digest `json:"digest"`
+	}
+	var doc struct {
+		Config    descriptor   `json:"config"`
+		Layers    []descriptor `json:"layers"`
+		Manifests []descriptor `json:"manifests"`
+		Blobs     []descriptor `json:"blobs"` // of the OCI artifact manifest of image-spec 1.1.0-rc
+	}
+	// A field of another kind is skipped, and the others are read all the same.
+	_ = json.Unmarshal(content, &doc)
+	refs := make([]digest.Digest, 0, 1+len(doc.Layers)+len(doc.Manifests)+len(doc.Blobs))
+	for _, d := range slices.Concat([]descriptor{doc.Config}, doc.Layers, doc.Manifests, doc.Blobs) {
+		if ocipath.ValidDigest(string(d.Digest)) {
+			refs = append(refs, d.Digest)
+		}
+	}
+	return refs
 }

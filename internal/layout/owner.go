@@ -29,7 +29,7 @@ func (o Owner) Locate(repo pullthrough.Repo, refs ...string) (Repository, error)
 	if err != nil {
 		return Repository{}, invalid(repo, err)
 	}
-	return newRepository(name), nil
+	return NewRepository(name), nil
 }
 
 // LocateDigest is Locate for where a reference must be a digest: a tag would be

@@ -1,0 +1,72 @@
+package dirstore
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+)
+
+// commit runs f, which makes names for content, while no process removes any. It
+// is held for a few renames and syncs, never while content is copied.
+func (s *Store) commit(f func() error) error {
+	unlock, err := s.lockBoth(lockShared)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return f() // then nothing is evicted here, either
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return f()
+}
+
+// alone runs f, which removes names, while no process makes any.
+func (s *Store) alone(f func() error) error {
+	unlock, err := s.lockBoth(lockAlone)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return f()
+}
+
+// lockBoth locks the gate for as long as it waits for the lock itself: else who
+// wants to be alone would wait for ever while the others come and go.
+func (s *Store) lockBoth(how int) (unlock func(), err error) {
+	gate, err := s.lockFile(layout.Gate, how)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := s.lockFile(layout.Lock, how)
+	if err = errors.Join(err, gate.Close()); err != nil {
+		if lock != nil {
+			_ = lock.Close()
+		}
+		return nil, err
+	}
+	return func() { _ = lock.Close() }, nil
+}
+
+// lockFile returns the locked file: closing it unlocks it.
+func (s *Store) lockFile(name string, how int) (*os.File, error) {
+	if err := s.disk.before("lock", name); err != nil {
+		return nil, err
+	}
+	f, err := s.disk.root.OpenFile(name, os.O_RDWR|os.O_CREATE, fileMode)
+	if errors.Is(err, fs.ErrNotExist) { // somebody tidied up
+		if err := s.disk.root.MkdirAll(path.Dir(name), dirMode); err != nil {
+			return nil, err
+		}
+		f, err = s.disk.root.OpenFile(name, os.O_RDWR|os.O_CREATE, fileMode)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f, how); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}

@@ -1,0 +1,85 @@
+package dirstore
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+)
+
+// maxEmpty is how many empty lists of referrers are kept, in memory: a client may
+// ask for the referrers of anything.
+const maxEmpty = 1024
+
+// emptyList is one of them.
+type emptyList struct {
+	list    *ocispec.Index
+	checked time.Time
+}
+
+// Referrers implements [pullthrough.ReferrerStore].
+func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, time.Time{}, err
+	}
+	at, err := s.owner().LocateDigest(repo, subject)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	list, checked, err := s.referrers(at, subject)
+	if errors.Is(err, fs.ErrNotExist) {
+		if known, ok := s.empty.Get(object{repo, string(subject)}); ok {
+			return known.list, known.checked, nil
+		}
+	}
+	return list, checked, during(err, "read referrers", repo, subject.String())
+}
+
+func (s *Store) referrers(at layout.Repository, subject digest.Digest) (*ocispec.Index, time.Time, error) {
+	content, err := s.readSmall(at.Referrers(subject), layout.MaxReferrers)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return layout.ParseReferrers(content)
+}
+
+// PutReferrers implements [pullthrough.ReferrerStore]. The list goes with its
+// subject when that is evicted. An empty one that replaces none is kept in memory
+// only, one of the last thousand: there may be one for every digest there is.
+func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	at, err := s.owner().LocateDigest(repo, subject)
+	if err != nil {
+		return err
+	}
+	return during(s.putReferrers(at, object{repo, string(subject)}, list, checked), "store referrers", repo, subject.String())
+}
+
+func (s *Store) putReferrers(at layout.Repository, key object, list *ocispec.Index, checked time.Time) error {
+	subject := digest.Digest(key.ref)
+	if len(list.Manifests) == 0 {
+		if _, _, err := s.referrers(at, subject); errors.Is(err, fs.ErrNotExist) {
+			s.empty.Put(key.clone(), emptyList{list, checked})
+			return nil
+		}
+	}
+	content, err := layout.EncodeReferrers(list, checked)
+	if err != nil {
+		return err
+	}
+	return s.commit(func() error {
+		var c changes
+		if err := s.write(at.Referrers(subject), content, &c); err != nil {
+			return err
+		}
+		return s.disk.flush(&c)
+	})
+}
