@@ -6,3 +6,6 @@ func (s *Store) SetProbe(f func(op, name string) error) { s.disk.probe = f }
 
 // Staging returns the directory of this store's staging files.
 func (s *Store) Staging() string { return s.staging }
+
+// WaitForSweep waits until no sweep runs in the background.
+func (s *Store) WaitForSweep() { s.sweeper.running.Wait() }

@@ -243,15 +243,16 @@ func (s *Store) putRevision(at layout.Repository, m *pullthrough.Manifest) (medi
 
 func (s *Store) writeRevision(home layout.Repository, content []byte, side layout.Sidecar, c *changes) (added int64, err error) {
 	d, dir, data := side.Digest, home.Revision(side.Digest), home.Tree.Data(side.Digest)
-	if _, _, err = s.readManifest(data, d); err == nil {
-		err = s.disk.touch(data)
+	if _, _, err = s.readManifest(data, d); errors.Is(err, fs.ErrNotExist) {
+		if err = s.write(data, content, c); err == nil {
+			added = int64(len(content))
+		}
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		added = int64(len(content))
-		err = s.write(data, content, c)
+	if err == nil {
+		err = s.disk.touch(data) // the system's own time of a write is old by milliseconds
 	}
 	if err != nil {
-		return 0, err
+		return added, err
 	}
 	if err := s.writeSidecar(dir, side, c); err != nil {
 		return added, err
