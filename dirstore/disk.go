@@ -66,6 +66,9 @@ func (d *disk) sync(f *os.File) error {
 	return f.Sync()
 }
 
+// close closes what was written: some file systems say only then that it failed.
+func (d *disk) close(f *os.File) error { return errors.Join(d.before("close", f.Name()), f.Close()) }
+
 func (d *disk) rename(from, to string) error {
 	if err := d.before("rename", to); err != nil {
 		return err

@@ -152,7 +152,7 @@ func (s *Store) finish(f *os.File, err error) error {
 	if err == nil {
 		err = s.disk.sync(f)
 	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, s.disk.close(f))
 }
 
 // contextReader is r until ctx ends.
