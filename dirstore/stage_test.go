@@ -68,7 +68,7 @@ func TestAStageBecomesABlob(t *testing.T) {
 	assertSound(t, dir)
 }
 
-func TestAnAbortedStageLeavesNothing(t *testing.T) {
+func testAnAbortedStageLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	content := noise(6, 1000)
@@ -87,8 +87,8 @@ func TestAnAbortedStageLeavesNothing(t *testing.T) {
 	assert.Empty(t, files(t, dir))
 }
 
-// TestACommitThatFailsLeavesNothing: nobody calls Abort after it.
-func TestACommitThatFailsLeavesNothing(t *testing.T) {
+// testACommitThatFailsLeavesNothing: nobody calls Abort after it.
+func testACommitThatFailsLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	content := noise(7, 1000)
@@ -106,7 +106,7 @@ func TestACommitThatFailsLeavesNothing(t *testing.T) {
 	assert.Empty(t, files(t, dir))
 }
 
-func TestStagesOfOneDigestAtOnce(t *testing.T) {
+func testStagesOfOneDigestAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	s, content := open(t, dir), noise(8, 200<<10)
 	repos := []pullthrough.Repo{repo, other, tenant}
@@ -139,9 +139,9 @@ func TestStagesOfOneDigestAtOnce(t *testing.T) {
 	assert.Len(t, files(t, dir), 4, "one content, three links")
 }
 
-// TestOthersDownloadsAreNotSwept: who opens the directory removes what dead
+// testOthersDownloadsAreNotSwept: who opens the directory removes what dead
 // processes have left, and nothing of the living.
-func TestOthersDownloadsAreNotSwept(t *testing.T) {
+func testOthersDownloadsAreNotSwept(t *testing.T) {
 	dir := t.TempDir()
 	write(t, "half", dir, "pullthrough/staging/DEAD/half")
 	write(t, "half", dir, "pullthrough/staging/loose")

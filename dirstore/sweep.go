@@ -31,12 +31,16 @@ const spare = 10
 // process sweeps at a time, and Sweep does nothing while another one does. Where
 // the file system has no locks the error Is [errors.ErrUnsupported].
 func (s *Store) Sweep(ctx context.Context) error {
-	ctx, end, err := s.sweeper.begin(ctx)
+	swept, end, err := s.sweeper.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer end()
-	return s.sweep(ctx)
+	err = s.sweep(swept)
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		err = os.ErrClosed
+	}
+	return err
 }
 
 // sweeper owns the sweeps of a Store.

@@ -62,7 +62,7 @@ func (s *Store) verify(ctx context.Context, name string, info fs.FileInfo, d dig
 		return s.hash(call.Context(), name, d)
 	})
 	switch {
-	case errors.Is(err, flight.ErrClosed):
+	case errors.Is(err, flight.ErrClosed), errors.Is(err, context.Canceled) && ctx.Err() == nil:
 		return os.ErrClosed
 	case err != nil:
 		return err
