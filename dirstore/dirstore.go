@@ -18,8 +18,13 @@
 //
 // A file gets its name when it is complete and synced, so nothing partial is
 // ever seen, whatever crashes. A power failure may take the last puts with it.
-// An unreadable link, a link to nothing and a manifest without its digest are
-// misses, and the next put heals them. A blob is checked by its size only.
+// An unreadable link, a link to nothing and content that is not its digest's are
+// misses; they are removed, and the next put heals them. Manifests are checked when
+// they are read, blobs by their size, or in full with [Store.VerifyBlobs].
+//
+// The manifests that were asked for last are in memory, 32 MiB of them at most, and
+// their links are read again after a second: so late is seen what another process
+// does. With [Store.MaxBytes] the images used least recently make room.
 package dirstore
 
 import (

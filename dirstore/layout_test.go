@@ -189,6 +189,10 @@ func TestHostileValuesNeverBecomePaths(t *testing.T) {
 				refused(t, err)
 				refused(t, s.PutBlob(t.Context(), bad, ocispec.Descriptor{Digest: good, Size: 5}, strings.NewReader("layer")))
 				refused(t, s.PutManifest(t.Context(), bad, manifestOf(img, "v1")))
+				_, err = s.Tags(t.Context(), bad)
+				refused(t, err)
+				_, _, err = s.Referrers(t.Context(), bad, good)
+				refused(t, err)
 			}
 			bad := digest.Digest(value)
 			_, err := s.Blob(t.Context(), repo, bad)

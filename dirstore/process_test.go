@@ -1,3 +1,5 @@
+//go:build unix
+
 package dirstore_test
 
 import (
@@ -22,6 +24,14 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
+
+// processRows are the rows of [TestStorage] that need processes of their own.
+func processRows() []storageRow {
+	return []storageRow{
+		{"P06", "64 file descriptors: typed, and healthy again", testFewFileDescriptors},
+		{"P07", "killed under load: all that is visible is whole", testKilledUnderLoad},
+	}
+}
 
 // childDir is the variable that tells a process which a test has started where its
 // store is.

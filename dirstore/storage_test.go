@@ -17,14 +17,17 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
+// storageRow is one fault and its outcome.
+type storageRow struct {
+	id, fault string
+	test      func(*testing.T)
+}
+
 // TestStorage is the table of what may go wrong with a disk and with the processes
 // on it, and how it must end. The rows that are missing (F7 panics, F8 a Store that
 // blocks, F9 one that is slow, P4, P5) are the proxy's business, not a Store's.
 func TestStorage(t *testing.T) {
-	for _, row := range []struct {
-		id, fault string
-		test      func(*testing.T)
-	}{
+	for _, row := range append(processRows(), []storageRow{
 		{"F01", "a reader fails at any byte: nothing is kept", testAReaderThatFailsLeavesNothing},
 		{"F01", "a download is given up: nothing is kept", testAnAbortedStageLeavesNothing},
 		{"F02", "less was written than announced: no commit", testACommitThatFailsLeavesNothing},
@@ -50,11 +53,9 @@ func TestStorage(t *testing.T) {
 		{"P02", "closed while everything runs: refused or whole", testClosedWhileEverythingRuns},
 		{"P02", "a closed store says so", testAClosedStoreSaysSo},
 		{"P03", "the clock was wrong: nothing is kept for ever", testUsesInTheFutureAreNotKeptForEver},
-		{"P06", "64 file descriptors: typed, and healthy again", testFewFileDescriptors},
-		{"P07", "killed under load: all that is visible is whole", testKilledUnderLoad},
 		{"P10", "processes that put and sweep at once", testSweepsAndPullsInTwoProcesses},
 		{"P10", "a reader reads on while its blob is evicted", testAReaderReadsOnWhileItsBlobGoes},
-	} {
+	}...) {
 		t.Run(row.id+" "+row.fault, row.test)
 	}
 }

@@ -164,25 +164,25 @@ func (s *Store) sweep(ctx context.Context) error {
 	return s.sweepAlone(ctx)
 }
 
+// sweepAlone also removes what it should when it cannot count: the disk may be full.
 func (s *Store) sweepAlone(ctx context.Context) error {
-	counted, err := s.beginCount()
-	if err != nil {
-		return err
-	}
+	counted, countErr := s.beginCount()
 	c := newScan(ctx, s)
 	if err := c.run(); err != nil {
-		if counted == 0 { // as far as anybody knows nobody has counted
-			err = errors.Join(err, s.disk.root.Remove(layout.Size))
+		if countErr == nil && counted == 0 { // as far as anybody knows nobody has counted
+			countErr = s.disk.root.Remove(layout.Size)
 		}
-		return err
+		return errors.Join(err, countErr)
 	}
 	var freed int64
+	var err error
 	if s.MaxBytes > 0 && c.total > s.MaxBytes {
 		freed, err = c.evict(s.MaxBytes - s.MaxBytes/spare)
 	}
-	// What was put meanwhile has been added to what was counted before.
-	size, countErr := s.addSize(c.total - freed - counted)
-	s.sweeper.left.Store(size)
-	s.log().Info("swept the directory", "bytes", size, "freed", freed, "maxBytes", s.MaxBytes, "err", err)
+	s.sweeper.left.Store(c.total - freed)
+	if countErr == nil { // what was put meanwhile has been added to what was counted before
+		_, countErr = s.addSize(c.total - freed - counted)
+	}
+	s.log().Info("swept the directory", "bytes", c.total-freed, "freed", freed, "maxBytes", s.MaxBytes, "err", err)
 	return errors.Join(err, countErr)
 }
