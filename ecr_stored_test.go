@@ -285,6 +285,7 @@ func testI15(t *testing.T) {
 	for _, event := range e.told.of(pullthrough.EventFetch) {
 		assert.NoError(t, event.Err)
 		assert.Equal(t, event.Request.Ref != "1", event.Part, "the rest was not asked for")
+		assert.Equal(t, prefix, event.Rule)
 		fetched[event.Request.Ref+" "+string(event.Object)]++
 	}
 	want := map[string]int{"1 manifest": 1}

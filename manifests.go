@@ -210,7 +210,7 @@ func (p *Proxy) resolve(call *manifestCall, rt *route, r Request, depth int) (*M
 
 // tellFetch completes the event of a fetch and tells it.
 func (p *Proxy) tellFetch(ctx context.Context, rt *route, ref string, e Event, trace *trace, start time.Time, err error) {
-	e.Kind, e.Request = EventFetch, Request{Repo: rt.repo, Ref: ref}
+	e.Kind, e.Request, e.Rule = EventFetch, Request{Repo: rt.repo, Ref: ref}, rt.rule.Prefix
 	e.Duration, e.Err = p.now().Sub(start), locate(err, rt.repo, ref)
 	trace.report(&e)
 	p.tell(ctx, e)

@@ -135,6 +135,7 @@ type Event struct {
 	Request  Request       // the request; of a fetch only Repo and Ref are set
 	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; else ""
 	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
+	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
 	Digest   string        // of the content; "" on failure
 	Source   Source        // of the answer; SourceFill for a fetch
 	Bytes    int64         // length of the content; 0 on failure
