@@ -1,0 +1,181 @@
+package debug
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// objects are what is counted apart. Another kind is none of ours.
+var objects = [...]pullthrough.EventKind{pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers}
+
+// sources are where answers come from, in the order of [pullthrough.Source].
+var sources = [...]pullthrough.Source{
+	pullthrough.SourceHit, pullthrough.SourceFill, pullthrough.SourceShared, pullthrough.SourceRevalidated, pullthrough.SourceStale,
+}
+
+// failures are the kinds of failure. The last is for all others.
+var failures = [...]struct {
+	name string
+	err  error
+}{
+	{"no-rule", pullthrough.ErrNoRule},
+	{"not-found", pullthrough.ErrNotFound},
+	{"denied", pullthrough.ErrDenied},
+	{"unauthorized", pullthrough.ErrUnauthorized},
+	{"rate-limited", pullthrough.ErrRateLimited},
+	{"unavailable", pullthrough.ErrUnavailable},
+	{"digest", pullthrough.ErrDigest},
+	{"too-large", pullthrough.ErrTooLarge},
+	{"invalid", pullthrough.ErrInvalid},
+	{"immutable", pullthrough.ErrImmutable},
+	{"closed", pullthrough.ErrClosed},
+	{"canceled", context.Canceled},
+	{"timeout", context.DeadlineExceeded},
+	{"internal", nil},
+}
+
+// failureOf is the kind of err, which is not nil. What an Error calls its kind
+// counts, not its cause.
+func failureOf(err error) int {
+	if e, ok := errors.AsType[*pullthrough.Error](err); ok {
+		err = e.Kind
+	}
+	last := len(failures) - 1
+	for i, f := range failures[:last] {
+		if errors.Is(err, f.err) {
+			return i
+		}
+	}
+	return last
+}
+
+const (
+	// maxRules is how many prefixes are counted apart; the rest share otherRules,
+	// which is no prefix.
+	maxRules   = 100
+	otherRules = "(other)"
+)
+
+// counters are what has happened since the page was first used. They are the
+// Page's, under its lock.
+type counters struct {
+	answers  [len(objects)][len(sources)]int64
+	bytes    [len(objects)][len(sources)]int64
+	failed   [len(objects)][len(failures)]int64
+	heads    [len(objects)]int64
+	rules    map[string]*ruleCounters
+	store    int64 // failures of the Store
+	warnings int64 // of upstream registries
+	anon     int64 // fetches that went without credentials, which were refused
+	wrong    int64 // fetches for which upstream named another digest
+}
+
+// ruleCounters are the fetches by one rule.
+type ruleCounters struct {
+	fetched  [len(objects)]int64
+	failed   [len(objects)][len(failures)]int64
+	bytes    [len(objects)]int64
+	requests int64
+	took     time.Duration
+}
+
+// count adds e, which has failed in the way that is named; "": it has not.
+func (c *counters) count(e pullthrough.Event, kind string) {
+	switch e.Kind {
+	case pullthrough.EventStoreFailed:
+		c.store++
+		return
+	case pullthrough.EventFetch:
+		c.countFetch(e, kind)
+		return
+	}
+	object := slices.Index(objects[:], e.Kind)
+	if object < 0 {
+		return
+	}
+	if e.Request.Head {
+		c.heads[object]++
+	}
+	source := slices.Index(sources[:], e.Source)
+	switch {
+	case kind != "":
+		c.failed[object][failureNamed(kind)]++
+	case source >= 0:
+		c.answers[object][source]++
+		if !e.Request.Head {
+			c.bytes[object][source] += max(e.Bytes, 0)
+		}
+	}
+}
+
+func (c *counters) countFetch(e pullthrough.Event, kind string) {
+	object := slices.Index(objects[:], e.Object)
+	if object < 0 {
+		return
+	}
+	r := c.ruleOf(e.Rule)
+	r.requests += int64(max(e.Upstream, 0))
+	r.took += max(e.Duration, 0)
+	c.warnings += int64(len(e.Warnings))
+	if e.Anonymous {
+		c.anon++
+	}
+	if e.WrongDigest {
+		c.wrong++
+	}
+	if kind != "" {
+		r.failed[object][failureNamed(kind)]++
+		return
+	}
+	r.fetched[object]++
+	r.bytes[object] += max(e.Bytes, 0)
+}
+
+func failureNamed(kind string) int {
+	for i, f := range failures {
+		if f.name == kind {
+			return i
+		}
+	}
+	return len(failures) - 1
+}
+
+func (c *counters) ruleOf(prefix string) *ruleCounters {
+	name := clean(prefix, maxName)
+	if r := c.rules[name]; r != nil {
+		return r
+	}
+	if len(c.rules) >= maxRules {
+		name = otherRules
+	}
+	if c.rules[name] == nil {
+		c.rules[name] = &ruleCounters{}
+	}
+	return c.rules[name]
+}
+
+// copy is a snapshot that nobody writes to.
+func (c *counters) copy() counters {
+	snapshot := *c
+	snapshot.rules = make(map[string]*ruleCounters, len(c.rules))
+	for name, r := range c.rules {
+		one := *r
+		snapshot.rules[name] = &one
+	}
+	return snapshot
+}
+
+// prefixes are the rules' in order.
+func (c *counters) prefixes() []string { return slices.Sorted(maps.Keys(c.rules)) }
+
+func sum(n []int64) (total int64) {
+	for _, v := range n {
+		total += v
+	}
+	return total
+}

@@ -1,0 +1,128 @@
+package debug
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+const (
+	// maxDownloads is how many downloads are shown, the oldest, and maxPlaces how
+	// many places of readers for each.
+	maxDownloads = 100
+	maxPlaces    = 64
+	// rateWindow is over how long a rate is taken, sampleEvery how far apart its
+	// samples are at least.
+	rateWindow  = 10 * time.Second
+	sampleEvery = 500 * time.Millisecond
+)
+
+// download is one on its way, or one that clients still read.
+type download struct {
+	Account  string        `json:"account,omitempty"`
+	Region   string        `json:"region,omitempty"`
+	Repo     string        `json:"repo"`
+	Digest   digest.Digest `json:"digest"`
+	Upstream string        `json:"upstream"`
+	Part     bool          `json:"part,omitempty"`
+	Began    time.Time     `json:"began"`
+	Size     int64         `json:"size"` // -1: unknown
+	Written  int64         `json:"written"`
+	Rate     int64         `json:"rate"` // bytes per second over the last seconds
+	Readers  int           `json:"readers"`
+	Places   []place       `json:"places"`
+}
+
+// place is where some of the readers are. When they are at too many, neighbours
+// share one: that of the slowest of them.
+type place struct {
+	At      int64 `json:"at"`
+	Readers int   `json:"readers"`
+}
+
+// running reports that bytes are still to come.
+func running(d pullthrough.Download) bool { return d.Size < 0 || d.Written < d.Size }
+
+// showDownloads is what the page says about all, of which it remembers how far
+// they had got when they were last looked at.
+func (p *Page) showDownloads(all []pullthrough.Download, now time.Time) []download {
+	shown := make([]download, 0, min(len(all), maxDownloads))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	tracks := make(map[trackKey]*track, cap(shown))
+	for _, d := range all[:cap(shown)] {
+		key := trackKey{d.Repo, d.Digest, d.Began.UnixNano()}
+		t := p.tracks[key]
+		if t == nil {
+			t = &track{samples: []sample{{at: d.Began}}}
+		}
+		tracks[key] = t
+		shown = append(shown, download{
+			Account: clean(d.Repo.Account, maxName), Region: clean(d.Repo.Region, maxName), Repo: clean(d.Repo.Name, maxName),
+			Digest: d.Digest, Upstream: clean(d.Upstream, maxName), Part: d.Part, Began: d.Began.UTC(),
+			Size: d.Size, Written: d.Written, Rate: t.rate(now, d.Written), Readers: len(d.Readers), Places: places(d.Readers),
+		})
+	}
+	p.tracks = tracks // those that have ended are forgotten
+	return shown
+}
+
+// places groups the readers, whose offsets are in order.
+func places(readers []int64) []place {
+	groups := []place{}
+	for _, at := range readers {
+		if n := len(groups); n > 0 && groups[n-1].At == at {
+			groups[n-1].Readers++
+			continue
+		}
+		groups = append(groups, place{At: at, Readers: 1})
+	}
+	if len(groups) <= maxPlaces {
+		return groups
+	}
+	first, last := groups[0].At, groups[len(groups)-1].At
+	merged, bucket := groups[:1], int64(0)
+	for _, g := range groups[1:] {
+		b := min(int64(float64(g.At-first)/float64(last-first+1)*maxPlaces), maxPlaces-1)
+		if b == bucket {
+			merged[len(merged)-1].Readers += g.Readers
+			continue
+		}
+		merged, bucket = append(merged, g), b
+	}
+	return merged
+}
+
+// trackKey tells a download from another of the same blob.
+type trackKey struct {
+	repo   pullthrough.Repo
+	digest digest.Digest
+	began  int64
+}
+
+// track is how a download got on while somebody looked, from its begin.
+type track struct{ samples []sample }
+
+type sample struct {
+	at      time.Time
+	written int64
+}
+
+// rate is bytes per second over the last rateWindow, or since somebody last looked,
+// and notes where the download is now.
+func (t *track) rate(now time.Time, written int64) int64 {
+	for len(t.samples) > 1 && now.Sub(t.samples[0].at) > rateWindow && now.Sub(t.samples[1].at) >= time.Second {
+		t.samples = t.samples[1:]
+	}
+	base := t.samples[0]
+	if now.Sub(t.samples[len(t.samples)-1].at) >= sampleEvery {
+		t.samples = append(t.samples, sample{now, written})
+	}
+	elapsed := now.Sub(base.at)
+	if elapsed <= 0 || written <= base.written {
+		return 0
+	}
+	return int64(float64(written-base.written) / elapsed.Seconds())
+}

@@ -1,0 +1,57 @@
+package debug
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"html/template"
+	"net/http"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+var (
+	//go:embed page.html
+	pageHTML string
+	//go:embed page.css
+	pageCSS string
+	//go:embed page.js
+	pageJS string
+)
+
+// The script writes what the template has written, in the same words, only later.
+var pageTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page").Funcs(template.FuncMap{
+		"css":   func() template.CSS { return template.CSS(pageCSS) },
+		"js":    func() template.JS { return template.JS(pageJS) },
+		"count": countText[int64],
+		"bytes": bytesText, "took": tookText, "clock": clockText, "stamp": stampText,
+		"share": shareText, "short": shortText[digest.Digest], "tiles": tilesOf, "what": entry.what, "badge": entry.badge,
+		"facts": download.facts, "left": download.left, "registry": registryText, "lines": entry.lines,
+		"name": entry.name, "plural": pluralText[int],
+	}).Parse(pageHTML))
+})
+
+// securityPolicy lets the page run and show its own script and style, known by
+// their hashes, and load nothing but itself.
+var securityPolicy = sync.OnceValue(func() string {
+	return "default-src 'none'; script-src " + hashOf(pageJS) + "; style-src " + hashOf(pageCSS) +
+		"; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+})
+
+func hashOf(text string) string {
+	hash := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'"
+}
+
+func (p *Page) serveHTML(w http.ResponseWriter, r *http.Request) {
+	var page bytes.Buffer
+	if err := pageTemplate().Execute(&page, p.state(r.Context())); err != nil {
+		http.Error(w, "the page could not be written", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_, _ = w.Write(page.Bytes()) // a client that is gone is nobody's error
+}

@@ -1,0 +1,197 @@
+package debug
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// All words and figures of the page are made here, and once more in page.js.
+
+// tile is a figure above the page, with what there is to say about it.
+type tile struct{ Name, Value, Note string }
+
+func tilesOf(s *state) []tile {
+	t := s.Totals
+	answered := t.Requests - t.Failed
+	return []tile{
+		{"Requests", countText(t.Requests), shareText(answered-t.Filled, answered) + " without a fetch of their own"},
+		{"Upstream requests", countText(t.Upstream), "for " + pluralText(t.Fetches, "fetch", "fetches")},
+		{"Answered", bytesText(t.Bytes), bytesText(t.FetchedBytes) + " fetched"},
+		{"Running downloads", countText(t.Running), pluralText(t.Readers, "reader", "readers")},
+		{"Failed requests", countText(t.Failed), pluralText(t.FailedFetches, "failed fetch", "failed fetches") + ", " + pluralText(t.StoreFailures, "failure of the Store", "failures of the Store")},
+		{"Warnings", countText(t.Warnings), countText(t.Anonymous) + " without credentials, " + pluralText(t.WrongDigests, "wrong digest", "wrong digests")},
+	}
+}
+
+// facts is what stands below the bar.
+func (d download) facts() []string {
+	facts := []string{bytesText(d.Written) + " of unknown size"}
+	if d.Size >= 0 {
+		facts[0] = bytesText(d.Written) + " of " + bytesText(d.Size) + " (" + shareText(d.Written, d.Size) + ")"
+	}
+	if d.Size >= 0 && d.Written >= d.Size {
+		facts = append(facts, "complete")
+	} else {
+		facts = append(facts, bytesText(d.Rate)+"/s")
+	}
+	return append(facts, d.readersText(), "from "+d.Upstream, "since "+clockText(d.Began))
+}
+
+// shownPlaces is how many places are named in words; the bar has them all.
+const shownPlaces = 6
+
+func (d download) readersText() string {
+	text := pluralText(d.Readers, "reader", "readers")
+	for i, p := range d.Places {
+		switch {
+		case i == shownPlaces:
+			return text + ", …"
+		case i == 0:
+			text += " at "
+		default:
+			text += ", "
+		}
+		text += bytesText(p.At)
+		if p.Readers > 1 {
+			text += " ×" + countText(p.Readers)
+		}
+	}
+	return text
+}
+
+// left is where on the bar the offset is; what is of unknown size has no end, and
+// all its readers are at the begin.
+func (d download) left(at int64) string {
+	if d.Size <= 0 {
+		return "0%"
+	}
+	n := min(at, d.Size) * 1000 / d.Size
+	return fmt.Sprintf("%d.%d%%", n/10, n%10)
+}
+
+// what is the first column of an event.
+func (e entry) what() string {
+	switch {
+	case e.Object != "" && e.Part:
+		return e.Kind + " " + e.Object + ", part"
+	case e.Object != "":
+		return e.Kind + " " + e.Object
+	case e.Head:
+		return "check " + e.Kind
+	}
+	return e.Kind
+}
+
+// badge is how it ended.
+func (e entry) badge() string {
+	if e.ErrorKind != "" {
+		return e.ErrorKind
+	}
+	return e.Source
+}
+
+// name is what it was about, with digests cut short.
+func (e entry) name() string {
+	switch {
+	case e.Ref == "":
+		return e.Repo
+	case strings.Contains(e.Ref, ":"):
+		return e.Repo + "@" + shortText(e.Ref)
+	}
+	return e.Repo + ":" + e.Ref
+}
+
+// lines are what else is to be said about it.
+func (e entry) lines() []string {
+	var lines []string
+	if e.Digest != "" && e.Digest != e.Ref {
+		lines = append(lines, shortText(e.Digest))
+	}
+	if e.Account+e.Region != "" {
+		lines = append(lines, registryText(e.Account, e.Region))
+	}
+	if e.Error != "" {
+		lines = append(lines, e.Error)
+	}
+	if e.Anonymous {
+		lines = append(lines, "The credentials were refused; it went without.")
+	}
+	if e.WrongDigest {
+		lines = append(lines, "Upstream named another digest.")
+	}
+	for _, warning := range e.Warnings {
+		lines = append(lines, "Warning: "+warning)
+	}
+	return lines
+}
+
+func registryText(account, region string) string {
+	if account+region == "" {
+		return "Registry"
+	}
+	return strings.TrimSpace("Registry " + account + " " + region)
+}
+
+// shortText is a digest with 12 characters of it.
+func shortText[S ~string](digest S) string {
+	algorithm, hex, ok := strings.Cut(string(digest), ":")
+	if r := []rune(hex); ok && len(r) > 12 {
+		return algorithm + ":" + string(r[:12])
+	}
+	return string(digest)
+}
+
+// countText is n with a comma for the thousands.
+func countText[N int | int64](n N) string {
+	s := strconv.FormatInt(int64(n), 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func pluralText[N int | int64](n N, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return countText(n) + " " + many
+}
+
+// bytesText rounds down: what is not there yet is not shown as if it were.
+func bytesText(n int64) string {
+	if n < 1<<10 {
+		return strconv.FormatInt(n, 10) + " B"
+	}
+	unit, shift := 0, 10
+	for n>>shift >= 1<<10 && unit < 4 {
+		unit, shift = unit+1, shift+10
+	}
+	rest := (n - n>>shift<<shift) * 10 >> shift
+	return fmt.Sprintf("%d.%d %ciB", n>>shift, rest, "KMGTP"[unit])
+}
+
+func tookText(micros int64) string {
+	ms := micros / 1000
+	switch {
+	case ms < 1:
+		return "< 1 ms"
+	case ms < 1000:
+		return fmt.Sprintf("%d ms", ms)
+	case ms < 60_000:
+		return fmt.Sprintf("%d.%d s", ms/1000, ms%1000/100)
+	}
+	return fmt.Sprintf("%d min %02d s", ms/60_000, ms%60_000/1000)
+}
+
+// shareText is a percentage, rounded down; of nothing it is all.
+func shareText(part, whole int64) string {
+	if whole <= 0 {
+		return "100 %"
+	}
+	return strconv.FormatInt(part*100/whole, 10) + " %"
+}
+
+func clockText(t time.Time) string { return t.UTC().Format(time.TimeOnly) }
+func stampText(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
