@@ -154,7 +154,7 @@ func TestReadersAtManyPlacesAreGrouped(t *testing.T) {
 }
 
 func TestMoreDownloadsThanAreShown(t *testing.T) {
-	const blobs = 130
+	const blobs = 105
 	up, enter := piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
 		page := enter(t, func(p *debug.Page) {
@@ -162,7 +162,7 @@ func TestMoreDownloadsThanAreShown(t *testing.T) {
 				return pullthrough.Policy{MaxDownloads: blobs}
 			}
 		})
-		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: blobs, LayerSize: 2 << 20})
+		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: blobs, LayerSize: 1<<20 + 1})
 		up.Push("a", "1", img)
 		stall := make(chan struct{})
 		up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: stall, StallAfter: new(int64(10))})
@@ -176,10 +176,38 @@ func TestMoreDownloadsThanAreShown(t *testing.T) {
 		assert.Equal(t, blobs-100, s.MoreDownloads)
 		assert.EqualValues(t, blobs, s.Totals["running"])
 		assert.EqualValues(t, blobs, metricsOf(t, page)["pullthrough_downloads_running"])
-		assert.Contains(t, get(t, page, "/").Body.String(), "30 more are not shown.")
+		assert.Contains(t, get(t, page, "/").Body.String(), "5 more are not shown.")
 		for _, b := range herd {
 			require.NoError(t, b.Body.Close())
 		}
 		close(stall)
+	})
+}
+
+func TestADownloadOfUnknownSize(t *testing.T) {
+	up, enter := piped(t, pullthroughtest.Config{})
+	synctest.Test(t, func(t *testing.T) {
+		page := enter(t, nil)
+		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 4 << 20})
+		up.Push("a", "1", img)
+		stall := make(chan struct{})
+		up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", NoLength: true, Stall: stall, StallAfter: new(int64(3 << 20))})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			b, err := page.Proxy.Blob(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: img.Layers[0].Digest.String()})
+			if assert.NoError(t, err) {
+				assert.NoError(t, b.Body.Close())
+			}
+		})
+		synctest.Wait()
+		s := getJSON(t, page)
+		require.Len(t, s.Downloads, 1)
+		assert.EqualValues(t, -1, s.Downloads[0].Size)
+		assert.EqualValues(t, 3<<20, s.Downloads[0].Written)
+		assert.EqualValues(t, 1, s.Totals["running"])
+		html := get(t, page, "/").Body.String()
+		assert.Contains(t, html, `aria-valuetext="3.0 MiB of unknown size">`, "and nothing of a maximum")
+		close(stall)
+		wg.Wait()
 	})
 }

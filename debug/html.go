@@ -30,7 +30,7 @@ var pageTemplate = sync.OnceValue(func() *template.Template {
 		"bytes": bytesText, "took": tookText, "clock": clockText, "stamp": stampText,
 		"share": shareText, "short": shortText[digest.Digest], "tiles": tilesOf, "what": entry.what, "badge": entry.badge,
 		"facts": download.facts, "left": download.left, "registry": registryText, "lines": entry.lines,
-		"name": entry.name, "plural": pluralText[int],
+		"name": entry.name, "pin": place.pin, "plural": pluralText[int],
 	}).Parse(pageHTML))
 })
 

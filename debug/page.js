@@ -40,7 +40,7 @@
 		const i = digest.indexOf(":"), hex = [...digest.slice(i + 1)];
 		return i >= 0 && hex.length > 12 ? digest.slice(0, i) + ":" + hex.slice(0, 12).join("") : digest;
 	};
-	const registry = (account = "", region = "") => ("Registry " + account + " " + region).trim();
+	const registry = (account = "", region = "") => account || region ? ("Registry " + account + " " + region).trim() : "This registry";
 
 	const tiles = (s) => {
 		const t = s.totals, answered = t.requests - t.failed;
@@ -75,7 +75,7 @@
 	const pin = (d, p) => {
 		const x = left(d, p.at);
 		return h("g", { class: "reader" }, svgTitle(plural(p.readers, "reader", "readers") + " at " + bytes(p.at)),
-			h("line", { x1: x, x2: x, y1: 5, y2: 26 }), h("circle", { cx: x, cy: 5, r: 4 }));
+			h("line", { x1: x, x2: x, y1: 6, y2: 28 }), h("circle", { cx: x, cy: 6, r: 3 + String(p.readers).length }));
 	};
 	const download = (d) => {
 		const known = d.size >= 0, all = facts(d);
@@ -83,8 +83,8 @@
 			h("div", {
 				class: "bar", role: "progressbar", "aria-label": d.repo + " " + short(d.digest), "aria-valuetext": all[0],
 				"aria-valuemin": known ? 0 : undefined, "aria-valuemax": known ? d.size : undefined, "aria-valuenow": known ? d.written : undefined,
-			}, h("svg", { "aria-hidden": "true", focusable: "false", width: "100%", height: 26 },
-				h("rect", { class: "track", y: 10, width: "100%", height: 16, rx: 3 }), h("rect", { class: "done", y: 10, width: left(d, d.written), height: 16, rx: 3 }),
+			}, h("svg", { "aria-hidden": "true", focusable: "false", width: "100%", height: 28 },
+				h("rect", { class: "track", y: 12, width: "100%", height: 16, rx: 3 }), h("rect", { class: "done", y: 12, width: left(d, d.written), height: 16, rx: 3 }),
 				...d.places.map((p) => pin(d, p)))),
 			h("p", null, ...all.flatMap((text) => [h("span", null, text), " "])));
 	};

@@ -121,7 +121,7 @@ func (p *Page) title() string {
 	if p.Title == "" {
 		return defaultTitle
 	}
-	return p.Title
+	return clean(p.Title, maxName)
 }
 
 func (p *Page) downloads() []pullthrough.Download {

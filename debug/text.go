@@ -20,9 +20,13 @@ const (
 // ellipsis, without characters that control a terminal, hide, or change the
 // direction of what stands beside them.
 func clean(s string, max int) string {
+	if len(s) <= max && plain(s) {
+		return strings.Clone(s)
+	}
 	var b strings.Builder
+	b.Grow(min(len(s), max) + len("…"))
 	for _, r := range s[:min(len(s), maxRaw)] {
-		if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
+		if hidden(r) {
 			r = utf8.RuneError
 		}
 		if b.Len()+utf8.RuneLen(r) > max {
@@ -31,6 +35,23 @@ func clean(s string, max int) string {
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// plain reports whether s is printable ASCII, as names and digests are.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func hidden(r rune) bool {
+	if r < utf8.RuneSelf {
+		return r < ' ' || r == 0x7f
+	}
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
 var (

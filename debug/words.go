@@ -71,6 +71,9 @@ func (d download) left(at int64) string {
 	return fmt.Sprintf("%d.%d%%", n/10, n%10)
 }
 
+// pin is how large the marker is: more readers, more digits.
+func (p place) pin() int { return 3 + len(strconv.Itoa(p.Readers)) }
+
 // what is the first column of an event.
 func (e entry) what() string {
 	switch {
@@ -129,7 +132,7 @@ func (e entry) lines() []string {
 
 func registryText(account, region string) string {
 	if account+region == "" {
-		return "Registry"
+		return "This registry"
 	}
 	return strings.TrimSpace("Registry " + account + " " + region)
 }
