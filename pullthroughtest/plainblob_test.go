@@ -26,7 +26,7 @@ func (s *plainStore) Blob(ctx context.Context, repo pullthrough.Repo, d digest.D
 	defer s.leave()
 	content, ok := s.blobLocked(repo, d)
 	if !ok || s.has("an empty blob is a miss") && len(content) == 0 {
-		return nil, s.miss()
+		return nil, s.missLocked()
 	}
 	b := pullthrough.NewBlob(d, content)
 	switch s.bug {
@@ -117,8 +117,10 @@ func (s *plainStore) PutBlob(ctx context.Context, repo pullthrough.Repo, desc oc
 			return errors.New("busy")
 		}
 		defer s.unclaim(desc.Digest)
+		s.await(func() bool { return s.refused > 0 })
 	case "takes away what it writes anew":
 		s.drop(repo, desc.Digest)
+		s.await(func() bool { return s.missed > 0 })
 	}
 	content, err := s.read(desc, r)
 	if err == nil && !s.has("looks at its context too early") && !s.has("ignores its context") {
@@ -166,10 +168,17 @@ func (s *plainStore) read(desc ocispec.Descriptor, r io.Reader) (content []byte,
 	return content, err
 }
 
+func (s *plainStore) await(happened func() bool) {
+	s.enter()
+	defer s.leave()
+	s.awaitLocked(happened)
+}
+
 func (s *plainStore) claim(d digest.Digest) bool {
 	s.enter()
 	defer s.leave()
 	if s.busy[d] {
+		s.refused++
 		return false
 	}
 	s.busy[d] = true

@@ -95,7 +95,7 @@ func TestEachCheckFindsWhatItIsFor(t *testing.T) {
 			t.Run(bug+"/"+check, func(t *testing.T) {
 				store := newPlainStore(t, bug)
 				t.Cleanup(store.release)
-				complaints := pullthroughtest.CheckStore(t, check, store, 200*time.Millisecond)
+				complaints := pullthroughtest.CheckStore(t, check, store, time.Second)
 				assert.NotEmpty(t, complaints, "nothing was found")
 				for _, c := range complaints[:min(len(complaints), 2)] {
 					t.Log(c)

@@ -113,7 +113,7 @@ func checkBlobTogether(s *storeTest) {
 // checkFailingBeside lets one put of a blob fail half-way, after another one has
 // stored it: the first must not take it away, nor leave its own half.
 func checkFailingBeside(s *storeTest) {
-	repo, content := storeRepo("beside"), storeNoise(61, 6<<20)
+	repo, content := storeRepo("beside"), storeNoise(61, 300_000)
 	d, size := digest.FromBytes(content), int64(len(content))
 	var good sync.WaitGroup
 	var once sync.Once
@@ -125,7 +125,7 @@ func checkFailingBeside(s *storeTest) {
 		})
 		s.soonest(&good)
 	}
-	r := &scriptedReader{content: content, at: 5 << 20, then: func() error { once.Do(beside); return errReader }}
+	r := &scriptedReader{content: content, at: size / 2, then: func() error { once.Do(beside); return errReader }}
 	_ = s.putBlob(s.Context(), repo, d, size, r) // by now it may find the blob there
 	good.Wait()
 	once.Do(func() { s.Errorf("PutBlob has not read the blob, which was not there") })
@@ -137,7 +137,7 @@ func checkFailingBeside(s *storeTest) {
 func (s *storeTest) soonest(wg *sync.WaitGroup) {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
-	timer := time.NewTimer(min(s.patience, 300*time.Millisecond))
+	timer := time.NewTimer(min(s.patience, time.Second))
 	defer timer.Stop()
 	select {
 	case <-done:
