@@ -278,3 +278,36 @@ func TestHandlerStorePassesRedirectsOn(t *testing.T) {
 	assert.Error(t, err, "who reads the Body himself is told")
 	assert.NoError(t, b.Body.Close())
 }
+
+// BenchmarkHandlerStore runs over go-containerregistry's registry.
+func BenchmarkHandlerStore(b *testing.B) {
+	for name, size := range map[string]int64{"1MiB": 1 << 20, "256MiB": 256 << 20} {
+		layer := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: size}).Layers[0]
+		desc, repo := layer.Descriptor(), pullthrough.Repo{Name: "hub/a"}
+		put := func(b *testing.B) *pullthrough.HandlerStore {
+			b.Helper()
+			s := &pullthrough.HandlerStore{Handler: newGGCR()}
+			require.NoError(b, s.PutBlob(b.Context(), repo, desc, layer.Open()))
+			return s
+		}
+		b.Run("put "+name, func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				put(b)
+			}
+		})
+		b.Run("get "+name, func(b *testing.B) {
+			s := put(b)
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				blob, err := s.Blob(b.Context(), repo, desc.Digest)
+				require.NoError(b, err)
+				n, err := io.Copy(io.Discard, blob.Body)
+				require.NoError(b, err)
+				require.Equal(b, size, n)
+				require.NoError(b, blob.Body.Close())
+			}
+		})
+	}
+}
