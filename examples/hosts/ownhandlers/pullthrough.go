@@ -1,0 +1,118 @@
+package ownhandlers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+// New makes an emulator of one account in one Region.
+func New(accountID, region string, rules pullthrough.RuleSource) *Emulator {
+	e := &Emulator{accountID: accountID, region: region, Repositories: map[string]*repositoryData{}}
+	e.proxy = &pullthrough.Proxy{Store: store{e}, Rules: rules}
+	return e
+}
+
+func (e *Emulator) repo(name string) pullthrough.Repo {
+	return pullthrough.Repo{Account: e.accountID, Region: e.region, Name: name}
+}
+
+// Shutdown ends running downloads; the http.Server goes first.
+func (e *Emulator) Shutdown(ctx context.Context) error { return e.proxy.Shutdown(ctx) }
+
+// pullManifest answers what is stored or a rule covers, and reports whether it did.
+func (e *Emulator) pullManifest(w http.ResponseWriter, r *http.Request, name, ref string) bool {
+	m, err := e.proxy.Manifest(r.Context(), pullthrough.Request{Repo: e.repo(name), Ref: ref, Head: r.Method == http.MethodHead})
+	if err == nil {
+		pullthrough.WriteManifest(w, r, m)
+	}
+	return answered(w, err)
+}
+
+func (e *Emulator) pullBlob(w http.ResponseWriter, r *http.Request, name, d string) bool {
+	b, err := e.proxy.Blob(r.Context(), pullthrough.Request{Repo: e.repo(name), Ref: d, Head: r.Method == http.MethodHead})
+	if err == nil {
+		pullthrough.WriteBlob(w, r, b)
+	}
+	return answered(w, err)
+}
+
+func answered(w http.ResponseWriter, err error) bool {
+	if errors.Is(err, pullthrough.ErrNoRule) {
+		return false // the emulator's own 404 stays its own
+	}
+	if err != nil {
+		pullthrough.WriteError(w, err)
+	}
+	return true
+}
+
+// store is the pullthrough.Store over the emulator's maps.
+type store struct{ *Emulator }
+
+var errNotHere = errors.New("emulator: another account or Region")
+
+func (s store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
+	img, tag := s.image(repo.Name, ref)
+	if img == nil || repo != s.repo(repo.Name) {
+		return nil, fs.ErrNotExist
+	}
+	m := &pullthrough.Manifest{Content: []byte(img.ImageManifest), Origin: img.Origin}
+	m.Descriptor = ocispec.Descriptor{MediaType: img.ImageManifestMediaType, Digest: digest.Digest(img.ImageDigest), Size: int64(len(m.Content))}
+	if tag != (imageTag{}) {
+		m.Tag, m.CheckedAt, m.Origin = ref, tag.CheckedAt, tag.Origin
+	}
+	return m, nil
+}
+
+func (s store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ctx.Err() != nil || repo != s.repo(repo.Name) {
+		return cmp.Or(ctx.Err(), errNotHere)
+	}
+	rd, d := s.repository(repo.Name), m.Descriptor.Digest.String()
+	if m.Source == pullthrough.SourceRevalidated && rd.Tags[m.Tag].ImageDigest != d {
+		return nil // the tag has moved since it was checked
+	}
+	if rd.Images[d] == nil { // what is there keeps its push time
+		rd.Images[d] = &Image{
+			RegistryID: s.accountID, RepositoryName: repo.Name, ImageDigest: d, ImageManifest: string(m.Content),
+			ImageManifestMediaType: m.Descriptor.MediaType, ImagePushedAt: m.CheckedAt, Origin: m.Origin,
+		}
+	}
+	if m.Tag != "" {
+		rd.Tags[m.Tag] = imageTag{ImageDigest: d, CheckedAt: m.CheckedAt, Origin: m.Origin}
+	}
+	return nil
+}
+
+func (s store) Blob(_ context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	layer, ok := s.layer(repo.Name, d.String())
+	if !ok || repo != s.repo(repo.Name) {
+		return nil, fs.ErrNotExist
+	}
+	return pullthrough.NewBlob(d, layer), nil
+}
+
+func (s store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	layer := make([]byte, desc.Size)
+	if _, err := io.ReadFull(r, layer); err != nil { // before the lock
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ctx.Err() != nil || repo != s.repo(repo.Name) {
+		return cmp.Or(ctx.Err(), errNotHere)
+	}
+	s.repository(repo.Name).Layers[desc.Digest.String()] = layer
+	return nil
+}
