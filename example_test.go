@@ -2,26 +2,18 @@ package pullthrough_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
-	"regexp"
-	"strings"
 	"sync"
-	"testing"
-
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -83,180 +75,228 @@ func ExampleOCI() {
 	// 404 NAME_UNKNOWN The repository with name 'docker-hub/library/alpine' does not exist in the registry with id '123456789012'
 }
 
-// emulator is a fake AWS that has /v2/ handlers of its own over its own maps.
-type emulator struct {
-	proxy *pullthrough.Proxy
+// What ECR's JSON API answers for the same error.
+func ExampleAWS() {
+	err := pullthrough.Rule{Prefix: "hub", UpstreamURL: "docker.example.com"}.Validate("123456789012", "us-east-1")
+	exception, _, _ := pullthrough.AWS(err, "CreatePullThroughCacheRule")
+	fmt.Println(exception)
+	// Output:
+	// UnsupportedUpstreamRegistryException
 }
 
-func (e *emulator) getManifest(w http.ResponseWriter, r *http.Request, name, ref string) {
-	req := pullthrough.Request{Repo: repoOf(r, name), Ref: ref, Head: r.Method == http.MethodHead}
-	m, err := e.proxy.Manifest(r.Context(), req) // instead of the look-up: tags are checked again
-	switch {
-	case errors.Is(err, pullthrough.ErrNoRule):
-		e.notFound(w, name, ref) // the emulator's own 404
-	case err != nil:
-		pullthrough.WriteError(w, err)
-	default:
-		pullthrough.WriteManifest(w, r, m)
-	}
-}
-
-func (e *emulator) getBlob(w http.ResponseWriter, r *http.Request, name, digest string) {
-	req := pullthrough.Request{Repo: repoOf(r, name), Ref: digest, Head: r.Method == http.MethodHead}
-	b, err := e.proxy.Blob(r.Context(), req)
+// A registry of one's own keeps what no rule covers.
+func ExampleProxy_Handler() {
+	upstream, err := pullthroughtest.Start(pullthroughtest.Config{})
 	if err != nil {
-		pullthrough.WriteError(w, err)
-		return
+		log.Fatal(err)
 	}
-	pullthrough.WriteBlob(w, r, b)
-}
+	defer upstream.Close()
+	upstream.Push("library/hello", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
 
-func repoOf(_ *http.Request, name string) pullthrough.Repo {
-	return pullthrough.Repo{Account: "000000000000", Region: "us-east-1", Name: name}
-}
-
-func (e *emulator) notFound(w http.ResponseWriter, name, ref string) {
-	http.Error(w, "no "+name+":"+ref+" here", http.StatusNotFound)
-}
-
-// wrap puts a pull through cache before a registry that is only a handler.
-func wrap(registry http.Handler, rules pullthrough.RuleSource) http.Handler {
+	own := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "the own registry", http.StatusTeapot)
+	})
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(), // what is pulled through is kept apart from registry
-		Rules: rules,
+		Store: pullthrough.NewMemStore(),
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
 	}
-	return proxy.Handler(registry)
-}
+	registry := httptest.NewServer(proxy.Handler(own))
+	defer registry.Close()
 
-// mount gives an emulator without a registry one, on a mux where other
-// services have paths under /v2/ too.
-func mount(mux *http.ServeMux, proxy *pullthrough.Proxy, others http.Handler) {
-	v2 := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if pullthrough.IsRegistryRequest(r) {
-			proxy.ServeHTTP(w, r)
-			return
+	for _, path := range []string{"docker-hub/library/hello/manifests/latest", "team/app/manifests/v1", "apis"} {
+		resp, err := http.Get(registry.URL + "/v2/" + path)
+		if err != nil {
+			log.Fatal(err)
 		}
-		others.ServeHTTP(w, r) // API Gateway's /v2/apis, SES's /v2/email, ...
-	})
-	mux.Handle("/v2", v2)
-	mux.Handle("/v2/", v2)
-}
-
-// mapStore is a Store over the maps that an emulator has anyway.
-type mapStore struct {
-	mu        sync.RWMutex
-	manifests map[string]*pullthrough.Manifest // by repository and tag or digest
-	blobs     map[string][]byte                // by repository and digest
-}
-
-func (s *mapStore) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if m, ok := s.manifests[repo.Name+" "+ref]; ok {
-		return m, nil
+		_ = resp.Body.Close()
+		fmt.Println(resp.StatusCode, path)
 	}
-	return nil, fs.ErrNotExist // the one error that means "I do not have it"
+	// Output:
+	// 200 docker-hub/library/hello/manifests/latest
+	// 418 team/app/manifests/v1
+	// 418 apis
 }
 
-func (s *mapStore) PutManifest(_ context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	untagged := *m
-	untagged.Tag = ""
-	if key := repo.Name + " " + m.Descriptor.Digest.String(); s.manifests[key] == nil {
-		s.manifests[key] = &untagged // a second tag must not change what is known of the first
-	}
-	if m.Tag != "" {
-		s.manifests[repo.Name+" "+m.Tag] = m
-	}
-	return nil
-}
-
-func (s *mapStore) Blob(_ context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if b, ok := s.blobs[repo.Name+" "+d.String()]; ok {
-		return pullthrough.NewBlob(d, b), nil
-	}
-	return nil, fs.ErrNotExist
-}
-
-func (s *mapStore) PutBlob(_ context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
-	b, err := io.ReadAll(r) // before the lock
+// A pull without HTTP: the manifest, then a layer.
+func ExampleProxy_Manifest() {
+	upstream, err := pullthroughtest.Start(pullthroughtest.Config{})
 	if err != nil {
-		return err
+		log.Fatal(err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.blobs[repo.Name+" "+desc.Digest.String()] = b
-	return nil
+	defer upstream.Close()
+	image := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 3000})
+	upstream.Push("library/hello", "latest", image)
+
+	proxy := &pullthrough.Proxy{
+		Store: pullthrough.NewMemStore(),
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+	}
+	ctx := context.Background()
+	repo := pullthrough.Repo{Account: "123456789012", Region: "us-east-1", Name: "docker-hub/library/hello"}
+
+	m, err := proxy.Manifest(ctx, pullthrough.Request{Repo: repo, Ref: "latest"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(m.Descriptor.MediaType, m.Source)
+
+	b, err := proxy.Blob(ctx, pullthrough.Request{Repo: repo, Ref: image.Layers[0].Digest.String()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer b.Body.Close()
+	n, err := io.Copy(io.Discard, b.Body) // an error means that the content was wrong or cut
+	fmt.Println(n, err)
+	// Output:
+	// application/vnd.oci.image.manifest.v1+json fill
+	// 3000 <nil>
 }
 
-// exampleHosts are the three kinds of host, each over the map-based Store.
-func exampleHosts(up *pullthroughtest.Upstream) map[string]http.Handler {
-	rules := pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL()}}
-	newProxy := func() *pullthrough.Proxy {
-		return &pullthrough.Proxy{Store: &mapStore{manifests: map[string]*pullthrough.Manifest{}, blobs: map[string][]byte{}}, Rules: rules}
+// A whole image is brought in ahead of time.
+func ExampleProxy_Import() {
+	upstream, err := pullthroughtest.Start(pullthroughtest.Config{})
+	if err != nil {
+		log.Fatal(err)
 	}
-	own := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		e := &emulator{newProxy()}
-		parts := strings.SplitN(strings.TrimPrefix(r.URL.Path, "/v2/"+prefix+"/a/"), "/", 2)
-		switch {
-		case len(parts) == 2 && parts[0] == "manifests":
-			e.getManifest(w, r, prefix+"/a", parts[1])
-		case len(parts) == 2 && parts[0] == "blobs":
-			e.getBlob(w, r, prefix+"/a", parts[1])
-		default:
-			e.getManifest(w, r, "own/a", "1")
+	defer upstream.Close()
+	upstream.Push("library/hello", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 3}))
+
+	proxy := &pullthrough.Proxy{
+		Store: pullthrough.NewMemStore(),
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+	}
+	var mu sync.Mutex
+	stored := 0
+	_, err = proxy.Import(context.Background(), pullthrough.Request{
+		Repo: pullthrough.Repo{Name: "docker-hub/library/hello"}, Ref: "latest",
+	}, pullthrough.ImportOptions{Progress: func(p pullthrough.ImportProgress) {
+		if p.Stored {
+			mu.Lock()
+			defer mu.Unlock()
+			stored++
 		}
-	})
-	foreign := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "not the proxy's", http.StatusTeapot) })
-	mux := http.NewServeMux()
-	mount(mux, newProxy(), foreign)
-	return map[string]http.Handler{"own handlers": own, "a foreign registry": wrap(foreign, rules), "no registry": mux}
+	}})
+	fmt.Println(stored, "objects:", err) // the manifest, the config and the layers
+	// Output:
+	// 5 objects: <nil>
 }
 
-func TestTheEmbeddingsInTheREADMEWork(t *testing.T) {
-	up := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	up.Push("a", "1", img)
-	for name, h := range exampleHosts(up) {
-		t.Run(name, func(t *testing.T) {
-			s := serve(t, h)
-			body, status := getBody(t, s.URL+"/v2/"+prefix+"/a/manifests/1")
-			assert.Equal(t, http.StatusOK, status)
-			assert.Equal(t, img.Content, body)
-			body, status = getBody(t, s.URL+"/v2/"+prefix+"/a/blobs/"+img.Blobs()[0].Digest.String())
-			assert.Equal(t, http.StatusOK, status)
-			assert.Equal(t, img.Blobs()[0].Digest.Encoded(), fmt.Sprintf("%x", sha256.Sum256(body)))
-			_, status = getBody(t, s.URL+"/v2/apis")
-			assert.NotEqual(t, http.StatusOK, status)
-			assert.Positive(t, up.Count("GET /v2/a/manifests/1 200"))
+// What is stored is served, and what is missing is said plainly: no network.
+func ExamplePolicy_offline() {
+	registry := &pullthrough.Proxy{
+		Store: pullthrough.NewMemStore(),
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"}},
+		Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			return pullthrough.Policy{Offline: true}
+		},
+	}
+	_, err := registry.Manifest(context.Background(), pullthrough.Request{
+		Repo: pullthrough.Repo{Name: "docker-hub/library/alpine"}, Ref: "3.20",
+	})
+	_, _, message := pullthrough.OCI(err)
+	fmt.Println(message)
+	// Output:
+	// offline: docker-hub/library/alpine:3.20 is not stored
+}
+
+// A rule's secret becomes what its upstream registry is told. Endpoint says where
+// that registry really is, here in a test.
+func ExampleCredential() {
+	upstream, err := pullthroughtest.Start(pullthroughtest.Config{
+		Auth: pullthroughtest.Bearer, Users: map[string]string{"robot": "token-of-the-robot"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer upstream.Close()
+	upstream.Push("library/hello", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+
+	secrets := map[string]pullthrough.Credential{
+		"arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/hub": {Username: "robot", AccessToken: "token-of-the-robot"},
+	}
+	proxy := &pullthrough.Proxy{
+		Store: pullthrough.NewMemStore(),
+		Rules: pullthrough.StaticRules{{
+			Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io",
+			CredentialARN: "arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/hub",
+		}},
+		Credentials: func(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
+			return secrets[rule.CredentialARN], nil
+		},
+		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
+			return url.Parse(upstream.URL())
+		},
+	}
+	_, err = proxy.Manifest(context.Background(), pullthrough.Request{
+		Repo: pullthrough.Repo{Name: "docker-hub/library/hello"}, Ref: "latest",
+	})
+	fmt.Println(err)
+	fmt.Println(upstream.Log())
+	// Output:
+	// <nil>
+	// [GET /v2/library/hello/manifests/latest 401 GET /token 200 GET /v2/library/hello/manifests/latest 200]
+}
+
+// Every request is told of, hits too.
+func ExampleEvent() {
+	upstream, err := pullthroughtest.Start(pullthroughtest.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer upstream.Close()
+	upstream.Push("library/hello", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+
+	proxy := &pullthrough.Proxy{
+		Store: pullthrough.NewMemStore(),
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+		OnEvent: func(_ context.Context, e pullthrough.Event) {
+			if e.Kind == pullthrough.EventManifest && !e.Request.Head { // a HEAD is no pull
+				fmt.Println(e.Request.Repo.Name, e.Request.Ref, e.Source, e.Err)
+			}
+		},
+	}
+	for range 2 {
+		_, _ = proxy.Manifest(context.Background(), pullthrough.Request{
+			Repo: pullthrough.Repo{Name: "docker-hub/library/hello"}, Ref: "latest",
 		})
 	}
+	// Output:
+	// docker-hub/library/hello latest fill <nil>
+	// docker-hub/library/hello latest hit <nil>
 }
 
-func getBody(t *testing.T, url string) ([]byte, int) {
-	t.Helper()
-	resp, err := http.Get(url)
-	require.NoError(t, err)
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	return body, resp.StatusCode
+// Accounts and Regions by the host name of the request, as on Amazon ECR.
+func ExampleHostIdentity() {
+	r := httptest.NewRequest(http.MethodGet, "http://123456789012.dkr.ecr.eu-west-1.localhost:5000/v2/", nil)
+	id, _ := pullthrough.HostIdentity(r) // fits Proxy.Identify
+	fmt.Println(id.Account, id.Region)
+	// Output:
+	// 123456789012 eu-west-1
 }
 
-// TestTheREADMEShowsTestedCode: every Go block of the README stands in this
-// file, or, for the first one, in the package comment.
-func TestTheREADMEShowsTestedCode(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	tested := readFile(t, "example_test.go") + strings.ReplaceAll(readFile(t, "pullthrough.go"), "//\t", "")
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.NotEmpty(t, blocks)
-	for _, block := range blocks {
-		for part := range strings.SplitSeq(strings.TrimSpace(block[1]), "\n\n") {
-			assert.Contains(t, tested, part)
-		}
+// The order of an orderly end: the server, the proxy, the Store.
+func ExampleProxy_Shutdown() {
+	dir, err := os.MkdirTemp("", "images")
+	if err != nil {
+		log.Fatal(err)
 	}
+	defer os.RemoveAll(dir)
+	store, err := dirstore.Open(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	proxy := &pullthrough.Proxy{
+		Store: store,
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"}},
+	}
+	server := &http.Server{Handler: proxy}
+
+	ctx := context.Background()
+	fmt.Println(server.Shutdown(ctx)) // no new requests, and the running ones end
+	fmt.Println(proxy.Shutdown(ctx))  // downloads that are still running end, and are stored
+	fmt.Println(store.Close())
+	// Output:
+	// <nil>
+	// <nil>
+	// <nil>
 }

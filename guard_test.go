@@ -296,3 +296,13 @@ func TestConcurrentPullsAskForBasicCredentialsOnce(t *testing.T) {
 	assert.EqualValues(t, 1, asked.Load())
 	assert.Equal(t, 1, w.up.Count("* 401"))
 }
+
+func getBody(t *testing.T, url string) ([]byte, int) {
+	t.Helper()
+	resp, err := http.Get(url)
+	require.NoError(t, err)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	return body, resp.StatusCode
+}
