@@ -14,8 +14,35 @@
 //	http.Handle("/v2/", proxy)
 //
 // A Proxy stands instead of the host's own /v2/ handlers ([Proxy.ServeHTTP]),
-// around them ([Proxy.Handler]) or behind them ([Proxy.Manifest] and
-// [Proxy.Blob], in the branches that would answer 404).
+// around them ([Proxy.Handler]) or behind them ([Proxy.Manifest] in place of the
+// look-up, [Proxy.Blob] in the branch that would answer 404).
+//
+// # A tour
+//
+// A [Store] is four methods over what the host has. [MemStore] keeps images in
+// memory, package dirstore in a directory, [HandlerStore] in a registry that is an
+// [net/http.Handler]; pullthroughtest.TestStore checks one of your own.
+//
+// A [Rule] is a pull through cache rule of Amazon ECR. A [RuleSource] is asked for
+// them on each miss, [Match] picks the one that covers a name, [Rule.Validate] says
+// which ones ECR would create. Package ecrapi is ECR's JSON API for them.
+//
+// [Proxy.Identify] and [Proxy.Authorize] say who asks and what he may do,
+// [Proxy.Credentials] and [Proxy.Endpoint] how a rule's upstream registry is reached.
+// [Policy] has what may differ from ECR, rule by rule: how long tags are fresh, what
+// may be retried, whether upstream is asked at all. [Proxy.OnEvent] is told of each
+// request and each fetch, [Proxy.Downloads] shows what is on its way.
+//
+// [Proxy.Import] brings a whole image in, [FillMode] says what a pull brings in beside
+// what was asked for, [Proxy.Shutdown] ends it all.
+//
+// Errors are an [*Error] of a kind that errors.Is finds, such as [ErrNoRule]. [OCI] is
+// what a registry client reads of one, [AWS] what a caller of ECR's JSON API does.
+//
+// Package pullthroughtest is an upstream registry for tests, with logins, faults and
+// a log of its requests.
+//
+// # What can be relied on
 //
 // Nothing wrong is ever stored: content reaches the Store after its digest was
 // right, and an answer whose content turns out wrong is cut short of its
