@@ -20,8 +20,8 @@
 // # A tour
 //
 // A [Store] is four methods over what the host has. [MemStore] keeps images in
-// memory, package dirstore in a directory, [HandlerStore] in a registry that is an
-// [net/http.Handler]; pullthroughtest.TestStore checks one of your own.
+// memory, package dirstore in a directory, [HandlerStore] in a registry that is only an
+// HTTP handler; pullthroughtest.TestStore checks one of your own.
 //
 // A [Rule] is a pull through cache rule of Amazon ECR. A [RuleSource] is asked for
 // them on each miss, [Match] picks the one that covers a name, [Rule.Validate] says
