@@ -238,6 +238,7 @@ func (s *siege) assertHealthy(t *testing.T) {
 	t.Helper()
 	s.heal()
 	s.settled(t)
+	synctest.Wait() // net/http ends a stream of HTTP/2 a moment after its request has failed
 	start := time.Now()
 	s.up.Push("next", "1", afterwards)
 	s.pull(t, "next", "1", afterwards)
