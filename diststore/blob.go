@@ -1,0 +1,114 @@
+package diststore
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+)
+
+// Blob implements [pullthrough.Store]. The Body seeks, and opens the object when
+// it is first read. With Redirect it is an [net/http.Handler], too.
+func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	at, err := s.locateBlob(ctx, repo, d)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.find(ctx, at, d)
+	if err != nil {
+		return nil, during(err, "read blob", repo, d.String())
+	}
+	b := &pullthrough.Blob{Descriptor: ocispec.Descriptor{MediaType: layout.BlobType, Digest: d, Size: found.size}}
+	body := newBody(ctx, s.bucket, found, func() { s.memory.forgetPlace(at, d) })
+	if b.Body = body; s.Redirect {
+		b.Body = &redirectBody{body: body, desc: b.Descriptor}
+	}
+	return b, nil
+}
+
+func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (layout.Repository, error) {
+	if err := ctx.Err(); err != nil {
+		return layout.Repository{}, err
+	}
+	return s.owner().LocateDigest(repo, d)
+}
+
+// find reads the link first: without it the content is not the repository's,
+// whoever else has it.
+func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest) (place, error) {
+	if known, ok := s.memory.place(at, d); ok {
+		return known, nil
+	}
+	target, err := s.readLink(ctx, at.Layer(d), d)
+	if err != nil {
+		return place{}, err
+	}
+	found := place{data: layout.Registry.Data(target)}
+	if found.size, err = s.bucket.size(ctx, found.data); err == nil {
+		err = layout.CheckBlobSize(found.size, target)
+	}
+	if err != nil {
+		return place{}, err
+	}
+	s.memory.keepPlace(at, d, found)
+	return found, nil
+}
+
+// PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
+func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	at, err := s.locateBlob(ctx, repo, desc.Digest)
+	if err != nil {
+		return err
+	}
+	return during(s.putBlob(ctx, at, desc, r), "store blob", repo, desc.Digest.String())
+}
+
+func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, r io.Reader) error {
+	here, linked, err := s.have(ctx, at, desc)
+	if err != nil || here && linked {
+		return err
+	}
+	if !here {
+		s.memory.forgetPlace(at, desc.Digest) // what is known of it is wrong
+		if err := s.upload(ctx, layout.Registry.Data(desc.Digest), r, desc.Size); err != nil {
+			return err
+		}
+	}
+	if linked {
+		return nil
+	}
+	return s.writeLink(ctx, at.Layer(desc.Digest), desc.Digest)
+}
+
+// have reports whether the content is here, in full, and whether the repository
+// has a link to it.
+func (s *Store) have(ctx context.Context, at layout.Repository, desc ocispec.Descriptor) (here, linked bool, err error) {
+	target, err := s.readLink(ctx, at.Layer(desc.Digest), desc.Digest)
+	switch {
+	case err == nil:
+		linked = true
+	case errors.Is(err, fs.ErrNotExist):
+		target = desc.Digest
+	default:
+		return false, false, err
+	}
+	here, err = s.complete(ctx, target, desc.Size)
+	if !here && target != desc.Digest { // an alias of what is gone
+		linked = false
+	}
+	return here, linked, err
+}
+
+func (s *Store) complete(ctx context.Context, d digest.Digest, size int64) (bool, error) {
+	have, err := s.bucket.size(ctx, layout.Registry.Data(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && have == size, err
+}

@@ -1,0 +1,106 @@
+// Package diststore keeps the images of a pull-through cache behind a storage
+// driver of the CNCF distribution registry: in a bucket of S3, GCS or Azure, or
+// in a directory. It is for more than one machine.
+//
+// Keys and bytes are those of package dirstore, so a directory can be copied to a
+// bucket and back, and a registry can serve the same bucket:
+//
+//	docker/registry/v2/blobs/ALG/XX/HEX/data                       content, once
+//	docker/registry/v2/repositories/NAME/_layers/ALG/HEX/link      who may see it
+//	docker/registry/v2/repositories/NAME/_manifests/revisions/...  the same for manifests
+//	docker/registry/v2/repositories/NAME/_manifests/tags/TAG/...   current/link, index/.../link
+//	pullthrough/                                                   out of the registry's sight
+//
+// Any number of proxies share a bucket, each with a [Store] of its own. They need
+// no lock: content is stored under its digest, so whoever is second writes the
+// same bytes, and a link is written when all that it names is there. Where two
+// move a tag at once, one of them is last.
+//
+// Large content goes through the driver's Writer. With S3 that is a multipart
+// upload to the final key, which is not there before the upload is completed.
+// Other drivers promise less, so it is written below pullthrough/uploads/ and
+// moved. Whatever crashes, nothing partial is ever seen.
+//
+// An unreadable link, a link to nothing and a manifest without its digest are
+// misses, and the next put heals them. A blob is checked by its size only.
+package diststore
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+)
+
+// Store is a [pullthrough.Store] over a storage driver. It is also a
+// [pullthrough.TagLister], [pullthrough.RepoLister] and
+// [pullthrough.ReferrerStore]. It is safe for concurrent use, has no goroutines
+// of its own between calls, and needs no closing. The fields must not change
+// after the first use.
+//
+// What is not there is an error that Is [io/fs.ErrNotExist]; whatever else the
+// driver says is a failure, of which errors.Is finds the cause, such as
+// syscall.ENOSPC. What could be a credential is left out of its text.
+type Store struct {
+	// Account and Region are those whose repositories stand in the bucket under
+	// their plain names; all others need both. Empty: the plain names are those of
+	// a [pullthrough.Repo] without account and Region. All proxies on a bucket must
+	// have the same.
+	Account, Region string
+
+	// Redirect has clients fetch blobs from the bucket, by a URL that the driver
+	// signs, where it can (S3, GCS and Azure do). The clients must reach the
+	// bucket. Whoever has the URL can read the blob until it expires, 20 minutes
+	// with S3. False: all bytes come from the proxy.
+	Redirect bool
+
+	bucket  bucket
+	memory  *memory
+	habits  habits
+	sweptAt atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
+}
+
+// New returns a store over driver, which must not be nil. It makes no request.
+func New(driver storagedriver.StorageDriver) *Store {
+	return &Store{bucket: bucket{driver}, memory: newMemory(), habits: habitsOf(driver.Name())}
+}
+
+// habits are what drivers do differently.
+type habits struct {
+	// atomic: what a Writer writes is not there before Commit, and then whole.
+	atomic bool
+	// emptyDirs: a directory stays when all in it has gone.
+	emptyDirs bool
+	// flat: to walk a directory that is not there is no error.
+	flat bool
+}
+
+// habitsOf goes by the drivers' own names. Nothing is expected of the others, nor
+// of those whose promises we could not try.
+func habitsOf(driver string) habits {
+	switch driver {
+	case "s3aws":
+		return habits{atomic: true, flat: true}
+	case "filesystem", "inmemory":
+		return habits{emptyDirs: true}
+	}
+	return habits{}
+}
+
+// owner is whose repositories have plain names.
+func (s *Store) owner() layout.Owner { return layout.Owner{Account: s.Account, Region: s.Region} }
+
+// during says what was being done to what. A miss stays a miss.
+func during(err error, op string, repo pullthrough.Repo, ref string) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("diststore: %s %s %s: %w", op, repo.Name, ref, err)
+}
+
+// tidyTime is how long what must be undone after a failure may take.
+const tidyTime = 10 * time.Second

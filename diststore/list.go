@@ -1,0 +1,174 @@
+package diststore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+)
+
+const (
+	// maxListed is how much is listed at most.
+	maxListed = 100_000
+	// maxListers is how many directories are listed at a time.
+	maxListers = 16
+
+	manifestsDir = "_manifests"
+)
+
+// listable refuses more than can be listed.
+func listable(n int) error {
+	if n > maxListed {
+		return fmt.Errorf("more than %d to list: %w", maxListed, pullthrough.ErrTooLarge)
+	}
+	return nil
+}
+
+// Tags implements [pullthrough.TagLister]. More than 100,000 are an error that Is
+// [pullthrough.ErrTooLarge].
+func (s *Store) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
+	at, err := s.owner().Locate(repo)
+	if err != nil {
+		return nil, err
+	}
+	names, err := s.bucket.list(ctx, at.Tags())
+	if errors.Is(err, fs.ErrNotExist) {
+		names, err = nil, s.repoExists(ctx, at)
+	}
+	if err != nil {
+		return nil, during(err, "list tags", repo, "")
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return !ocipath.ValidTag(name) }), nil
+}
+
+// repoExists is nil if anything was ever put into the repository.
+func (s *Store) repoExists(ctx context.Context, at layout.Repository) error {
+	for _, dir := range []string{at.Layers(), path.Join(at.Root(), manifestsDir)} {
+		if err := s.bucket.exists(ctx, dir); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return fmt.Errorf("repository %s: %w", at.Name, fs.ErrNotExist)
+}
+
+// Repos implements [pullthrough.RepoLister]. It lists each directory above and of
+// a repository, 16 at a time; more than 100,000 of them are an error that Is
+// [pullthrough.ErrTooLarge].
+func (s *Store) Repos(ctx context.Context, account, region string) ([]string, error) {
+	prefixes, err := s.owner().Prefixes(account, region)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]struct{})
+	for _, tree := range []layout.Tree{layout.Registry, layout.Own} {
+		for _, prefix := range prefixes {
+			paths, err := s.walk(ctx, tree, prefix)
+			if err != nil {
+				return nil, fmt.Errorf("diststore: list repositories: %w", err)
+			}
+			for _, p := range paths {
+				if repo, ok := s.owner().Repo(p); ok && repo.Account == account && repo.Region == region {
+					found[repo.Name] = struct{}{}
+				}
+			}
+		}
+	}
+	names := make([]string, 0, len(found))
+	for name := range found {
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// walk returns the path names of the repositories below prefix. Where that is "",
+// it leaves out what is other accounts'.
+func (s *Store) walk(ctx context.Context, tree layout.Tree, prefix string) (repos []string, err error) {
+	level := []string{prefix}
+	for seen := 0; len(level) > 0; {
+		if seen += len(level); listable(seen) != nil {
+			return nil, listable(seen)
+		}
+		listed, err := s.listAll(ctx, tree, level)
+		if err != nil {
+			return nil, err
+		}
+		var next []string
+		for i, names := range listed {
+			if slices.Contains(names, layout.LayersDir) || slices.Contains(names, manifestsDir) {
+				repos = append(repos, level[i])
+			}
+			for _, name := range names {
+				if !strings.HasPrefix(name, "_") && (level[i] != "" || !layout.IsAccount(name)) {
+					next = append(next, path.Join(level[i], name))
+				}
+			}
+		}
+		level = next
+	}
+	return repos, nil
+}
+
+// listAll lists directories, some at a time. One that is not there is empty.
+func (s *Store) listAll(ctx context.Context, tree layout.Tree, dirs []string) ([][]string, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	listed := make([][]string, len(dirs))
+	var wg sync.WaitGroup
+	for worker := range min(maxListers, len(dirs)) {
+		wg.Go(func() {
+			defer func() {
+				if r := recover(); r != nil { // a driver's, which ours to call is nobody's to catch
+					cancel(fmt.Errorf("the driver panicked: %v", r))
+				}
+			}()
+			for i := worker; i < len(dirs) && ctx.Err() == nil; i += maxListers {
+				names, err := s.bucket.list(ctx, path.Join(tree.Repositories(), dirs[i]))
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					cancel(err)
+				}
+				listed[i] = names
+			}
+		})
+	}
+	wg.Wait()
+	return listed, context.Cause(ctx)
+}
+
+// Referrers implements [pullthrough.ReferrerStore].
+func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {
+	at, err := s.locateBlob(ctx, repo, subject)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	content, err := s.bucket.read(ctx, at.Referrers(subject), layout.MaxReferrers)
+	if err != nil {
+		return nil, time.Time{}, during(err, "read referrers", repo, subject.String())
+	}
+	list, checked, err := layout.ParseReferrers(content)
+	return list, checked, during(err, "read referrers", repo, subject.String())
+}
+
+// PutReferrers implements [pullthrough.ReferrerStore].
+func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
+	at, err := s.locateBlob(ctx, repo, subject)
+	if err != nil {
+		return err
+	}
+	content, err := layout.EncodeReferrers(list, checked)
+	if err == nil {
+		err = s.bucket.put(ctx, at.Referrers(subject), content)
+	}
+	return during(err, "store referrers", repo, subject.String())
+}

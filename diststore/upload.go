@@ -1,0 +1,156 @@
+package diststore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"path"
+	"strings"
+	"time"
+
+	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+)
+
+const (
+	// maxPut is the size of the largest blob that is sent in one request, from
+	// memory, in bytes. The driver's Writer needs three at least.
+	maxPut     = 4 << 20
+	copyBuffer = 256 << 10
+
+	// uploads is where content is on its way to its name. What has the name of
+	// another day was left behind by a proxy that has died.
+	uploads      = "pullthrough/uploads"
+	uploadTime   = "20060102T150405Z"
+	uploadsKept  = 24 * time.Hour
+	uploadsSwept = 100 // at a time
+)
+
+// upload makes name an object with the size bytes of r, which is not seen before
+// it is whole.
+func (s *Store) upload(ctx context.Context, name string, r io.Reader, size int64) error {
+	r = contextReader{ctx, io.LimitReader(r, size+1)}
+	switch {
+	case size <= maxPut:
+		return s.sendAtOnce(ctx, name, r, size)
+	case s.habits.atomic:
+		return s.send(ctx, name, r, size)
+	}
+	s.sweep(ctx)
+	temp := path.Join(uploads, time.Now().UTC().Format(uploadTime)+"-"+rand.Text())
+	if err := s.send(ctx, temp, r, size); err != nil {
+		return err
+	}
+	err := s.bucket.move(ctx, temp, name)
+	if err != nil {
+		s.tidy(ctx, func(ctx context.Context) { _ = s.bucket.remove(ctx, temp) })
+	}
+	return err
+}
+
+func (s *Store) sendAtOnce(ctx context.Context, name string, r io.Reader, size int64) error {
+	content := make([]byte, size+1)
+	n, err := io.ReadFull(r, content)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	if err == nil {
+		err = layout.CheckWritten(int64(n), size)
+	}
+	if err != nil {
+		return err
+	}
+	return s.bucket.put(ctx, name, content[:n])
+}
+
+// send writes through the driver's Writer. Of what fails, or panics in r, nothing
+// stays.
+func (s *Store) send(ctx context.Context, name string, r io.Reader, size int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w, err := s.bucket.driver.Writer(ctx, key(name), false)
+	if err != nil {
+		return fault(ctx, "write", name, err)
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			s.tidy(ctx, func(ctx context.Context) { _ = w.Cancel(ctx) })
+		}
+	}()
+	n, err := io.CopyBuffer(&driverWriter{ctx, name, w}, r, make([]byte, copyBuffer))
+	if err == nil {
+		err = layout.CheckWritten(n, size)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if err := w.Commit(ctx); err != nil {
+		return fault(ctx, "write", name, err)
+	}
+	committed = true
+	return fault(ctx, "write", name, w.Close())
+}
+
+// tidy runs what must be done even if ctx has ended.
+func (s *Store) tidy(ctx context.Context, undo func(context.Context)) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	defer cancel()
+	undo(ctx)
+}
+
+// sweep removes what proxies that have died left behind. It asks once a day, and
+// what cannot be removed is in nobody's way.
+func (s *Store) sweep(ctx context.Context) {
+	now := time.Now()
+	last := s.sweptAt.Load()
+	if now.Sub(time.Unix(0, last)).Abs() < uploadsKept || !s.sweptAt.CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	names, err := s.bucket.list(ctx, uploads)
+	if err != nil {
+		return
+	}
+	swept := 0
+	for _, name := range names {
+		started, _, _ := strings.Cut(name, "-")
+		at, err := time.Parse(uploadTime, started)
+		if err != nil || now.Sub(at) < uploadsKept {
+			continue
+		}
+		if swept++; swept > uploadsSwept || errors.Is(s.bucket.remove(ctx, path.Join(uploads, name)), context.Canceled) {
+			return
+		}
+	}
+}
+
+// driverWriter tells the driver's errors from those of the reader.
+type driverWriter struct {
+	ctx  context.Context
+	name string
+	w    storagedriver.FileWriter
+}
+
+func (w *driverWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	return n, fault(w.ctx, "write", w.name, err)
+}
+
+// contextReader is r until ctx ends.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
