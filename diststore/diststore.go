@@ -37,7 +37,7 @@ import (
 )
 
 // Store is a [pullthrough.Store] over a storage driver. It is also a
-// [pullthrough.TagLister], [pullthrough.RepoLister] and
+// [pullthrough.RepoCreator], [pullthrough.TagLister], [pullthrough.RepoLister] and
 // [pullthrough.ReferrerStore]. It is safe for concurrent use, has no goroutines
 // of its own between calls, and needs no closing. The fields must not change
 // after the first use.
@@ -75,8 +75,6 @@ type habits struct {
 	atomic bool
 	// emptyDirs: a directory stays when all in it has gone.
 	emptyDirs bool
-	// flat: to walk a directory that is not there is no error.
-	flat bool
 }
 
 // habitsOf goes by the drivers' own names. Nothing is expected of the others, nor
@@ -84,7 +82,7 @@ type habits struct {
 func habitsOf(driver string) habits {
 	switch driver {
 	case "s3aws":
-		return habits{atomic: true, flat: true}
+		return habits{atomic: true}
 	case "filesystem", "inmemory":
 		return habits{emptyDirs: true}
 	}

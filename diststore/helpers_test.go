@@ -29,6 +29,7 @@ import (
 
 var (
 	_ pullthrough.Store         = (*diststore.Store)(nil)
+	_ pullthrough.RepoCreator   = (*diststore.Store)(nil)
 	_ pullthrough.TagLister     = (*diststore.Store)(nil)
 	_ pullthrough.RepoLister    = (*diststore.Store)(nil)
 	_ pullthrough.ReferrerStore = (*diststore.Store)(nil)

@@ -9,10 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
@@ -24,8 +20,6 @@ const (
 	maxListed = 100_000
 	// maxListers is how many directories are listed at a time.
 	maxListers = 16
-
-	manifestsDir = "_manifests"
 )
 
 // listable refuses more than can be listed.
@@ -45,22 +39,12 @@ func (s *Store) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, erro
 	}
 	names, err := s.bucket.list(ctx, at.Tags())
 	if errors.Is(err, fs.ErrNotExist) {
-		names, err = nil, s.repoExists(ctx, at)
+		names, err = nil, s.exists(ctx, at)
 	}
 	if err != nil {
 		return nil, during(err, "list tags", repo, "")
 	}
 	return slices.DeleteFunc(names, func(name string) bool { return !ocipath.ValidTag(name) }), nil
-}
-
-// repoExists is nil if anything was ever put into the repository.
-func (s *Store) repoExists(ctx context.Context, at layout.Repository) error {
-	for _, dir := range []string{at.Layers(), path.Join(at.Root(), manifestsDir)} {
-		if err := s.bucket.exists(ctx, dir); !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return fmt.Errorf("repository %s: %w", at.Name, fs.ErrNotExist)
 }
 
 // Repos implements [pullthrough.RepoLister]. It lists each directory above and of
@@ -144,31 +128,4 @@ func (s *Store) listAll(ctx context.Context, tree layout.Tree, dirs []string) ([
 	}
 	wg.Wait()
 	return listed, context.Cause(ctx)
-}
-
-// Referrers implements [pullthrough.ReferrerStore].
-func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {
-	at, err := s.locateBlob(ctx, repo, subject)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	content, err := s.bucket.read(ctx, at.Referrers(subject), layout.MaxReferrers)
-	if err != nil {
-		return nil, time.Time{}, during(err, "read referrers", repo, subject.String())
-	}
-	list, checked, err := layout.ParseReferrers(content)
-	return list, checked, during(err, "read referrers", repo, subject.String())
-}
-
-// PutReferrers implements [pullthrough.ReferrerStore].
-func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
-	at, err := s.locateBlob(ctx, repo, subject)
-	if err != nil {
-		return err
-	}
-	content, err := layout.EncodeReferrers(list, checked)
-	if err == nil {
-		err = s.bucket.put(ctx, at.Referrers(subject), content)
-	}
-	return during(err, "store referrers", repo, subject.String())
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"path"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -135,7 +134,7 @@ func (s *Store) putRevision(ctx context.Context, at layout.Repository, m *pullth
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	if err := s.makeLayers(ctx, at); err != nil {
+	if err := s.makeRepo(ctx, at); err != nil {
 		return "", err
 	}
 	mediaType := m.Descriptor.MediaType
@@ -153,26 +152,4 @@ func (s *Store) writeRevision(ctx context.Context, home layout.Repository, conte
 		return err
 	}
 	return s.writeLink(ctx, dir, d)
-}
-
-// makeLayers makes the directory without which the registry's garbage collection
-// ends with an error. Where there are no directories without something in them, a
-// note stays there that the registry overlooks.
-func (s *Store) makeLayers(ctx context.Context, at layout.Repository) error {
-	if s.habits.flat {
-		return nil
-	}
-	err := s.bucket.exists(ctx, at.Layers())
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	note := path.Join(at.Layers(), "_pullthrough")
-	if err := s.bucket.put(ctx, note, nil); err != nil || !s.habits.emptyDirs {
-		return err
-	}
-	err = s.bucket.remove(ctx, note)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // somebody else made the directory, too
-	}
-	return err
 }

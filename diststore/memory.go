@@ -19,6 +19,7 @@ const (
 	maxKept     = 512
 	maxKeptSize = 64 << 10
 	maxPlaces   = 4096
+	maxRepos    = 4096
 
 	// tagAge is how old what is known of a tag may be: another proxy may have moved
 	// it. Nobody moves a digest, but somebody may remove it: that is looked up
@@ -31,6 +32,7 @@ const (
 type memory struct {
 	kept   *lru.Cache[object, *memo]
 	places *lru.Cache[object, place]
+	repos  *lru.Cache[layout.Repository, time.Time] // until then
 
 	mu      sync.Mutex
 	changes uint64 // of links, by this Store
@@ -58,7 +60,9 @@ type place struct {
 }
 
 func newMemory() *memory {
-	return &memory{kept: lru.New[object, *memo](maxKept), places: lru.New[object, place](maxPlaces)}
+	return &memory{
+		kept: lru.New[object, *memo](maxKept), places: lru.New[object, place](maxPlaces), repos: lru.New[layout.Repository, time.Time](maxRepos),
+	}
 }
 
 // before is called before links are read, and its result handed to keep.
@@ -104,6 +108,17 @@ func (y *memory) keepPlace(at layout.Repository, d digest.Digest, p place) {
 
 func (y *memory) forgetPlace(at layout.Repository, d digest.Digest) {
 	y.places.RemoveIf(object{at, string(d)}, func(place) bool { return true })
+}
+
+// exists reports whether the repository was there a moment ago.
+func (y *memory) exists(at layout.Repository) bool {
+	until, ok := y.repos.Get(at)
+	return ok && time.Now().Before(until)
+}
+
+func (y *memory) keepRepo(at layout.Repository) {
+	at.Name = strings.Clone(at.Name)
+	y.repos.Put(at, time.Now().Add(linkAge))
 }
 
 // clone is the key without the request that it was cut from.

@@ -86,13 +86,27 @@ func (s *Store) putTag(ctx context.Context, at layout.Repository, tag string, si
 	if err := s.writeLink(ctx, dir, side.Digest); err != nil {
 		return err
 	}
+	// Who moves the tag away from this digest at the same moment removes the sidecar.
+	if err := s.keepSidecar(ctx, dir, side); err != nil {
+		return err
+	}
 	s.forget(ctx, dir, old, have)
 	return nil
 }
 
+// keepSidecar writes the sidecar if it is gone.
+func (s *Store) keepSidecar(ctx context.Context, dir string, side layout.Sidecar) error {
+	_, ok, err := s.readSidecar(ctx, dir, side.Digest)
+	if err == nil && !ok {
+		err = s.writeSidecar(ctx, dir, side)
+	}
+	return err
+}
+
 // forget removes the sidecar of what the tag was before: should the registry
-// move the tag back, that is not upstream's doing. Another proxy may move it back
-// at this moment, and its sidecar is gone then: the one before takes its place.
+// move the tag back, that is not upstream's doing. Another proxy that moves it
+// back at this moment either finds its sidecar gone once the link is written, or
+// we find its link.
 func (s *Store) forget(ctx context.Context, dir string, old digest.Digest, have layout.Sidecar) {
 	if old == "" || have.Digest != old {
 		return
@@ -104,9 +118,7 @@ func (s *Store) forget(ctx context.Context, dir string, old digest.Digest, have 
 		return
 	}
 	if now, err := s.readLink(ctx, dir, ""); err == nil && now == old {
-		if _, ok, err := s.readSidecar(ctx, dir, old); err == nil && !ok {
-			_ = s.writeSidecar(ctx, dir, have)
-		}
+		_ = s.keepSidecar(ctx, dir, have) // at worst the tag passes for one that was pushed here
 	}
 }
 

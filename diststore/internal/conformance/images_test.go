@@ -74,6 +74,9 @@ func requireSound(t testing.TB, driver storagedriver.StorageDriver) (objects int
 			} else if path.Base(dir) == "current" {
 				assert.Contains(t, all, sidecar(dir, d))
 			}
+		case "_pullthrough":
+			assert.Empty(t, content, name)
+			assert.Equal(t, "_layers", path.Base(path.Dir(name)))
 		default:
 			assert.Equal(t, ".json", path.Ext(name), name)
 			assert.True(t, json.Valid([]byte(content)), name)
