@@ -77,7 +77,7 @@ var secrets = []struct {
 	{regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*://)[^\s/@"'<>]*@`), "$1"},
 	{regexp.MustCompile(`\?[^\s"'<>]+`), "?..."},
 	{regexp.MustCompile(`(?i)(<[a-z]*(?:key|token|sign|secret|password)[a-z]*>)[^<]*`), "$1..."},
-	{regexp.MustCompile(`(?i)([a-z_-]*(?:accesskey|accountkey|apikey|api_key|keyid|secret|signature|credential|password|passwd|token|assertion|private_key)[a-z_-]*|\bsig)["']?\s*[:=]\s*(?:"[^"]*"|'[^']*'|[^\s,;&<>]+)`), "$1=..."},
+	{regexp.MustCompile(`(?i)([a-z_-]*(?:accesskey|accountkey|apikey|api_key|keyid|secret|signature|credential|password|passwd|token|assertion|private_key)(?:[_-]?(?:access|key|id|value))*|\bsig)["']?\s*[:=]\s*(?:"[^"]*"?|'[^']*'?|[^\s,;&<>"'{\[]+)`), "$1=..."},
 	{regexp.MustCompile(`\b(AKIA|ASIA|AROA|AIDA)[A-Z0-9]{8,}\b`), "$1..."},
 }
 

@@ -139,7 +139,7 @@ func (p *probe) Writer(ctx context.Context, path string, appending bool) (storag
 		return nil, err
 	}
 	w, err := p.StorageDriver.Writer(ctx, path, appending)
-	return &probeWriter{w, p, path}, err
+	return &probeWriter{FileWriter: w, probe: p, path: path}, err
 }
 
 func (p *probe) Stat(ctx context.Context, path string) (storagedriver.FileInfo, error) {
@@ -184,11 +184,15 @@ type probeWriter struct {
 	storagedriver.FileWriter
 	probe *probe
 	path  string
+	began bool
 }
 
 func (w *probeWriter) Write(b []byte) (int, error) {
-	if err := w.probe.before("write", w.path); err != nil {
-		return 0, err
+	if !w.began { // the others are like the first
+		w.began = true
+		if err := w.probe.before("write", w.path); err != nil {
+			return 0, err
+		}
 	}
 	return w.FileWriter.Write(b)
 }
