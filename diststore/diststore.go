@@ -66,11 +66,16 @@ type Store struct {
 
 // New returns a store over driver, which must not be nil. It makes no request.
 func New(driver storagedriver.StorageDriver) *Store {
-	return &Store{bucket: bucket{driver}, memory: newMemory(), habits: habitsOf(driver.Name())}
+	h := habitsOf(driver.Name())
+	return &Store{bucket: bucket{driver, h.wholePuts}, memory: newMemory(), habits: h}
 }
 
 // habits are what drivers do differently.
 type habits struct {
+	// wholePuts: PutContent replaces an object in one step. Where it does not, blobs
+	// are moved to their names, and small objects read by GetContent, which waits
+	// for puts.
+	wholePuts bool
 	// atomic: what a Writer writes is not there before Commit, and then whole.
 	atomic bool
 	// emptyDirs: a directory stays when all in it has gone.
@@ -82,8 +87,12 @@ type habits struct {
 func habitsOf(driver string) habits {
 	switch driver {
 	case "s3aws":
-		return habits{atomic: true}
-	case "filesystem", "inmemory":
+		return habits{wholePuts: true, atomic: true}
+	case "gcs", "azure":
+		return habits{wholePuts: true}
+	case "filesystem":
+		return habits{wholePuts: true, emptyDirs: true}
+	case "inmemory":
 		return habits{emptyDirs: true}
 	}
 	return habits{}

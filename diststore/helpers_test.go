@@ -123,6 +123,13 @@ func (p *probe) PutContent(ctx context.Context, path string, content []byte) err
 	return p.StorageDriver.PutContent(ctx, path, content)
 }
 
+func (p *probe) GetContent(ctx context.Context, path string) ([]byte, error) {
+	if err := p.before("get", path); err != nil {
+		return nil, err
+	}
+	return p.StorageDriver.GetContent(ctx, path)
+}
+
 func (p *probe) Reader(ctx context.Context, path string, offset int64) (io.ReadCloser, error) {
 	if err := p.before("get", path); err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ const (
 func (s *Store) upload(ctx context.Context, name string, r io.Reader, size int64) error {
 	r = contextReader{ctx, io.LimitReader(r, size+1)}
 	switch {
-	case size <= maxPut:
+	case size <= maxPut && s.habits.wholePuts:
 		return s.sendAtOnce(ctx, name, r, size)
 	case s.habits.atomic:
 		return s.send(ctx, name, r, size)
