@@ -19,12 +19,3 @@ func TestStore(t *testing.T) {
 		})
 	}
 }
-
-// TestStoreOfAnUnknownDriver is for those that we know nothing of.
-func TestStoreOfAnUnknownDriver(t *testing.T) {
-	pullthroughtest.TestStore(t, func(t *testing.T) pullthrough.Store {
-		s := diststore.New(&probe{StorageDriver: drivers["inmemory"](t), name: "unknown"})
-		s.Redirect = true
-		return s
-	})
-}

@@ -1,6 +1,7 @@
 package diststore
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -81,9 +82,13 @@ func (s *Store) send(ctx context.Context, name string, r io.Reader, size int64) 
 			s.tidy(ctx, func(ctx context.Context) { _ = w.Cancel(ctx) })
 		}
 	}()
-	n, err := io.CopyBuffer(&driverWriter{ctx, name, w}, r, make([]byte, copyBuffer))
+	buffered := bufio.NewWriterSize(&driverWriter{ctx, name, w}, copyBuffer)
+	n, err := buffered.ReadFrom(r)
 	if err == nil {
 		err = layout.CheckWritten(n, size)
+	}
+	if err == nil {
+		err = buffered.Flush()
 	}
 	if err == nil {
 		err = ctx.Err()

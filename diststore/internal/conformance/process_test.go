@@ -32,7 +32,10 @@ const (
 	envAccess   = "DISTSTORE_TEST_ACCESS"
 	envKey      = "DISTSTORE_TEST_KEY"
 	envRoot     = "DISTSTORE_TEST_ROOT"
-	envKills    = "DISTSTORE_KILLS" // how many processes TestKilledProxies kills
+
+	// What makes the tests heavier.
+	envKills = "DISTSTORE_KILLS" // how many processes TestKilledProxies kills
+	envLarge = "DISTSTORE_LARGE" // the size of the largest layer, in MiB
 )
 
 // proxyProcess is main of a child process: a proxy over a bucket, until it is
@@ -109,14 +112,22 @@ func (c *child) stop(t testing.TB) {
 	assert.NoError(t, c.cmd.Wait())
 }
 
-// kills is how often a process is killed: 5 times, or as the environment says.
-func kills(t testing.TB) int {
+// kills is how often a process is killed: 3 times, or as the environment says.
+func kills(t testing.TB) int { return setting(t, envKills, 3) }
+
+// large is the size of a layer of several parts: 6 MiB, or as the environment
+// says.
+func large(t testing.TB) int64 { return int64(setting(t, envLarge, 6)) << 20 }
+
+// setting is a number in the environment.
+func setting(t testing.TB, name string, otherwise int) int {
 	t.Helper()
-	n, err := strconv.Atoi(os.Getenv(envKills))
-	if os.Getenv(envKills) == "" {
-		n, err = 5, nil
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
 	}
-	require.NoError(t, err)
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err, name)
 	return n
 }
 
@@ -124,7 +135,8 @@ func kills(t testing.TB) int {
 // it leaves in the bucket is whole, the other proxy's clients notice nothing, and
 // a new proxy has or gets every image.
 func TestKilledProxies(t *testing.T) {
-	server, images := startServer(t), someImages(12<<20)
+	t.Parallel()
+	server, images := startServer(t), someImages(large(t))
 	server.bucket(t, "kills")
 	up, client := newUpstream(t, images), newClient(t)
 	objects, broken := 0, 0

@@ -66,7 +66,8 @@ func newClient(t testing.TB) *http.Client {
 
 // TestProxiesShareABucket: four proxies, 64 clients, no lock service.
 func TestProxiesShareABucket(t *testing.T) {
-	server, images := startServer(t), someImages(12<<20)
+	t.Parallel()
+	server, images := startServer(t), someImages(large(t))
 	parameters := server.bucket(t, "shared")
 	var all [proxies]*proxy
 	for i := range all {

@@ -26,6 +26,7 @@ var repo = pullthrough.Repo{Name: "hub/library/alpine"}
 // TestADirectoryMovesToABucket: what dirstore wrote is copied file by file, as
 // the README says, and a proxy without upstream and the registry serve it.
 func TestADirectoryMovesToABucket(t *testing.T) {
+	t.Parallel()
 	server, images, dir := startServer(t), someImages(6<<20), t.TempDir()
 	local, err := dirstore.Open(dir)
 	require.NoError(t, err)
@@ -55,6 +56,7 @@ func TestADirectoryMovesToABucket(t *testing.T) {
 
 // TestRedirectsToS3: the client gets the blob from the bucket, without keys.
 func TestRedirectsToS3(t *testing.T) {
+	t.Parallel()
 	server := startServer(t)
 	s := diststore.New(open(t, server.bucket(t, "redirect")))
 	s.Redirect = true
@@ -86,6 +88,7 @@ func TestRedirectsToS3(t *testing.T) {
 
 // TestWhatS3RefusesIsAFailure, never a miss, and says nothing of the keys.
 func TestWhatS3RefusesIsAFailure(t *testing.T) {
+	t.Parallel()
 	server := startServer(t)
 	parameters := server.bucket(t, "refused")
 	secrets := pullthroughtest.NewSecrets(t)

@@ -11,6 +11,7 @@ import (
 )
 
 func TestStoreOnS3(t *testing.T) {
+	t.Parallel()
 	server := startServer(t)
 	var buckets atomic.Int64
 	pullthroughtest.TestStore(t, func(t *testing.T) pullthrough.Store {
