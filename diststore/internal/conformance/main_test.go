@@ -19,6 +19,11 @@ var versitygw string
 // TestMain builds the server before m.Run, whose clock (go test -timeout) thus
 // does not count that. Go keeps the binary: the next run takes a second.
 func TestMain(m *testing.M) {
+	for _, variable := range os.Environ() { // the SDK heeds them, and some change http.DefaultClient
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "AWS_") {
+			_ = os.Unsetenv(name)
+		}
+	}
 	if proxyProcess() {
 		return
 	}
