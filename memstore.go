@@ -83,6 +83,15 @@ func (s *MemStore) Manifest(_ context.Context, repo Repo, ref string) (*Manifest
 	return nil, missing(repo, ref)
 }
 
+// HasManifest reports whether the manifest is stored in the repository. Unlike Manifest
+// it does not count as a pull. It never fails.
+func (s *MemStore) HasManifest(_ context.Context, repo Repo, d digest.Digest) (bool, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r := s.repos[repo]
+	return r != nil && r.manifests[d] != nil, nil
+}
+
 // PutManifest implements [Store].
 func (s *MemStore) PutManifest(ctx context.Context, repo Repo, m *Manifest) error {
 	if err := s.fits(int64(len(m.Content))); err != nil {

@@ -146,6 +146,22 @@ func TestMemStoreEvictsTheLeastRecentlyPulledImage(t *testing.T) {
 
 // A layer that an image in use needs stays, whoever else brought it in and
 // whenever.
+func TestMemStoreToldOfIsNotPulled(t *testing.T) {
+	s := newShelf(t, 5*mib)
+	has := func(name string, seed int64) bool {
+		ok, err := s.HasManifest(t.Context(), repo(name), bigImage(seed).Digest)
+		require.NoError(t, err)
+		return ok
+	}
+	s.put(repo("image0"), "v1", bigImage(0))
+	s.put(repo("image1"), "v1", bigImage(1))
+	assert.True(t, has("image0", 0), "which does not make it younger")
+	s.put(repo("image2"), "v1", bigImage(2))
+	assert.False(t, has("image0", 0))
+	assert.True(t, has("image1", 1))
+	assert.False(t, has("image1", 2), "that is another repository's")
+}
+
 func TestMemStoreKeepsWhatAnImageInUseNeeds(t *testing.T) {
 	s := newShelf(t, 6*mib)
 	index := pullthroughtest.NewIndex(bigImage(1), bigImage(2))
