@@ -225,6 +225,30 @@ func TestAUseIsKnownToTheSecond(t *testing.T) {
 	assertWhole(t, s, repo, first, "first")
 }
 
+// TestToldOfIsNotUsed: HasManifest says what is there, and nothing stays for that.
+func TestToldOfIsNotUsed(t *testing.T) {
+	dir := scratch(t)
+	s := open(t, dir)
+	first, second := large(1), large(2)
+	pull(t, s, repo, first, "first")
+	pull(t, s, repo, second, "second")
+	get(t, s, repo, "first")
+	get(t, s, repo, "second")
+	has := func(img *pullthroughtest.Image) bool {
+		ok, err := s.HasManifest(t.Context(), repo, img.Digest)
+		require.NoError(t, err)
+		return ok
+	}
+	assert.True(t, has(first))
+	s.MaxBytes = contentBytes(t, dir) - 1
+	require.NoError(t, s.Sweep(t.Context()))
+	assert.False(t, has(first))
+	assert.True(t, has(second))
+	require.NoError(t, s.Close())
+	_, err := s.HasManifest(t.Context(), repo, second.Digest)
+	assert.ErrorIs(t, err, os.ErrClosed)
+}
+
 // TestWhatAKeptImageNeedsStays: the children of an index, and layers that another
 // image has as well, in the same repository or elsewhere.
 func TestWhatAKeptImageNeedsStays(t *testing.T) {

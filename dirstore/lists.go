@@ -9,6 +9,8 @@ import (
 	"path"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
@@ -66,6 +68,28 @@ func (s *Store) CreateRepo(ctx context.Context, repo pullthrough.Repo, _ pullthr
 		s.log().Warn("repository could not be made", "repository", repo.Name, "err", err)
 	}
 	return nil
+}
+
+// HasManifest reports whether the manifest is stored in the repository. Unlike Manifest
+// it does not count as a use, and reads no content.
+func (s *Store) HasManifest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	at, err := s.owner().Locate(repo, string(d))
+	if err != nil {
+		return false, err
+	}
+	for _, home := range at.Homes() {
+		target, err := s.readLink(home.Revision(d), d)
+		if err == nil {
+			_, err = s.disk.stat(home.Tree.Data(target))
+		}
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return err == nil, during(err, "look for manifest", repo, string(d))
+		}
+	}
+	return false, nil
 }
 
 // Tags implements [pullthrough.TagLister]. More than a million tags are an error
