@@ -47,9 +47,10 @@ type Catalog struct {
 	// Now is the clock that stamps repositories, images and pulls. nil: time.Now.
 	Now func() time.Time
 
-	mu    sync.RWMutex
-	repos map[pullthrough.Repo]*repository
-	early map[imageKey]time.Time // pulls that came before the Store had the image
+	mu      sync.RWMutex
+	checker ImageChecker // the Store, if it is one; else nil
+	repos   map[pullthrough.Repo]*repository
+	early   map[imageKey]time.Time // pulls that came before the Store had the image
 
 	saving
 }

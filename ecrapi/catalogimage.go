@@ -2,8 +2,10 @@ package ecrapi
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -122,6 +124,63 @@ func (r *repository) sizeLocked(img image, depth int) int64 {
 
 // errNoRepository is why there are no images.
 var errNoRepository = errors.New("the repository does not exist")
+
+// maxTidies is how often a repository is gone through that changes meanwhile.
+const maxTidies = 3
+
+// stored returns the images of a repository, as images does. Those that the Store has
+// lost since they were noted are forgotten first.
+func (c *Catalog) stored(ctx context.Context, repo pullthrough.Repo) ([]image, error) {
+	for range maxTidies {
+		done, err := c.tidy(ctx, repo)
+		if err != nil {
+			return nil, err
+		}
+		if done {
+			break
+		}
+	}
+	return c.images(repo)
+}
+
+// tidy forgets images that are lost, and reports whether it could: the repository may
+// have changed.
+func (c *Catalog) tidy(ctx context.Context, repo pullthrough.Repo) (done bool, err error) {
+	store, change, noted := c.noted(repo)
+	if store == nil {
+		return true, nil
+	}
+	var lost []digest.Digest
+	for _, d := range noted {
+		has, err := store.HasManifest(ctx, repo, d)
+		if err != nil {
+			return false, err
+		}
+		if !has {
+			lost = append(lost, d)
+		}
+	}
+	if len(lost) == 0 {
+		return true, nil
+	}
+	return c.edit(ctx, repo, change, func(r *repository) {
+		for _, d := range lost {
+			r.forgetLocked(string(d))
+		}
+	}), nil
+}
+
+// noted are the digests of the repository's images, and whom to ask whether they are
+// stored; nil: there is nobody.
+func (c *Catalog) noted(repo pullthrough.Repo) (store ImageChecker, change uint64, noted []digest.Digest) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r := c.repos[repo]
+	if c.checker == nil || r == nil {
+		return nil, 0, nil
+	}
+	return c.checker, r.change, slices.Collect(maps.Keys(r.images))
+}
 
 // images returns the images of a repository with their tags and sizes, in no order.
 func (c *Catalog) images(repo pullthrough.Repo) ([]image, error) {

@@ -16,7 +16,8 @@ import (
 
 // Around returns a Store that is inner and notes what goes into it. One Catalog
 // belongs around one Store. What inner has been given by others is noted when it is
-// read, as what it has lost is forgotten. No lock is held while inner works.
+// read, as what it has lost is forgotten. A list of images leaves out what an inner that
+// is an [ImageChecker] has evicted. No lock is held while inner works.
 //
 // The Store makes repositories ([pullthrough.RepoCreator]) by the Catalog's templates
 // and lists ([pullthrough.TagLister], [pullthrough.RepoLister]). It refuses to move
@@ -24,6 +25,9 @@ import (
 // [pullthrough.ReferrerStore] or a [pullthrough.BlobStager] if inner is one.
 func (c *Catalog) Around(inner pullthrough.Store) pullthrough.Store {
 	s := &catalogStore{inner, c}
+	c.mu.Lock()
+	c.checker, _ = inner.(ImageChecker)
+	c.mu.Unlock()
 	// A Proxy asks the Store itself what it is: each kind needs a type of its own.
 	referrers, keeps := inner.(pullthrough.ReferrerStore)
 	stager, stages := inner.(pullthrough.BlobStager)
@@ -46,6 +50,15 @@ func (c *Catalog) Around(inner pullthrough.Store) pullthrough.Store {
 		}{s, stager}
 	}
 	return s
+}
+
+// ImageChecker is a Store that evicts images of its own accord: [Catalog] asks it before
+// it tells of one, image by image on each request. [pullthrough.MemStore] and dirstore's
+// Store are such.
+type ImageChecker interface {
+	// HasManifest reports whether the manifest with this digest is stored in the
+	// repository. Unlike Manifest it does not count as a use.
+	HasManifest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error)
 }
 
 // catalogStore is a Store whose changes are noted. Blobs are not: manifests tell of
@@ -102,8 +115,8 @@ func (c *Catalog) forget(ctx context.Context, repo pullthrough.Repo, ref string,
 	c.edit(ctx, repo, change, func(r *repository) { r.forgetLocked(ref) })
 }
 
-// edit changes a repository that has not changed since.
-func (c *Catalog) edit(ctx context.Context, repo pullthrough.Repo, change uint64, f func(*repository)) {
+// edit changes a repository that has not changed since, and reports whether that was so.
+func (c *Catalog) edit(ctx context.Context, repo pullthrough.Repo, change uint64, f func(*repository)) bool {
 	c.mu.Lock()
 	r := c.repos[repo]
 	var now uint64
@@ -112,7 +125,7 @@ func (c *Catalog) edit(ctx context.Context, repo pullthrough.Repo, change uint64
 	}
 	if now != change {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	if r == nil {
 		r = c.addLocked(repo, c.made(Template{}))
@@ -120,6 +133,7 @@ func (c *Catalog) edit(ctx context.Context, repo pullthrough.Repo, change uint64
 	f(r)
 	c.mu.Unlock()
 	c.changed(ctx)
+	return true
 }
 
 // PutManifest implements [pullthrough.Store].
@@ -230,9 +244,10 @@ func (s *catalogStore) CreateRepo(ctx context.Context, repo pullthrough.Repo, ru
 func (s *catalogStore) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
 	if inner, ok := s.Store.(pullthrough.TagLister); ok {
 		tags, err := inner.Tags(ctx, repo)
-		if !errors.Is(err, fs.ErrNotExist) || !s.catalog.has(repo) {
-			return tags, err
+		if errors.Is(err, fs.ErrNotExist) && s.catalog.has(repo) {
+			return []string{}, nil // it is there, and empty: nothing has come yet, or all is evicted
 		}
+		return tags, err
 	}
 	c := s.catalog
 	c.mu.RLock()

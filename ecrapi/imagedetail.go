@@ -62,7 +62,7 @@ const active = "ACTIVE"
 // of them must be there. See [DescribeImages] for the errors.
 //
 // [DescribeImages]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImages.html
-func (a *API) DescribeImages(_ context.Context, id pullthrough.Identity, in DescribeImagesInput) (out DescribeImagesOutput, err error) {
+func (a *API) DescribeImages(ctx context.Context, id pullthrough.Identity, in DescribeImagesInput) (out DescribeImagesOutput, err error) {
 	at, err := a.repositoryOf(id, in.RegistryId, in.RepositoryName)
 	if err != nil {
 		return out, err
@@ -74,7 +74,7 @@ func (a *API) DescribeImages(_ context.Context, id pullthrough.Identity, in Desc
 	if err != nil {
 		return out, err
 	}
-	all, err := a.stored(at)
+	all, err := a.stored(ctx, at)
 	if err != nil {
 		return out, err
 	}
@@ -102,8 +102,8 @@ func (a *API) DescribeImages(_ context.Context, id pullthrough.Identity, in Desc
 }
 
 // stored are the images of the repository.
-func (a *API) stored(at place) ([]image, error) {
-	all, err := a.Images.Catalog.images(at.repo)
+func (a *API) stored(ctx context.Context, at place) ([]image, error) {
+	all, err := a.Images.Catalog.stored(ctx, at.repo)
 	if errors.Is(err, errNoRepository) {
 		return nil, a.noSuchRepository(at)
 	}

@@ -26,7 +26,7 @@ type ListImagesOutput struct {
 // the errors.
 //
 // [ListImages]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ListImages.html
-func (a *API) ListImages(_ context.Context, id pullthrough.Identity, in ListImagesInput) (out ListImagesOutput, err error) {
+func (a *API) ListImages(ctx context.Context, id pullthrough.Identity, in ListImagesInput) (out ListImagesOutput, err error) {
 	at, err := a.repositoryOf(id, in.RegistryId, in.RepositoryName)
 	if err != nil {
 		return out, err
@@ -38,7 +38,7 @@ func (a *API) ListImages(_ context.Context, id pullthrough.Identity, in ListImag
 	if err != nil {
 		return out, err
 	}
-	all, err := a.stored(at)
+	all, err := a.stored(ctx, at)
 	if err != nil {
 		return out, err
 	}
