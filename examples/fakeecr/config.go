@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,9 @@ type config struct {
 	offline         bool
 	fill            pullthrough.FillMode
 	data            string // directory for images and settings; "": memory
+	maxBytes        int64  // of images that are kept; 0: all are
+	debugPage       string // local, all or off: who may see the page
+	progress        string // auto, always or never: whether downloads are shown
 	jsonLog, debug  bool
 	warnings        []string // what is no mistake for sure
 }
@@ -34,6 +38,7 @@ type config struct {
 // quotes a value that it refuses, and a value may hold a password.
 type arguments struct {
 	listen, account, region, tagTTL, fill, log           string
+	maxBytes, debugPage, progress                        string
 	offline, debug                                       bool
 	data, rules, credentials, realms, endpoints, secrets []string
 }
@@ -47,7 +52,10 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.tagTTL, "tag-ttl", "24h", "`DURATION` for which a tag counts as fresh;\n0: asked for on every pull, negative: never again")
 	fs.StringVar(&a.fill, "fill", "lazy", "`MODE`: how much of an image a pull brings in: lazy (what clients ask for),\nbackground (all of it, as Amazon ECR does) or eager (all of it, parts first)")
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
-	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text or json")
+	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
+	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text (one line for each pull) or json")
+	fs.StringVar(&a.progress, "progress", "auto", "`WHEN` running downloads are shown on standard error, below the log: auto (on a terminal,\nunless the log is json), always or never")
+	fs.StringVar(&a.debugPage, "debug-page", "local", "`WHO` may see "+pagePath+", and its /metrics: local (clients on this machine that\nsay localhost or an IP address), all or off")
 	fs.BoolVar(&a.debug, "debug", false, "log more: the events that Amazon ECR would send to EventBridge, among others")
 	list := func(to *[]string, name, usage string) {
 		fs.Func(name, usage, func(value string) error { *to = append(*to, value); return nil })
@@ -106,12 +114,13 @@ func (a *arguments) config() (*config, error) {
 	if !regionName.MatchString(a.region) {
 		return nil, badFlag("-region", a.region, "a Region is spelled like us-east-1")
 	}
-	if a.log != "text" && a.log != "json" {
-		return nil, badFlag("-log", a.log, "it is text or json")
+	if err := a.checkWords(); err != nil {
+		return nil, err
 	}
+	c.fill, c.debugPage, c.progress = fillModes[a.fill], a.debugPage, a.progress
 	var ok bool
-	if c.fill, ok = fillModes[a.fill]; !ok {
-		return nil, badFlag("-fill", a.fill, "it is lazy, background or eager")
+	if c.maxBytes, ok = parseBytes(a.maxBytes); !ok {
+		return nil, badFlag("-max-bytes", a.maxBytes, "want a size like 10GiB, 512MiB or 1000000, 0 for no limit")
 	}
 	var err error
 	if c.tagTTL, err = parseTTL(a.tagTTL); err != nil {
@@ -121,6 +130,24 @@ func (a *arguments) config() (*config, error) {
 		return nil, err
 	}
 	return c, c.addUpstreams(a)
+}
+
+// checkWords checks the flags that are one of some words.
+func (a *arguments) checkWords() error {
+	for _, f := range []struct {
+		name, value string
+		words       []string
+	}{
+		{"-log", a.log, []string{"text", "json"}},
+		{"-fill", a.fill, []string{"lazy", "background", "eager"}},
+		{"-debug-page", a.debugPage, []string{"local", "all", "off"}},
+		{"-progress", a.progress, []string{"auto", "always", "never"}},
+	} {
+		if last := len(f.words) - 1; !slices.Contains(f.words, f.value) {
+			return badFlag(f.name, f.value, "it is "+strings.Join(f.words[:last], ", ")+" or "+f.words[last])
+		}
+	}
+	return nil
 }
 
 var fillModes = map[string]pullthrough.FillMode{

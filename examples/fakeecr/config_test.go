@@ -43,7 +43,19 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		{"empty account", nil, "-account", "", ""},
 		{"Region with a blank", nil, "-region", "us east 1", ""},
 		{"empty Region", nil, "-region", "", ""},
-		{"no log format", nil, "-log", "xml", ""},
+		{"no log format", nil, "-log", "xml", "it is text or json"},
+		{"no page", nil, "-debug-page", "true", "it is local, all or off"},
+		{"no progress", nil, "-progress", "", "it is auto, always or never"},
+		{"size with a decimal unit", nil, "-max-bytes", "10GB", ""},
+		{"size in small letters", nil, "-max-bytes", "10gib", ""},
+		{"size without a number", nil, "-max-bytes", "GiB", ""},
+		{"size with half a unit", nil, "-max-bytes", "10iB", ""},
+		{"size with a blank", nil, "-max-bytes", "10 GiB", ""},
+		{"size with a point", nil, "-max-bytes", "1.5GiB", ""},
+		{"negative size", nil, "-max-bytes", "-1", ""},
+		{"empty size", nil, "-max-bytes", "", ""},
+		{"huge size", nil, "-max-bytes", "8192PiB", ""},
+		{"huge number of bytes", nil, "-max-bytes", "9223372036854775808", ""},
 
 		{"duration without unit", nil, "-tag-ttl", "24", ""},
 		{"no duration", nil, "-tag-ttl", "never", ""},
@@ -172,6 +184,7 @@ func TestDefaults(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, &config{
 		listen: "127.0.0.1:5000", account: "123456789012", region: "us-east-1", tagTTL: 24 * time.Hour,
+		debugPage: "local", progress: "auto",
 	}, c)
 }
 
@@ -179,7 +192,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill offline log debug") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill offline max-bytes log progress debug-page debug") {
 		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

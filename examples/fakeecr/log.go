@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
-	"net/http"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
@@ -22,24 +21,13 @@ func (c *config) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// logPull writes one line per request. What goes wrong behind a request, or
-// after its answer has begun, the proxy logs itself.
-func logPull(ctx context.Context, log *slog.Logger, e pullthrough.Event) {
-	if e.Kind != pullthrough.EventManifest && e.Kind != pullthrough.EventBlob {
-		return
+// pulls is the log of pulls. What goes wrong behind a request, or after its answer has
+// begun, the proxy logs itself.
+func (c *config) pulls(w io.Writer, log *slog.Logger) *pulls {
+	if c.jsonLog {
+		return &pulls{log: log}
 	}
-	method := http.MethodGet
-	if e.Request.Head {
-		method = http.MethodHead
-	}
-	attrs := []any{"method", method, "repo", e.Request.Repo.Name, "ref", e.Request.Ref, "took", e.Duration}
-	if e.Err == nil {
-		attrs = append(attrs, "source", e.Source.String(), "digest", e.Digest, "bytes", e.Bytes)
-	} else {
-		status, code, _ := pullthrough.OCI(e.Err)
-		attrs = append(attrs, "status", status, "code", code, "err", e.Err)
-	}
-	log.InfoContext(ctx, string(e.Kind), attrs...)
+	return &pulls{log: log, lines: w}
 }
 
 // logEvent writes what Amazon ECR would tell EventBridge, for -debug.

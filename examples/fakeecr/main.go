@@ -15,7 +15,10 @@
 // -secret, as there is no Secrets Manager.
 //
 // It prints one line, "listening on http://HOST:PORT", to standard output when
-// it is ready, and what it is asked for to standard error. On SIGTERM or
+// it is ready, and what it is asked for to standard error: a line for each pull and,
+// on a terminal, running downloads below. http://HOST:PORT/debug/pullthrough shows the
+// same to a browser on this machine, and /debug/pullthrough/metrics to Prometheus;
+// -debug-page lets others in. On SIGTERM or
 // SIGINT it finishes what is under way, for at most 10 s, and exits with 0. A
 // command line that cannot be used ends it with 2.
 package main
@@ -54,7 +57,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if err == nil {
-		err = serve(ctx, c, stdout, c.logger(stderr))
+		err = serve(ctx, c, stdout, newConsole(stderr, c.progress, c.jsonLog))
 	}
 	if err == nil {
 		return exitOK

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/debug"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
 )
 
 // registry is the private registry that the command line describes: its images at
-// /v2/, its settings by ECR's API at POST /.
+// /v2/, its settings by ECR's API at POST /, what it is doing at /debug/pullthrough.
 type registry struct {
 	config   *config
 	log      *slog.Logger
@@ -23,13 +24,15 @@ type registry struct {
 	settings *settings
 	catalog  *ecrapi.Catalog
 	proxy    *pullthrough.Proxy
+	pulls    *pulls
+	page     *debug.Page
 	release  func() error // of the directory
 }
 
 // open reads the directory, where there is one. All errors are about it.
-func open(c *config, addr string, log *slog.Logger) (*registry, error) {
-	r := &registry{config: c, log: log, addr: addr}
-	store, release, err := c.openStore()
+func open(c *config, addr string, log *slog.Logger, pulls *pulls) (*registry, error) {
+	r := &registry{config: c, log: log, addr: addr, pulls: pulls}
+	store, release, err := c.openStore(log)
 	if err != nil {
 		return nil, err
 	}
@@ -44,19 +47,21 @@ func open(c *config, addr string, log *slog.Logger) (*registry, error) {
 		return nil, errors.Join(err, release())
 	}
 	r.proxy = r.newProxy(r.catalog.Around(store), api)
+	r.page = r.newPage()
 	return r, nil
 }
 
 // openStore opens the directory, or memory.
-func (c *config) openStore() (store pullthrough.Store, release func() error, err error) {
+func (c *config) openStore(log *slog.Logger) (store pullthrough.Store, release func() error, err error) {
 	if c.data == "" {
-		return pullthrough.NewMemStore(), func() error { return nil }, nil
+		return &pullthrough.MemStore{MaxBytes: c.maxBytes}, func() error { return nil }, nil
 	}
 	dir, err := dirstore.Open(c.data)
 	if err != nil {
 		return nil, nil, err
 	}
 	dir.Account, dir.Region = c.account, c.region
+	dir.MaxBytes, dir.Logger = c.maxBytes, log
 	return dir, dir.Close, nil
 }
 
@@ -70,6 +75,7 @@ func (c *config) file(name string) string {
 
 // close is for after the end of the proxy.
 func (r *registry) close() {
+	r.pulls.close()
 	if err := r.catalog.Save(); err != nil {
 		r.log.Warn("what is known of images could not be saved", "err", err)
 	}
@@ -83,11 +89,13 @@ func (r *registry) close() {
 func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	switch {
 	case pullthrough.IsRegistryRequest(req):
-		r.proxy.ServeHTTP(w, req)
+		r.pulls.serve(w, req, r.proxy)
+	case r.config.debugPage != "off" && isPage(req.URL.Path):
+		r.servePage(w, req)
 	case req.Method == http.MethodPost && req.URL.Path == "/":
 		r.apiFor(req).ServeHTTP(w, req)
 	default:
-		http.Error(w, "fakeecr: there is nothing here but /v2/ and, for POST, /", http.StatusNotFound)
+		http.Error(w, "fakeecr: there is nothing here but /v2/, "+pagePath+" (see -debug-page) and, for POST, /", http.StatusNotFound)
 	}
 }
 
@@ -128,14 +136,15 @@ func (r *registry) newProxy(store pullthrough.Store, api *ecrapi.API) *pullthrou
 		Identify: r.config.identify,
 		Logger:   r.log,
 		Credentials: func(ctx context.Context, repo pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
-			if u := r.config.upstreams.behind(rule); u != nil && rule.CredentialARN == "" {
+			if u := r.config.upstreams.given(rule); u != nil {
 				return u.credential, nil
 			}
 			return api.Credentials(ctx, repo, rule)
 		},
 		OnEvent: func(ctx context.Context, e pullthrough.Event) {
 			r.catalog.RecordPull(ctx, e)
-			logPull(ctx, r.log, e)
+			r.page.Record(ctx, e)
+			r.pulls.record(ctx, e)
 			logEvent(ctx, r.log, api, e)
 		},
 	}

@@ -22,16 +22,18 @@ const (
 
 // serve answers requests until ctx ends, then finishes those under way. There
 // is no write timeout: layers are large and clients slow.
-func serve(ctx context.Context, c *config, stdout io.Writer, log *slog.Logger) error {
+func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) error {
+	log := c.logger(stderr)
 	listener, err := net.Listen("tcp", c.listen)
 	if err != nil {
 		return badFlag("-listen", c.listen, err.Error())
 	}
-	reg, err := open(c, listener.Addr().String(), log)
+	reg, err := open(c, listener.Addr().String(), log, c.pulls(stderr, log))
 	if err != nil {
 		return errors.Join(badFlag("-data", c.data, err.Error()), listener.Close())
 	}
 	defer reg.close()
+	defer stderr.start(reg.proxy.Downloads)()
 	var spare spareConns
 	server := &http.Server{
 		ConnState:         spare.watch,

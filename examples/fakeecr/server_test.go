@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -166,7 +165,7 @@ func TestOnlyV2IsServed(t *testing.T) {
 		assert.Equal(t, status, resp.StatusCode, "%s: %s", path, body)
 	}
 	_, body := i.get(t, "/")
-	assert.Equal(t, "fakeecr: there is nothing here but /v2/ and, for POST, /\n", string(body))
+	assert.Equal(t, "fakeecr: there is nothing here but /v2/, /debug/pullthrough (see -debug-page) and, for POST, /\n", string(body))
 	resp, err := http.Post(i.url+"/api", "application/x-amz-json-1.1", strings.NewReader("{}"))
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
@@ -195,35 +194,6 @@ func TestShutdownFinishesPulls(t *testing.T) {
 	assert.Equal(t, layer.Digest, layer.Digest.Algorithm().FromBytes(body))
 	i.stop(t)
 	assert.NotContains(t, i.stderr.String(), "cut off")
-}
-
-// The log has one line for each request, which says what was asked and how it
-// was answered.
-func TestLog(t *testing.T) {
-	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
-	up.Push("app", "v1", img)
-	i := start(t, "-rule", "p="+up.URL(), "-log", "json")
-	for range 2 {
-		i.get(t, "/v2/p/app/manifests/v1")
-	}
-	i.get(t, "/v2/p/app/manifests/v2")
-	i.stop(t)
-
-	type line struct {
-		Msg, Method, Repo, Ref, Source, Code string
-		Status                               int
-	}
-	var lines []line
-	for text := range strings.Lines(i.stderr.String()) {
-		var l line
-		require.NoError(t, json.Unmarshal([]byte(text), &l), text)
-		lines = append(lines, l)
-	}
-	assert.Equal(t, []line{
-		{"manifest", "GET", "p/app", "v1", "fill", "", 0},
-		{"manifest", "GET", "p/app", "v1", "hit", "", 0},
-		{"manifest", "GET", "p/app", "v2", "", "MANIFEST_UNKNOWN", 404},
-	}, lines)
 }
 
 func TestUnusedEndpointIsWarnedOf(t *testing.T) {

@@ -41,6 +41,15 @@ func (us upstreams) behind(rule pullthrough.Rule) *upstream {
 	return nil
 }
 
+// given returns the upstream whose credential the rule goes by; nil: it has a secret of
+// its own, or none.
+func (us upstreams) given(rule pullthrough.Rule) *upstream {
+	if rule.CredentialARN != "" {
+		return nil
+	}
+	return us.behind(rule)
+}
+
 // rules are those of the command line, created now.
 func (us upstreams) rules(now time.Time) (rules []pullthrough.Rule) {
 	for _, u := range us {

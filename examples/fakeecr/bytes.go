@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// byteUnits are the letters before "iB", each 1024 times the one before it.
+const byteUnits = "KMGTP"
+
+// parseBytes reads 10GiB, 512MiB or a plain number of bytes; ok is false for all else.
+func parseBytes(value string) (n int64, ok bool) {
+	digits, shift := value, 0
+	if number, isUnit := strings.CutSuffix(value, "iB"); isUnit && number != "" {
+		last := len(number) - 1
+		digits, shift = number[:last], 10*(strings.IndexByte(byteUnits, number[last])+1)
+		if shift == 0 {
+			return 0, false
+		}
+	}
+	u, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || u > math.MaxInt64>>shift {
+		return 0, false
+	}
+	return int64(u) << shift, true
+}
+
+// bytesText rounds down: what is not there yet is not shown as if it were. It has ten
+// characters at most.
+func bytesText(n int64) string {
+	if n < 1<<10 {
+		return strconv.FormatInt(n, 10) + " B"
+	}
+	unit, shift := 0, 10
+	for n>>shift >= 1<<10 && unit < len(byteUnits)-1 {
+		unit, shift = unit+1, shift+10
+	}
+	tenths := (n - n>>shift<<shift) * 10 >> shift
+	return fmt.Sprintf("%d.%d %ciB", n>>shift, tenths, byteUnits[unit])
+}
+
+// rateOf is bytes per second; 0: nobody can tell.
+func rateOf(n int64, took time.Duration) int64 {
+	if n <= 0 || took <= 0 {
+		return 0
+	}
+	return int64(float64(n) / took.Seconds())
+}
+
+func rateText(rate int64) string { return bytesText(rate) + "/s" }
+
+// tookText has three digits that matter, about.
+func tookText(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return d.Round(time.Microsecond).String()
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
