@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,18 +138,19 @@ func TestAWindowThatShrinks(t *testing.T) {
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, m := newTerminal(t)
-		began := time.Now()
-		asked := 0
+		var began, asked atomic.Int64 // nanoseconds, times
+		began.Store(time.Now().UnixNano())
 		end := c.start(func() []pullthrough.Download {
-			asked++
-			d := alpine(int64(time.Since(began).Seconds()*mib), 4*mib)
-			d.Began = began
+			asked.Add(1)
+			since := time.Unix(0, began.Load())
+			d := alpine(int64(time.Since(since).Seconds()*mib), 4*mib)
+			d.Began = since
 			return []pullthrough.Download{d}
 		})
 		fmt.Fprintln(c, "log")
 		time.Sleep(2 * time.Second) // of the bubble's clock
 		synctest.Wait()
-		assert.InDelta(t, 10, asked, 1)
+		assert.InDelta(t, 10, asked.Load(), 1)
 		screen := m.screen()
 		require.Len(t, screen, 2, screen)
 		assert.Equal(t, "log", screen[0])
@@ -156,7 +158,7 @@ func TestFollow(t *testing.T) {
 		time.Sleep(2500 * time.Millisecond)
 		synctest.Wait()
 		assert.Equal(t, []string{"log"}, m.screen(), "it has ended")
-		began = time.Now()
+		began.Store(time.Now().UnixNano())
 		time.Sleep(time.Second)
 		synctest.Wait()
 		assert.Len(t, m.screen(), 2)
