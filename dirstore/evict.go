@@ -162,10 +162,10 @@ func (c *scan) evictPlace(victims []int32) error {
 	if err != nil {
 		return err
 	}
-	needed := make(map[int32]bool) // by what stays in the repository
+	needed := make(map[int32]int) // by so many that are in the repository still
 	for _, n := range c.nodes[p.first:p.last] {
 		for _, i := range n.refs {
-			needed[i] = needed[i] || !n.gone
+			needed[i]++
 		}
 	}
 	for some := range slices.Chunk(victims, batch) {
@@ -212,13 +212,11 @@ func (c *scan) tags(p *place, victims []int32) (map[digest.Digest][]string, erro
 }
 
 // evictNode removes one image, unless it has been used since. Names go one by one,
-// each in one step, from the tag to the blobs: whatever is left leads somewhere.
-func (c *scan) evictNode(p *place, n *node, tags map[digest.Digest][]string, needed map[int32]bool) error {
+// each in one step, from the tag to the blobs: whatever is left leads somewhere. A
+// blob goes with the last image that needs it: one that is to go may yet stay.
+func (c *scan) evictNode(p *place, n *node, tags map[digest.Digest][]string, needed map[int32]int) error {
 	if used, err := c.usedSince(p, n); used || err != nil {
 		c.restore(n)
-		for _, i := range n.refs {
-			needed[i] = true
-		}
 		return err
 	}
 	if n.blob {
@@ -233,7 +231,7 @@ func (c *scan) evictNode(p *place, n *node, tags map[digest.Digest][]string, nee
 		return err
 	}
 	for _, i := range n.refs {
-		if i == n.content || needed[i] {
+		if needed[i]--; i == n.content || needed[i] > 0 {
 			continue
 		}
 		if err := c.removeLayer(p, i); err != nil {
