@@ -257,6 +257,9 @@ func (c *scan) usedSince(p *place, n *node) (bool, error) {
 // changed reports whether the content is another than the scan has seen, or has
 // been used or linked since.
 func (c *scan) changed(i int32) (bool, error) {
+	if c.contents[i].late {
+		return true, nil
+	}
 	info, err := c.store.disk.stat(c.file(i))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

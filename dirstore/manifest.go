@@ -236,6 +236,9 @@ func (s *Store) putRevision(at layout.Repository, m *pullthrough.Manifest) (medi
 	if err := s.disk.makeDir(at.Layers(), &c); err != nil {
 		return "", 0, err
 	}
+	if err := s.touchReferences(at, m.Content); err != nil {
+		return "", 0, err
+	}
 	mediaType = m.Descriptor.MediaType
 	added, err = s.writeRevision(at.Home(m.Content), m.Content, layout.SidecarOf(m, mediaType), &c)
 	return mediaType, added, err
@@ -261,4 +264,23 @@ func (s *Store) writeRevision(home layout.Repository, content []byte, side layou
 		return added, err
 	}
 	return added, s.disk.flush(c)
+}
+
+// touchReferences notes that all that a new manifest refers to, and that is here,
+// is in use: a sweep that has not seen the manifest lets it be.
+func (s *Store) touchReferences(at layout.Repository, content []byte) error {
+	for _, d := range layout.References(content) {
+		target := d
+		if d.Algorithm() != digest.SHA256 { // it may be an alias
+			if linked, err := s.readLink(at.Layer(d), d); err == nil {
+				target = linked
+			}
+		}
+		for _, tree := range []layout.Tree{layout.Registry, layout.Own} {
+			if err := s.disk.touch(tree.Data(target)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -22,9 +22,10 @@ import (
 //
 // It looks at the content first and at the links later, and waits in between until
 // those who commit are done. So a link that it misses was made after its content
-// was looked at; and who makes a link changes the time of the content. Content
-// whose time is another one when it is to be removed therefore stays, whatever the
-// scan has found; no clock needs to be right for that.
+// was looked at; and who makes a link changes the time of the content, and of all
+// that a new manifest refers to. Content whose time is another one when it is to be
+// removed therefore stays, whatever the scan has found, and so does content that
+// the scan has seen only by its link; no clock needs to be right for that.
 type scan struct {
 	store *Store
 	ctx   context.Context
@@ -50,6 +51,7 @@ type content struct {
 	refs int32 // nodes that need it
 	size int64
 	used int64 // nanoseconds since 1970
+	late bool  // it came while the scan looked at the content, and is not counted
 }
 
 // place is a repository with its nodes.
@@ -159,6 +161,19 @@ func (c *scan) add(key contentKey, info fs.FileInfo) {
 	c.index[key] = int32(len(c.contents))
 	c.contents = append(c.contents, content{key: key, size: info.Size(), used: info.ModTime().UnixNano()})
 	c.total += info.Size()
+}
+
+// addLate notes content of which only the link was found. Whoever counts content
+// has counted it meanwhile.
+func (c *scan) addLate(tree layout.Tree, d digest.Digest) (int32, error) {
+	if _, err := c.store.disk.stat(tree.Data(d)); err != nil {
+		return 0, err
+	}
+	i := int32(len(c.contents))
+	key := c.key(tree, d)
+	c.index[key] = i
+	c.contents = append(c.contents, content{key: key, used: time.Now().UnixNano(), late: true})
+	return i, nil
 }
 
 func (c *scan) key(tree layout.Tree, d digest.Digest) contentKey {
@@ -296,7 +311,9 @@ func (c *scan) readManifest(home layout.Repository, n *node) ([]byte, error) {
 	}
 	own, ok := c.find(home.Tree, target)
 	if !ok {
-		return nil, fs.ErrNotExist
+		if own, err = c.addLate(home.Tree, target); err != nil {
+			return nil, err
+		}
 	}
 	n.content = own
 	body, _, err := c.store.readManifest(home.Tree.Data(target), n.digest)

@@ -59,3 +59,46 @@ func TestAnImageThatIsUsedWhileItIsToGoKeepsItsLayers(t *testing.T) {
 	assertWhole(t, s, repo, second, "second")
 }
 
+// TestAnImageThatIsPutDuringASweepKeepsItsLayers, which were those of the image
+// that goes.
+func TestAnImageThatIsPutDuringASweepKeepsItsLayers(t *testing.T) {
+	img := large(1)
+	layer := img.Layers[0].Digest
+	for name, at := range map[string]struct {
+		op, name string
+		nth      int
+	}{
+		"while contents are looked at":  {"open", strings.TrimPrefix(dataFile("", layer), "/")[:len("docker/registry/v2/blobs/sha256/xx")], 1},
+		"before links are looked at":    {"open", "docker/registry/v2/repositories", 1},
+		"when it is chosen who must go": {"lock", "pullthrough/gate", evicting},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := scratch(t)
+			process := open(t, dir)
+			pull(t, process, repo, img, "old")
+			used(t, dir, img, 9*time.Hour)
+			fresh := rebuilt(img, 1)
+			for n := 2; fresh.Digest.Encoded()[:2] == img.Digest.Encoded()[:2] || fresh.Digest.Encoded()[:2] == layer.Encoded()[:2]; n++ {
+				fresh = rebuilt(img, n) // its directory must be new, so that the sweep has missed it
+			}
+			s := open(t, dir)
+			sweepWith(t, s, at.op, at.name, at.nth, func() { put(t, process, repo, manifestOf(fresh, "new")) })
+			assertWhole(t, s, repo, fresh, "new")
+			assertNoManifest(t, s, repo, "old")
+		})
+	}
+}
+
+// TestAnIndexThatIsPutDuringASweepKeepsItsChildren.
+func TestAnIndexThatIsPutDuringASweepKeepsItsChildren(t *testing.T) {
+	dir := scratch(t)
+	process := open(t, dir)
+	child, foreign := large(1), artifact("child")
+	pull(t, process, repo, child, "")
+	pull(t, process, repo, foreign, "")
+	used(t, dir, child, 9*time.Hour)
+	index := pullthroughtest.NewIndex(child, foreign)
+	s := open(t, dir)
+	sweepWith(t, s, "lock", "pullthrough/gate", evicting, func() { put(t, process, repo, manifestOf(index, "new")) })
+	assertWhole(t, s, repo, index, "new")
+}
