@@ -71,8 +71,8 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 }
 
 func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, r io.Reader) error {
-	here, linked, err := s.have(at, desc)
-	if err != nil || here && linked {
+	here, _, err := s.have(at, desc)
+	if err != nil {
 		return err
 	}
 	if here {
@@ -116,8 +116,11 @@ func (s *Store) attachLocked(at layout.Repository, desc ocispec.Descriptor, temp
 		return 0, errSwept
 	case !here:
 		added, err = desc.Size, s.disk.publish(temp, layout.Registry.Data(desc.Digest), &c)
-	case !linked:
+	default:
 		err = s.disk.touch(layout.Registry.Data(desc.Digest)) // a sweep that has seen it unused lets it be
+		if linked && errors.Is(err, fs.ErrNotExist) {
+			err = nil // the link is an alias
+		}
 	}
 	if err != nil {
 		return 0, err

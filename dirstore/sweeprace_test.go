@@ -102,3 +102,14 @@ func TestAnIndexThatIsPutDuringASweepKeepsItsChildren(t *testing.T) {
 	sweepWith(t, s, "lock", "pullthrough/gate", evicting, func() { put(t, process, repo, manifestOf(index, "new")) })
 	assertWhole(t, s, repo, index, "new")
 }
+
+// TestABlobThatIsPutAgainDuringASweepStays.
+func TestABlobThatIsPutAgainDuringASweepStays(t *testing.T) {
+	dir := scratch(t)
+	process := open(t, dir)
+	content := noise(1, 100<<10)
+	d := putBlob(t, process, repo, content)
+	s := open(t, dir)
+	sweepWith(t, s, "lock", "pullthrough/gate", evicting, func() { putBlob(t, process, repo, content) })
+	assert.Equal(t, content, readBlob(t, s, repo, d))
+}
