@@ -76,7 +76,7 @@ func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.
 		return err
 	}
 	if here {
-		if err = s.attach(at, desc, ""); !errors.Is(err, errSwept) {
+		if err = s.attach(ctx, at, desc, ""); !errors.Is(err, errSwept) {
 			return err
 		}
 	}
@@ -84,7 +84,7 @@ func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.
 	if err != nil {
 		return err
 	}
-	return s.attach(at, desc, temp)
+	return s.attach(ctx, at, desc, temp)
 }
 
 // errSwept says that content which was here a moment ago has been evicted.
@@ -92,9 +92,9 @@ var errSwept = errors.New("evicted meanwhile")
 
 // attach makes the blob the repository's. temp is a finished file with the
 // content, "" if it should be here; it is gone afterwards.
-func (s *Store) attach(at layout.Repository, desc ocispec.Descriptor, temp string) error {
+func (s *Store) attach(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, temp string) error {
 	var added int64
-	err := s.commit(func() (err error) {
+	err := s.commit(ctx, func() (err error) {
 		added, err = s.attachLocked(at, desc, temp)
 		return err
 	})

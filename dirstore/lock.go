@@ -1,6 +1,7 @@
 package dirstore
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -10,16 +11,19 @@ import (
 )
 
 // commit runs f, which makes names for content, while no process removes any. It
-// is held for a few renames and syncs, never while content is copied.
-func (s *Store) commit(f func() error) error {
+// is held for a few renames and syncs, never while content is copied. It may have
+// to wait: f is not run when the context has ended by then.
+func (s *Store) commit(ctx context.Context, f func() error) error {
 	unlock, err := s.lockBoth(lockShared)
-	if errors.Is(err, errors.ErrUnsupported) {
-		return f() // then nothing is evicted here, either
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) { // without locks nothing is evicted, either
 		return err
 	}
-	defer unlock()
+	if err == nil {
+		defer unlock()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return f()
 }
 

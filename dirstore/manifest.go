@@ -170,17 +170,17 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 	if err != nil {
 		return err
 	}
-	return during(s.putManifest(at, repo, m), "store manifest", repo, m.Descriptor.Digest.String())
+	return during(s.putManifest(ctx, at, repo, m), "store manifest", repo, m.Descriptor.Digest.String())
 }
 
-func (s *Store) putManifest(at layout.Repository, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+func (s *Store) putManifest(ctx context.Context, at layout.Repository, repo pullthrough.Repo, m *pullthrough.Manifest) error {
 	if m.Source != pullthrough.SourceRevalidated {
 		if same, err := s.holds(at, m); same || err != nil {
 			return err
 		}
 	}
 	var added int64
-	err := s.commit(func() (err error) {
+	err := s.commit(ctx, func() (err error) {
 		if m.Source == pullthrough.SourceRevalidated {
 			if done, err := s.recheck(at, repo, m); done {
 				return err

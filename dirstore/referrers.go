@@ -60,10 +60,10 @@ func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject
 	if err != nil {
 		return err
 	}
-	return during(s.putReferrers(at, object{repo, string(subject)}, list, checked), "store referrers", repo, subject.String())
+	return during(s.putReferrers(ctx, at, object{repo, string(subject)}, list, checked), "store referrers", repo, subject.String())
 }
 
-func (s *Store) putReferrers(at layout.Repository, key object, list *ocispec.Index, checked time.Time) error {
+func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key object, list *ocispec.Index, checked time.Time) error {
 	subject := digest.Digest(key.ref)
 	if len(list.Manifests) == 0 {
 		if _, _, err := s.referrers(at, subject); errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +75,7 @@ func (s *Store) putReferrers(at layout.Repository, key object, list *ocispec.Ind
 	if err != nil {
 		return err
 	}
-	return s.commit(func() error {
+	return s.commit(ctx, func() error {
 		var c changes
 		if err := s.write(at.Referrers(subject), content, &c); err != nil {
 			return err

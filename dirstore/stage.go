@@ -95,7 +95,7 @@ func (t *stage) Commit(ctx context.Context, desc ocispec.Descriptor) error {
 		err = errors.New("staged for another digest")
 	}
 	if err == nil {
-		err = t.commit(desc)
+		err = t.commit(ctx, desc)
 	}
 	if err != nil {
 		err = errors.Join(err, t.Abort())
@@ -103,7 +103,7 @@ func (t *stage) Commit(ctx context.Context, desc ocispec.Descriptor) error {
 	return during(err, "commit blob", t.repo, t.digest.String())
 }
 
-func (t *stage) commit(desc ocispec.Descriptor) error {
+func (t *stage) commit(ctx context.Context, desc ocispec.Descriptor) error {
 	info, err := t.file.Stat()
 	if err == nil {
 		err = layout.CheckWritten(info.Size(), desc.Size)
@@ -116,7 +116,7 @@ func (t *stage) commit(desc ocispec.Descriptor) error {
 		return err
 	}
 	if here { // what is dropped need not be synced
-		err = t.store.attach(t.at, desc, "")
+		err = t.store.attach(ctx, t.at, desc, "")
 		if err == nil {
 			_ = t.file.Close() // it is scratch by now, and swept if it stays
 			_ = t.store.disk.remove(t.temp)
@@ -128,7 +128,7 @@ func (t *stage) commit(desc ocispec.Descriptor) error {
 	if err := t.store.finish(t.file, nil); err != nil {
 		return err
 	}
-	return t.store.attach(t.at, desc, t.temp)
+	return t.store.attach(ctx, t.at, desc, t.temp)
 }
 
 // Abort implements [pullthrough.Stage].

@@ -1,6 +1,7 @@
 package dirstore_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -112,4 +113,34 @@ func TestABlobThatIsPutAgainDuringASweepStays(t *testing.T) {
 	s := open(t, dir)
 	sweepWith(t, s, "lock", "pullthrough/gate", evicting, func() { putBlob(t, process, repo, content) })
 	assert.Equal(t, content, readBlob(t, s, repo, d))
+}
+
+// TestAPutThatWaitsForASweepStoresNothingOnceItsContextHasEnded.
+func TestAPutThatWaitsForASweepStoresNothingOnceItsContextHasEnded(t *testing.T) {
+	dir := scratch(t)
+	s := open(t, dir)
+	img, content := large(1), noise(1, 1000)
+	stage, err := s.StageBlob(t.Context(), repo, descriptor(content).Digest)
+	require.NoError(t, err)
+	_, err = stage.WriteAt(content, 0)
+	require.NoError(t, err)
+	for name, put := range map[string]func(context.Context) error{
+		"manifest": func(ctx context.Context) error { return s.PutManifest(ctx, repo, manifestOf(img, "v1")) },
+		"blob": func(ctx context.Context) error {
+			return s.PutBlob(ctx, repo, descriptor(content), strings.NewReader(string(content)))
+		},
+		"stage": func(ctx context.Context) error { return stage.Commit(ctx, descriptor(content)) },
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		s.SetProbe(func(op, _ string) error {
+			if op == "lock" {
+				cancel()
+			}
+			return nil
+		})
+		assert.ErrorIs(t, put(ctx), context.Canceled, name)
+		s.SetProbe(nil)
+	}
+	assert.Empty(t, files(t, dir))
+	assert.Empty(t, staged(t, dir))
 }
