@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"sync"
@@ -159,9 +160,13 @@ func (s *HandlerStore) manifest(ctx context.Context, at innerRepo, ref string) (
 
 // describe is the descriptor of the manifest in a. Its digest is by the algorithm
 // asked for, of a tag the one that it was put with, or that the registry
-// tells, and is right in any case.
+// tells. Content that is not what the registry says it is, such as the beginning
+// of it, is an error.
 func describe(a *innerAnswer, ref string, known digest.Digest) (ocispec.Descriptor, error) {
 	content := a.body.Bytes()
+	if n, ok := parseDigits(a.header.Get("Content-Length")); ok && n != a.size {
+		return ocispec.Descriptor{}, fmt.Errorf("manifest %s has %d bytes of %d: %w", ref, a.size, n, io.ErrUnexpectedEOF)
+	}
 	desc := ocispec.Descriptor{MediaType: a.header.Get("Content-Type"), Size: int64(len(content))}
 	if t, _, err := mime.ParseMediaType(desc.MediaType); err == nil {
 		desc.MediaType = t
@@ -180,13 +185,17 @@ func describe(a *innerAnswer, ref string, known digest.Digest) (ocispec.Descript
 		}
 		return desc, nil
 	}
-	for _, d := range []digest.Digest{known, digest.Digest(a.header.Get("Docker-Content-Digest"))} {
-		if validDigest(d) && isOf(d, content) {
-			desc.Digest = d
-			return desc, nil
-		}
+	told := digest.Digest(a.header.Get("Docker-Content-Digest"))
+	switch {
+	case validDigest(told) && !isOf(told, content):
+		return desc, fmt.Errorf("the registry's manifest %s, which it says is %s: %w", ref, told, ErrDigest)
+	case validDigest(known) && isOf(known, content):
+		desc.Digest = known
+	case validDigest(told):
+		desc.Digest = told
+	default:
+		desc.Digest = digest.FromBytes(content)
 	}
-	desc.Digest = digest.FromBytes(content)
 	return desc, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"strings"
@@ -172,7 +173,9 @@ func TestHandlerStoreManifestsAreLookedAt(t *testing.T) {
 	}{
 		"by tag, with its digest":       {"v1", map[string]string{"Docker-Content-Digest": sha512.String()}, content, sha512, nil},
 		"by tag, with no digest":        {"v1", nil, content, smallImage.Digest, nil},
-		"by tag, with another's digest": {"v1", map[string]string{"Docker-Content-Digest": digest.FromString("x").String()}, content, smallImage.Digest, nil},
+		"by tag, with another's digest": {"v1", map[string]string{"Docker-Content-Digest": digest.FromString("x").String()}, content, "", pullthrough.ErrDigest},
+		"by tag, the beginning":         {"v1", map[string]string{"Docker-Content-Digest": smallImage.Digest.String()}, content[:100], "", pullthrough.ErrDigest},
+		"by tag, too short":             {"v1", map[string]string{"Content-Length": "1000"}, content[:100], "", io.ErrUnexpectedEOF},
 		"by tag, with a digest of ours": {"v1", map[string]string{"Docker-Content-Digest": "md5:abc"}, content, smallImage.Digest, nil},
 		"by digest":                     {smallImage.Digest.String(), nil, content, smallImage.Digest, nil},
 		"by sha512":                     {sha512.String(), nil, content, sha512, nil},
