@@ -233,6 +233,9 @@ func (w *pipeAnswer) position(r io.Reader, from int64) error {
 		return w.err
 	case w.status == http.StatusOK: // the whole, whatever was asked for
 		_, err := io.CopyN(io.Discard, r, from)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return err
 	case w.status == http.StatusPartialContent && from > 0:
 		if first, _, _, ok := parseContentRange(w.sent.Get("Content-Range")); ok && first == from {

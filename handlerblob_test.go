@@ -121,6 +121,7 @@ func TestHandlerStoreAnswersThatAreSpoilt(t *testing.T) {
 					return
 				}
 				assert.Error(t, err)
+				assert.NotErrorIs(t, err, io.EOF)
 				assert.Less(t, len(got), len(b.content)-int(from))
 
 				w := serveSink(t.Context(), http.HandlerFunc(spoilt.open(t).Body.(http.Handler).ServeHTTP), "/v2/x")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"sync"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 )
@@ -33,7 +34,7 @@ func (q innerRequest) request(ctx context.Context) (*http.Request, error) {
 	}
 	switch {
 	case q.stream != nil:
-		r.Body, r.ContentLength = io.NopCloser(q.stream), q.size
+		r.Body, r.ContentLength = &lentBody{r: q.stream}, q.size
 	case len(q.body) > 0:
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(q.body)), int64(len(q.body))
 	}
@@ -57,6 +58,7 @@ func (s *HandlerStore) do(ctx context.Context, q innerRequest) (*innerAnswer, er
 	}
 	a := &innerAnswer{what: q.method + " " + r.URL.Path, head: q.method == http.MethodHead, header: make(http.Header)}
 	err = s.serve(a, r)
+	_ = r.Body.Close() // as a server does it: what was lent is not read any more
 	if a.status == 0 {
 		a.status = http.StatusOK
 	}
@@ -67,6 +69,28 @@ func (s *HandlerStore) do(ctx context.Context, q innerRequest) (*innerAnswer, er
 		return nil, ended
 	}
 	return a, err
+}
+
+// lentBody is what a caller lends for the time of a request.
+type lentBody struct {
+	mu sync.Mutex
+	r  io.Reader // nil: it is closed
+}
+
+func (b *lentBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.r == nil {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return b.r.Read(p)
+}
+
+func (b *lentBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.r = nil
+	return nil
 }
 
 var errNoHandler = errors.New("HandlerStore.Handler is nil")

@@ -218,3 +218,29 @@ func (r *cancels) Read(p []byte) (int, error) {
 	}
 	return r.Reader.Read(p[:min(len(p), 1<<20)])
 }
+
+// A registry that reads on when it has answered gets nothing: the reader is the
+// caller's again.
+func TestHandlerStoreLendsABlobForTheRequestOnly(t *testing.T) {
+	content := newBlobServer(9 << 20).content
+	var kept io.Reader
+	s := handlerStore(func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method {
+		case http.MethodPost:
+			w.Header().Set("Location", uploads+"1")
+			w.Header().Set("OCI-Chunk-Min-Length", "1000000000")
+			w.WriteHeader(http.StatusAccepted)
+		case http.MethodPut:
+			kept = r.Body
+			w.WriteHeader(http.StatusCreated)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+	r := bytes.NewReader(content)
+	require.NoError(t, s.PutBlob(t.Context(), repo("a"), ocispec.Descriptor{Digest: digest.FromBytes(content), Size: int64(len(content))}, r))
+	require.NotNil(t, kept)
+	_, err := kept.Read(make([]byte, 1))
+	assert.ErrorIs(t, err, http.ErrBodyReadAfterClose)
+	assert.Equal(t, len(content), r.Len())
+}
