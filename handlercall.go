@@ -57,8 +57,9 @@ func (s *HandlerStore) do(ctx context.Context, q innerRequest) (*innerAnswer, er
 		return nil, err
 	}
 	a := &innerAnswer{what: q.method + " " + r.URL.Path, head: q.method == http.MethodHead, header: make(http.Header)}
+	body := r.Body // the handler may put another one there
 	err = s.serve(a, r)
-	_ = r.Body.Close() // as a server does it: what was lent is not read any more
+	_ = body.Close() // as a server does it: what was lent is not read any more
 	if a.status == 0 {
 		a.status = http.StatusOK
 	}
