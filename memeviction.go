@@ -53,6 +53,7 @@ type memObject struct {
 	digest digest.Digest
 	blob   bool
 	used   int64 // when it, or an image that needs it, was pulled last
+	depth  int   // orders what was used at the same time: less than that of what it needs
 }
 
 // evictLocked makes room, if there is too much. What was just put stays.
@@ -65,13 +66,8 @@ func (s *MemStore) evictLocked(repo Repo, put digest.Digest) {
 		all = r.objects(all, name)
 	}
 	slices.SortFunc(all, func(a, b memObject) int {
-		if c := cmp.Compare(a.used, b.used); c != 0 || a.blob == b.blob {
-			return c
-		}
-		if a.blob { // nothing goes before what refers to it
-			return 1
-		}
-		return -1
+		// Nothing goes before what refers to it.
+		return cmp.Or(cmp.Compare(a.used, b.used), cmp.Compare(a.depth, b.depth))
 	})
 	gone := make(map[Repo]struct{})
 	for _, o := range all {
@@ -92,7 +88,7 @@ func (s *MemStore) evictLocked(repo Repo, put digest.Digest) {
 // objects appends what is in r to all. Everything is as recent as the most
 // recent image that needs it.
 func (r *memRepo) objects(all []memObject, name Repo) []memObject {
-	m := &memMarks{r, make(map[digest.Digest]int64, len(r.manifests)), make(map[digest.Digest]int64, len(r.blobs))}
+	m := &memMarks{r, make(map[digest.Digest]int64, len(r.manifests)), make(map[digest.Digest]int64, len(r.blobs)), make(map[digest.Digest]int, len(r.manifests))}
 	roots := slices.Collect(maps.Keys(r.manifests))
 	slices.SortFunc(roots, func(a, b digest.Digest) int { // so that nothing is marked twice
 		return cmp.Compare(r.manifests[b].used.Load(), r.manifests[a].used.Load())
@@ -104,10 +100,10 @@ func (r *memRepo) objects(all []memObject, name Repo) []memObject {
 		m.mark(d, r.manifests[d].used.Load())
 	}
 	for d, used := range m.manifests {
-		all = append(all, memObject{name, d, false, used})
+		all = append(all, memObject{name, d, false, used, -m.done[d]})
 	}
 	for d, used := range m.blobs {
-		all = append(all, memObject{name, d, true, used})
+		all = append(all, memObject{name, d, true, used, 1})
 	}
 	return all
 }
@@ -116,6 +112,7 @@ func (r *memRepo) objects(all []memObject, name Repo) []memObject {
 type memMarks struct {
 	*memRepo
 	manifests, blobs map[digest.Digest]int64
+	done             map[digest.Digest]int // counts them: all that one needs was done before it
 }
 
 // mark notes that d, and all that it is made of, was used at that time or later.
@@ -131,6 +128,7 @@ func (m *memMarks) mark(d digest.Digest, at int64) {
 	for _, ref := range have.refs {
 		m.mark(ref, at)
 	}
+	m.done[d] = len(m.done) + 1
 }
 
 func (s *MemStore) removeLocked(o memObject) {

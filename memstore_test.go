@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -172,6 +173,30 @@ func TestMemStoreKeepsWhatAnImageInUseNeeds(t *testing.T) {
 	}
 	for _, child := range index.Children {
 		assert.True(t, s.whole(repo("used"), "", child))
+	}
+}
+
+// An index goes before its children, which nobody has pulled by themselves.
+func TestMemStoreKeepsNoIndexWithoutItsChildren(t *testing.T) {
+	var children []*pullthroughtest.Image
+	size := int64(0)
+	for i := range int64(40) {
+		child := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: i, Layers: -1})
+		children, size = append(children, child), size+int64(len(child.Content))+child.Config.Size
+	}
+	inner := pullthroughtest.NewIndex(children[:20]...)
+	outer := pullthroughtest.NewIndex(append(slices.Clone(children[20:]), inner)...)
+	s := newShelf(t, size+int64(len(inner.Content)+len(outer.Content)))
+	s.put(repo("old"), "v1", outer)
+	require.True(t, s.hasManifest(repo("old"), "v1"), "it just fits")
+	s.put(repo("new"), "v1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: -1}))
+
+	assert.False(t, s.hasManifest(repo("old"), "v1"))
+	for _, child := range outer.Children {
+		assert.True(t, s.hasManifest(repo("old"), child.Digest.String()))
+	}
+	for _, child := range inner.Children {
+		assert.True(t, s.hasManifest(repo("old"), child.Digest.String()))
 	}
 }
 
