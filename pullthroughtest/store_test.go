@@ -17,7 +17,11 @@ func TestStoresThatAreRight(t *testing.T) {
 		"a plain Store":           func(t *testing.T) pullthrough.Store { return newPlainStore(t, "") },
 		"immutable":               func(t *testing.T) pullthrough.Store { return immutable{newPlainStore(t, "")} },
 		"one tenant's":            func(t *testing.T) pullthrough.Store { return oneTenant{newPlainStore(t, "")} },
-		"written":                 func(t *testing.T) pullthrough.Store { return writesItself{newPlainStore(t, "")} },
+		"one tenant's with lists": func(t *testing.T) pullthrough.Store {
+			s := newPlainStore(t, "")
+			return oneTenantsLists{oneTenant{s}, s}
+		},
+		"written": func(t *testing.T) pullthrough.Store { return writesItself{newPlainStore(t, "")} },
 	} {
 		t.Run(name, func(t *testing.T) { pullthroughtest.TestStore(t, open) })
 	}

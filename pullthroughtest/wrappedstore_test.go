@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -79,4 +80,53 @@ type writingBody struct {
 
 func (b writingBody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	pullthrough.WriteBlob(w, r, b.blob)
+}
+
+// oneTenantsLists is a Store for one account in one Region that keeps lists, too,
+// of what has a sha256.
+type oneTenantsLists struct {
+	oneTenant
+	lists *plainStore
+}
+
+func (s oneTenantsLists) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
+	if err := s.check(repo, ""); err != nil {
+		return nil, err
+	}
+	return s.lists.Tags(ctx, repo)
+}
+
+func (s oneTenantsLists) Repos(ctx context.Context, account, region string) ([]string, error) {
+	if err := s.check(pullthrough.Repo{Account: account, Region: region}, ""); err != nil {
+		return nil, err
+	}
+	return s.lists.Repos(ctx, account, region)
+}
+
+func (s oneTenantsLists) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
+	if err := s.check(repo, ""); err != nil {
+		return false, err
+	}
+	return s.lists.RepoExists(ctx, repo)
+}
+
+func (s oneTenantsLists) CreateRepo(ctx context.Context, repo pullthrough.Repo, rule pullthrough.Rule, r pullthrough.Request) error {
+	if err := s.check(repo, ""); err != nil {
+		return err
+	}
+	return s.lists.CreateRepo(ctx, repo, rule, r)
+}
+
+func (s oneTenantsLists) Referrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {
+	if err := s.check(repo, string(subject)); err != nil {
+		return nil, time.Time{}, err
+	}
+	return s.lists.Referrers(ctx, repo, subject)
+}
+
+func (s oneTenantsLists) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
+	if err := s.check(repo, string(subject)); err != nil {
+		return err
+	}
+	return s.lists.PutReferrers(ctx, repo, subject, list, checked)
 }
