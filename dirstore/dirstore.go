@@ -78,7 +78,9 @@ type Store struct {
 
 // Open opens the store in dir, which is made if need be. It does not scan what
 // is there; it removes what processes that have died left half-written.
-func Open(dir string) (*Store, error) {
+func Open(dir string) (*Store, error) { return open(dir, nil) }
+
+func open(dir string, probe func(op, name string) error) (*Store, error) {
 	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return nil, fmt.Errorf("dirstore: %w", err)
 	}
@@ -86,7 +88,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dirstore: %w", err)
 	}
-	s := &Store{disk: disk{root: root}, memory: newMemory(), verifier: newVerifier(), sweeper: newSweeper(), empty: lru.New[object, emptyList](maxEmpty)}
+	s := &Store{disk: disk{root, probe}, memory: newMemory(), verifier: newVerifier(), sweeper: newSweeper(), empty: lru.New[object, emptyList](maxEmpty)}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
 	}
@@ -96,6 +98,9 @@ func Open(dir string) (*Store, error) {
 // prepare makes what the registry wants to find even when nothing is stored.
 func (s *Store) prepare() error {
 	for _, dir := range []string{layout.Registry.Blobs(), layout.Registry.Repositories(), layout.Staging} {
+		if err := s.disk.before("mkdir", dir); err != nil {
+			return err
+		}
 		if err := s.disk.root.MkdirAll(dir, dirMode); err != nil {
 			return err
 		}
@@ -112,7 +117,7 @@ func (s *Store) Close() error {
 	s.verifier.stop()
 	s.memory.stop()
 	// It is empty unless a download still runs; the next Open would remove it.
-	_ = s.disk.root.Remove(s.staging)
+	_ = s.disk.remove(s.staging)
 	return errors.Join(s.lock.Close(), s.disk.root.Close())
 }
 

@@ -76,6 +76,21 @@ func (d *disk) rename(from, to string) error {
 	return d.root.Rename(from, to)
 }
 
+// aside gives what others see another name, where nobody looks.
+func (d *disk) aside(name, aside string) error {
+	if err := d.before("aside", name); err != nil {
+		return err
+	}
+	return d.root.Rename(name, aside)
+}
+
+func (d *disk) mkdir(name string) error {
+	if err := d.before("mkdir", name); err != nil {
+		return err
+	}
+	return d.root.Mkdir(name, dirMode)
+}
+
 func (d *disk) remove(name string) error {
 	if err := d.before("remove", name); err != nil {
 		return err
@@ -141,13 +156,10 @@ func (d *disk) publish(temp, name string, c *changes) error {
 
 // makeDir makes dir and its parents, and notes whose entries are new.
 func (d *disk) makeDir(dir string, c *changes) error {
-	if err := d.before("mkdir", dir); err != nil {
-		return err
-	}
-	err := d.root.Mkdir(dir, dirMode)
+	err := d.mkdir(dir)
 	if parent := path.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != "." {
 		if err = d.makeDir(parent, c); err == nil {
-			err = d.root.Mkdir(dir, dirMode)
+			err = d.mkdir(dir)
 		}
 	}
 	switch {
@@ -174,7 +186,7 @@ func (d *disk) touch(name string) error {
 
 // removeAll removes a directory in one step, as far as others see it.
 func (d *disk) removeAll(name, aside string) error {
-	err := d.rename(name, aside)
+	err := d.aside(name, aside)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

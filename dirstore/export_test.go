@@ -9,3 +9,6 @@ func (s *Store) Staging() string { return s.staging }
 
 // WaitForSweep waits until no sweep runs in the background.
 func (s *Store) WaitForSweep() { s.sweeper.running.Wait() }
+
+// OpenProbed is Open with what [Store.SetProbe] sets, from the first step on.
+func OpenProbed(dir string, f func(op, name string) error) (*Store, error) { return open(dir, f) }

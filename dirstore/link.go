@@ -39,7 +39,7 @@ func (s *Store) parseLink(name string, d digest.Digest) (digest.Digest, error) {
 // now: one that turns out to be good is put back.
 func (s *Store) removeLink(dir string, d digest.Digest) {
 	aside := path.Join(s.staging, rand.Text())
-	if err := s.disk.rename(layout.Link(dir), aside); err != nil {
+	if err := s.disk.aside(layout.Link(dir), aside); err != nil {
 		return // a directory that we may not write is still good to read
 	}
 	if _, err := s.parseLink(aside, d); err == nil {

@@ -33,7 +33,7 @@ var errLocked = errors.New("locked")
 func (s *Store) claim() (err error) {
 	for range claimsTried {
 		name := path.Join(layout.Staging, rand.Text())
-		if err := s.disk.root.Mkdir(name, dirMode); err != nil {
+		if err := s.disk.mkdir(name); err != nil {
 			return err
 		}
 		var f *os.File
@@ -51,7 +51,10 @@ func (s *Store) lockDir(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = tryLock(f); errors.Is(err, errors.ErrUnsupported) {
+	if err = s.disk.before("lock", name); err == nil {
+		err = tryLock(f)
+	}
+	if errors.Is(err, errors.ErrUnsupported) {
 		return f, nil
 	}
 	if err == nil {
@@ -104,7 +107,9 @@ func (s *Store) sweepOne(name string) {
 	default:
 		return // its process lives
 	}
-	_ = s.disk.root.RemoveAll(name)
+	if s.disk.before("remove", name) == nil {
+		_ = s.disk.root.RemoveAll(name)
+	}
 }
 
 // newFile makes an empty staging file and returns it with its name.

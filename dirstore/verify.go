@@ -104,7 +104,7 @@ func (s *Store) hash(ctx context.Context, name string, d digest.Digest) (fs.File
 func (s *Store) discard(name string, damaged fs.FileInfo, reason error) {
 	s.log().Warn("stored content is damaged and removed", "file", name, "err", reason)
 	aside := path.Join(s.staging, rand.Text())
-	if err := s.disk.rename(name, aside); err != nil {
+	if err := s.disk.aside(name, aside); err != nil {
 		return // a directory that we may not write is still good to read
 	}
 	if found, err := s.disk.stat(aside); err == nil && !os.SameFile(found, damaged) {
