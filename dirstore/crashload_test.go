@@ -214,13 +214,13 @@ func pullSteps(t *testing.T, dir, upstream string, maxBytes int64, f func(op, na
 	require.NoError(t, s.Close())
 }
 
-// plantDamage stores all images and spoils one, for pullSteps to find and to heal.
+// plantDamage stores all images and spoils one that shares nothing with others, for
+// pullSteps to find and to heal.
 func plantDamage(t *testing.T, dir, upstream string) {
 	t.Helper()
 	pullSteps(t, dir, upstream, 0, nil)
-	base := crowd()[2]
-	damaged := base.images[0]
-	write(t, "sha256:", layerLink(dir, base.repo.Name, damaged.Config.Digest))
+	damaged := crowd()[6].images[0]
+	write(t, "sha256:", layerLink(dir, crowd()[6].repo.Name, damaged.Config.Digest))
 	write(t, "{}", dataFile(dir, damaged.Digest))
 	write(t, "", dataFile(dir, damaged.Layers[0].Digest))
 }

@@ -24,8 +24,10 @@ type storageRow struct {
 }
 
 // TestStorage is the table of what may go wrong with a disk and with the processes
-// on it, and how it must end. The rows that are missing (F7 panics, F8 a Store that
-// blocks, F9 one that is slow, P4, P5) are the proxy's business, not a Store's.
+// on it, and how it must end. P7, processes that are killed, is [TestCrashAtEachPoint]
+// and [TestCrashAtAnyMoment]; P10 is also [TestTwoProcesses]. The rows that are missing
+// (F7 panics, F8 a Store that blocks, F9 one that is slow, P4, P5) are the proxy's
+// business, not a Store's.
 func TestStorage(t *testing.T) {
 	for _, row := range append(processRows(), []storageRow{
 		{"F01", "a reader fails at any byte: nothing is kept", testAReaderThatFailsLeavesNothing},
