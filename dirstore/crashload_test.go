@@ -38,7 +38,7 @@ func upstreamName(repo pullthrough.Repo) string { return strings.TrimPrefix(repo
 // crowd are tags of several platforms, tags that move, layers that images and
 // repositories share, a large layer, an artifact out of the registry's sight and one
 // that refers to another image. It is the same each time.
-func crowd() []tagged {
+var crowd = sync.OnceValue(func() []tagged {
 	img := func(seed int64, layers int, arch string) *pullthroughtest.Image {
 		o := pullthroughtest.ImageOptions{Seed: seed, Layers: layers, LayerSize: 20 << 10}
 		o.Platform.OS, o.Platform.Architecture = "linux", arch
@@ -58,7 +58,7 @@ func crowd() []tagged {
 		{tenant, "v1", []*pullthroughtest.Image{img(2, 2, "amd64")}},
 		{other, "huge", []*pullthroughtest.Image{huge}},
 	}
-}
+})
 
 // newCrowd is an upstream registry whose tags move while they are asked for.
 func newCrowd(t *testing.T) *pullthroughtest.Upstream {
