@@ -24,7 +24,7 @@ import (
 
 // crashes is how often the tests below kill a process: at random moments, and at
 // the points of [crashPoints], each of them at least once. CRASHES says another
-// number, such as 500, and CRASH_SEED repeats what was printed.
+// number, such as 500, and CRASH_SEED repeats the choices of the run that printed it.
 func crashes(t *testing.T) (n int, r *rand.Rand) {
 	t.Helper()
 	number := func(name string, usual uint64) uint64 {

@@ -87,6 +87,10 @@ func newCrowd(t *testing.T) *pullthroughtest.Upstream {
 	return up
 }
 
+// otherName is another name for the address of an upstream registry, so that its log
+// tells from whom a request came.
+func otherName(address string) string { return strings.Replace(address, "127.0.0.1", "localhost", 1) }
+
 // newProxy pulls through s from the upstream at url. It must be shut down.
 func newProxy(s pullthrough.Store, url string, fill pullthrough.FillMode, policy pullthrough.Policy) *pullthrough.Proxy {
 	return &pullthrough.Proxy{
