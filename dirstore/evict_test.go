@@ -302,9 +302,9 @@ func TestWhatIsBeingDownloadedKeepsItsImage(t *testing.T) {
 	img, otherImage := large(1), large(2)
 	pull(t, s, other, otherImage, "v1")
 	require.NoError(t, s.Sweep(t.Context()))
-	put(t, s, repo, manifestOf(img, "v1"))
-	stage, err := s.StageBlob(t.Context(), repo, img.Layers[0].Digest)
+	stage, err := s.StageBlob(t.Context(), repo, img.Layers[0].Digest) // first: a put starts a sweep
 	require.NoError(t, err)
+	put(t, s, repo, manifestOf(img, "v1"))
 	require.NoError(t, s.Sweep(t.Context()))
 	assertGone(t, s, other, otherImage, "v1")
 	assert.Equal(t, img.Digest, get(t, s, repo, "v1").Descriptor.Digest)
