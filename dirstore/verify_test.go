@@ -107,7 +107,6 @@ func TestAVerificationEndsWithItsContext(t *testing.T) {
 	})
 	_, err := s.Blob(ctx, repo, d)
 	assert.ErrorIs(t, err, context.Canceled)
-	s.SetProbe(nil)
 	readBlob(t, s, repo, d)
 }
 
