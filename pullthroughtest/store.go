@@ -22,8 +22,8 @@ import (
 //
 // The repositories are those of a few accounts and Regions, and everything is put as [pullthrough.FillEager] puts it, a
 // manifest after all that it refers to. A Store may refuse, with an error and keeping nothing, digests by sha512, media
-// types of its own choice, repository names of more than 200 characters, other accounts and Regions than the first,
-// and, with [pullthrough.ErrImmutable], to move a tag: this stands in the log. A time must come back to the second.
+// types of its own choice, repository names of more than 200 characters, other accounts and Regions than the first
+// (111122223333 in us-east-1) and, with [pullthrough.ErrImmutable], to move a tag: this stands in the log. A time must come back to the second.
 func TestStore(t *testing.T, open func(t *testing.T) pullthrough.Store) {
 	t.Helper()
 	first := open(t)
