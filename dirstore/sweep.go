@@ -47,6 +47,9 @@ func (s *Store) Sweep(ctx context.Context) error {
 type sweeper struct {
 	turn chan struct{} // holds a token while a sweep runs
 	left atomic.Int64  // bytes after the last sweep
+	// rest is how many bytes must come before the next sweep, after one that failed:
+	// not each put tries again.
+	rest atomic.Int64
 	// uncounted are bytes that could not be added to the count: the next put does.
 	uncounted atomic.Int64
 
@@ -139,11 +142,12 @@ func (s *Store) grow(added int64) {
 	if s.MaxBytes <= 0 {
 		return
 	}
-	if err == nil && size <= max(s.MaxBytes, s.sweeper.left.Load()+s.MaxBytes/spare) {
+	if s.sweeper.rest.Add(-added) > 0 || err == nil && size <= max(s.MaxBytes, s.sweeper.left.Load()+s.MaxBytes/spare) {
 		return
 	}
 	s.sweeper.start(func(ctx context.Context) {
 		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+			s.sweeper.rest.Store(s.MaxBytes / spare)
 			s.log().Warn("the size of the directory could not be kept", "err", err)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -171,4 +172,29 @@ func TestAFullDiskIsSweptAllTheSame(t *testing.T) {
 	})
 	assert.ErrorIs(t, s.Sweep(t.Context()), syscall.ENOSPC)
 	assert.Zero(t, contentBytes(t, dir))
+}
+
+// TestASweepThatFailsIsNotTriedByEachPut, but when a tenth more has come.
+func TestASweepThatFailsIsNotTriedByEachPut(t *testing.T) {
+	dir := scratch(t)
+	s := open(t, dir)
+	s.MaxBytes = 100 << 10
+	var sweeps atomic.Int32
+	s.SetProbe(func(op, name string) error {
+		if op == "lock" && name == "pullthrough/sweep" {
+			sweeps.Add(1)
+			return syscall.EIO
+		}
+		return nil
+	})
+	for i := range 110 {
+		putBlob(t, s, repo, noise(uint64(i), 1<<10))
+		s.WaitForSweep()
+	}
+	counting := sweeps.Load() // nobody knew the size, and then it was too much
+	for i := range 20 {
+		putBlob(t, s, repo, noise(uint64(1000+i), 1<<10))
+		s.WaitForSweep()
+	}
+	assert.InDelta(t, 2, sweeps.Load()-counting, 1)
 }
