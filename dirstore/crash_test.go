@@ -199,6 +199,7 @@ func TestCrashAtAnyMoment(t *testing.T) {
 		}
 		var running []*child
 		for range 1 + r.IntN(2) {
+			wait(r, 40*time.Millisecond)
 			running = append(running, startChild(t, v.dir, childPlan{
 				Upstream: v.up.URL(), Seed: r.Uint64(), Verify: r.IntN(2) == 0,
 				Fill:     []pullthrough.FillMode{pullthrough.FillLazy, pullthrough.FillBackground, pullthrough.FillEager}[r.IntN(3)],
@@ -206,7 +207,7 @@ func TestCrashAtAnyMoment(t *testing.T) {
 			}))
 		}
 		for _, c := range running { // the second one may live for a while without the first
-			<-time.After(time.Duration(r.Int64N(int64(120 * time.Millisecond)))) // any moment will do
+			wait(r, 120*time.Millisecond)
 			require.NoError(t, c.cmd.Process.Kill())
 			v.expect(c.killed(), "a process ended by itself: %v: %s", c.cmd.ProcessState, c.out.String())
 			kills++
@@ -218,6 +219,9 @@ func TestCrashAtAnyMoment(t *testing.T) {
 	}
 	t.Logf("%d kills, %d objects checked, %d violations", kills, v.objects, v.violations)
 }
+
+// wait makes the next moment any one.
+func wait(r *rand.Rand, most time.Duration) { <-time.After(time.Duration(r.Int64N(int64(most)))) }
 
 // evictSome leaves some of the images, with none of their uses known.
 func evictSome(t *testing.T, dir string, r *rand.Rand) {
