@@ -201,7 +201,7 @@ func pullSteps(t *testing.T, dir, upstream string, maxBytes int64, f func(op, na
 	require.NoError(t, err)
 	s.MaxBytes, s.VerifyBlobs = maxBytes, true
 	p := newProxy(s, upstream, pullthrough.FillLazy, pullthrough.Policy{TagTTL: pullthrough.EveryPull})
-	for range 4 { // tags are confirmed, and move
+	for range 3 { // tags are confirmed, and move
 		for _, c := range crowd() {
 			require.NoError(t, pullImage(t.Context(), p, c.repo, c.tag))
 		}

@@ -29,7 +29,8 @@ const childDir = "DIRSTORE_TEST_DIR"
 func childOf(t *testing.T, name, dir string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+name+"$", "-test.count=1")
-	cmd.Env = append(os.Environ(), childDir+"="+dir)
+	// With -race a process would sleep for a second before it ends.
+	cmd.Env = append(os.Environ(), childDir+"="+dir, "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	return cmd
 }
 
