@@ -65,6 +65,17 @@ func (s *Spool) NewReader(ctx context.Context) (*Reader, error) {
 	return r, nil
 }
 
+// Readers returns the offsets at which readers are, in no particular order.
+func (s *Spool) Readers() []int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := make([]int64, 0, len(s.readers))
+	for r := range s.readers {
+		at = append(at, r.at.Load())
+	}
+	return at
+}
+
 // move notes that the reader got n bytes further.
 func (r *Reader) move(n int64) {
 	r.off += n

@@ -323,17 +323,6 @@ func (s *Spool) Size() int64 {
 	return s.size
 }
 
-// Readers returns the offsets at which readers are, in no particular order.
-func (s *Spool) Readers() []int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	at := make([]int64, 0, len(s.readers))
-	for r := range s.readers {
-		at = append(at, r.at.Load())
-	}
-	return at
-}
-
 // Written returns how many bytes were written, readable or not.
 func (s *Spool) Written() int64 {
 	s.mu.Lock()
