@@ -89,7 +89,8 @@ type LayerFailure struct {
 }
 
 // BatchCheckLayerAvailability tells which layers are stored in the repository: those
-// that only upstream has are not. See [BatchCheckLayerAvailability] for the errors.
+// that only upstream has are not, and one that was just pulled is a moment after its last
+// byte was sent. See [BatchCheckLayerAvailability] for the errors.
 //
 // [BatchCheckLayerAvailability]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchCheckLayerAvailability.html
 func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Identity, in BatchCheckLayerAvailabilityInput) (out BatchCheckLayerAvailabilityOutput, err error) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
 	"github.com/aws/aws-sdk-go-v2/service/ecr/types"
@@ -53,6 +54,12 @@ func sdkLayers(t *testing.T, log *sdkLog) {
 // sdkAvailability has cached layers, others, and what is none.
 func sdkAvailability(t *testing.T, f *fakeAWS, cached *pullthroughtest.Blob, other string) {
 	t.Helper()
+	require.Eventually(t, func() bool { // a blob is stored after its last byte was sent
+		out, err := f.BatchCheckLayerAvailability(t.Context(), &ecr.BatchCheckLayerAvailabilityInput{
+			RepositoryName: str(sdkRepo), LayerDigests: []string{cached.Digest.String()},
+		})
+		return assert.NoError(t, err) && out.Layers[0].LayerAvailability == types.LayerAvailabilityAvailable
+	}, 20*time.Second, time.Millisecond)
 	out, err := f.BatchCheckLayerAvailability(t.Context(), &ecr.BatchCheckLayerAvailabilityInput{
 		RepositoryName: str(sdkRepo), LayerDigests: []string{cached.Digest.String(), other, "", "sha256:1"}, RegistryId: str(sdkAccount),
 	})

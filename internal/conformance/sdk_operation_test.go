@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
 	"github.com/aws/aws-sdk-go-v2/service/ecr/schemas"
 	"github.com/aws/smithy-go"
@@ -36,11 +37,32 @@ const (
 // is one of the test's.
 func sdkOptions(url string) ecr.Options {
 	return ecr.Options{
-		Region: sdkRegion, BaseEndpoint: &url, RetryMaxAttempts: 1,
+		Region: sdkRegion, BaseEndpoint: &url, RetryMaxAttempts: 1, HTTPClient: inOnePiece(awshttp.NewBuildableClient()),
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "canary"}, nil
 		}),
 	}
+}
+
+// inOnePiece has c send each request's body from memory. The SDK closes the body that it
+// streams as soon as the answer's header is in; net/http, which looks whether more of
+// it comes, is then told io.EOF as an error (smithy-go 1.28.8), and closes the connection
+// under an answer that is longer than the first read.
+func inOnePiece(c aws.HTTPClient) aws.HTTPClient {
+	return smithyhttp.ClientDoFunc(func(r *http.Request) (*http.Response, error) {
+		if r.Body == nil {
+			return c.Do(r)
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.Body.Close(); err != nil {
+			return nil, err
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		return c.Do(r)
+	})
 }
 
 // operation is an operation of ecrapi and of the SDK.
