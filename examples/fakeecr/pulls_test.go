@@ -133,9 +133,14 @@ func TestTextLog(t *testing.T) {
 func TestLogOfAnAnswerCutOff(t *testing.T) {
 	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
 	up.Push("app", "v1", img)
-	up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/*", Flip: new(int64(-1))}) // the digest is wrong
+	answered := make(chan struct{})
+	up.Fault(pullthroughtest.Fault{
+		Match: "GET /v2/*/blobs/*", Stall: answered, StallAfter: new(int64(1 << 20)),
+		Flip: new(int64(-1)), // the digest is wrong
+	})
 	i := start(t, "-rule", "p="+up.URL(), "-log", "json")
 	resp, err := http.Get(i.url + "/v2/p/app/blobs/" + img.Layers[0].Digest.String())
+	close(answered)
 	require.NoError(t, err)
 	_, err = io.Copy(io.Discard, resp.Body)
 	require.Error(t, err)
