@@ -34,6 +34,7 @@ func (a *answer) WriteHeader(status int) {
 	request := a.entry.request
 	request.Status = status
 	a.fault = a.upstream.faults.pick(request)
+	a.entry.settle(true)
 	if a.fault == nil {
 		a.entry.answer(status)
 		a.w.WriteHeader(status)

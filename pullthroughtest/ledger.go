@@ -56,15 +56,18 @@ func (u *Upstream) Reset() { u.log.reset() }
 // Count is the number of requests that match pattern, those still waiting for their answer included. A pattern is
 // compared with "METHOD PATH" and, once there is an answer, with "METHOD PATH STATUS"; * in it stands for any run of
 // characters, slashes included: "GET /v2/*/blobs/*", "* /token", "* 401". The empty pattern matches every request.
-func (u *Upstream) Count(pattern string) int { return u.log.count(pattern) }
+func (u *Upstream) Count(pattern string) int {
+	return u.log.count(func(e *entry) bool { return e.request.matches(pattern) })
+}
 
-// Wait returns nil once Count(pattern) is n or more, and the context's error if that ends first. It is how a test
-// knows that requests are there although a stall holds their answers. A request arrives before it meets its fault, so
-// release a stall after Wait by closing its channel, not by healing the fault.
+// Wait returns nil once n or more of the requests that Count(pattern) counts have met their fault, if there was one
+// for them, or are with [Config.Handler], and the context's error if that ends first. It is how a test knows that
+// requests are there although a stall holds their answers: what comes after it meets the next fault. A stall ends when
+// its channel is closed; healing the fault is for other requests.
 func (u *Upstream) Wait(ctx context.Context, pattern string, n int) error {
 	for {
 		changed := u.log.watch()
-		have := u.log.count(pattern)
+		have := u.log.count(func(e *entry) bool { return e.settled && e.request.matches(pattern) })
 		if have >= n {
 			return nil
 		}
@@ -93,6 +96,7 @@ type ledger struct {
 type entry struct {
 	log      *ledger
 	request  Request
+	settled  bool // no fault that comes now will meet it
 	answered bool
 }
 
@@ -128,6 +132,13 @@ func (e *entry) readBody(r *http.Request) (ok bool) {
 	return true
 }
 
+func (e *entry) settle(settled bool) {
+	e.log.mu.Lock()
+	defer e.log.mu.Unlock()
+	e.settled = settled
+	e.log.changedLocked()
+}
+
 func (e *entry) answer(status int) {
 	e.log.mu.Lock()
 	defer e.log.mu.Unlock()
@@ -144,7 +155,7 @@ func (e *entry) addBytes(n int) {
 func (l *ledger) finish(e *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e.answered = true
+	e.settled, e.answered = true, true
 	l.changedLocked()
 }
 
@@ -185,12 +196,12 @@ func (l *ledger) answered() []Request {
 	return requests
 }
 
-func (l *ledger) count(pattern string) int {
+func (l *ledger) count(counts func(*entry) bool) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
 	for _, e := range l.entries {
-		if e.request.matches(pattern) {
+		if counts(e) {
 			n++
 		}
 	}

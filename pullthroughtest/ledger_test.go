@@ -148,3 +148,47 @@ func TestWaitSeesStalledRequests(t *testing.T) {
 	assert.ErrorIs(t, up.Wait(ctx, "GET /never", 1), context.Canceled)
 	assert.NoError(t, up.Wait(ctx, "", 2), "what is there already needs no time")
 }
+
+// TestWhoComesAfterWait does not meet the fault that is another's.
+func TestWhoComesAfterWait(t *testing.T) {
+	up := newUpstream(t, pullthroughtest.Config{})
+	for range 200 {
+		up.Reset()
+		stall := make(chan struct{})
+		heal := up.Fault(pullthroughtest.Fault{Times: 1, Stall: stall})
+		stalled := asked(t, up)
+		require.NoError(t, up.Wait(t.Context(), "GET /v2/", 1))
+		soon(t, asked(t, up))
+		close(stall)
+		soon(t, stalled)
+		heal()
+	}
+}
+
+// TestWaitSeesWhatAHandlerHolds, although it will meet no fault before the handler lets it go.
+func TestWaitSeesWhatAHandlerHolds(t *testing.T) {
+	hold := make(chan struct{})
+	up := newUpstream(t, pullthroughtest.Config{Handler: func(_ http.ResponseWriter, r *http.Request) bool {
+		<-hold
+		return r.URL.Path != "/v2/"
+	}})
+	held := asked(t, up)
+	require.NoError(t, up.Wait(t.Context(), "GET /v2/", 1))
+	close(hold)
+	soon(t, held)
+	assert.NoError(t, up.Wait(t.Context(), "GET /v2/ 200", 1))
+}
+
+// asked asks for /v2/; the channel is closed when the answer is there.
+func asked(t *testing.T, up *pullthroughtest.Upstream) <-chan struct{} {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		resp, err := up.Client().Get(up.URL() + "/v2/")
+		if assert.NoError(t, err) {
+			assert.NoError(t, resp.Body.Close())
+		}
+	}()
+	return done
+}

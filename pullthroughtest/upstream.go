@@ -217,10 +217,23 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	a := &answer{upstream: u, entry: e, w: w, r: r}
 	defer a.close()
-	if u.config.Handler == nil || !u.config.Handler(a, r) {
+	if !u.handled(a, r) {
 		u.route(a, r)
 	}
 	a.finish()
+}
+
+// handled asks Config.Handler, which may keep the request as long as it likes.
+func (u *Upstream) handled(a *answer, r *http.Request) bool {
+	if u.config.Handler == nil {
+		return false
+	}
+	a.entry.settle(true)
+	if u.config.Handler(a, r) {
+		return true
+	}
+	a.entry.settle(false)
+	return false
 }
 
 // show lets the ledgers of secrets look at what has arrived.
