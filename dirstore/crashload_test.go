@@ -67,6 +67,8 @@ func newCrowd(t *testing.T) *pullthroughtest.Upstream {
 	var up *pullthroughtest.Upstream
 	var mu sync.Mutex
 	asked := make(map[string]int)
+	mu.Lock() // requests of other processes do not happen after what is done here
+	defer mu.Unlock()
 	up = pullthroughtest.New(t, pullthroughtest.Config{Handler: func(_ http.ResponseWriter, r *http.Request) bool {
 		mu.Lock()
 		defer mu.Unlock()
