@@ -129,6 +129,7 @@ func FuzzRedirects(f *testing.F) {
 	f.Add("//evil.example/x\nhttp://r.example/v2/")
 	f.Add("https://evil.example/\nhttps://r.example/\nhttp://r.example/")
 	f.Add("http://me:canary@r.example/x")
+	f.Add("//canary")
 	f.Add("http://R.EXAMPLE:80/x\nhttp://r.example./x\nhttp://[::ffff:169.254.169.254]/\nhttp://0x7f.1/")
 	f.Add("ftp://r.example/\n\\\\evil.example\\x\nhttp:evil.example\nhttp:///x\n?q\n#f\n%zz\nhttp://r.example\t@evil.example/")
 	f.Fuzz(func(t *testing.T, script string) {
@@ -164,7 +165,13 @@ func FuzzRedirects(f *testing.F) {
 		}
 		_, err := p.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
 		assert.Error(t, err)
-		assert.NotContains(t, fmt.Sprintf("%v %+v", err, err), "canary")
+		said := strings.ToLower(fmt.Sprintf("%v %+v", err, err))
+		for _, hop := range hops { // hosts may be told, and may be called anything
+			if u, err := url.Parse(hop); err == nil && u.Host != "" {
+				said = strings.ReplaceAll(said, strings.ToLower(u.Host), "")
+			}
+		}
+		assert.NotContains(t, said, "canary")
 		assert.LessOrEqual(t, sent, 10)
 		assert.NoError(t, p.Shutdown(context.Background()))
 	})
