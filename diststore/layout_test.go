@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,9 +32,10 @@ func pulls(t *testing.T, s pullthrough.Store) {
 	big := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 4, LayerSize: large})
 	sha512 := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 5, Algorithm: digest.SHA512})
 	index := pullthroughtest.NewIndex(image(1), image(2))
-	now := checked
+	var clock atomic.Pointer[time.Time] // what is stored a moment after its pull asks it too
+	clock.Store(&checked)
 	p := &pullthrough.Proxy{
-		Store: s, SpoolDir: t.TempDir(), Now: func() time.Time { return now },
+		Store: s, SpoolDir: t.TempDir(), Now: func() time.Time { return *clock.Load() },
 		Rules:    pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}},
 		Identify: identify,
 	}
@@ -49,7 +51,7 @@ func pulls(t *testing.T, s pullthrough.Store) {
 	pull("", "library/artifact", "v1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 6, ArtifactType: "application/vnd.example", Subject: image(1)}))
 	pull("123456789012", "library/alpine", "latest", index)
 	pull("", strings.Repeat("n", 240)+"/a", "v1", image(7))
-	now = now.Add(25 * time.Hour)
+	clock.Store(new(checked.Add(25 * time.Hour)))
 	pull("", "library/alpine", "latest", image(8)) // it has moved
 	pull("", "library/alpine", "v1", image(1))     // it is confirmed
 	require.NoError(t, p.Shutdown(t.Context()))
