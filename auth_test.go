@@ -95,10 +95,10 @@ func TestAColdHerdSharesTheChallengeAndTheToken(t *testing.T) {
 }
 
 func TestATokenIsFetchedAnewWhenItExpiresOrIsRefused(t *testing.T) {
-	clock := time.Unix(1_700_000_000, 0)
+	clock := new(handClock)
 	newClocked := func(t *testing.T) *world {
 		w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, TokenTTL: 5 * time.Minute}, func(p *pullthrough.Proxy) {
-			p.Now = func() time.Time { return clock }
+			p.Now = clock.now
 		})
 		for i := range 9 {
 			w.up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
@@ -114,13 +114,13 @@ func TestATokenIsFetchedAnewWhenItExpiresOrIsRefused(t *testing.T) {
 	}
 	t.Run("kept", func(t *testing.T) {
 		w := newClocked(t)
-		clock = clock.Add(4 * time.Minute)
+		clock.pass(4 * time.Minute)
 		require.NoError(t, get(t, w, "1"))
 		assert.Equal(t, []string{"GET /v2/a/manifests/1 200"}, w.up.Log())
 	})
 	t.Run("expired", func(t *testing.T) {
 		w := newClocked(t)
-		clock = clock.Add(4*time.Minute + 31*time.Second) // a little early, so that it does not die on the way
+		clock.pass(4*time.Minute + 31*time.Second) // a little early, so that it does not die on the way
 		require.NoError(t, get(t, w, "1"))
 		assert.Equal(t, []string{"GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
 	})
@@ -263,20 +263,20 @@ func TestASecretThatCannotBeReadRefusesThePull(t *testing.T) {
 }
 
 func TestACredentialThatExpiresIsAskedForAgain(t *testing.T) {
-	clock := time.Unix(1_700_000_000, 0)
+	clock := new(handClock)
 	asked := 0
 	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: users}, func(p *pullthrough.Proxy) {
-		p.Now = func() time.Time { return clock }
+		p.Now = clock.now
 		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
 			asked++
-			return pullthrough.Credential{Username: "me", AccessToken: canary, ExpiresAt: clock.Add(time.Hour)}, nil
+			return pullthrough.Credential{Username: "me", AccessToken: canary, ExpiresAt: clock.now().Add(time.Hour)}, nil
 		}
 	})
 	for i := range 3 {
 		w.up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
 		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: fmt.Sprint(i)})
 		require.NoError(t, err)
-		clock = clock.Add(40 * time.Minute)
+		clock.pass(40 * time.Minute)
 	}
 	assert.Equal(t, 2, asked)
 	assert.Equal(t, 1, w.up.Count("* 401"))

@@ -66,14 +66,14 @@ func TestAnImmutableTagStaysAndItsNewDigestIsStillTheNewManifest(t *testing.T) {
 
 func TestAnImmutableTagThatMovedIsNotFetchedOnEveryPull(t *testing.T) {
 	store := &immutableStore{MemStore: pullthrough.NewMemStore()}
-	clock := time.Unix(1_700_000_000, 0)
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.Now = store, func() time.Time { return clock } })
+	clock := new(handClock)
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.Now = store, clock.now })
 	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	w.up.Push("a", "1", one)
 	w.pull(t, "a", "1", one)
 	w.settled(t)
 	w.up.Push("a", "1", two)
-	clock = clock.Add(25 * time.Hour)
+	clock.pass(25 * time.Hour)
 	w.up.Reset()
 	for range 5 {
 		m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})

@@ -109,8 +109,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestManifestsTellHowTheyCameAbout(t *testing.T) {
-	clock := time.Unix(1_700_000_000, 0)
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Now = func() time.Time { return clock } })
+	clock := new(handClock)
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Now = clock.now })
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.up.Push("a", "1", img)
 	get := func(ref string) *pullthrough.Manifest {
@@ -121,17 +121,17 @@ func TestManifestsTellHowTheyCameAbout(t *testing.T) {
 	m := get("1")
 	assert.Equal(t, pullthrough.SourceFill, m.Source)
 	assert.Equal(t, "1", m.Tag)
-	assert.Equal(t, clock, m.CheckedAt)
+	assert.Equal(t, clock.now(), m.CheckedAt)
 	assert.Equal(t, w.up.Host(), m.Origin)
 	m = get(img.Digest.String())
 	assert.Equal(t, pullthrough.SourceHit, m.Source)
 	assert.Empty(t, m.Tag)
 
-	clock = clock.Add(23 * time.Hour)
+	clock.pass(23 * time.Hour)
 	assert.Equal(t, pullthrough.SourceHit, get("1").Source)
 	assert.Equal(t, 1, w.up.Count("*"))
 
-	clock = clock.Add(time.Hour)
+	clock.pass(time.Hour)
 	assert.Equal(t, pullthrough.SourceRevalidated, get("1").Source)
 	assert.Equal(t, pullthrough.SourceHit, get("1").Source, "the check is noted")
 	assert.Equal(t, []string{"GET /v2/a/manifests/1 200", "HEAD /v2/a/manifests/1 200"}, w.up.Log())

@@ -94,10 +94,10 @@ func TestWhatUpstreamMayNotGetAwayWith(t *testing.T) {
 		"a page in place of a manifest, by digest": {pullthroughtest.Fault{Body: []byte("<html></html>")}, pullthrough.ErrDigest, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clock := time.Unix(1_700_000_000, 0)
+			clock := new(handClock)
 			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
 				oneTry(p)
-				p.Now = func() time.Time { return clock }
+				p.Now = clock.now
 			})
 			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 			w.up.Push("a", "1", img)
@@ -125,8 +125,8 @@ func TestWhatUpstreamMayNotGetAwayWith(t *testing.T) {
 
 			heal()
 			w.up.Reset()
-			clock = clock.Add(10 * time.Second) // for so long a 404 counts
-			w.pull(t, "a", ref, img)            // and the next pull works
+			clock.pass(10 * time.Second) // for so long a 404 counts
+			w.pull(t, "a", ref, img)     // and the next pull works
 			assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/* 200"))
 		})
 	}
