@@ -73,6 +73,9 @@ type site struct {
 	basic      token      // for a demand of basic: what to send
 }
 
+// String names the token by its scope, for people.
+func (k tokenKey) String() string { return k.scope }
+
 // tokenKey is all that a token depends on.
 type tokenKey struct {
 	rule       routeID

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -74,7 +75,9 @@ func (c *coldLayer) behind(b *testing.B, store pullthrough.Store, forget func() 
 	b.Cleanup(s.Close)
 	b.Cleanup(func() { _ = p.Shutdown(b.Context()) })
 	again = func() error {
-		p.WaitIdle()
+		if err := p.Idle(b.Context()); err != nil {
+			return err
+		}
 		return forget()
 	}
 	url = s.URL + "/v2/" + prefix + "/a/blobs/" + c.Digest.String()
@@ -255,7 +258,7 @@ func BenchmarkColdManifests(b *testing.B) {
 		})
 	}
 	ours := func() error {
-		p := &pullthrough.Proxy{Store: pullthrough.NewMemStore(), Rules: pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL()}}}
+		p := &pullthrough.Proxy{Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL()}}}
 		s := httptest.NewServer(p)
 		defer s.Close()
 		up.Reset()

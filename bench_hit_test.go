@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -44,7 +45,7 @@ var registryRepo = pullthrough.Repo{Account: registryAccount, Region: "eu-west-1
 // too.
 func storedManifest(b *testing.B) (p *pullthrough.Proxy, plain fromMap, path string, m *pullthrough.Manifest) {
 	b.Helper()
-	store := pullthrough.NewMemStore()
+	store := memstore.New()
 	m = localManifest("1")
 	if err := store.PutManifest(b.Context(), registryRepo, m); err != nil {
 		b.Fatal(err)

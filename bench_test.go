@@ -22,6 +22,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -178,12 +179,12 @@ func (c *client) verify(b *testing.B, url string, size int64, d digest.Digest) {
 // layerStore keeps blobs in files and the rest in memory: the simplest Store
 // that a large layer can pass into. A blob is in all repositories.
 type layerStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	dir string
 }
 
 func newLayerStore(b *testing.B) layerStore {
-	return layerStore{pullthrough.NewMemStore(), b.TempDir()}
+	return layerStore{memstore.New(), b.TempDir()}
 }
 
 func (s layerStore) path(d digest.Digest) string { return filepath.Join(s.dir, d.Encoded()) }

@@ -206,7 +206,7 @@ var packages = func() map[string]string {
 		"assert": "github.com/stretchr/testify/assert", "require": "github.com/stretchr/testify/require",
 	}
 	for _, p := range []string{
-		module + "/pullthroughtest", module + "/dirstore", module + "/ecrapi", module + "/debug", "context", "errors", "fmt", "io", "io/fs", "log", "log/slog",
+		module + "/pullthroughtest", module + "/dirstore", module + "/memstore", module + "/handlerstore", module + "/ecrapi", module + "/debug", "context", "errors", "fmt", "io", "io/fs", "log", "log/slog",
 		"net/http", "net/http/httptest", "net/url", "os", "os/signal", "strings", "sync", "syscall", "testing", "time",
 	} {
 		all[path.Base(p)] = p

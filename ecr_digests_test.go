@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -99,7 +100,7 @@ func testD04(t *testing.T) {
 func testD05(t *testing.T) {
 	for name, change := range map[string]func(*pullthrough.Proxy){"import": policy(pullthrough.Policy{}), "notfound": digestAfterTag} {
 		t.Run(name, func(t *testing.T) {
-			store := pullthrough.NewMemStore()
+			store := memstore.New()
 			list, children := index()
 			e := startECR(t, pullthroughtest.Config{}, in(store), change)
 			e.push("1", list)

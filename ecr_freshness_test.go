@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -230,7 +231,7 @@ func testF09(t *testing.T) {
 }
 
 func testF10(t *testing.T) {
-	store := &immutableStore{MemStore: pullthrough.NewMemStore()}
+	store := &immutableStore{Store: memstore.New()}
 	e := startECR(t, pullthroughtest.Config{}, in(store))
 	one, two := image(1), image(2)
 	e.push("1", one)
@@ -259,13 +260,13 @@ type excluding struct {
 
 func (s *excluding) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
 	if m.Tag == s.mutable {
-		return s.MemStore.PutManifest(ctx, r, m)
+		return s.Store.PutManifest(ctx, r, m)
 	}
 	return s.immutableStore.PutManifest(ctx, r, m)
 }
 
 func testF11(t *testing.T) {
-	store := &excluding{immutableStore{MemStore: pullthrough.NewMemStore()}, "latest"}
+	store := &excluding{immutableStore{Store: memstore.New()}, "latest"}
 	e := startECR(t, pullthroughtest.Config{}, in(store))
 	one, two := image(1), image(2)
 	for _, tag := range []string{"latest", "1"} {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -168,7 +169,7 @@ func (e *events) sources() (all []pullthrough.Source) {
 // made before anything is put into them, images can be deleted, and it
 // remembers what it was told to do.
 type repoStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	up *pullthroughtest.Upstream // nil: what it was asked is of no interest
 
 	mu      sync.Mutex
@@ -191,7 +192,7 @@ type creation struct {
 
 func newRepoStore(names ...string) *repoStore {
 	s := &repoStore{
-		MemStore: pullthrough.NewMemStore(), repos: map[string]bool{}, gone: map[string]bool{},
+		Store: memstore.New(), repos: map[string]bool{}, gone: map[string]bool{},
 		tags: map[digest.Digest][]string{}, sizes: map[digest.Digest]int64{},
 	}
 	for _, name := range names {
@@ -232,7 +233,7 @@ func (s *repoStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref str
 	if s.gone[ref] {
 		return nil, fs.ErrNotExist
 	}
-	return s.MemStore.Manifest(ctx, repo, ref)
+	return s.Store.Manifest(ctx, repo, ref)
 }
 
 var errNoSuchRepo = errors.New("put into a repository that is not there")
@@ -248,7 +249,7 @@ func (s *repoStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m *p
 	s.order = append(s.order, d)
 	delete(s.gone, m.Tag)
 	delete(s.gone, d.String())
-	return s.MemStore.PutManifest(ctx, repo, m)
+	return s.Store.PutManifest(ctx, repo, m)
 }
 
 func (s *repoStore) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
@@ -259,7 +260,7 @@ func (s *repoStore) PutBlob(ctx context.Context, repo pullthrough.Repo, desc oci
 	}
 	s.sizes[desc.Digest] = desc.Size
 	s.order = append(s.order, desc.Digest)
-	return s.MemStore.PutBlob(ctx, repo, desc, r)
+	return s.Store.PutBlob(ctx, repo, desc, r)
 }
 
 // Tags knows repositories that nothing is in.
@@ -269,7 +270,7 @@ func (s *repoStore) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, 
 	if !s.repos[repo.Name] {
 		return nil, fs.ErrNotExist
 	}
-	tags, _ := s.MemStore.Tags(ctx, repo) // a miss: nothing is in it
+	tags, _ := s.Store.Tags(ctx, repo) // a miss: nothing is in it
 	return slices.DeleteFunc(tags, func(tag string) bool { return s.gone[tag] }), nil
 }
 

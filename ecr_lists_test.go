@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -90,7 +91,7 @@ func testL01(t *testing.T) {
 
 func testL02(t *testing.T) {
 	s := newRepoStore()
-	for name, store := range map[string]pullthrough.Store{"knows repositories": s, "does not": pullthrough.NewMemStore()} {
+	for name, store := range map[string]pullthrough.Store{"knows repositories": s, "does not": memstore.New()} {
 		t.Run(name, func(t *testing.T) {
 			e := startECR(t, pullthroughtest.Config{}, in(store))
 			e.push("1", image(1))
@@ -204,20 +205,20 @@ func testL06(t *testing.T) {
 type onlyStore struct{ pullthrough.Store }
 
 func testL07(t *testing.T) {
-	e := startECR(t, pullthroughtest.Config{}, in(onlyStore{pullthrough.NewMemStore()}))
+	e := startECR(t, pullthroughtest.Config{}, in(onlyStore{memstore.New()}))
 	img := image(1)
 	e.push("1", img)
 	e.serves(t, "1", img)
 	for _, path := range []string{tagsPath("a"), "/v2/_catalog"} {
 		assertOCI(t, e.get(t, path), 404, "UNSUPPORTED")
 	}
-	failing := startECR(t, pullthroughtest.Config{}, in(brokenLister{pullthrough.NewMemStore()}))
+	failing := startECR(t, pullthroughtest.Config{}, in(brokenLister{memstore.New()}))
 	assert.NotContains(t, assertOCI(t, failing.get(t, tagsPath("a")), 500, "UNKNOWN"), "canary")
 }
 
 // brokenLister cannot say whether a repository is there, which is not to say
 // that it is not.
-type brokenLister struct{ *pullthrough.MemStore }
+type brokenLister struct{ *memstore.Store }
 
 func (brokenLister) Tags(context.Context, pullthrough.Repo) ([]string, error) {
 	return nil, errors.Join(errors.New("canary"), fs.ErrPermission)

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -313,7 +314,7 @@ func testL35(t *testing.T) {
 
 // listStore is a MemStore that keeps lists of referrers.
 type listStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	mu      sync.Mutex
 	lists   map[digest.Digest]*ocispec.Index
 	checked map[digest.Digest]time.Time
@@ -321,7 +322,7 @@ type listStore struct {
 }
 
 func newListStore() *listStore {
-	return &listStore{MemStore: pullthrough.NewMemStore(), lists: map[digest.Digest]*ocispec.Index{}, checked: map[digest.Digest]time.Time{}}
+	return &listStore{Store: memstore.New(), lists: map[digest.Digest]*ocispec.Index{}, checked: map[digest.Digest]time.Time{}}
 }
 
 func (s *listStore) Referrers(_ context.Context, _ pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {

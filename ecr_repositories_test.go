@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -186,7 +187,7 @@ func testC10(t *testing.T) {
 	e.servesBlobs(t, img)
 	assert.NotEmpty(t, e.told.storeFailures())
 
-	plain := startECR(t, pullthroughtest.Config{}, in(onlyStore{pullthrough.NewMemStore()}))
+	plain := startECR(t, pullthroughtest.Config{}, in(onlyStore{memstore.New()}))
 	plain.push("1", img)
 	plain.servesBlobs(t, img) // before its image
 	plain.serves(t, "1", img)

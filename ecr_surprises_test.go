@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -163,7 +164,7 @@ func testW07(t *testing.T) {
 }
 
 func testW08(t *testing.T) {
-	e := startECR(t, pullthroughtest.Config{}, in(&immutableStore{MemStore: pullthrough.NewMemStore()}))
+	e := startECR(t, pullthroughtest.Config{}, in(&immutableStore{Store: memstore.New()}))
 	e.push("latest", image(1))
 	e.serves(t, "latest", image(1))
 	e.push("latest", image(2))

@@ -64,7 +64,7 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("pullthrough: ")
 	if e.Repo.Name != "" {
-		fmt.Fprintf(&b, "%s: ", objectName(e.Repo.Name, e.Ref))
+		fmt.Fprintf(&b, "%s: ", ocipath.Object(e.Repo.Name, e.Ref))
 	}
 	if e.Host != "" {
 		fmt.Fprintf(&b, "upstream %s: ", e.Host)
@@ -81,16 +81,6 @@ func (e *Error) Error() string {
 
 // Unwrap makes errors.Is find the kind and the cause.
 func (e *Error) Unwrap() []error { return []error{e.Kind, e.Err} }
-
-func objectName(name, ref string) string {
-	switch {
-	case ref == "":
-		return name
-	case ocipath.IsDigest(ref):
-		return name + "@" + ref
-	}
-	return name + ":" + ref
-}
 
 // denial is ECR's sentence for every refusal by an upstream registry.
 const denial = "The authentication to the upstream registry failed. Verify that the credentials provided " +

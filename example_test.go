@@ -14,6 +14,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -27,7 +28,7 @@ func Example() {
 	upstream.Push("library/hello", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
 
 	registry := httptest.NewServer(&pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
 	})
 	defer registry.Close()
@@ -63,7 +64,7 @@ func ExampleMatch() {
 
 // What a registry client gets for an error.
 func ExampleOCI() {
-	p := &pullthrough.Proxy{Store: pullthrough.NewMemStore(), Rules: pullthrough.StaticRules{}}
+	p := &pullthrough.Proxy{Store: memstore.New(), Rules: pullthrough.StaticRules{}}
 	_, err := p.Manifest(context.Background(), pullthrough.Request{
 		Repo: pullthrough.Repo{Account: "123456789012", Region: "us-east-1", Name: "docker-hub/library/alpine"},
 		Ref:  "latest",
@@ -97,7 +98,7 @@ func ExampleProxy_Handler() {
 		http.Error(w, "the own registry", http.StatusTeapot)
 	})
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
 	}
 	registry := httptest.NewServer(proxy.Handler(own))
@@ -128,7 +129,7 @@ func ExampleProxy_Manifest() {
 	upstream.Push("library/hello", "latest", image)
 
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
 	}
 	ctx := context.Background()
@@ -162,7 +163,7 @@ func ExampleProxy_Import() {
 	upstream.Push("library/hello", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 3}))
 
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
 	}
 	var mu sync.Mutex
@@ -184,7 +185,7 @@ func ExampleProxy_Import() {
 // What is stored is served, and what is missing is said plainly: no network.
 func ExamplePolicy_offline() {
 	registry := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"}},
 		Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{Offline: true}
@@ -215,7 +216,7 @@ func ExampleCredential() {
 		"arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/hub": {Username: "robot", AccessToken: "token-of-the-robot"},
 	}
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{
 			Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io",
 			CredentialARN: "arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/hub",
@@ -247,7 +248,7 @@ func ExampleEvent() {
 	upstream.Push("library/hello", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
 
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
 		OnEvent: func(_ context.Context, e pullthrough.Event) {
 			if e.Kind == pullthrough.EventManifest && !e.Request.Head { // a HEAD is no pull

@@ -12,13 +12,6 @@ func (p *Proxy) Running() int {
 	return p.state().imports.Len() + p.state().manifests.Len() + p.state().blobs.Len()
 }
 
-// WaitIdle returns when no fetch runs any more.
-func (p *Proxy) WaitIdle() {
-	for p.Running() > 0 {
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // Waiting returns how many callers wait for a manifest.
 func (p *Proxy) Waiting(repo Repo, ref string) int {
 	rt, err := p.route(context.Background(), repo)
@@ -27,8 +20,6 @@ func (p *Proxy) Waiting(repo Repo, ref string) int {
 	}
 	return p.state().manifests.Waiting(rt.key(ref))
 }
-
-var ParseContentRange = parseContentRange
 
 var RetryAfter = retryAfter
 

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 // FuzzRealm: whoever may have the secret is, by a reading of its own, in the
@@ -137,7 +138,7 @@ func FuzzRedirects(f *testing.F) {
 		sent := 0
 		left := false
 		p := &pullthrough.Proxy{
-			Store:       pullthrough.NewMemStore(),
+			Store:       memstore.New(),
 			Rules:       pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: "http://r.example"}},
 			Credentials: constantSecret,
 			Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {

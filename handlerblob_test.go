@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/handlerstore"
 )
 
 // blobServer is a registry with one blob, whose answers to GET may be spoilt.
@@ -50,7 +51,7 @@ func (b *blobServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (b *blobServer) open(t *testing.T) *pullthrough.Blob {
 	t.Helper()
-	blob, err := (&pullthrough.HandlerStore{Handler: b}).Blob(t.Context(), repo("a"), b.digest())
+	blob, err := (&handlerstore.Store{Handler: b}).Blob(t.Context(), repo("a"), b.digest())
 	require.NoError(t, err)
 	assert.Equal(t, int64(len(b.content)), blob.Descriptor.Size)
 	return blob
@@ -207,7 +208,7 @@ func TestHandlerStoreRegistryThatHangs(t *testing.T) {
 // the registry's are.
 func TestHandlerStoreAnswers(t *testing.T) {
 	b := newBlobServer(100_000)
-	p := &pullthrough.Proxy{Store: &pullthrough.HandlerStore{Handler: b}, Rules: pullthrough.StaticRules{}}
+	p := &pullthrough.Proxy{Store: &handlerstore.Store{Handler: b}, Rules: pullthrough.StaticRules{}}
 	srv := serve(t, p)
 	path := blobPath("a", b.digest())
 	r := send(t, srv, http.MethodGet, path, "")
@@ -234,7 +235,7 @@ func TestHandlerStoreRedirects(t *testing.T) {
 	const elsewhere = "https://bucket.example/blob?X-Amz-Signature=abc"
 	var seen []*http.Request
 	broken := false
-	s := &pullthrough.HandlerStore{
+	s := &handlerstore.Store{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			seen = append(seen, r)
 			if broken {

@@ -17,13 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/handlerstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-var _ pullthrough.Store = (*pullthrough.HandlerStore)(nil)
+var _ pullthrough.Store = (*handlerstore.Store)(nil)
 
-func handlerStore(h http.HandlerFunc) *pullthrough.HandlerStore {
-	return &pullthrough.HandlerStore{Handler: h}
+func handlerStore(h http.HandlerFunc) *handlerstore.Store {
+	return &handlerstore.Store{Handler: h}
 }
 
 var smallImage = pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1})
@@ -85,14 +86,14 @@ func TestHandlerStorePanicsAreErrors(t *testing.T) {
 					panic(value)
 				})
 				for what, err := range calls(t.Context(), s, repo("a")) {
-					assert.ErrorContains(t, err, "HandlerStore.Handler panicked", what)
+					assert.ErrorContains(t, err, "handlerstore.Store.Handler panicked", what)
 					assert.NotErrorIs(t, err, fs.ErrNotExist, what)
 				}
 			}
 		})
 	}
-	for what, err := range calls(t.Context(), new(pullthrough.HandlerStore), repo("a")) {
-		assert.ErrorContains(t, err, "HandlerStore.Handler is nil", what)
+	for what, err := range calls(t.Context(), new(handlerstore.Store), repo("a")) {
+		assert.ErrorContains(t, err, "handlerstore.Store.Handler is nil", what)
 	}
 }
 
@@ -100,7 +101,7 @@ func TestHandlerStoreNames(t *testing.T) {
 	var seen string
 	inner := func(w http.ResponseWriter, r *http.Request) { seen = r.URL.Path; http.NotFound(w, r) }
 	here := pullthrough.Repo{Account: "111122223333", Region: "us-east-1", Name: "hub/a"}
-	ask := func(s *pullthrough.HandlerStore, repo pullthrough.Repo) error {
+	ask := func(s *handlerstore.Store, repo pullthrough.Repo) error {
 		seen = ""
 		_, err := s.Manifest(t.Context(), repo, "v1")
 		return err
@@ -126,7 +127,7 @@ func TestHandlerStoreNames(t *testing.T) {
 		}
 	})
 	t.Run("Name says where", func(t *testing.T) {
-		s := &pullthrough.HandlerStore{Handler: http.HandlerFunc(inner), Name: func(r pullthrough.Repo) (string, error) { return r.Account + "/" + r.Name, nil }}
+		s := &handlerstore.Store{Handler: http.HandlerFunc(inner), Name: func(r pullthrough.Repo) (string, error) { return r.Account + "/" + r.Name, nil }}
 		assert.ErrorIs(t, ask(s, here), fs.ErrNotExist)
 		assert.Equal(t, "/v2/111122223333/hub/a/manifests/v1", seen)
 	})
@@ -140,7 +141,7 @@ func TestHandlerStoreNames(t *testing.T) {
 		"a slash at the end": func(r pullthrough.Repo) (string, error) { return r.Name + "/", nil },
 	} {
 		t.Run("Name returns "+name, func(t *testing.T) {
-			err := ask(&pullthrough.HandlerStore{Handler: http.HandlerFunc(inner), Name: f}, here)
+			err := ask(&handlerstore.Store{Handler: http.HandlerFunc(inner), Name: f}, here)
 			refused(t, err)
 			if name == "an error" {
 				assert.ErrorIs(t, err, errNotMine)
@@ -256,7 +257,7 @@ func (g *tagged) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func TestHandlerStoreRemembersChecks(t *testing.T) {
 	other := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	g := &tagged{img: smallImage}
-	s := &pullthrough.HandlerStore{Handler: g}
+	s := &handlerstore.Store{Handler: g}
 	want := manifestOf(smallImage, "v1")
 	require.NoError(t, s.PutManifest(t.Context(), repo("a"), want))
 	assert.Equal(t, []string{"/v2/hub/a/manifests/v1 " + smallImage.MediaType}, g.puts, "one push, by tag")
@@ -301,7 +302,7 @@ func TestHandlerStoreRemembersChecks(t *testing.T) {
 
 func TestHandlerStoreRefusedPushes(t *testing.T) {
 	for status, kind := range map[int]error{409: pullthrough.ErrImmutable, 412: pullthrough.ErrImmutable, 400: nil, 404: nil, 500: nil} {
-		s := &pullthrough.HandlerStore{Handler: &tagged{img: smallImage, deny: status}}
+		s := &handlerstore.Store{Handler: &tagged{img: smallImage, deny: status}}
 		err := s.PutManifest(t.Context(), repo("a"), manifestOf(smallImage, "v1"))
 		assert.ErrorContains(t, err, fmt.Sprint(status))
 		assert.NotErrorIs(t, err, fs.ErrNotExist)
@@ -311,12 +312,12 @@ func TestHandlerStoreRefusedPushes(t *testing.T) {
 		assert.NotErrorIs(t, err, pullthrough.ErrImmutable, "there is no tag")
 	}
 	other := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
-	s := &pullthrough.HandlerStore{Handler: &tagged{img: other}}
+	s := &handlerstore.Store{Handler: &tagged{img: other}}
 	assert.ErrorIs(t, s.PutManifest(t.Context(), repo("a"), manifestOf(smallImage, "v1")), pullthrough.ErrDigest, "the registry makes something else of it")
 	wrong := manifestOf(smallImage, "v1")
 	wrong.Content = other.Content
 	g := &tagged{img: other}
-	assert.ErrorIs(t, (&pullthrough.HandlerStore{Handler: g}).PutManifest(t.Context(), repo("a"), wrong), pullthrough.ErrDigest)
+	assert.ErrorIs(t, (&handlerstore.Store{Handler: g}).PutManifest(t.Context(), repo("a"), wrong), pullthrough.ErrDigest)
 	assert.Empty(t, g.puts, "what is wrong is not pushed")
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/handlerstore"
 )
 
 // pushServer takes one blob, in its own way.
@@ -81,7 +81,7 @@ func (p *pushServer) take(w http.ResponseWriter, r *http.Request, status int) bo
 
 func (p *pushServer) put(ctx context.Context, content []byte, r io.ReadSeeker) error {
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(content), Size: int64(len(content))}
-	return (&pullthrough.HandlerStore{Handler: p}).PutBlob(ctx, repo("a"), desc, r)
+	return (&handlerstore.Store{Handler: p}).PutBlob(ctx, repo("a"), desc, r)
 }
 
 const uploads = "/v2/hub/a/blobs/uploads/"

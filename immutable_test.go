@@ -12,19 +12,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 // immutableStore refuses to move a tag that it has, as an immutable repository
 // does, and waits at gate, if there is one, before it says so.
 type immutableStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	gate    chan struct{}
 	refused atomic.Int32
 }
 
 func (s *immutableStore) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
-	have, err := s.MemStore.Manifest(ctx, r, m.Tag)
+	have, err := s.Store.Manifest(ctx, r, m.Tag)
 	if m.Tag != "" && err == nil && have.Descriptor.Digest != m.Descriptor.Digest {
 		s.refused.Add(1)
 		if s.gate != nil {
@@ -32,11 +33,11 @@ func (s *immutableStore) PutManifest(ctx context.Context, r pullthrough.Repo, m 
 		}
 		return pullthrough.ErrImmutable
 	}
-	return s.MemStore.PutManifest(ctx, r, m)
+	return s.Store.PutManifest(ctx, r, m)
 }
 
 func TestAnImmutableTagStaysAndItsNewDigestIsStillTheNewManifest(t *testing.T) {
-	store := &immutableStore{MemStore: pullthrough.NewMemStore(), gate: make(chan struct{})}
+	store := &immutableStore{Store: memstore.New(), gate: make(chan struct{})}
 	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = store; everyPull(p) })
 	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	w.up.Push("a", "1", one)
@@ -65,7 +66,7 @@ func TestAnImmutableTagStaysAndItsNewDigestIsStillTheNewManifest(t *testing.T) {
 }
 
 func TestAnImmutableTagThatMovedIsNotFetchedOnEveryPull(t *testing.T) {
-	store := &immutableStore{MemStore: pullthrough.NewMemStore()}
+	store := &immutableStore{Store: memstore.New()}
 	clock := new(handClock)
 	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.Now = store, clock.now })
 	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
@@ -86,7 +87,7 @@ func TestAnImmutableTagThatMovedIsNotFetchedOnEveryPull(t *testing.T) {
 
 // slowPut is a Store whose first put of a manifest waits.
 type slowPut struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	once    sync.Once
 	entered chan struct{}
 	gate    chan struct{}
@@ -94,13 +95,13 @@ type slowPut struct {
 
 func (s *slowPut) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
 	s.once.Do(func() { close(s.entered); <-s.gate })
-	return s.MemStore.PutManifest(ctx, r, m)
+	return s.Store.PutManifest(ctx, r, m)
 }
 
 // A put that comes late must not undo a newer one: nobody fetches the tag anew
 // before the put of what was fetched has ended.
 func TestAnOlderPutDoesNotOverwriteANewerTag(t *testing.T) {
-	store := &slowPut{MemStore: pullthrough.NewMemStore(), entered: make(chan struct{}), gate: make(chan struct{})}
+	store := &slowPut{Store: memstore.New(), entered: make(chan struct{}), gate: make(chan struct{})}
 	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = store; everyPull(p) })
 	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	w.up.Push("a", "1", one)
@@ -127,7 +128,7 @@ func TestAnOlderPutDoesNotOverwriteANewerTag(t *testing.T) {
 }
 
 func TestALateCheckDoesNotUndoAPush(t *testing.T) {
-	store := pullthrough.NewMemStore()
+	store := memstore.New()
 	pushed := localManifest("1")
 	require.NoError(t, store.PutManifest(t.Context(), repo("a"), pushed))
 	old := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1})

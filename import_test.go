@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -159,7 +160,7 @@ func TestFillBackgroundBringsInTheWholeImage(t *testing.T) {
 
 // referring is a Store that refuses a manifest whose parts it does not have.
 type referring struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	parts map[string][]string // by digest of the manifest: digests of its parts
 	mu    sync.Mutex
 	order []string
@@ -176,11 +177,11 @@ func (s *referring) PutManifest(ctx context.Context, r pullthrough.Repo, m *pull
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.order = append(s.order, m.Descriptor.Digest.String())
-	return s.MemStore.PutManifest(ctx, r, m)
+	return s.Store.PutManifest(ctx, r, m)
 }
 
 func TestFillEagerPutsPartsFirst(t *testing.T) {
-	store := &referring{MemStore: pullthrough.NewMemStore(), parts: map[string][]string{}}
+	store := &referring{Store: memstore.New(), parts: map[string][]string{}}
 	var failures []error
 	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
 		p.Store, p.Fill = store, pullthrough.FillEager
@@ -190,7 +191,7 @@ func TestFillEagerPutsPartsFirst(t *testing.T) {
 			}
 		}
 	})
-	w.store = store.MemStore
+	w.store = store.Store
 	index, children := w.platforms()
 	for _, img := range append(children, index) {
 		for _, b := range img.Blobs() {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -31,7 +32,7 @@ const prefix = "hub"
 type world struct {
 	*pullthrough.Proxy
 	up      *pullthroughtest.Upstream
-	store   *pullthrough.MemStore
+	store   *memstore.Store
 	secrets *pullthroughtest.Secrets
 }
 
@@ -40,7 +41,7 @@ type world struct {
 func newWorld(t *testing.T, c pullthroughtest.Config, change func(*pullthrough.Proxy)) *world {
 	t.Helper()
 	secrets := pullthroughtest.NewSecrets(t) // first: it judges after all else has ended
-	w := &world{up: pullthroughtest.New(t, c), store: pullthrough.NewMemStore(), secrets: secrets}
+	w := &world{up: pullthroughtest.New(t, c), store: memstore.New(), secrets: secrets}
 	w.Proxy = &pullthrough.Proxy{
 		Store:    w.store,
 		Rules:    pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: w.up.URL()}},
@@ -116,7 +117,7 @@ func serve(t *testing.T, h http.Handler) *httptest.Server {
 // Store gets a blob after its client has all of it.
 func (w *world) settled(t *testing.T) {
 	t.Helper()
-	w.WaitIdle()
+	require.NoError(t, w.Idle(context.Background()))
 }
 
 func readFile(t *testing.T, name string) string {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -25,16 +26,16 @@ var _ interface {
 	pullthrough.Store
 	pullthrough.TagLister
 	pullthrough.RepoLister
-} = (*pullthrough.MemStore)(nil)
+} = (*memstore.Store)(nil)
 
 // shelf is a MemStore and what is asked of it.
 type shelf struct {
 	*testing.T
-	*pullthrough.MemStore
+	*memstore.Store
 }
 
 func newShelf(t *testing.T, maxBytes int64) shelf {
-	return shelf{t, &pullthrough.MemStore{MaxBytes: maxBytes}}
+	return shelf{t, &memstore.Store{MaxBytes: maxBytes}}
 }
 
 // put stores the image as a lazy pull does: the manifest first.
@@ -286,7 +287,7 @@ func TestMemStoreStaysWithinItsLimit(t *testing.T) {
 
 // Pulls through a proxy whose store is too small for them are right all the same.
 func TestAMemStoreThatIsTooSmallHarmsNoPull(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = &pullthrough.MemStore{MaxBytes: 5 * mib} })
+	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = &memstore.Store{MaxBytes: 5 * mib} })
 	for i := range int64(4) {
 		w.up.Push(fmt.Sprint("image", i), "v1", bigImage(i))
 	}
@@ -321,7 +322,7 @@ func BenchmarkMemStorePut(b *testing.B) {
 		desc := ocispec.Descriptor{Digest: d, Size: int64(len(content))}
 		var kept []byte
 		beside(b, "copy", func() error {
-			return pullthrough.NewMemStore().PutBlob(context.Background(), repo("a"), desc, bytes.NewReader(content))
+			return memstore.New().PutBlob(context.Background(), repo("a"), desc, bytes.NewReader(content))
 		}, func() error {
 			kept = make([]byte, len(content))
 			_, err := io.ReadFull(bytes.NewReader(content), kept)
@@ -337,7 +338,7 @@ func BenchmarkMemStoreGet(b *testing.B) {
 	for _, limit := range []int64{0, 1 << 40} {
 		b.Run(fmt.Sprint("limit=", limit), func(b *testing.B) {
 			benchmarkSizes(b, func(b *testing.B, content []byte, d digest.Digest) {
-				s := &pullthrough.MemStore{MaxBytes: limit}
+				s := &memstore.Store{MaxBytes: limit}
 				desc := ocispec.Descriptor{Digest: d, Size: int64(len(content))}
 				require.NoError(b, s.PutBlob(b.Context(), repo("a"), desc, bytes.NewReader(content)))
 				buf := make([]byte, mib)
@@ -360,7 +361,7 @@ func BenchmarkMemStoreGet(b *testing.B) {
 func BenchmarkMemStoreManifest(b *testing.B) {
 	for _, limit := range []int64{0, 1 << 40} {
 		b.Run(fmt.Sprint("limit=", limit), func(b *testing.B) {
-			s, img := &pullthrough.MemStore{MaxBytes: limit}, bigImage(1)
+			s, img := &memstore.Store{MaxBytes: limit}, bigImage(1)
 			m := &pullthrough.Manifest{Descriptor: img.Descriptor(), Content: img.Content, Tag: "v1"}
 			require.NoError(b, s.PutManifest(b.Context(), repo("a"), m))
 			b.ReportAllocs()

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -187,14 +188,14 @@ func serveSink(ctx context.Context, h http.Handler, path string) (s *sink) {
 
 // files is a Store with its blobs in files, one by digest.
 type files struct {
-	*pullthrough.MemStore // manifests
-	dir                   string
+	*memstore.Store // manifests
+	dir             string
 
 	mu     sync.Mutex
 	stages []*staged
 }
 
-func newFiles(dir string) *files { return &files{MemStore: pullthrough.NewMemStore(), dir: dir} }
+func newFiles(dir string) *files { return &files{Store: memstore.New(), dir: dir} }
 
 func (s *files) path(d digest.Digest) string { return filepath.Join(s.dir, d.Encoded()) }
 

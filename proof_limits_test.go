@@ -140,7 +140,7 @@ func TestProofSpoolBytesAreGivenBack(t *testing.T) {
 				w.SpoolBytes = size
 				w.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return tc.policy }
 				if tc.store != nil {
-					tc.store.MemStore = w.store
+					tc.store.Store = w.store
 					w.Store = tc.store
 				}
 				layer, full := w.layer(size-100), w.layer(size)

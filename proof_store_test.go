@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -244,7 +245,7 @@ func pullByTwo(t *testing.T, w *world, img *pullthroughtest.Image) {
 
 // blocking is a Store whose PutBlob never ends before it is released.
 type blocking struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	release <-chan struct{}
 	calls   atomic.Int64
 	inside  atomic.Int64
@@ -272,7 +273,7 @@ func TestProofPutBlobBlocksForEver(t *testing.T) {
 				const n = 12
 				w := enter(t)
 				g := newGate(t)
-				store := &blocking{MemStore: w.store, release: g.c, after: make(chan error, n)}
+				store := &blocking{Store: w.store, release: g.c, after: make(chan error, n)}
 				w.Store = store
 				heard := &events{}
 				w.OnEvent = heard.on
@@ -320,7 +321,7 @@ func TestProofPutBlobThatReadsSlowlyIsWaitedFor(t *testing.T) {
 	up, enter := piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
 		w := enter(t)
-		w.Store = &faultyStore{MemStore: w.store, putBlob: func(r io.ReadSeeker) error {
+		w.Store = &faultyStore{Store: w.store, putBlob: func(r io.ReadSeeker) error {
 			for range 10 {
 				time.Sleep(50 * time.Second)
 				if _, err := r.Read(make([]byte, 1)); err != nil {
@@ -345,7 +346,7 @@ func TestProofShutdownDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := enter(t)
 		release := make(chan struct{})
-		w.Store = &blocking{MemStore: w.store, release: release, after: make(chan error, 8)}
+		w.Store = &blocking{Store: w.store, release: release, after: make(chan error, 8)}
 		w.pullBlob(t, "a", w.layer(1000).Digest)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -91,7 +92,7 @@ func TestDockerHubBySeveralNames(t *testing.T) {
 	for _, spelled := range []string{"registry-1.docker.io", "docker.io", "index.docker.io", "https://docker.io"} {
 		var asked string
 		p := &pullthrough.Proxy{
-			Store: pullthrough.NewMemStore(),
+			Store: memstore.New(),
 			Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: spelled}},
 			Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 				asked = r.URL.String()

@@ -8,7 +8,7 @@
 // the next time:
 //
 //	proxy := &pullthrough.Proxy{
-//		Store: pullthrough.NewMemStore(),
+//		Store: memstore.New(),
 //		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"}},
 //	}
 //	http.Handle("/v2/", proxy)
@@ -19,9 +19,9 @@
 //
 // # A tour
 //
-// A [Store] is four methods over what the host has. [MemStore] keeps images in
-// memory, package dirstore in a directory, [HandlerStore] in a registry that is only an
-// HTTP handler; pullthroughtest.TestStore checks one of your own.
+// A [Store] is four methods over what the host has. Package memstore keeps images in
+// memory, package dirstore in a directory, package handlerstore in a registry that is
+// only an HTTP handler. pullthroughtest.TestStore checks a Store of your own.
 //
 // A [Rule] is a pull through cache rule of Amazon ECR. A [RuleSource] is asked for
 // them on each miss, [Match] picks the one that covers a name, [Rule.Validate] says
@@ -53,9 +53,11 @@ package pullthrough
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -252,22 +254,23 @@ func asBlobError(err error) error {
 // an [ErrClosed]. It waits for running downloads; when ctx ends first it
 // cancels them, waits for their end, and returns ctx's error. Shut the
 // http.Server down first.
-func (p *Proxy) Shutdown(ctx context.Context) (err error) {
+func (p *Proxy) Shutdown(ctx context.Context) error {
 	run := p.state()
 	defer run.upstream.lanes.close()
-	run.imports.Close()
-	run.manifests.Close()
-	run.blobs.Close()
-	run.heads.Close()
-	run.probes.Close()
-	run.referrers.Close()
-	for _, end := range []func(context.Context) error{run.imports.Shutdown, run.manifests.Shutdown, run.blobs.Shutdown, run.heads.Shutdown, run.probes.Shutdown, run.referrers.Shutdown, run.upstream.auth.fetches.Shutdown} {
-		// One that fails has ended all the same; the others have no time left either.
-		if e := end(ctx); e != nil {
-			err = e
-		}
+	return run.flights.Shutdown(ctx)
+}
+
+// Idle waits until nothing is being fetched from an upstream registry and nothing
+// is being put into the Store: what was answered before is stored then, or an event
+// said why not. It is for tests, and for hosts that read the Store themselves after
+// a pull. New pulls may begin while it waits, and are waited for too. When ctx ends
+// first, the error says what still goes on, and Is the cause of ctx's end.
+func (p *Proxy) Idle(ctx context.Context) error {
+	flights := &p.state().flights
+	if err := flights.Idle(ctx); err != nil {
+		return fmt.Errorf("pullthrough: not idle: %s: %w", strings.Join(flights.Running(), ", "), err)
 	}
-	return err
+	return nil
 }
 
 func (p *Proxy) now() time.Time {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/challenge"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocierror"
 )
 
 const (
@@ -78,7 +79,7 @@ func extraScopes(all []challenge.Challenge, name string) string {
 			}
 		}
 	}
-	return excerpt([]byte(strings.Join(extra, " ")), maxExcerpt, nil)
+	return ocierror.Excerpt([]byte(strings.Join(extra, " ")), ocierror.MaxExcerpt, nil)
 }
 
 // checkRealm refuses token servers that no secret and no question may go to:

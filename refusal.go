@@ -2,7 +2,6 @@ package pullthrough
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,14 +13,12 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/challenge"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocierror"
 )
 
 const (
 	maxRetryAfter = 24 * time.Hour
-	maxExcerpt    = 256 // bytes of an error body that is no OCI error
-	maxReason     = 64  // bytes of a challenge's error_description
-	// Words of people are shorter. What is longer may be a token.
-	maxWord = 40
+	maxReason     = 64 // bytes of a challenge's error_description
 	// What is shorter would strike out half of every text.
 	minSecret = 4
 )
@@ -73,9 +70,9 @@ func reason(resp *http.Response) error {
 	if err != nil {
 		return redacted(err)
 	}
-	said := errorCode(body)
+	said := ocierror.Code(body)
 	if said == "" {
-		said = excerpt(body, maxExcerpt, secrets)
+		said = ocierror.Excerpt(body, ocierror.MaxExcerpt, secrets)
 	}
 	if more := bearerError(resp, secrets); more != "" {
 		said = strings.TrimPrefix(said+": "+more, ": ")
@@ -86,62 +83,19 @@ func reason(resp *http.Response) error {
 	return errors.New(said)
 }
 
-// errorCode is the code of the first error of an OCI error body.
-func errorCode(body []byte) string {
-	var answer struct {
-		Errors []struct {
-			Code string `json:"code"`
-		} `json:"errors"`
-	}
-	if json.Unmarshal(body, &answer) != nil || len(answer.Errors) == 0 {
-		return ""
-	}
-	code := answer.Errors[0].Code
-	if len(code) > 64 || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
-		return ""
-	}
-	return code
-}
-
 // bearerError is why a token was not good enough (RFC 6750, section 3).
 func bearerError(resp *http.Response, secrets []string) string {
 	for _, c := range challenge.Parse(resp.Header.Values("WWW-Authenticate")) {
 		if c.Scheme != bearerScheme || c.Params["error"] == "" {
 			continue
 		}
-		said := excerpt([]byte(c.Params["error"]), maxReason, secrets)
-		if why := excerpt([]byte(c.Params["error_description"]), maxReason, secrets); why != "" {
+		said := ocierror.Excerpt([]byte(c.Params["error"]), maxReason, secrets)
+		if why := ocierror.Excerpt([]byte(c.Params["error_description"]), maxReason, secrets); why != "" {
 			said += fmt.Sprintf(" (%s)", why)
 		}
 		return said
 	}
 	return ""
-}
-
-// excerpt is what upstream's text begins with, in one line of printable ASCII,
-// without what was secret in the request that it answers, without the queries
-// of URLs, and without words that could be tokens.
-func excerpt(text []byte, limit int, secrets []string) string {
-	plain := string(text)
-	for _, secret := range secrets {
-		plain = strings.ReplaceAll(plain, secret, " ... ")
-	}
-	plain = plain[:min(len(plain), maxExcerpt)]
-	var b strings.Builder
-	for word := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		word, _, _ = strings.Cut(word, "?")
-		if len(word) > maxWord {
-			word = "..."
-		}
-		if b.Len()+1+len(word) > limit {
-			break
-		}
-		if b.Len() > 0 {
-			b.WriteByte(' ')
-		}
-		b.WriteString(word)
-	}
-	return b.String()
 }
 
 // secretsOf are the secrets of a request, in the forms in which an answer may

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
@@ -249,8 +250,8 @@ func oneRange(r *http.Request) *http.Request {
 func isOneRange(v string) bool {
 	spec, bytes := strings.CutPrefix(v, "bytes=")
 	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
-	_, okFirst := parseDigits(first)
-	n, okLast := parseDigits(last)
+	_, okFirst := contentrange.Digits(first)
+	n, okLast := contentrange.Digits(last)
 	switch {
 	case !bytes || !dash:
 		return false
@@ -281,7 +282,7 @@ func (w *contentWriter) WriteHeader(status int) {
 		// Not the Content-Length: there is none where a Content-Encoding is set.
 		w.expected = w.size
 	case http.StatusPartialContent:
-		first, last, _, _ := parseContentRange(w.Header().Get("Content-Range"))
+		first, last, _, _ := contentrange.Parse(w.Header().Get("Content-Range"))
 		w.expected = last - first + 1
 	}
 	w.ResponseWriter.WriteHeader(status)

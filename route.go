@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/url"
 	"strings"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
 // route is the way from one of our repositories to its upstream. It is made
@@ -106,7 +108,7 @@ func (rt *route) offline(ref string) error {
 	if !rt.policy.Offline {
 		return nil
 	}
-	message := "offline: " + objectName(rt.repo.Name, ref) + " is not stored"
+	message := "offline: " + ocipath.Object(rt.repo.Name, ref) + " is not stored"
 	return &Error{Kind: ErrUnavailable, Message: message, Err: errors.New(message)}
 }
 

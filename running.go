@@ -9,6 +9,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
@@ -23,6 +24,7 @@ const (
 type running struct {
 	upstream     *upstream
 	checks       *checks
+	flights      flight.Set
 	manifests    flight.Group[objectKey, *Manifest]
 	blobs        flight.Group[objectKey, *fill]
 	imports      flight.Group[objectKey, struct{}] // in the background
@@ -53,6 +55,9 @@ type objectKey struct {
 	ref  string
 }
 
+// String names the object, for people.
+func (k objectKey) String() string { return ocipath.Object(k.repo, k.ref) }
+
 func (rt *route) key(ref string) objectKey { return objectKey{rt.id, rt.repo.Name, ref} }
 
 func (p *Proxy) state() *running {
@@ -70,6 +75,14 @@ func (p *Proxy) state() *running {
 			bodies:   lru.New[routeID, *quota.Quota](maxSites),
 			lookUps:  quota.New(maxLookUps), manifestPuts: quota.New(maxPuts), blobPuts: quota.New(maxPuts),
 			verified: lru.New[digest.Digest, verified](maxVerified),
+		}
+		for name, g := range map[string]interface {
+			Join(*flight.Set, string)
+		}{
+			"manifest": &p.run.manifests, "blob": &p.run.blobs, "import of": &p.run.imports, "size of": &p.run.heads,
+			"rule": &p.run.probes, "referrers of": &p.run.referrers, "token": &p.run.upstream.auth.fetches,
+		} {
+			g.Join(&p.run.flights, name)
 		}
 		p.run.blobs.Acquire, p.run.blobs.Release = (*fill).retain, (*fill).release
 	})

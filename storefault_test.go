@@ -15,12 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 // faultyStore fails as its functions say; nil functions do what MemStore does.
 type faultyStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	manifest    func() error
 	putManifest func() error
 	blob        func() error
@@ -33,7 +34,7 @@ func (s *faultyStore) Manifest(ctx context.Context, r pullthrough.Repo, ref stri
 			return nil, err
 		}
 	}
-	return s.MemStore.Manifest(ctx, r, ref)
+	return s.Store.Manifest(ctx, r, ref)
 }
 
 func (s *faultyStore) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
@@ -42,7 +43,7 @@ func (s *faultyStore) PutManifest(ctx context.Context, r pullthrough.Repo, m *pu
 			return err
 		}
 	}
-	return s.MemStore.PutManifest(ctx, r, m)
+	return s.Store.PutManifest(ctx, r, m)
 }
 
 func (s *faultyStore) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
@@ -51,7 +52,7 @@ func (s *faultyStore) Blob(ctx context.Context, r pullthrough.Repo, d digest.Dig
 			return nil, err
 		}
 	}
-	return s.MemStore.Blob(ctx, r, d)
+	return s.Store.Blob(ctx, r, d)
 }
 
 func (s *faultyStore) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.Descriptor, body io.ReadSeeker) error {
@@ -60,7 +61,7 @@ func (s *faultyStore) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocis
 			return err
 		}
 	}
-	return s.MemStore.PutBlob(ctx, r, desc, body)
+	return s.Store.PutBlob(ctx, r, desc, body)
 }
 
 func TestAStoreThatFailsHarmsNoPull(t *testing.T) {
@@ -84,7 +85,7 @@ func TestAStoreThatFailsHarmsNoPull(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
 			failures := 0
-			store.MemStore = pullthrough.NewMemStore()
+			store.Store = memstore.New()
 			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
 				p.Store = store
 				p.OnEvent = func(_ context.Context, e pullthrough.Event) {
@@ -104,7 +105,7 @@ func TestAStoreThatFailsHarmsNoPull(t *testing.T) {
 			}
 			assert.Positive(t, failures, "the host hears of it")
 			assert.LessOrEqual(t, w.up.Count("GET *"), 8)
-			*store = faultyStore{MemStore: store.MemStore}
+			*store = faultyStore{Store: store.Store}
 			w.pull(t, "a", "1", img)
 			w.settled(t)
 			w.up.Reset()
@@ -114,7 +115,7 @@ func TestAStoreThatFailsHarmsNoPull(t *testing.T) {
 	}
 	t.Run("a failing Store is not taken for an empty one", func(t *testing.T) {
 		w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
-			p.Store = &faultyStore{MemStore: pullthrough.NewMemStore(), manifest: fails, blob: fails}
+			p.Store = &faultyStore{Store: memstore.New(), manifest: fails, blob: fails}
 		})
 		none := pullthrough.Repo{Name: "no/rule"}
 		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: none, Ref: "1"})
@@ -130,7 +131,7 @@ func TestAStoreThatFailsHarmsNoPull(t *testing.T) {
 // it. Pulls, hits and the Credentials callback want the same mutex.
 func TestAStoreBehindTheHostsOneMutexDoesNotDeadlock(t *testing.T) {
 	var mu sync.Mutex
-	store := &lockedStore{mu: &mu, inner: pullthrough.NewMemStore()}
+	store := &lockedStore{mu: &mu, inner: memstore.New()}
 	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users}, func(p *pullthrough.Proxy) {
 		p.Store = store
 		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/ocierror"
 )
 
 const (
@@ -191,7 +193,7 @@ func page(body []byte, req *http.Request) string {
 	if !strings.HasPrefix(strings.TrimSpace(string(body[:min(len(body), 256)])), "<") {
 		return ""
 	}
-	return fmt.Sprintf(" that begins %q", excerpt(body, 64, secretsOf(req)))
+	return fmt.Sprintf(" that begins %q", ocierror.Excerpt(body, 64, secretsOf(req)))
 }
 
 // asGuest answers the challenge of another registry that we were redirected to,

@@ -8,12 +8,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
 )
 
 const (
@@ -208,7 +209,7 @@ func (t *transfer) checkPart(resp *http.Response) error {
 	if len(ranges) != 1 {
 		return t.rt.error(ErrUnavailable, fmt.Errorf("resume answered with %d Content-Range headers", len(ranges)))
 	}
-	first, last, total, ok := parseContentRange(ranges[0])
+	first, last, total, ok := contentrange.Parse(ranges[0])
 	if !ok || first != t.off || last != total-1 || t.total >= 0 && total != t.total {
 		return t.rt.error(ErrUnavailable, fmt.Errorf("asked for byte %d on of %d, got Content-Range %.100q", t.off, t.total, ranges[0]))
 	}
@@ -223,28 +224,4 @@ func (t *transfer) skip(resp *http.Response) (retry bool, err error) {
 	}
 	_, err = io.CopyN(io.Discard, resp.Body, t.off)
 	return true, err
-}
-
-// parseContentRange reads "bytes FIRST-LAST/TOTAL" (RFC 9110, section 14.4).
-func parseContentRange(v string) (first, last, total int64, ok bool) {
-	spec, ok := strings.CutPrefix(v, "bytes ")
-	if !ok {
-		return 0, 0, 0, false
-	}
-	span, size, _ := strings.Cut(spec, "/")
-	from, to, _ := strings.Cut(span, "-")
-	first, ok1 := parseDigits(from)
-	last, ok2 := parseDigits(to)
-	total, ok3 := parseDigits(size)
-	ok = ok1 && ok2 && ok3 && first <= last && last < total
-	return first, last, total, ok
-}
-
-// parseDigits is ParseInt without signs.
-func parseDigits(s string) (int64, bool) {
-	if s == "" || strings.Trim(s, "0123456789") != "" {
-		return 0, false
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	return n, err == nil
 }

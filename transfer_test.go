@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -175,7 +177,7 @@ func piped(t *testing.T, c pullthroughtest.Config) (*pullthroughtest.Upstream, f
 	up := pullthroughtest.New(t, c)
 	dir := t.TempDir()
 	return up, func(t *testing.T) *world {
-		w := &world{up: up, store: pullthrough.NewMemStore(), secrets: pullthroughtest.NewSecrets(t)}
+		w := &world{up: up, store: memstore.New(), secrets: pullthroughtest.NewSecrets(t)}
 		transport := &http.Transport{DialContext: up.DialPipe, DisableCompression: true}
 		w.Proxy = &pullthrough.Proxy{
 			Store:     w.store,
@@ -262,7 +264,7 @@ func FuzzContentRange(f *testing.F) {
 	}
 	form := regexp.MustCompile(`^bytes ([0-9]+)-([0-9]+)/([0-9]+)$`)
 	f.Fuzz(func(t *testing.T, v string) {
-		first, last, total, ok := pullthrough.ParseContentRange(v)
+		first, last, total, ok := contentrange.Parse(v)
 		m := form.FindStringSubmatch(v)
 		if m == nil {
 			assert.False(t, ok)

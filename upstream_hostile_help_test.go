@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -91,7 +92,7 @@ func (s *siege) url() string {
 }
 
 func (s *siege) enter(t *testing.T, up *pullthroughtest.Upstream, dir string) {
-	s.world = &world{up: up, store: pullthrough.NewMemStore(), secrets: pullthroughtest.NewSecrets(t)}
+	s.world = &world{up: up, store: memstore.New(), secrets: pullthroughtest.NewSecrets(t)}
 	s.at("registry.test", s.up.DialPipe)
 	transport := &http.Transport{DialContext: s.dial, DisableCompression: true, Protocols: new(http.Protocols)}
 	transport.Protocols.SetHTTP1(true)
@@ -289,13 +290,13 @@ func meanwhile(f, test func()) {
 // honest is a Store that checks what it is given.
 type honest struct {
 	t *testing.T
-	*pullthrough.MemStore
+	*memstore.Store
 }
 
 func (h honest) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
 	assert.Equal(h.t, m.Descriptor.Digest, m.Descriptor.Digest.Algorithm().FromBytes(m.Content), "a manifest is stored under a wrong digest")
 	assert.EqualValues(h.t, len(m.Content), m.Descriptor.Size)
-	return h.MemStore.PutManifest(ctx, r, m)
+	return h.Store.PutManifest(ctx, r, m)
 }
 
 func (h honest) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.Descriptor, body io.ReadSeeker) error {
@@ -303,7 +304,7 @@ func (h honest) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.De
 	assert.NoError(h.t, err)
 	assert.Equal(h.t, desc.Digest, desc.Digest.Algorithm().FromBytes(content), "a blob is stored under a wrong digest")
 	assert.EqualValues(h.t, len(content), desc.Size)
-	return h.MemStore.PutBlob(ctx, r, desc, bytes.NewReader(content))
+	return h.Store.PutBlob(ctx, r, desc, bytes.NewReader(content))
 }
 
 // ask sends a request to the proxy's HTTP face.

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -70,7 +71,7 @@ func (n internet) pullFrom(t *testing.T, registry string, change func(*pullthrou
 		},
 		DisableCompression: true,
 	}
-	q.world = &world{up: n[registry], store: pullthrough.NewMemStore()}
+	q.world = &world{up: n[registry], store: memstore.New()}
 	q.Proxy = &pullthrough.Proxy{
 		Store:     q.store,
 		Rules:     pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: registry}},

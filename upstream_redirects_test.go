@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -113,7 +114,7 @@ func (m *matrix) world(t *testing.T, what redirectedRequest) *world {
 		up.Reset()
 	}
 	m.forget()
-	w := &world{up: m.registry, store: pullthrough.NewMemStore()}
+	w := &world{up: m.registry, store: memstore.New()}
 	w.Proxy = &pullthrough.Proxy{
 		Store:     w.store,
 		Rules:     pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: "https://registry.test"}},

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -317,7 +318,7 @@ func testT7(t *testing.T) {
 // forgetful is a Store from which blobs and manifests can be deleted by
 // repository.
 type forgetful struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	mu   sync.Mutex
 	gone map[pullthrough.Repo]bool
 }
@@ -335,18 +336,18 @@ func (s *forgetful) Manifest(ctx context.Context, r pullthrough.Repo, ref string
 	if err := s.lacks(r); err != nil {
 		return nil, err
 	}
-	return s.MemStore.Manifest(ctx, r, ref)
+	return s.Store.Manifest(ctx, r, ref)
 }
 
 func (s *forgetful) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	if err := s.lacks(r); err != nil {
 		return nil, err
 	}
-	return s.MemStore.Blob(ctx, r, d)
+	return s.Store.Blob(ctx, r, d)
 }
 
 func testT10(t *testing.T) {
-	store := &forgetful{MemStore: pullthrough.NewMemStore(), gone: map[pullthrough.Repo]bool{}}
+	store := &forgetful{Store: memstore.New(), gone: map[pullthrough.Repo]bool{}}
 	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = store })
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2})
 	for _, name := range []string{"a", "b"} {

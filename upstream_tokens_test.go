@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -344,7 +345,7 @@ func testA7(t *testing.T) {
 	// Not newWorld: that remembers every token, as a secret.
 	w := &world{up: pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})}
 	w.Proxy = &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: w.up.URL()}},
 		Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{NotFoundTTL: -1}

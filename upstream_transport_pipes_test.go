@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -55,7 +56,7 @@ func inTime(t *testing.T, c pullthroughtest.Config, change func(*pullthrough.Pro
 	}
 	up, dir := pullthroughtest.New(t, c), t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		p.world = &world{up: up, store: pullthrough.NewMemStore()}
+		p.world = &world{up: up, store: memstore.New()}
 		p.Proxy = &pullthrough.Proxy{
 			Store:    p.store,
 			Rules:    pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL()}},

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/debug"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -154,7 +155,7 @@ func TestMemoryIsBounded(t *testing.T) {
 }
 
 func TestRecordAndServeAtOnce(t *testing.T) {
-	page := &debug.Page{Proxy: &pullthrough.Proxy{Store: pullthrough.NewMemStore(), Rules: pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: "x"}}}}
+	page := &debug.Page{Proxy: &pullthrough.Proxy{Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: "x"}}}}
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -190,7 +191,7 @@ func TestNoSecretIsShown(t *testing.T) {
 	odd := pullthrough.Rule{Prefix: "odd", UpstreamURL: "https://me:" + secrets.New() + "@quay.io/?token=" + secrets.New() + "#" + secrets.New()}
 	page := &debug.Page{}
 	page.Proxy = &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(), Rules: pullthrough.StaticRules{rule, odd}, SpoolDir: t.TempDir(), OnEvent: page.Record,
+		Store: memstore.New(), Rules: pullthrough.StaticRules{rule, odd}, SpoolDir: t.TempDir(), OnEvent: page.Record,
 		Credentials: func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
 			return pullthrough.Credential{Username: "me", AccessToken: "canary-password-7391"}, nil
 		},

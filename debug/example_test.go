@@ -5,12 +5,13 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/debug"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 // A registry on one port, and what it is doing on another that only operators reach.
 func Example() {
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"}},
 	}
 	page := &debug.Page{Proxy: proxy}

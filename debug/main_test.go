@@ -14,6 +14,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/debug"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -33,7 +34,7 @@ func piped(t *testing.T, c pullthroughtest.Config) (*pullthroughtest.Upstream, f
 	return up, func(t *testing.T, change func(*debug.Page)) *debug.Page {
 		transport := &http.Transport{DialContext: up.DialPipe, DisableCompression: true}
 		page := &debug.Page{Proxy: &pullthrough.Proxy{
-			Store:     pullthrough.NewMemStore(),
+			Store:     memstore.New(),
 			Rules:     pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL()}},
 			SpoolDir:  dir,
 			Transport: transport,

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/debug"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 var _ http.Handler = (*debug.Page)(nil)
@@ -133,7 +134,7 @@ func TestRulesOfNamedRegistriesAndOfThoseSeen(t *testing.T) {
 
 func TestManyRules(t *testing.T) {
 	rules := make(pullthrough.StaticRules, 250)
-	page := &debug.Page{Proxy: &pullthrough.Proxy{Store: pullthrough.NewMemStore(), Rules: rules}}
+	page := &debug.Page{Proxy: &pullthrough.Proxy{Store: memstore.New(), Rules: rules}}
 	s := getJSON(t, page)
 	require.Len(t, s.Registries, 1)
 	assert.Len(t, s.Registries[0].Rules, 200)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 // BenchmarkManifestHit is a stored manifest, by tag and by digest: the Store alone,
@@ -23,7 +24,7 @@ import (
 // turns with MemStore and with http.ServeContent from a file: x-mem and x-file are
 // the medians of how many times as long ours takes.
 func BenchmarkManifestHit(b *testing.B) {
-	s, mem := open(b, b.TempDir()), pullthrough.NewMemStore()
+	s, mem := open(b, b.TempDir()), memstore.New()
 	m := manifestOf(image(1), "v1")
 	put(b, s, repo, m)
 	require.NoError(b, mem.PutManifest(b.Context(), repo, m))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 // BenchmarkCopy puts and gets a blob, in a new Store each time, by turns with the
@@ -32,7 +33,7 @@ func BenchmarkCopy(b *testing.B) {
 			}
 			for name, run := range map[string]func() (put, get time.Duration){
 				"dirstore": func() (put, get time.Duration) { return c.dirstore(b) },
-				"memstore": func() (put, get time.Duration) { return c.store(b, pullthrough.NewMemStore()) },
+				"memstore": func() (put, get time.Duration) { return c.store(b, memstore.New()) },
 			} {
 				b.Run(name, func(b *testing.B) { c.compare(b, rounds, run) })
 			}

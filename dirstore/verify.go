@@ -23,18 +23,21 @@ const maxVerified = 4096
 // verifier knows which files have the content that their names say.
 type verifier struct {
 	good    *lru.Cache[digest.Digest, fs.FileInfo]
+	flights flight.Set
 	running flight.Group[digest.Digest, fs.FileInfo]
 }
 
 func newVerifier() *verifier {
-	return &verifier{good: lru.New[digest.Digest, fs.FileInfo](maxVerified)}
+	v := &verifier{good: lru.New[digest.Digest, fs.FileInfo](maxVerified)}
+	v.running.Join(&v.flights, "blob")
+	return v
 }
 
 // stop ends what is being read.
 func (v *verifier) stop() {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	_ = v.running.Shutdown(ended)
+	_ = v.flights.Shutdown(ended)
 }
 
 // check refuses a file that does not have the content of d, and removes it.

@@ -7,7 +7,7 @@
 //
 //	api := &ecrapi.API{Account: "123456789012", Region: "us-east-1"}
 //	proxy := &pullthrough.Proxy{
-//		Store:       pullthrough.NewMemStore(),
+//		Store:       memstore.New(),
 //		Rules:       api,
 //		Credentials: api.Credentials, // with API.Secrets
 //	}

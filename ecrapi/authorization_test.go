@@ -11,10 +11,11 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 func TestGetAuthorizationToken(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.api.Images.Password = func(_ context.Context, id pullthrough.Identity) (string, error) {
 			if id.Account == "000000000000" {
 				return "", pullthrough.ErrUnauthorized
@@ -37,7 +38,7 @@ func TestGetAuthorizationToken(t *testing.T) {
 }
 
 func TestPasswordsAreRandom(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	seen := map[string]bool{}
 	for range 10 {
 		out, err := r.api.GetAuthorizationToken(t.Context(), pullthrough.Identity{}, ecrapi.GetAuthorizationTokenInput{})

@@ -20,7 +20,7 @@ import (
 //
 //	catalog := &ecrapi.Catalog{Template: api.Template, Excluded: api.Excluded}
 //	proxy := &pullthrough.Proxy{
-//		Store:   catalog.Around(pullthrough.NewMemStore()),
+//		Store:   catalog.Around(memstore.New()),
 //		Rules:   api,
 //		OnEvent: catalog.RecordPull,
 //	}

@@ -13,11 +13,12 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 func TestAnIndexAndItsChildren(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	small := image(1)
 	large := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Layers: 3})
 	index := pullthroughtest.NewIndex(small, large)
@@ -38,7 +39,7 @@ func TestAnIndexAndItsChildren(t *testing.T) {
 }
 
 func TestTheSizeOfAnIndexIsThatOfWhatIsStored(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	small := image(1)
 	large := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Layers: 3})
 	index := pullthroughtest.NewIndex(small, large)
@@ -58,7 +59,7 @@ func TestTheSizeOfAnIndexIsThatOfWhatIsStored(t *testing.T) {
 }
 
 func TestATagThatMovedLeavesTheOldImageUntagged(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	one, two := image(1), image(2)
 	r.up.Push("a", "v1", one)
 	r.pull(t, "a", "v1")
@@ -77,7 +78,7 @@ func TestATagThatMovedLeavesTheOldImageUntagged(t *testing.T) {
 }
 
 func TestAnArtifactAndItsSubject(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	subject := image(1)
 	signature := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, ArtifactType: "application/vnd.example.sig", Subject: subject})
 	chart := &pullthroughtest.Image{MediaType: "application/vnd.docker.distribution.manifest.v2+json", Content: []byte(`{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json","config":{"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":"sha256:` +
@@ -102,7 +103,7 @@ func TestAnArtifactAndItsSubject(t *testing.T) {
 }
 
 func TestTheTimeOfAPull(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Identify = func(req *http.Request) (pullthrough.Identity, error) {
 			return pullthrough.Identity{Caller: req.URL.Query().Get("as")}, nil
 		}
@@ -125,7 +126,7 @@ func TestTheTimeOfAPull(t *testing.T) {
 
 // head-counts-pull: it does not.
 func TestAHeadIsNoPull(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	img := image(1)
 	r.up.Push("a", "v1", img)
 	require.Equal(t, 200, r.request(http.MethodHead, "/v2/hub/a/manifests/v1"))
@@ -139,7 +140,7 @@ func TestAHeadIsNoPull(t *testing.T) {
 
 func TestExcludedPrincipals(t *testing.T) {
 	const scanner = "arn:aws:iam::123456789012:role/team/scanner"
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	img := image(1)
 	r.up.Push("a", "v1", img)
 	r.ok(t, "RegisterPullTimeUpdateExclusion", object("principalArn", scanner), `{"principalArn":"`+scanner+`","createdAt":946684800}`)
@@ -161,7 +162,7 @@ func TestExcludedPrincipals(t *testing.T) {
 }
 
 func TestAPullWhoseExclusionIsNotKnownIsNotRecorded(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.catalog.Excluded = func(context.Context, string, string, string) (bool, error) { return false, assert.AnError }
 	})
 	img := image(1)
@@ -174,7 +175,7 @@ func TestAPullWhoseExclusionIsNotKnownIsNotRecorded(t *testing.T) {
 // With FillEager clients have their answer before the Store has the image.
 func TestAPullIsRecordedBeforeTheImageIsStored(t *testing.T) {
 	gate := make(chan struct{})
-	r := newRegistry(t, &gatedStore{MemStore: pullthrough.NewMemStore(), gate: gate}, func(r *registry) { r.proxy.Fill = pullthrough.FillEager })
+	r := newRegistry(t, &gatedStore{Store: memstore.New(), gate: gate}, func(r *registry) { r.proxy.Fill = pullthrough.FillEager })
 	img := image(1)
 	r.up.Push("a", "v1", img)
 	r.pull(t, "a", "v1")
@@ -188,11 +189,11 @@ func TestAPullIsRecordedBeforeTheImageIsStored(t *testing.T) {
 
 // gatedStore waits with manifests.
 type gatedStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	gate <-chan struct{}
 }
 
 func (s *gatedStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
 	<-s.gate
-	return s.MemStore.PutManifest(ctx, repo, m)
+	return s.Store.PutManifest(ctx, repo, m)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -77,7 +78,7 @@ func TestTheFileIsWrittenWhenSomethingChanges(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) { // no time passes while it is written
 		c := &ecrapi.Catalog{File: file}
-		store := c.Around(pullthrough.NewMemStore())
+		store := c.Around(memstore.New())
 		put := func(seed int64) {
 			require.NoError(t, store.PutManifest(t.Context(), repo("a"), manifestOf(image(seed), "")))
 		}
@@ -104,7 +105,7 @@ func TestTheFileIsWrittenWhenSomethingChanges(t *testing.T) {
 // Pulls that change nothing are not written, until the end.
 func TestTheFileIsNotWrittenWithEachPull(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "catalog.json")
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) { r.catalog.File = file })
+	r := newRegistry(t, memstore.New(), func(r *registry) { r.catalog.File = file })
 	assert.NoFileExists(t, file)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
@@ -147,7 +148,7 @@ func TestAFileThatCannotBeWritten(t *testing.T) {
 	file := filepath.Join(dir, "catalog.json")
 	require.NoError(t, os.Mkdir(file, 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(file, "in the way"), nil, 0o600))
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.catalog.File, r.catalog.Logger = file, slog.New(slog.NewTextHandler(&log, nil))
 	})
 	r.up.Push("a", "v1", image(1))
@@ -162,7 +163,7 @@ func TestAFileThatCannotBeWritten(t *testing.T) {
 
 func TestManyAtATime(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "catalog.json")
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) { r.catalog.File = file })
+	r := newRegistry(t, memstore.New(), func(r *registry) { r.catalog.File = file })
 	const n = 24
 	for i := range n {
 		r.up.Push("a", fmt.Sprint("v", i), pullthroughtest.NewIndex(image(int64(i)), image(int64(i+1))))

@@ -53,8 +53,8 @@ func (c *Catalog) Around(inner pullthrough.Store) pullthrough.Store {
 }
 
 // ImageChecker is a Store that evicts images of its own accord: [Catalog] asks it before
-// it tells of one, image by image on each request. [pullthrough.MemStore] and dirstore's
-// Store are such.
+// it tells of one, image by image on each request. The Stores of memstore and dirstore
+// are such.
 type ImageChecker interface {
 	// HasManifest reports whether the manifest with this digest is stored in the
 	// repository. Unlike Manifest it does not count as a use.

@@ -16,6 +16,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 // bare is a Store and nothing else.
@@ -40,7 +41,7 @@ func (lender) StageBlob(context.Context, pullthrough.Repo, digest.Digest) (pullt
 }
 
 func TestTheStoreIsWhatTheInnerOneIs(t *testing.T) {
-	mem := pullthrough.NewMemStore()
+	mem := memstore.New()
 	for name, c := range map[string]struct {
 		inner         pullthrough.Store
 		keeps, stages bool
@@ -79,7 +80,7 @@ func TestTheStoreIsWhatTheInnerOneIs(t *testing.T) {
 }
 
 func TestTagsAndRepositoriesAreListed(t *testing.T) {
-	for name, inner := range map[string]pullthrough.Store{"memory": pullthrough.NewMemStore(), "a bare one": bare{pullthrough.NewMemStore()}} {
+	for name, inner := range map[string]pullthrough.Store{"memory": memstore.New(), "a bare one": bare{memstore.New()}} {
 		t.Run(name, func(t *testing.T) {
 			r := newRegistry(t, inner, nil)
 			r.up.Push("a", "v1", image(1))
@@ -106,7 +107,7 @@ func TestTagsAndRepositoriesAreListed(t *testing.T) {
 }
 
 func TestARepositoryIsMadeByItsTemplate(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.template(t, `"imageTagMutability":"IMMUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"late*"}],`+
 		`"encryptionConfiguration":{"encryptionType":"KMS"},"customRoleArn":"`+role+`","resourceTags":[{"Key":"team","Value":"a"}],"repositoryPolicy":"{}","lifecyclePolicy":"{\"rules\":[]}"`)
 	r.up.Push("a", "v1", image(1))
@@ -130,7 +131,7 @@ func TestARepositoryIsMadeByItsTemplate(t *testing.T) {
 }
 
 func TestARepositoryWithoutATemplate(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
 	settings, ok := r.catalog.Repository(repo("a"))
@@ -143,7 +144,7 @@ func TestARepositoryWithoutATemplate(t *testing.T) {
 // template-role-missing
 func TestATemplateThatCannotBeApplied(t *testing.T) {
 	for _, members := range []string{`"resourceTags":[{"Key":"team","Value":"a"}]`, `"encryptionConfiguration":{"encryptionType":"KMS"}`} {
-		r := newRegistry(t, pullthrough.NewMemStore(), nil)
+		r := newRegistry(t, memstore.New(), nil)
 		r.template(t, members)
 		r.up.Push("a", "v1", image(1))
 		_, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "v1"})
@@ -162,7 +163,7 @@ func noRepository(name string) string {
 
 // What others did to the inner Store shows when it is read.
 func TestTheCatalogFollowsTheStore(t *testing.T) {
-	mem := &forgetfulStore{MemStore: pullthrough.NewMemStore()}
+	mem := &forgetfulStore{Store: memstore.New()}
 	r := newRegistry(t, mem, nil)
 	one, two := image(1), image(2)
 	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), manifestOf(one, "v1")))
@@ -195,7 +196,7 @@ func TestTheCatalogFollowsTheStore(t *testing.T) {
 }
 
 func TestDamagedManifestsAreNotNoted(t *testing.T) {
-	mem := pullthrough.NewMemStore()
+	mem := memstore.New()
 	damaged := manifestOf(image(1), "v1")
 	damaged.Content = []byte("{}")
 	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), damaged))
@@ -207,7 +208,7 @@ func TestDamagedManifestsAreNotNoted(t *testing.T) {
 
 // forgetfulStore has lost something.
 type forgetfulStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	lost string
 }
 
@@ -215,15 +216,15 @@ func (s *forgetfulStore) Manifest(ctx context.Context, repo pullthrough.Repo, re
 	if ref == s.lost {
 		return nil, fs.ErrNotExist
 	}
-	return s.MemStore.Manifest(ctx, repo, ref)
+	return s.Store.Manifest(ctx, repo, ref)
 }
 
 // What was read before a put, and comes after it, is old.
 func TestALateReadDoesNotUndoAPut(t *testing.T) {
-	mem := pullthrough.NewMemStore()
+	mem := memstore.New()
 	one, two := image(1), image(2)
 	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), manifestOf(one, "v1")))
-	inner := &lateStore{MemStore: mem, read: make(chan struct{}), gate: make(chan struct{})}
+	inner := &lateStore{Store: mem, read: make(chan struct{}), gate: make(chan struct{})}
 	r := newRegistry(t, inner, nil)
 	done := make(chan error)
 	go func() {
@@ -239,12 +240,12 @@ func TestALateReadDoesNotUndoAPut(t *testing.T) {
 
 // lateStore is slow to tell what it has read.
 type lateStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	read, gate chan struct{}
 }
 
 func (s *lateStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
-	m, err := s.MemStore.Manifest(ctx, repo, ref)
+	m, err := s.Store.Manifest(ctx, repo, ref)
 	close(s.read)
 	<-s.gate
 	return m, err

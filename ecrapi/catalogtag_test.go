@@ -11,6 +11,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -23,7 +24,7 @@ func TestTagsThatMustNotMove(t *testing.T) {
 		`"MUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"v*"}]`:      {"v1": false, "v": false, "latest": true},
 	} {
 		t.Run(mutability, func(t *testing.T) {
-			r := newRegistry(t, pullthrough.NewMemStore(), nil)
+			r := newRegistry(t, memstore.New(), nil)
 			r.template(t, `"imageTagMutability":`+mutability)
 			one, two := image(1), image(2)
 			for tag := range moves {
@@ -57,8 +58,8 @@ func TestAnImmutableTagIsPutOnce(t *testing.T) {
 		return ecrapi.Template{ImageTagMutability: "IMMUTABLE"}, true, nil
 	}}
 	gate := make(chan struct{})
-	mem := pullthrough.NewMemStore()
-	store := catalog.Around(&gatedStore{MemStore: mem, gate: gate})
+	mem := memstore.New()
+	store := catalog.Around(&gatedStore{Store: mem, gate: gate})
 	require.NoError(t, store.(pullthrough.RepoCreator).CreateRepo(t.Context(), repo("a"), pullthrough.Rule{}, pullthrough.Request{}))
 	results := make(chan error, 20)
 	var puts sync.WaitGroup
@@ -88,7 +89,7 @@ func TestAnImmutableTagThatCouldNotBePut(t *testing.T) {
 	catalog := &ecrapi.Catalog{Template: func(context.Context, pullthrough.Repo) (ecrapi.Template, bool, error) {
 		return ecrapi.Template{ImageTagMutability: "IMMUTABLE"}, true, nil
 	}}
-	broken := &brokenStore{MemStore: pullthrough.NewMemStore(), err: assert.AnError}
+	broken := &brokenStore{Store: memstore.New(), err: assert.AnError}
 	store := catalog.Around(broken)
 	require.NoError(t, store.(pullthrough.RepoCreator).CreateRepo(t.Context(), repo("a"), pullthrough.Rule{}, pullthrough.Request{}))
 	assert.ErrorIs(t, store.PutManifest(t.Context(), repo("a"), manifestOf(image(1), "v1")), assert.AnError)
@@ -99,7 +100,7 @@ func TestAnImmutableTagThatCouldNotBePut(t *testing.T) {
 // A check that ends late is no new manifest: it moves nothing and is not refused.
 func TestALateCheckOfATag(t *testing.T) {
 	for _, mutability := range []string{"MUTABLE", "IMMUTABLE"} {
-		r := newRegistry(t, pullthrough.NewMemStore(), nil)
+		r := newRegistry(t, memstore.New(), nil)
 		r.template(t, `"imageTagMutability":"`+mutability+`"`)
 		one, two := image(1), image(2)
 		r.up.Push("a", "v1", one)
@@ -119,7 +120,7 @@ func TestAnImmutableTagThatIsPutTwice(t *testing.T) {
 		return ecrapi.Template{ImageTagMutability: "IMMUTABLE"}, true, nil
 	}}
 	turns, entered := make(chan error), make(chan struct{}, 2)
-	store := catalog.Around(&turnsStore{MemStore: pullthrough.NewMemStore(), turns: turns, entered: entered})
+	store := catalog.Around(&turnsStore{Store: memstore.New(), turns: turns, entered: entered})
 	require.NoError(t, store.(pullthrough.RepoCreator).CreateRepo(t.Context(), repo("a"), pullthrough.Rule{}, pullthrough.Request{}))
 	results := make(chan error, 2)
 	for range 2 {
@@ -136,7 +137,7 @@ func TestAnImmutableTagThatIsPutTwice(t *testing.T) {
 
 // turnsStore waits to be told what becomes of a put.
 type turnsStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	turns   <-chan error
 	entered chan<- struct{}
 }
@@ -146,11 +147,11 @@ func (s *turnsStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m *
 	if err := <-s.turns; err != nil {
 		return err
 	}
-	return s.MemStore.PutManifest(ctx, repo, m)
+	return s.Store.PutManifest(ctx, repo, m)
 }
 
 type brokenStore struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	err error
 }
 
@@ -158,7 +159,7 @@ func (s *brokenStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m 
 	if s.err != nil {
 		return s.err
 	}
-	return s.MemStore.PutManifest(ctx, repo, m)
+	return s.Store.PutManifest(ctx, repo, m)
 }
 
 func manifestOf(img *pullthroughtest.Image, tag string) *pullthrough.Manifest {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 var ecrEvents = []trait{
@@ -34,7 +35,7 @@ var ecrSurprises = []trait{
 
 func testW11(t *testing.T) {
 	refused("Docker Hub without a secret", "GHCR without a secret")(t)
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Credentials = r.api.Credentials
 		r.proxy.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
 			return url.Parse(r.up.URL())

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -74,7 +75,7 @@ var ecrReferrers = []trait{
 // due is a registry whose image hub/a:v1 is due for a check.
 func due(t *testing.T) *registry {
 	t.Helper()
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
 	r.up.Push("a", "v1", image(2))
@@ -104,7 +105,7 @@ func testB10(t *testing.T) {
 // forbidden is a registry whose callers lack one permission.
 func forbidden(t *testing.T, what pullthrough.Action) *registry {
 	t.Helper()
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Authorize = func(_ context.Context, a pullthrough.Action, _ pullthrough.Request) error {
 			if a == what {
 				return errors.New("User: you is not authorized to perform: that")
@@ -138,13 +139,13 @@ func testB13(t *testing.T) {
 
 func testB14(t *testing.T) {
 	request := `{` + hubA + `,"imageIds":[{"imageDigest":"` + image(1).Digest.String() + `"}]}`
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	_, body := r.send(t, target+"BatchGetImage", request)
 	assert.Contains(t, body, `"failures":[]`)
 	assert.Equal(t, map[string][]string{"": {image(1).Digest.String()}}, r.tagged(t))
 
-	r = newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r = newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{DigestAfterTag: true}
 		}
@@ -162,7 +163,7 @@ func testB14(t *testing.T) {
 func troubles(t *testing.T) (all []*registry) {
 	t.Helper()
 	for _, status := range []int{401, 403, 429, 500, 503, down} {
-		r := newRegistry(t, pullthrough.NewMemStore(), nil)
+		r := newRegistry(t, memstore.New(), nil)
 		require.NoError(t, r.proxy.Store.PutManifest(t.Context(), repo("a"), manifestOf(image(1), "v1")))
 		if status == down {
 			r.up.Close()
@@ -209,7 +210,7 @@ func testY05(t *testing.T) {
 }
 
 func testJ14(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Authorize = func(context.Context, pullthrough.Action, pullthrough.Request) error { return errors.New("no") }
 		r.api.Identify = func(req *http.Request) (pullthrough.Identity, error) {
 			if req.Header.Get("X-Amz-Target") == target+"DescribeImages" {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -82,7 +83,7 @@ func testN12(t *testing.T) {
 }
 
 func testU09(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
 			return url.Parse(r.up.URL())
 		}
@@ -112,7 +113,7 @@ func testV02(t *testing.T) {
 	v := &vault{content: goodSecret}
 	api := &ecrapi.API{Secrets: v.secret}
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(), Rules: api, Credentials: api.Credentials,
+		Store: memstore.New(), Rules: api, Credentials: api.Credentials,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
 			return url.Parse(up.URL())
 		},

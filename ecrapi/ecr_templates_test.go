@@ -10,6 +10,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 var ecrSecrets = []trait{
@@ -61,7 +62,7 @@ var ecrPulls = []trait{
 }
 
 func testT19(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.up.Push("a", "v2", image(2))
 	r.pull(t, "a", "v1")
@@ -86,7 +87,7 @@ func testT14(t *testing.T) {
 }
 
 func testH03(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	img := image(1)
 	r.up.Push("a", "v1", img)
 	for range 3 {
@@ -98,7 +99,7 @@ func testH03(t *testing.T) {
 }
 
 func testH08(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	resp, body := r.send(t, target+"RegisterPullTimeUpdateExclusion", object("principalArn", role))
 	require.Equal(t, http.StatusOK, resp.StatusCode, body)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -55,7 +56,7 @@ func (r *registry) assertTold(t *testing.T, want ...string) {
 }
 
 func TestTheWholeEvent(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	img := image(1)
 	r.up.Push("a", "3.17.2", img)
 	r.pull(t, "a", "3.17.2")
@@ -79,7 +80,7 @@ func TestTheWholeEvent(t *testing.T) {
 // event-granularity: whatever else comes along, what was asked for is told once.
 func TestOneEventForWhatWasAskedFor(t *testing.T) {
 	for _, fill := range []pullthrough.FillMode{pullthrough.FillLazy, pullthrough.FillBackground, pullthrough.FillEager} {
-		r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) { r.proxy.Fill = fill })
+		r := newRegistry(t, memstore.New(), func(r *registry) { r.proxy.Fill = fill })
 		child, alone := image(1), image(2)
 		index := pullthroughtest.NewIndex(child, image(3))
 		r.up.Push("a", "v1", index)
@@ -100,7 +101,7 @@ func TestOneEventForWhatWasAskedFor(t *testing.T) {
 
 // event-granularity: a digest that many wait for in vain is told once, too.
 func TestOneEventForAHerdThatFails(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{Retries: -1} // what is not there is remembered
 		}
@@ -121,7 +122,7 @@ func TestOneEventForAHerdThatFails(t *testing.T) {
 }
 
 func TestChecksAreTold(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	img := image(1)
 	r.up.Push("a", "v1", img)
 	r.pull(t, "a", "v1")
@@ -141,7 +142,7 @@ func failureIsTold(want string, statuses ...int) func(*testing.T) {
 	return func(t *testing.T) {
 		for _, status := range statuses {
 			for ref, name := range map[string]string{"v1": `"image-tag":"v1"`, nowhere: `"image-digest":"` + nowhere + `"`} {
-				r := newRegistry(t, pullthrough.NewMemStore(), nil)
+				r := newRegistry(t, memstore.New(), nil)
 				r.up.Push("a", "v0", image(1))
 				r.pull(t, "a", "v0")
 				r.told(t)
@@ -156,7 +157,7 @@ func failureIsTold(want string, statuses ...int) func(*testing.T) {
 
 // What never got as far as upstream is no action of the cache's.
 func TestRefusalsAreNotTold(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Authorize = func(_ context.Context, a pullthrough.Action, r pullthrough.Request) error {
 			if a == pullthrough.ActionImport && r.Caller == "nobody" {
 				return errors.New("not allowed to import")
@@ -177,7 +178,7 @@ func TestRefusalsAreNotTold(t *testing.T) {
 }
 
 func TestAPullWhoseRuleWasDeletedIsNotTold(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
 	resp, _ := r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"hub"}`)
@@ -188,7 +189,7 @@ func TestAPullWhoseRuleWasDeletedIsNotTold(t *testing.T) {
 // template-role-missing: the pull fails, and that is told.
 func TestARepositoryThatCannotBeMadeIsTold(t *testing.T) {
 	for _, ref := range []string{"v1", image(1).Digest.String()} {
-		r := newRegistry(t, pullthrough.NewMemStore(), nil)
+		r := newRegistry(t, memstore.New(), nil)
 		r.template(t, `"resourceTags":[{"Key":"team","Value":"a"}]`)
 		r.up.Push("a", "v1", image(1))
 		require.Equal(t, 404, r.request(http.MethodGet, "/v2/hub/a/manifests/"+ref))
@@ -201,7 +202,7 @@ func TestARepositoryThatCannotBeMadeIsTold(t *testing.T) {
 }
 
 func TestASecretThatIsOfNoUseIsTold(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) { r.proxy.Credentials = r.api.Credentials })
+	r := newRegistry(t, memstore.New(), func(r *registry) { r.proxy.Credentials = r.api.Credentials })
 	r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/secret/*", Status: 401, Header: http.Header{"Www-Authenticate": {`Basic realm="x"`}}})
 	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL(), CredentialARN: secret})
 	require.Equal(t, 403, r.request(http.MethodGet, "/v2/private/secret/manifests/v1"))

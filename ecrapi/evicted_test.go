@@ -13,6 +13,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -22,7 +23,7 @@ func TestEvictedImagesAreNotListed(t *testing.T) {
 	limit := 2*wholeSize(one) + wholeSize(one)/2
 	for name, open := range map[string]func(t *testing.T) (store pullthrough.Store, sweep func()){
 		"memory": func(*testing.T) (pullthrough.Store, func()) {
-			return &pullthrough.MemStore{MaxBytes: limit}, func() {}
+			return &memstore.Store{MaxBytes: limit}, func() {}
 		},
 		"directory": func(t *testing.T) (pullthrough.Store, func()) {
 			dir, err := dirstore.Open(t.TempDir())
@@ -61,7 +62,7 @@ func TestEvictedImagesAreNotListed(t *testing.T) {
 // The repository stays, as ECR's does when the last image expires.
 func TestARepositoryStaysWhenAllIsEvicted(t *testing.T) {
 	img, other := image(1), image(2)
-	store := &pullthrough.MemStore{MaxBytes: wholeSize(img) * 9 / 8}
+	store := &memstore.Store{MaxBytes: wholeSize(img) * 9 / 8}
 	r := newRegistry(t, store, nil)
 	r.up.Push("a", "v1", img)
 	r.up.Push("b", "v1", other)
@@ -79,7 +80,7 @@ func TestARepositoryStaysWhenAllIsEvicted(t *testing.T) {
 
 // A Store that cannot say what it has is not taken for one that has nothing.
 func TestAStoreThatCannotBeAsked(t *testing.T) {
-	store := &brokenChecker{MemStore: pullthrough.NewMemStore()}
+	store := &brokenChecker{Store: memstore.New()}
 	r := newRegistry(t, store, nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
@@ -91,7 +92,7 @@ func TestAStoreThatCannotBeAsked(t *testing.T) {
 }
 
 type brokenChecker struct {
-	*pullthrough.MemStore
+	*memstore.Store
 	err error
 }
 
@@ -99,7 +100,7 @@ func (s *brokenChecker) HasManifest(ctx context.Context, repo pullthrough.Repo, 
 	if s.err != nil {
 		return false, s.err
 	}
-	return s.MemStore.HasManifest(ctx, repo, d)
+	return s.Store.HasManifest(ctx, repo, d)
 }
 
 // wholeSize is what a Store keeps of an image.

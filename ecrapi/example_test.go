@@ -12,6 +12,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -28,7 +29,7 @@ func Example() {
 	mux := http.NewServeMux()
 	mux.Handle("/", api)
 	mux.Handle("/v2/", &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(), Rules: api, Credentials: api.Credentials,
+		Store: memstore.New(), Rules: api, Credentials: api.Credentials,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
 			return url.Parse(upstream.URL()) // where quay.io is in this test
 		},

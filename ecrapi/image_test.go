@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -19,7 +20,7 @@ func noImage(digest, tag string) string {
 
 // Upstream has more images than are described: nobody has pulled them.
 func TestDescribeImagesByName(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	one, two := image(1), image(2)
 	r.up.Push("a", "v1", one)
 	r.up.Push("a", "latest", one)
@@ -52,7 +53,7 @@ func TestDescribeImagesByName(t *testing.T) {
 
 // Clients read the size of every image, as it is never absent on AWS.
 func TestTheSizeOfAListOfWhichNoImageIsStored(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	index := pullthroughtest.NewIndex(image(1))
 	r.up.Push("a", "v1", index)
 	r.pull(t, "a", "v1")
@@ -61,7 +62,7 @@ func TestTheSizeOfAListOfWhichNoImageIsStored(t *testing.T) {
 }
 
 func TestFilters(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	child := image(1)
 	index := pullthroughtest.NewIndex(child)
 	r.up.Push("a", "v1", index)
@@ -93,7 +94,7 @@ func TestFilters(t *testing.T) {
 }
 
 func TestBatchGetImage(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	one, two := image(1), image(2)
 	r.up.Push("a", "v1", one)
 	r.up.Push("a", "v2", two)
@@ -128,7 +129,7 @@ func TestBatchGetImage(t *testing.T) {
 
 // accepted-media-types: nothing is converted.
 func TestAcceptedMediaTypes(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.ok(t, "BatchGetImage", `{`+hubA+`,"imageIds":[{"imageTag":"v1"}],"acceptedMediaTypes":["x/y"]}`,
 		`{"images":[],"failures":[{"imageId":{"imageTag":"v1"},"failureCode":"ImageNotFound","failureReason":"Requested image not found"}]}`)
@@ -138,7 +139,7 @@ func TestAcceptedMediaTypes(t *testing.T) {
 }
 
 func TestBatchGetImageRequests(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	many := strings.Repeat(`{"imageTag":"v1"},`, 101)
 	for request, want := range map[string]string{
@@ -163,7 +164,7 @@ const down = 0
 func imageFails(failureCode string, statuses ...int) func(*testing.T) {
 	return func(t *testing.T) {
 		for _, status := range statuses {
-			r := newRegistry(t, pullthrough.NewMemStore(), nil)
+			r := newRegistry(t, memstore.New(), nil)
 			r.up.Push("a", "v1", image(1))
 			r.pull(t, "a", "v1")
 			if status == down {
@@ -183,7 +184,7 @@ func imageFails(failureCode string, statuses ...int) func(*testing.T) {
 // upstream that wants one.
 func withoutSecret(t *testing.T, v *vault) *registry {
 	t.Helper()
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) { r.api.Secrets, r.proxy.Credentials = v.secret, r.api.Credentials })
+	r := newRegistry(t, memstore.New(), func(r *registry) { r.api.Secrets, r.proxy.Credentials = v.secret, r.api.Credentials })
 	r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/secret/*", Status: 401, Header: http.Header{"Www-Authenticate": {`Basic realm="x"`}}})
 	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL(), CredentialARN: secret})
 	return r
@@ -206,7 +207,7 @@ func TestBatchGetImageWithoutASecret(t *testing.T) {
 }
 
 func TestBatchGetImageWithoutARule(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
 	resp, body := r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"hub"}`)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -29,7 +30,7 @@ func quoted(content []byte) string {
 
 // The URL is good for a client that sends no Authorization, and pulls the layer.
 func TestGetDownloadUrlForLayer(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	mux := http.NewServeMux()
 	mux.Handle("/v2/", r.proxy)
 	front := start(t, &ecrapi.API{Next: mux})
@@ -53,7 +54,7 @@ func TestGetDownloadUrlForLayer(t *testing.T) {
 
 func TestTheHostSignsLayerURLs(t *testing.T) {
 	var signErr error
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.api.Images.LayerURL = func(_ context.Context, repo pullthrough.Repo, d digest.Digest) (string, error) {
 			return "https://bucket.test/" + repo.Name + "/" + d.Encoded() + "?signed", signErr
 		}
@@ -70,7 +71,7 @@ func TestTheHostSignsLayerURLs(t *testing.T) {
 }
 
 func TestLayersThatAreNotThere(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
 	missing := "The layer with digest '" + nowhere + "' was not found in the repository with name 'hub/a'"
@@ -95,7 +96,7 @@ func TestLayersThatAreNotThere(t *testing.T) {
 }
 
 func TestBatchCheckLayerAvailability(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	img := image(1)
 	r.up.Push("a", "v1", img)
 	r.pull(t, "a", "v1")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -25,7 +26,7 @@ func TestARulePulls(t *testing.T) {
 	api := &ecrapi.API{Secrets: v.secret}
 	c := start(t, api)
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(), Rules: api, Credentials: api.Credentials,
+		Store: memstore.New(), Rules: api, Credentials: api.Credentials,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
 			return url.Parse(up.URL())
 		},
@@ -72,7 +73,7 @@ func TestAPullFromAnotherAccountWithoutARole(t *testing.T) {
 	resp, body := c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "far", "upstreamRegistryUrl", "111122223333.dkr.ecr.us-east-1.amazonaws.com"))
 	require.Equal(t, http.StatusOK, resp.StatusCode, body)
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(), Rules: api, Credentials: api.Credentials,
+		Store: memstore.New(), Rules: api, Credentials: api.Credentials,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
 			return url.Parse(up.URL())
 		},
@@ -89,7 +90,7 @@ func TestAPullFromAnotherAccountWithoutARole(t *testing.T) {
 
 func TestTheAPIAndTheRegistryOnOneMux(t *testing.T) {
 	api := &ecrapi.API{Next: http.NotFoundHandler()}
-	proxy := &pullthrough.Proxy{Store: pullthrough.NewMemStore(), Rules: api}
+	proxy := &pullthrough.Proxy{Store: memstore.New(), Rules: api}
 	t.Cleanup(func() { assert.NoError(t, proxy.Shutdown(context.Background())) })
 	mux := http.NewServeMux()
 	mux.Handle("/v2/", proxy)

@@ -10,12 +10,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 func TestListImageReferrers(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	subject := image(0)
 	r.up.Push("a", "v1", subject)
 	types := map[string]int{}
@@ -55,7 +55,7 @@ func TestListImageReferrers(t *testing.T) {
 // signed is a registry with an image that was pulled, and what upstream has signed it with.
 func signed(t *testing.T) (r *registry, subject string, want string) {
 	t.Helper()
-	r = newRegistry(t, pullthrough.NewMemStore(), nil)
+	r = newRegistry(t, memstore.New(), nil)
 	img := image(0)
 	sig := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, ArtifactType: "application/vnd.test.sig", Subject: img})
 	r.up.Push("a", "v1", img)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 var imageOperations = []string{
@@ -40,7 +41,7 @@ func TestWithoutImagesTheOperationsAreNext(t *testing.T) {
 }
 
 func TestARepositoryThatDoesNotExist(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	for op, rest := range inRepository {
 		for _, name := range []string{"hub/none", "else/none"} {
 			r.fails(t, op, `{"repositoryName":"`+name+`",`+rest+`}`, "RepositoryNotFoundException", noRepository(name))
@@ -52,7 +53,7 @@ func TestARepositoryThatDoesNotExist(t *testing.T) {
 }
 
 func TestNamesOfRepositories(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	for op, rest := range inRepository {
 		r.fails(t, op, `{`+rest+`}`, "InvalidParameterException", constraint("repositoryName", mustNotBeNull))
 		for name, why := range map[string]string{
@@ -70,7 +71,7 @@ func TestNamesOfRepositories(t *testing.T) {
 }
 
 func TestDescribeRepositories(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) {
+	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.api.Images.RegistryURL = func(account, region string) string {
 			return "http://" + account + "." + region + ".registry.test:5000"
 		}
@@ -101,7 +102,7 @@ func TestPartitions(t *testing.T) {
 	for region, partition := range map[string]string{"eu-west-1": "aws", "cn-north-1": "aws-cn", "us-gov-west-1": "aws-us-gov"} {
 		catalog := &ecrapi.Catalog{}
 		api := &ecrapi.API{Region: region, Images: &ecrapi.Images{Catalog: catalog}}
-		require.NoError(t, catalog.Around(pullthrough.NewMemStore()).PutManifest(t.Context(), repo("a"), manifestOf(image(1), "")))
+		require.NoError(t, catalog.Around(memstore.New()).PutManifest(t.Context(), repo("a"), manifestOf(image(1), "")))
 		out, err := api.DescribeRepositories(t.Context(), pullthrough.Identity{}, ecrapi.DescribeRepositoriesInput{})
 		require.NoError(t, err)
 		assert.Equal(t, "arn:"+partition+":ecr:"+region+":123456789012:repository/hub/a", out.Repositories[0].RepositoryArn)
@@ -110,7 +111,7 @@ func TestPartitions(t *testing.T) {
 
 // What is one account's is not another's.
 func TestImagesOfAccountsAndRegionsAreApart(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), func(r *registry) { r.api.Identify, r.proxy.Identify = byHeader, byHeader })
+	r := newRegistry(t, memstore.New(), func(r *registry) { r.api.Identify, r.proxy.Identify = byHeader, byHeader })
 	store := r.proxy.Store
 	for i, at := range []pullthrough.Repo{{Account: "111111111111", Region: "us-east-1"}, {Account: "111111111111", Region: "eu-west-1"}, {Account: "222222222222", Region: "us-east-1"}, {}} {
 		at.Name = "hub/a"
@@ -135,7 +136,7 @@ func TestImagesOfAccountsAndRegionsAreApart(t *testing.T) {
 
 // Pages are of any size, and all of them together are the list.
 func TestPagesOfImages(t *testing.T) {
-	r := newRegistry(t, pullthrough.NewMemStore(), nil)
+	r := newRegistry(t, memstore.New(), nil)
 	for i := range 11 {
 		r.up.Push(fmt.Sprint("r", i), "v1", image(int64(i)))
 		r.up.Push("a", fmt.Sprint("v", i), image(int64(i/2)))

@@ -7,13 +7,14 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 func TestStoresThatAreRight(t *testing.T) {
 	for name, open := range map[string]func(t *testing.T) pullthrough.Store{
-		"MemStore":                func(*testing.T) pullthrough.Store { return pullthrough.NewMemStore() },
-		"a MemStore with a limit": func(*testing.T) pullthrough.Store { return &pullthrough.MemStore{MaxBytes: 64 << 20} },
+		"MemStore":                func(*testing.T) pullthrough.Store { return memstore.New() },
+		"a MemStore with a limit": func(*testing.T) pullthrough.Store { return &memstore.Store{MaxBytes: 64 << 20} },
 		"a plain Store":           func(t *testing.T) pullthrough.Store { return newPlainStore(t, "") },
 		"immutable":               func(t *testing.T) pullthrough.Store { return immutable{newPlainStore(t, "")} },
 		"one tenant's":            func(t *testing.T) pullthrough.Store { return oneTenant{newPlainStore(t, "")} },

@@ -13,6 +13,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/debug"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 // registry is the private registry that the command line describes: its images at
@@ -54,7 +55,7 @@ func open(c *config, addr string, log *slog.Logger, pulls *pulls) (*registry, er
 // openStore opens the directory, or memory.
 func (c *config) openStore(log *slog.Logger) (store pullthrough.Store, release func() error, err error) {
 	if c.data == "" {
-		return &pullthrough.MemStore{MaxBytes: c.maxBytes}, func() error { return nil }, nil
+		return &memstore.Store{MaxBytes: c.maxBytes}, func() error { return nil }, nil
 	}
 	dir, err := dirstore.Open(c.data)
 	if err != nil {

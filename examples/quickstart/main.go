@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -42,7 +43,7 @@ func run(w io.Writer) error {
 
 	// The cache: a place for images and a rule. This is all that a host writes.
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
 	}
 	server := httptest.NewServer(proxy)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -22,7 +23,7 @@ func TestALayerThatIsCutOffIsResumed(t *testing.T) {
 	up.Fault(pullthroughtest.Fault{Match: "GET /v2/app/blobs/*", Times: 1, CutAfter: new(int64(1 << 20))})
 
 	proxy := &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(),
+		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}},
 	}
 	registry := httptest.NewServer(proxy)

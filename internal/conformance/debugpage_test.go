@@ -20,6 +20,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/debug"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -45,7 +46,7 @@ func startWatched(t *testing.T, now func() time.Time) *watched {
 	w.img = pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2, LayerSize: herdSize})
 	w.up.Push("library/nginx", "1.27", w.img)
 	w.page = &debug.Page{Now: now, Title: "Fake ECR", Proxy: &pullthrough.Proxy{
-		Store: pullthrough.NewMemStore(), SpoolDir: t.TempDir(), Transport: &http.Transport{DialContext: pullthroughtest.DialLoopback},
+		Store: memstore.New(), SpoolDir: t.TempDir(), Transport: &http.Transport{DialContext: pullthroughtest.DialLoopback},
 		Rules: pullthrough.StaticRules{
 			{Prefix: "docker-hub", UpstreamURL: w.up.URL(), CredentialARN: "arn:aws:secretsmanager:us-east-1:123456789012:secret:canary-arn"},
 			{Prefix: "quay", UpstreamURL: "quay.io", UpstreamPrefix: "coreos"},

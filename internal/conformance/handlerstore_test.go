@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/handlerstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -115,14 +116,14 @@ func TestHandlerStoreKeepsTheContract(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pullthroughtest.TestStore(t, func(t *testing.T) pullthrough.Store {
-				return &pullthrough.HandlerStore{Handler: open(t), Name: tenantName}
+				return &handlerstore.Store{Handler: open(t), Name: tenantName}
 			})
 		})
 	}
 	t.Run("one tenant", func(t *testing.T) {
 		t.Parallel()
 		pullthroughtest.TestStore(t, func(t *testing.T) pullthrough.Store {
-			return &pullthrough.HandlerStore{Handler: newDistribution(t, inMemory(), nil)}
+			return &handlerstore.Store{Handler: newDistribution(t, inMemory(), nil)}
 		})
 	})
 }
@@ -153,7 +154,7 @@ func startInner(t *testing.T, registry http.Handler) *inner {
 	t.Helper()
 	in := &inner{registry: registry, up: pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})}
 	in.Proxy = &pullthrough.Proxy{
-		Store:    &pullthrough.HandlerStore{Handler: registry},
+		Store:    &handlerstore.Store{Handler: registry},
 		Rules:    pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: in.up.URL()}},
 		Fill:     pullthrough.FillEager,
 		SpoolDir: t.TempDir(),
@@ -284,9 +285,9 @@ func BenchmarkHandlerStore(b *testing.B) {
 	for name, size := range map[string]int64{"1MiB": 1 << 20, "256MiB": 256 << 20} {
 		layer := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: size}).Layers[0]
 		desc, repo := layer.Descriptor(), pullthrough.Repo{Name: "hub/a"}
-		put := func(b *testing.B) *pullthrough.HandlerStore {
+		put := func(b *testing.B) *handlerstore.Store {
 			b.Helper()
-			s := &pullthrough.HandlerStore{Handler: newGGCR()}
+			s := &handlerstore.Store{Handler: newGGCR()}
 			require.NoError(b, s.PutBlob(b.Context(), repo, desc, layer.Open()))
 			return s
 		}

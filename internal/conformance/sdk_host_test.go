@@ -15,6 +15,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
 // host is a fake ECR in this process, for what needs functions of the host's.
@@ -31,7 +32,7 @@ func hostECR(t *testing.T, change func(*host)) *host {
 	h := &host{api: &ecrapi.API{}, catalog: &ecrapi.Catalog{}}
 	h.catalog.Template, h.catalog.Excluded = h.api.Template, h.api.Excluded
 	h.proxy = &pullthrough.Proxy{
-		Store: h.catalog.Around(pullthrough.NewMemStore()), Rules: h.api, Credentials: h.api.Credentials,
+		Store: h.catalog.Around(memstore.New()), Rules: h.api, Credentials: h.api.Credentials,
 		OnEvent: h.catalog.RecordPull, SpoolDir: t.TempDir(),
 	}
 	h.api.Images = &ecrapi.Images{Proxy: h.proxy, Catalog: h.catalog, RegistryURL: func(string, string) string { return h.url }}

@@ -16,7 +16,7 @@ import (
 	"sync"
 )
 
-// ErrClosed is what Do returns after Shutdown.
+// ErrClosed is what Do returns after the group was closed.
 var ErrClosed = errors.New("flight: closed")
 
 // PanicError is what every waiter gets when the function panicked.
@@ -37,7 +37,8 @@ type Group[K comparable, V any] struct {
 	// nil: values need no care. Both must be set before the first Do.
 	Acquire, Release func(V)
 
-	running sync.WaitGroup
+	set  *Set // nil: none
+	name string
 
 	mu     sync.Mutex
 	calls  map[K]*Call[K, V]
@@ -48,6 +49,7 @@ type Group[K comparable, V any] struct {
 // Call is one run of a function on behalf of everyone who asked for its key.
 type Call[K comparable, V any] struct {
 	group  *Group[K, V]
+	key    K // the first of keys
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{} // closed once val and err are set
@@ -96,7 +98,7 @@ func (g *Group[K, V]) join(key K, fn func(*Call[K, V]) (V, error)) (*Call[K, V],
 	if g.closed {
 		return nil, false, ErrClosed
 	}
-	c := &Call[K, V]{group: g, done: make(chan struct{}), ended: make(chan struct{}), keys: []K{key}, waiters: 1}
+	c := &Call[K, V]{group: g, key: key, done: make(chan struct{}), ended: make(chan struct{}), keys: []K{key}, waiters: 1}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if g.calls == nil {
 		g.calls = make(map[K]*Call[K, V])
@@ -104,7 +106,8 @@ func (g *Group[K, V]) join(key K, fn func(*Call[K, V]) (V, error)) (*Call[K, V],
 	}
 	g.calls[key] = c
 	g.live[c] = struct{}{}
-	g.running.Go(func() { c.run(fn) })
+	g.set.begin()
+	go c.run(fn)
 	return c, false, nil
 }
 
@@ -164,23 +167,6 @@ func (g *Group[K, V]) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
-}
-
-// Shutdown refuses new calls and waits for the running ones. When ctx ends
-// first it cancels what still runs, waits for that to end, and returns ctx's
-// error.
-func (g *Group[K, V]) Shutdown(ctx context.Context) error {
-	g.Close()
-	ended := make(chan struct{})
-	go func() { g.running.Wait(); close(ended) }()
-	select {
-	case <-ended:
-		return nil
-	case <-ctx.Done():
-		g.cancelAll()
-		<-ended
-		return context.Cause(ctx)
-	}
 }
 
 func (g *Group[K, V]) cancelAll() {
@@ -266,6 +252,7 @@ func (c *Call[K, V]) run(fn func(*Call[K, V]) (V, error)) {
 // end takes the call out of its group in the same step that releases the
 // waiters: whoever asks after an answer was given gets a new one.
 func (c *Call[K, V]) end(v V, err error) {
+	defer c.group.set.end() // last: nothing is left of the call
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
 	c.unlinkLocked()

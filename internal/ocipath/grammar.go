@@ -150,3 +150,15 @@ func isHex(s string) bool {
 
 func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// Object spells a reference as people do: name:tag or name@digest, or the name
+// alone where ref is "".
+func Object(name, ref string) string {
+	switch {
+	case ref == "":
+		return name
+	case IsDigest(ref):
+		return name + "@" + ref
+	}
+	return name + ":" + ref
+}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/handlerstore"
 )
 
 // Wrap returns the handler to serve in the registry's place, and the proxy in it, to
@@ -14,7 +15,7 @@ import (
 // and what no rule covers is the registry's own affair.
 func Wrap(registry http.Handler, rules pullthrough.RuleSource) (http.Handler, *pullthrough.Proxy) {
 	proxy := &pullthrough.Proxy{
-		Store: &pullthrough.HandlerStore{Handler: registry},
+		Store: &handlerstore.Store{Handler: registry},
 		Rules: rules,
 		Fill:  pullthrough.FillEager, // registries want layers before manifests
 	}

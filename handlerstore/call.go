@@ -1,4 +1,4 @@
-package pullthrough
+package handlerstore
 
 import (
 	"bytes"
@@ -10,13 +10,16 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocierror"
 )
 
-// innerHost is what the handler of a HandlerStore sees as the host: nobody's.
+// innerHost is what the handler of a Store sees as the host: nobody's.
 const innerHost = "registry.invalid"
 
-// innerRequest is a request to the handler of a [HandlerStore].
+// innerRequest is a request to the handler of a [Store].
 type innerRequest struct {
 	method string
 	target string // path and query
@@ -48,7 +51,7 @@ func (q innerRequest) request(ctx context.Context) (*http.Request, error) {
 
 // do has the handler answer. The handler may say what it likes when the context
 // has ended: only success counts then.
-func (s *HandlerStore) do(ctx context.Context, q innerRequest) (*innerAnswer, error) {
+func (s *Store) do(ctx context.Context, q innerRequest) (*innerAnswer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -94,15 +97,15 @@ func (b *lentBody) Close() error {
 	return nil
 }
 
-var errNoHandler = errors.New("HandlerStore.Handler is nil")
+var errNoHandler = errors.New("handlerstore.Store.Handler is nil")
 
 // serve calls the handler. A panic in there, http.ErrAbortHandler included, is an
 // error: the answer is not complete.
-func (s *HandlerStore) serve(w http.ResponseWriter, r *http.Request) (err error) {
+func (s *Store) serve(w http.ResponseWriter, r *http.Request) (err error) {
 	if s.Handler == nil {
 		return errNoHandler
 	}
-	defer recovered("HandlerStore.Handler", &err)
+	defer hostcall.Recover("handlerstore.Store.Handler", &err)
 	s.Handler.ServeHTTP(w, r)
 	return nil
 }
@@ -135,7 +138,7 @@ func (a *innerAnswer) Write(p []byte) (int, error) {
 	}
 	if a.body.Len()+len(p) > manifest.MaxSize {
 		a.cut = true
-		return 0, fmt.Errorf("%s: an answer of more than %d bytes: %w", a.what, manifest.MaxSize, ErrTooLarge)
+		return 0, fmt.Errorf("%s: an answer of more than %d bytes: %w", a.what, manifest.MaxSize, pullthrough.ErrTooLarge)
 	}
 	return a.body.Write(p)
 }
@@ -149,9 +152,9 @@ func (a *innerAnswer) redirects() bool {
 
 // refusal is what an answer without success says. It is never a miss.
 func (a *innerAnswer) refusal() error {
-	said := errorCode(a.body.Bytes())
+	said := ocierror.Code(a.body.Bytes())
 	if said == "" {
-		said = excerpt(a.body.Bytes(), maxExcerpt, nil)
+		said = ocierror.Excerpt(a.body.Bytes(), ocierror.MaxExcerpt, nil)
 	}
 	return fmt.Errorf("%s: the registry answered %d %s", a.what, a.status, said)
 }

@@ -1,4 +1,4 @@
-package pullthrough
+package memstore
 
 import (
 	"cmp"
@@ -9,31 +9,32 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 )
 
-// A hit of a MemStore with a limit leaves its place in the order of all pulls
+// A hit of a Store with a limit leaves its place in the order of all pulls
 // and no more: it costs one atomic write, under the lock that readers share. Who
 // goes is found out by one sweep over everything, when a put makes it necessary;
 // that it frees an eighth keeps sweeps rare.
 
-func (s *MemStore) touch(used *atomic.Int64) {
+func (s *Store) touch(used *atomic.Int64) {
 	if s.MaxBytes > 0 {
 		used.Store(s.clock.Add(1))
 	}
 }
 
 // fits refuses what would push out everything else and still not have room.
-func (s *MemStore) fits(size int64) error {
+func (s *Store) fits(size int64) error {
 	if s.MaxBytes > 0 && size > s.MaxBytes {
-		return fmt.Errorf("%d bytes do not fit into a MemStore of %d: %w", size, s.MaxBytes, ErrTooLarge)
+		return fmt.Errorf("%d bytes do not fit into a memstore.Store of %d: %w", size, s.MaxBytes, pullthrough.ErrTooLarge)
 	}
 	return nil
 }
 
 // references are the digests of what m is made of. What cannot be read refers to
 // nothing.
-func (s *MemStore) references(m *Manifest) (refs []digest.Digest) {
+func (s *Store) references(m *pullthrough.Manifest) (refs []digest.Digest) {
 	if s.MaxBytes <= 0 {
 		return nil
 	}
@@ -49,7 +50,7 @@ func (s *MemStore) references(m *Manifest) (refs []digest.Digest) {
 
 // memObject is a manifest or a blob in one repository.
 type memObject struct {
-	repo   Repo
+	repo   pullthrough.Repo
 	digest digest.Digest
 	blob   bool
 	used   int64 // when it, or an image that needs it, was pulled last
@@ -57,7 +58,7 @@ type memObject struct {
 }
 
 // evictLocked makes room, if there is too much. What was just put stays.
-func (s *MemStore) evictLocked(repo Repo, put digest.Digest) {
+func (s *Store) evictLocked(repo pullthrough.Repo, put digest.Digest) {
 	if s.MaxBytes <= 0 || s.bytes <= s.MaxBytes {
 		return
 	}
@@ -69,7 +70,7 @@ func (s *MemStore) evictLocked(repo Repo, put digest.Digest) {
 		// Nothing goes before what refers to it.
 		return cmp.Or(cmp.Compare(a.used, b.used), cmp.Compare(a.depth, b.depth))
 	})
-	gone := make(map[Repo]struct{})
+	gone := make(map[pullthrough.Repo]struct{})
 	for _, o := range all {
 		if s.bytes <= s.MaxBytes-s.MaxBytes/8 {
 			break
@@ -87,7 +88,7 @@ func (s *MemStore) evictLocked(repo Repo, put digest.Digest) {
 
 // objects appends what is in r to all. Everything is as recent as the most
 // recent image that needs it.
-func (r *memRepo) objects(all []memObject, name Repo) []memObject {
+func (r *memRepo) objects(all []memObject, name pullthrough.Repo) []memObject {
 	m := &memMarks{r, make(map[digest.Digest]int64, len(r.manifests)), make(map[digest.Digest]int64, len(r.blobs)), make(map[digest.Digest]int, len(r.manifests))}
 	roots := slices.Collect(maps.Keys(r.manifests))
 	slices.SortFunc(roots, func(a, b digest.Digest) int { // so that nothing is marked twice
@@ -131,7 +132,7 @@ func (m *memMarks) mark(d digest.Digest, at int64) {
 	m.done[d] = len(m.done) + 1
 }
 
-func (s *MemStore) removeLocked(o memObject) {
+func (s *Store) removeLocked(o memObject) {
 	r := s.repos[o.repo]
 	if !o.blob {
 		s.bytes -= int64(len(r.manifests[o.digest].Content))
@@ -148,7 +149,7 @@ func (s *MemStore) removeLocked(o memObject) {
 
 // tidyLocked removes tags without their manifest, and a repository without
 // anything.
-func (s *MemStore) tidyLocked(repo Repo) {
+func (s *Store) tidyLocked(repo pullthrough.Repo) {
 	r := s.repos[repo]
 	for tag, m := range r.tags {
 		if r.manifests[m.Descriptor.Digest] == nil {

@@ -1,4 +1,4 @@
-package pullthrough
+package handlerstore
 
 import (
 	"context"
@@ -8,24 +8,31 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
 )
 
 // chunkSize is how much of a blob is in memory on its way to a registry. A
 // registry may lock what it writes to: it gets no reader of ours to wait for.
 const chunkSize = 4 << 20
 
-// PutBlob implements [Store]. A blob of up to 4 MiB is pushed at once, a larger one
+// cancelTimeout is what a registry has to forget an upload that failed.
+const cancelTimeout = 10 * time.Second
+
+// PutBlob implements [pullthrough.Store]. A blob of up to 4 MiB is pushed at once, a larger one
 // in chunks of that size; to a registry that takes no chunks, or none so small,
 // it goes as one stream. What fails is cancelled.
-func (s *HandlerStore) PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
 	at, err := s.locate(ctx, repo, desc.Digest.String())
 	if err != nil {
 		return err
 	}
 	if !validDigest(desc.Digest) || desc.Size < 0 {
-		return &Error{Kind: ErrInvalid, Repo: repo, Ref: desc.Digest.String(), Err: fmt.Errorf("a blob of %d bytes by that name", desc.Size)}
+		return &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Ref: desc.Digest.String(), Err: fmt.Errorf("a blob of %d bytes by that name", desc.Size)}
 	}
 	a, size, err := s.headBlob(ctx, at, desc.Digest)
 	if err == nil && (a.redirects() || size == desc.Size) {
@@ -49,12 +56,12 @@ var errNoChunks = errors.New("the registry takes no chunks of a size that we hav
 
 // upload is one push of a blob (OCI distribution spec, "Pushing blobs").
 type upload struct {
-	store    *HandlerStore
+	store    *Store
 	desc     ocispec.Descriptor
 	location *url.URL // where it goes on
 }
 
-func (s *HandlerStore) upload(ctx context.Context, at innerRepo, desc ocispec.Descriptor, r io.Reader, whole bool) error {
+func (s *Store) upload(ctx context.Context, at innerRepo, desc ocispec.Descriptor, r io.Reader, whole bool) error {
 	source := &blobSource{ctx: ctx, r: r, left: desc.Size}
 	var first []byte
 	if !whole {
@@ -103,7 +110,7 @@ func (u *upload) begin(ctx context.Context, at innerRepo) (minChunk int64, err e
 	if u.location, err = url.Parse("http://" + innerHost + base); err != nil {
 		return 0, err
 	}
-	minChunk, _ = parseDigits(a.header.Get("OCI-Chunk-Min-Length"))
+	minChunk, _ = contentrange.Digits(a.header.Get("OCI-Chunk-Min-Length"))
 	return minChunk, u.follow(a)
 }
 
@@ -128,7 +135,7 @@ func (u *upload) chunks(ctx context.Context, source *blobSource, chunk []byte) e
 		end := off + int64(len(chunk))
 		a, err := u.store.do(ctx, innerRequest{
 			method: http.MethodPatch, target: u.location.RequestURI(), body: chunk,
-			header: http.Header{"Content-Type": {mediaTypeBlob}, "Content-Range": {fmt.Sprintf("%d-%d", off, end-1)}},
+			header: http.Header{"Content-Type": {mediaType}, "Content-Range": {fmt.Sprintf("%d-%d", off, end-1)}},
 		})
 		switch {
 		case err != nil:
@@ -159,7 +166,7 @@ func takesNoChunks(status int) bool {
 
 // finish closes the upload, with what q has of the blob.
 func (u *upload) finish(ctx context.Context, q innerRequest) error {
-	q.method, q.header = http.MethodPut, http.Header{"Content-Type": {mediaTypeBlob}}
+	q.method, q.header = http.MethodPut, http.Header{"Content-Type": {mediaType}}
 	to := *u.location
 	if to.RawQuery != "" {
 		to.RawQuery += "&"
@@ -179,7 +186,7 @@ func (u *upload) finish(ctx context.Context, q innerRequest) error {
 // cancel lets the registry forget what came so far, if it can. Nobody sees it
 // otherwise.
 func (u *upload) cancel(ctx context.Context) {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), lookUpTimeout)
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
 	defer stop()
 	_, _ = u.store.do(ctx, innerRequest{method: http.MethodDelete, target: u.location.RequestURI()})
 }

@@ -1,4 +1,4 @@
-package pullthrough
+package handlerstore
 
 import (
 	"context"
@@ -11,12 +11,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
 )
 
-// Blob implements [Store]. The Body can seek, and asks the registry when it is
+// Blob implements [pullthrough.Store]. The Body can seek, and asks the registry when it is
 // read. Where the registry redirects to its storage, Body is an [http.Handler]
 // that passes the redirect on and cannot be read.
-func (s *HandlerStore) Blob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error) {
+func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	at, err := s.locate(ctx, repo, d.String())
 	if err != nil {
 		return nil, err
@@ -26,9 +29,9 @@ func (s *HandlerStore) Blob(ctx context.Context, repo Repo, d digest.Digest) (*B
 		return nil, err
 	}
 	// The context of a look-up ends with it.
-	desc := ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: d, Size: size}
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: size}
 	body := &handlerBody{store: s, ctx: context.WithoutCancel(ctx), target: at.path("blobs", d.String()), desc: desc}
-	b := &Blob{Descriptor: desc, Body: body}
+	b := &pullthrough.Blob{Descriptor: desc, Body: body}
 	if a.redirects() {
 		b.Body = &redirectBody{s, body.target}
 	}
@@ -37,7 +40,7 @@ func (s *HandlerStore) Blob(ctx context.Context, repo Repo, d digest.Digest) (*B
 
 // headBlob asks for the blob and how long it is; where the registry redirects,
 // that is not known.
-func (s *HandlerStore) headBlob(ctx context.Context, at innerRepo, d digest.Digest) (*innerAnswer, int64, error) {
+func (s *Store) headBlob(ctx context.Context, at innerRepo, d digest.Digest) (*innerAnswer, int64, error) {
 	a, err := s.do(ctx, innerRequest{method: http.MethodHead, target: at.path("blobs", d.String())})
 	switch {
 	case err != nil:
@@ -52,7 +55,7 @@ func (s *HandlerStore) headBlob(ctx context.Context, at innerRepo, d digest.Dige
 	size := a.size // net/http lets a handler answer HEAD as it does GET
 	if v := a.header.Get("Content-Length"); v != "" {
 		var ok bool
-		if size, ok = parseDigits(v); !ok {
+		if size, ok = contentrange.Digits(v); !ok {
 			return nil, 0, fmt.Errorf("%s: a Content-Length of %.40q", a.what, v)
 		}
 	}
@@ -64,7 +67,7 @@ func (s *HandlerStore) headBlob(ctx context.Context, at innerRepo, d digest.Dige
 
 // handlerBody reads a blob of the registry, from wherever it was sought to.
 type handlerBody struct {
-	store  *HandlerStore
+	store  *Store
 	ctx    context.Context
 	target string
 	desc   ocispec.Descriptor
@@ -130,11 +133,11 @@ func (b *handlerBody) stop() {
 	}
 }
 
-// ServeHTTP is [WriteBlob] for a client who may leave, which ends a registry that
+// ServeHTTP is [pullthrough.WriteBlob] for a client who may leave, which ends a registry that
 // hangs: the context of the look-up knows nothing of that.
 func (b *handlerBody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	own := &handlerBody{store: b.store, ctx: r.Context(), target: b.target, desc: b.desc}
-	WriteBlob(w, r, &Blob{Descriptor: b.desc, Body: readSeekCloser{own}})
+	pullthrough.WriteBlob(w, r, &pullthrough.Blob{Descriptor: b.desc, Body: readSeekCloser{own}})
 }
 
 // readSeekCloser hides that a body could write the answer itself.
@@ -154,7 +157,7 @@ func (h *handlerStream) stop() {
 }
 
 // stream asks the registry for the blob, from an offset on.
-func (s *HandlerStore) stream(ctx context.Context, target string, from, size int64) (*handlerStream, error) {
+func (s *Store) stream(ctx context.Context, target string, from, size int64) (*handlerStream, error) {
 	q := innerRequest{method: http.MethodGet, target: target}
 	if from > 0 {
 		// With its end: go-containerregistry's registry reads no open range.
@@ -238,7 +241,7 @@ func (w *pipeAnswer) position(r io.Reader, from int64) error {
 		}
 		return err
 	case w.status == http.StatusPartialContent && from > 0:
-		if first, _, _, ok := parseContentRange(w.sent.Get("Content-Range")); ok && first == from {
+		if first, _, _, ok := contentrange.Parse(w.sent.Get("Content-Range")); ok && first == from {
 			return nil
 		}
 		return fmt.Errorf("the registry sent the range %.60q in place of that from %d", w.sent.Get("Content-Range"), from)
@@ -248,7 +251,7 @@ func (w *pipeAnswer) position(r io.Reader, from int64) error {
 
 // redirectBody passes on where the registry has the content.
 type redirectBody struct {
-	store  *HandlerStore
+	store  *Store
 	target string
 }
 
@@ -262,7 +265,7 @@ func (*redirectBody) Close() error { return nil }
 func (b *redirectBody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	inner, err := innerRequest{method: r.Method, target: b.target, header: http.Header{}}.request(r.Context())
 	if err != nil {
-		WriteError(w, err)
+		pullthrough.WriteError(w, err)
 		return
 	}
 	inner.Host, inner.TLS = r.Host, r.TLS

@@ -1,4 +1,5 @@
-package pullthrough
+// Package memstore keeps images in memory: a [pullthrough.Store] for tests and emulators.
+package memstore
 
 import (
 	"context"
@@ -13,39 +14,42 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
-// MemStore is a [Store] in memory, for tests and emulators. Bytes are shared
+// Store is a [pullthrough.Store] in memory. Bytes are shared
 // between repositories and with those who read them, never copied; a blob is
 // visible only in the repositories it was put into. The zero value is an empty
 // store. It is safe for concurrent use.
-type MemStore struct {
+type Store struct {
 	// MaxBytes is how many bytes of manifests and blobs are kept, each blob counted
 	// once; 0: no limit. When there are more, the images that were pulled least
 	// recently go until an eighth is free: a manifest with its tags, then the
 	// layers that no image pulled since needs, and at last the empty repository.
 	// Whoever reads something that goes reads on; such bytes are not counted. A
-	// blob larger than all of it is refused with an error that Is [ErrTooLarge].
+	// blob larger than all of it is refused with an error that Is [pullthrough.ErrTooLarge].
 	// It must not change after the first use.
 	MaxBytes int64
 
 	clock atomic.Int64 // counts pulls and puts, where there is a limit
 
 	mu    sync.RWMutex
-	repos map[Repo]*memRepo
+	repos map[pullthrough.Repo]*memRepo
 	blobs map[digest.Digest]*memBlob // the content behind every repository's links
 	bytes int64                      // of all manifests and blobs
 }
 
 type memRepo struct {
-	tags      map[string]*Manifest
+	tags      map[string]*pullthrough.Manifest
 	manifests map[digest.Digest]*memManifest
 	blobs     map[digest.Digest]*memLink
 }
 
 // memManifest is a manifest without a tag, and the digests it refers to.
 type memManifest struct {
-	*Manifest
+	*pullthrough.Manifest
 	refs []digest.Digest // where there is a limit
 	used atomic.Int64
 }
@@ -61,11 +65,11 @@ type memLink struct {
 	used    atomic.Int64
 }
 
-// NewMemStore returns an empty MemStore.
-func NewMemStore() *MemStore { return new(MemStore) }
+// New returns an empty Store without a limit.
+func New() *Store { return new(Store) }
 
-// Manifest implements [Store].
-func (s *MemStore) Manifest(_ context.Context, repo Repo, ref string) (*Manifest, error) {
+// Manifest implements [pullthrough.Store].
+func (s *Store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if r := s.repos[repo]; r != nil {
@@ -85,15 +89,15 @@ func (s *MemStore) Manifest(_ context.Context, repo Repo, ref string) (*Manifest
 
 // HasManifest reports whether the manifest is stored in the repository. Unlike Manifest
 // it does not count as a pull. It never fails.
-func (s *MemStore) HasManifest(_ context.Context, repo Repo, d digest.Digest) (bool, error) {
+func (s *Store) HasManifest(_ context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	r := s.repos[repo]
 	return r != nil && r.manifests[d] != nil, nil
 }
 
-// PutManifest implements [Store].
-func (s *MemStore) PutManifest(ctx context.Context, repo Repo, m *Manifest) error {
+// PutManifest implements [pullthrough.Store].
+func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
 	if err := s.fits(int64(len(m.Content))); err != nil {
 		return err
 	}
@@ -104,11 +108,11 @@ func (s *MemStore) PutManifest(ctx context.Context, repo Repo, m *Manifest) erro
 		return err
 	}
 	r := s.repoLocked(repo)
-	if m.Source == SourceRevalidated && r.isOther(m.Tag, m.Descriptor.Digest) {
+	if m.Source == pullthrough.SourceRevalidated && r.isOther(m.Tag, m.Descriptor.Digest) {
 		return nil // a check that ends late must not undo what was put meanwhile
 	}
 	stored := *m
-	stored.Source = SourceHit
+	stored.Source = pullthrough.SourceHit
 	have := r.manifests[m.Descriptor.Digest]
 	if have == nil {
 		untagged := stored
@@ -132,21 +136,21 @@ func (r *memRepo) isOther(tag string, d digest.Digest) bool {
 	return have != nil && have.Descriptor.Digest != d
 }
 
-// Blob implements [Store].
-func (s *MemStore) Blob(_ context.Context, repo Repo, d digest.Digest) (*Blob, error) {
+// Blob implements [pullthrough.Store].
+func (s *Store) Blob(_ context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if r := s.repos[repo]; r != nil {
 		if link := r.blobs[d]; link != nil {
 			s.touch(&link.used)
-			return NewBlob(d, link.content), nil
+			return pullthrough.NewBlob(d, link.content), nil
 		}
 	}
 	return nil, missing(repo, d.String())
 }
 
-// PutBlob implements [Store]. It reads r before it takes its lock.
-func (s *MemStore) PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+// PutBlob implements [pullthrough.Store]. It reads r before it takes its lock.
+func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
 	if err := errors.Join(ctx.Err(), s.fits(desc.Size)); err != nil {
 		return err
 	}
@@ -165,7 +169,7 @@ func (s *MemStore) PutBlob(ctx context.Context, repo Repo, desc ocispec.Descript
 }
 
 // linkLocked makes the blob visible in r. Content that is here already stays.
-func (s *MemStore) linkLocked(r *memRepo, d digest.Digest, content []byte) {
+func (s *Store) linkLocked(r *memRepo, d digest.Digest, content []byte) {
 	b := s.blobs[d]
 	if b == nil {
 		b = &memBlob{content: content}
@@ -184,8 +188,8 @@ func (s *MemStore) linkLocked(r *memRepo, d digest.Digest, content []byte) {
 	s.touch(&link.used)
 }
 
-// Tags implements [TagLister].
-func (s *MemStore) Tags(_ context.Context, repo Repo) ([]string, error) {
+// Tags implements [pullthrough.TagLister].
+func (s *Store) Tags(_ context.Context, repo pullthrough.Repo) ([]string, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	r := s.repos[repo]
@@ -195,8 +199,8 @@ func (s *MemStore) Tags(_ context.Context, repo Repo) ([]string, error) {
 	return slices.Collect(maps.Keys(r.tags)), nil
 }
 
-// Repos implements [RepoLister]. A repository is there from its first manifest on.
-func (s *MemStore) Repos(_ context.Context, account, region string) (names []string, err error) {
+// Repos implements [pullthrough.RepoLister]. A repository is there from its first manifest on.
+func (s *Store) Repos(_ context.Context, account, region string) (names []string, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for repo, r := range s.repos {
@@ -208,7 +212,7 @@ func (s *MemStore) Repos(_ context.Context, account, region string) (names []str
 }
 
 // content reads r, unless another repository has the same blob.
-func (s *MemStore) content(desc ocispec.Descriptor, r io.Reader) ([]byte, error) {
+func (s *Store) content(desc ocispec.Descriptor, r io.Reader) ([]byte, error) {
 	s.mu.RLock()
 	known := s.blobs[desc.Digest]
 	s.mu.RUnlock()
@@ -222,22 +226,22 @@ func (s *MemStore) content(desc ocispec.Descriptor, r io.Reader) ([]byte, error)
 	return content, nil
 }
 
-func (s *MemStore) repoLocked(repo Repo) *memRepo {
+func (s *Store) repoLocked(repo pullthrough.Repo) *memRepo {
 	r := s.repos[repo]
 	if r == nil {
 		r = &memRepo{
-			tags:      make(map[string]*Manifest),
+			tags:      make(map[string]*pullthrough.Manifest),
 			manifests: make(map[digest.Digest]*memManifest),
 			blobs:     make(map[digest.Digest]*memLink),
 		}
 		if s.repos == nil {
-			s.repos = make(map[Repo]*memRepo)
+			s.repos = make(map[pullthrough.Repo]*memRepo)
 		}
 		s.repos[repo] = r
 	}
 	return r
 }
 
-func missing(repo Repo, ref string) error {
-	return &fs.PathError{Op: "open", Path: objectName(repo.Name, ref), Err: fs.ErrNotExist}
+func missing(repo pullthrough.Repo, ref string) error {
+	return &fs.PathError{Op: "open", Path: ocipath.Object(repo.Name, ref), Err: fs.ErrNotExist}
 }

@@ -1,0 +1,131 @@
+package flight
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// Set is all groups of one owner. It closes them, waits for them and ends them
+// together. The zero value is ready for use. It is safe for concurrent use and must
+// not be copied.
+type Set struct {
+	mu      sync.Mutex
+	members []member
+	running int           // calls of all groups
+	idle    chan struct{} // closed when running becomes 0; nil: nobody waits
+}
+
+// member is a group of a set.
+type member interface {
+	Close()
+	cancelAll()
+	describe() []string
+}
+
+// Join makes the group one of the set's, under a name for [Set.Running]. It must be
+// called before the group's first Do.
+func (g *Group[K, V]) Join(s *Set, name string) {
+	g.set, g.name = s, name
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.members = append(s.members, g)
+}
+
+func (s *Set) begin() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running++
+}
+
+func (s *Set) end() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running--
+	if s.running == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
+// Idle waits until no call of any group runs. A call that another one has started
+// is waited for, too. When ctx ends first it returns the context's cause.
+func (s *Set) Idle(ctx context.Context) error {
+	s.mu.Lock()
+	if s.running == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+	}
+	idle := s.idle
+	s.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Len returns the number of calls that run.
+func (s *Set) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
+}
+
+// Running returns what runs, each call as the name of its group and its key, in
+// order.
+func (s *Set) Running() (all []string) {
+	for _, m := range s.all() {
+		all = append(all, m.describe()...)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (g *Group[K, V]) describe() (all []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.live {
+		all = append(all, fmt.Sprintf("%s %v", g.name, c.key))
+	}
+	return all
+}
+
+func (s *Set) all() []member {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.members)
+}
+
+// Close refuses new calls in all groups. Running ones go on, and may be joined.
+func (s *Set) Close() {
+	for _, m := range s.all() {
+		m.Close()
+	}
+}
+
+// Shutdown refuses new calls and waits for those that run. When ctx ends first it
+// cancels what still runs, waits for that to end, and returns the context's cause.
+func (s *Set) Shutdown(ctx context.Context) error {
+	s.Close()
+	err := s.Idle(ctx)
+	if err == nil {
+		return nil
+	}
+	for _, m := range s.all() {
+		m.cancelAll()
+	}
+	_ = s.Idle(context.Background()) // that context does not end
+	return err
+}

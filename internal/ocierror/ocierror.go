@@ -1,0 +1,61 @@
+// Package ocierror reads the bodies that registries send with an error. Such a
+// body is somebody else's text: it may be a web page, and it may repeat a secret.
+// What comes out of here is short, printable, and safe to log.
+package ocierror
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+const (
+	// MaxExcerpt is how many bytes of a body [Excerpt] looks at.
+	MaxExcerpt = 256
+	// maxWord is longer than the words of people. What is longer may be a token.
+	maxWord = 40
+)
+
+// Code returns the code of the first error in an error body of the OCI
+// distribution specification ("Error Codes"). It returns "" for every other body,
+// and for a code that is not spelled as the specification spells them.
+func Code(body []byte) string {
+	var answer struct {
+		Errors []struct {
+			Code string `json:"code"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(body, &answer) != nil || len(answer.Errors) == 0 {
+		return ""
+	}
+	code := answer.Errors[0].Code
+	if len(code) > 64 || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
+		return ""
+	}
+	return code
+}
+
+// Excerpt returns the beginning of text, at most limit bytes, in one line of
+// printable ASCII. It leaves out the given secrets, the queries of URLs, and words
+// that could be tokens because they are long.
+func Excerpt(text []byte, limit int, secrets []string) string {
+	plain := string(text)
+	for _, secret := range secrets {
+		plain = strings.ReplaceAll(plain, secret, " ... ")
+	}
+	plain = plain[:min(len(plain), MaxExcerpt)]
+	var b strings.Builder
+	for word := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		word, _, _ = strings.Cut(word, "?")
+		if len(word) > maxWord {
+			word = "..."
+		}
+		if b.Len()+1+len(word) > limit {
+			break
+		}
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(word)
+	}
+	return b.String()
+}
