@@ -12,7 +12,7 @@
 //
 // Four interleavings are hard. They are told where they happen: joining and
 // letting go at [Fill.Release], the end of the content that is held back at
-// receive, a client that comes while a fill is being given up at deserted, and
+// receive, a client that comes while a fill is being given up at desertedLocked, and
 // readers that go on in the Store's file at [Fill.HandOver].
 package fill
 
@@ -237,24 +237,16 @@ func (f *Fill) conclude(err error) (int64, error) {
 	}
 	f.spool.Finish()
 	f.call.Publish(f)
-	if f.job.Put != nil {
-		f.err = f.job.Put(f.call.Context(), f)
+	if f.job.Put == nil {
+		f.abort()
+	} else {
+		f.err = hostcall.Guard("the put of a blob", func() error { return f.job.Put(f.call.Context(), f) })
 	}
 	return f.spool.Size(), nil
 }
 
-// open opens a reader for one client, and lets go of the fill.
-func (f *Fill) open(ctx context.Context, shared bool) (Answer, error) {
-	defer f.Release()
-	if f.spool == nil {
-		return Answer{}, ErrStored
-	}
-	body, err := f.spool.NewReader(ctx)
-	if err != nil {
-		return Answer{}, err
-	}
-	return Answer{Body: body, Size: f.spool.Size(), Shared: shared}, nil
-}
+// abandoned reports whether the fill was given up before its caller held it.
+func (f *Fill) abandoned() bool { return f.spool != nil && f.spool.Abandoned() }
 
 func (f *Fill) retain() {
 	if f.spool != nil {

@@ -2,7 +2,6 @@ package fill
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -12,8 +11,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
-// maxRejoins bounds how often a client that comes too late for a fill that is
-// being given up finds another.
+// maxRejoins bounds how often a client that finds a fill that is being given up
+// tries again.
 const maxRejoins = 3
 
 // Options are what all fills of a Group have in common. The zero value is usable.
@@ -47,11 +46,29 @@ func New[K comparable](o Options) *Group[K] {
 // Join returns the fill that runs for key, and starts one with job if there is
 // none. The caller holds it, and calls [Fill.Release]. shared reports whether it
 // ran already. Join returns once the fill has something to show, or has failed.
-// Only the fill that it starts calls job.
+// Only the fill that it starts calls job. The error is one that [Job.Explain] has
+// explained, the end of ctx, or one of package flight.
+//
+// A client may find a fill that is being given up, since nobody read it (see
+// desertedLocked). It then tries again, with another fill.
 func (g *Group[K]) Join(ctx context.Context, key K, job func() Job) (f *Fill, shared bool, err error) {
-	return g.calls.Do(ctx, key, func(c *flight.Call[K, *Fill]) (*Fill, error) {
-		return run(c, g.budget, job())
-	})
+	for range maxRejoins {
+		f, shared, err = g.calls.Do(ctx, key, func(c *flight.Call[K, *Fill]) (*Fill, error) {
+			return run(c, g.budget, job())
+		})
+		if err != nil {
+			return nil, shared, err
+		}
+		if !f.abandoned() {
+			return f, shared, nil // and now that we hold it, it is not abandoned any more
+		}
+		f.Release()
+		if ctx.Err() != nil {
+			return nil, shared, context.Cause(ctx)
+		}
+		f.call.Unlink() // or the next try might find the same one
+	}
+	return nil, shared, f.job.Explain(newError(ErrBroken, "the download ended again and again before it could be read"))
 }
 
 // Answer is a blob for one client.
@@ -62,28 +79,21 @@ type Answer struct {
 }
 
 // Open joins the fill of key, as Join does, and opens a reader on it. The error is
-// [ErrStored] where the Store has the blob already.
-//
-// A client may come when its fill is being given up, since nobody read it (see
-// deserted). Open then makes the client try again, with another fill.
+// [ErrStored] where the Store turned out to have the blob already.
 func (g *Group[K]) Open(ctx context.Context, key K, job func() Job) (Answer, error) {
-	for try := 1; ; try++ {
-		f, shared, err := g.Join(ctx, key, job)
-		if err != nil {
-			return Answer{}, err
-		}
-		a, err := f.open(ctx, shared)
-		switch {
-		case !errors.Is(err, spool.ErrAbandoned):
-			return a, err
-		case ctx.Err() != nil:
-			return Answer{}, context.Cause(ctx)
-		}
-		f.call.Unlink() // or the next try would find the same one
-		if try == maxRejoins {
-			return Answer{}, f.job.Explain(newError(ErrBroken, "the download ended again and again before it could be read"))
-		}
+	f, shared, err := g.Join(ctx, key, job)
+	if err != nil {
+		return Answer{}, err
 	}
+	defer f.Release() // the reader holds the spool by itself
+	if f.spool == nil {
+		return Answer{}, ErrStored
+	}
+	body, err := f.spool.NewReader(ctx)
+	if err != nil {
+		return Answer{}, err
+	}
+	return Answer{Body: body, Size: f.spool.Size(), Shared: shared}, nil
 }
 
 // Size returns the length of a blob that is on its way, if that is known.

@@ -98,9 +98,8 @@ func (w *watch) checkLocked(now time.Time) error {
 //  2. Abandon asks again, under the spool's lock, whether anybody holds it. A client
 //     that has joined by now does: Abandon fails, and the fill goes on.
 //  3. Otherwise the spool is abandoned in that same step. A client that joins from
-//     now on gets a hold of it, and opening a reader fails with spool.ErrAbandoned.
-//     Group.Open takes that as: come again. The spool keeps this error, although
-//     the fill fails it with another one later.
+//     now on holds a spool that stays abandoned, whatever it fails with later.
+//     Group.Join sees that, lets go of it and tries again.
 //  4. The fill is unlinked. A client that joins from now on starts a new fill.
 //  5. The fill's context is cancelled, and its goroutine lets go of the spool.
 //
