@@ -2,9 +2,9 @@ package fill
 
 import (
 	"context"
+	"errors"
 	"hash"
 	"io"
-	"math"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -15,6 +15,9 @@ import (
 const copyBuffer = 256 << 10
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
+// errWrongDigest is the cause of an ErrDigest for a blob of the right length.
+var errWrongDigest = errors.New("blob has the digest")
 
 // copy moves the body into the spool and verifies it. Only the body's context
 // ends it early, and what the watch has to say.
@@ -79,11 +82,4 @@ func (f *Fill) verify(verifier hash.Hash, size int64) error {
 		return newError(ErrDigest, "%w %s", errWrongDigest, got)
 	}
 	return nil
-}
-
-func (j *Job) maxBytes() int64 {
-	if j.MaxBytes > 0 {
-		return j.MaxBytes
-	}
-	return math.MaxInt64
 }

@@ -20,23 +20,6 @@ var (
 	ErrSpool = errors.New("content cannot be kept")
 )
 
-// Causes of an [ErrBroken], and of what a [Source] is interrupted with.
-var (
-	// ErrStalled interrupts a source. A source that cannot go on may wrap it.
-	ErrStalled = fmt.Errorf("upstream sent nothing for %v", stallTimeout)
-	// ErrTooSlow ends a fill whose source sends next to nothing.
-	ErrTooSlow = fmt.Errorf("upstream sent less than %d bytes in %v", floorBytes, floorWindow)
-	// ErrDeserted ends a fill that nobody reads. It is no failure worth a warning.
-	ErrDeserted = errors.New("nobody reads this download any more")
-)
-
-// ErrStored is what [Group.Open] returns for a blob that the Store turned out to
-// have: there is nothing to read here.
-var ErrStored = errors.New("the Store has the blob")
-
-// errWrongDigest is the cause of an ErrDigest for a blob of the right length.
-var errWrongDigest = errors.New("blob has the digest")
-
 // Error is a failure of the fill itself. Failures of a job's own funcs and of its
 // source stay what they are.
 type Error struct {

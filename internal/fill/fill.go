@@ -87,7 +87,7 @@ func run(c call, b *budget, job Job) (*Fill, error) {
 // fetch receives the blob, verifies it and has it stored. Content that is damaged
 // before anybody has seen a byte of it is received once more.
 func (f *Fill) fetch(ctx context.Context) (int64, error) {
-	lane := f.budget.lane(&f.job)
+	lane := f.budget.lane(f.job.Lane, f.job.MaxPerLane)
 	if err := f.budget.wait(ctx, lane, 1); err != nil {
 		return 0, f.job.Explain(err)
 	}

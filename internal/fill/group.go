@@ -2,6 +2,7 @@ package fill
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -70,6 +71,10 @@ func (g *Group[K]) Join(ctx context.Context, key K, job func() Job) (f *Fill, sh
 	}
 	return nil, shared, f.job.Explain(newError(ErrBroken, "the download ended again and again before it could be read"))
 }
+
+// ErrStored is what [Group.Open] returns for a blob that the Store turned out to
+// have: there is nothing to read here.
+var ErrStored = errors.New("the Store has the blob")
 
 // Answer is a blob for one client.
 type Answer struct {

@@ -3,6 +3,7 @@ package fill
 import (
 	"context"
 	"io"
+	"math"
 
 	"github.com/opencontainers/go-digest"
 
@@ -57,6 +58,13 @@ type Job struct {
 	// Ended is told how the fill ended, after Put, unless the blob was stored already.
 	// nil: nobody is told.
 	Ended func(ctx context.Context, r Result)
+}
+
+func (j *Job) maxBytes() int64 {
+	if j.MaxBytes > 0 {
+		return j.MaxBytes
+	}
+	return math.MaxInt64
 }
 
 // Source is the body of a blob as it comes from upstream. It resumes by itself.

@@ -10,11 +10,12 @@ type orphans struct {
 	bytes int64
 }
 
-// admit counts in a fill with so many bytes to come, if the job allows one more.
-func (o *orphans) admit(remaining int64, job *Job) bool {
+// admit counts in a fill with so many bytes to come, if with it there are at most n
+// orphans, with so many bytes to come in all.
+func (o *orphans) admit(remaining int64, n int, bytes int64) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.n >= job.Orphans || o.bytes+remaining > job.OrphanBytes {
+	if o.n >= n || o.bytes+remaining > bytes {
 		return false
 	}
 	o.n++

@@ -52,10 +52,10 @@ func newBudget(o Options) *budget {
 	return b
 }
 
-// lane is shared by the fills of one Job.Lane, so that no lane waits for
-// another one's.
-func (b *budget) lane(job *Job) *quota.Quota {
-	return b.lanes.GetOrPut(job.Lane, func() *quota.Quota { return quota.New(int64(job.MaxPerLane)) })
+// lane is shared by the fills of one Job.Lane, so that none waits for another
+// lane's. max is how many of them run at a time.
+func (b *budget) lane(key any, max int) *quota.Quota {
+	return b.lanes.GetOrPut(key, func() *quota.Quota { return quota.New(int64(max)) })
 }
 
 // wait takes n from q, or says that there is no room.

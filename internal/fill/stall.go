@@ -1,6 +1,8 @@
 package fill
 
 import (
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -14,6 +16,16 @@ const (
 	// stall, and no progress either.
 	floorWindow = time.Minute
 	floorBytes  = 60 << 10
+)
+
+// What the watch has to say: the cause of an [ErrBroken], or of an interruption.
+var (
+	// ErrStalled interrupts a source. A source that cannot go on may wrap it.
+	ErrStalled = fmt.Errorf("upstream sent nothing for %v", stallTimeout)
+	// ErrTooSlow ends a fill whose source sends next to nothing.
+	ErrTooSlow = fmt.Errorf("upstream sent less than %d bytes in %v", floorBytes, floorWindow)
+	// ErrDeserted ends a fill that nobody reads. It is no failure worth a warning.
+	ErrDeserted = errors.New("nobody reads this download any more")
 )
 
 // watch looks after one fill. It interrupts a source that sends nothing, so that
@@ -114,7 +126,7 @@ func (w *watch) desertedLocked() bool {
 		return false
 	}
 	remaining := w.fill.spool.Size() - w.written
-	if w.fill.spool.Size() >= 0 && w.fill.budget.orphans.admit(remaining, &w.fill.job) {
+	if w.fill.spool.Size() >= 0 && w.fill.budget.orphans.admit(remaining, w.fill.job.Orphans, w.fill.job.OrphanBytes) {
 		w.orphan = remaining
 		return false
 	}
