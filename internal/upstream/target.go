@@ -8,9 +8,9 @@ import (
 // Target is a repository of a registry, and the way in. It is not changed once it
 // has been passed to a [Client].
 type Target struct {
-	// ID says what may share challenges, tokens and rate limits: targets with equal
-	// IDs. It must be comparable, and two targets with another Base, other Options or
-	// another Credential must not share one. nil is an ID, too.
+	// ID says which targets share challenges, tokens and rate limits: those with equal
+	// IDs. It must be comparable. Targets of one ID must have the same Base and the same
+	// Credential. nil is an ID, too.
 	ID any
 	// Base is where the registry is: /v2/ stands below it.
 	Base *url.URL

@@ -35,9 +35,8 @@ type Facts struct {
 
 type traceKey struct{}
 
-// WithTrace returns a context under which everything is noted in a new Trace.
-// Requests that other callers make on behalf of several, such as one for a shared
-// token, count for the caller that began them.
+// WithTrace returns a context under which everything is noted in a new Trace. A
+// token request that serves several callers counts for the caller that began it.
 func WithTrace(ctx context.Context) (context.Context, *Trace) {
 	t := new(Trace)
 	return context.WithValue(ctx, traceKey{}, t), t
