@@ -9,19 +9,27 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 )
 
 // Store is where images live: four methods over the host's maps, files or
 // buckets. It must be safe for concurrent use.
 //
-// A miss is an error that Is [io/fs.ErrNotExist]; any other error is a failure
-// and never taken for a miss. Puts are idempotent: what is there stays. The
-// proxy gives a Store verified content only, and calls it without any lock of
-// its own held. A Store that fails, blocks or panics harms no pull: the
-// content is served all the same and fetched again next time. Contexts of puts
-// are not those of a request: a put outlives the client that caused it. One that
-// does not read or return for a minute is given up, and must not store anything
-// once its context has ended.
+// A miss is an error that Is [io/fs.ErrNotExist]. Any other error is a failure and
+// never taken for a miss. Puts are idempotent: what is there stays. The proxy gives
+// a Store verified content only, and calls it without any lock of its own held. A
+// Store that fails or panics harms no pull: the content is served all the same, and
+// fetched again next time.
+//
+// Manifest and Blob are called on the way of each request, with the request's own
+// context. A Store that blocks there and does not heed the context holds up that
+// request, and no other. The context of a put is not that of a request: a put
+// outlives the client that caused it, and takes as long as it takes. It ends when
+// [Proxy.Shutdown] runs out of time, and a Store must not store anything after that.
+// Eight puts of manifests and eight of blobs run at a time. Others wait for their
+// turn as long as any of these reads or ends. When none has for a minute, or when a
+// thousand wait, what comes next is served and not stored, and an event says so.
 //
 // What a Store returns is never written to; the proxy copies. A Body that is
 // an *os.File, or wraps one and has its SyscallConn, is sent by the kernel
@@ -32,7 +40,8 @@ type Store interface {
 	Manifest(ctx context.Context, repo Repo, ref string) (*Manifest, error)
 
 	// PutManifest stores m, creates the repository if need be, and moves m.Tag,
-	// if set, in one step. The Store may keep m and must not change it.
+	// if set, in one step. The Store may keep m and must not change it. It is not
+	// called with a context that has ended.
 	//
 	// Content that is stored already keeps all that the host knows of it, such as
 	// its push time. With m.Source == [SourceRevalidated] only the tag's
@@ -45,9 +54,10 @@ type Store interface {
 	Blob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error)
 
 	// PutBlob stores the desc.Size bytes of r under desc.Digest and makes them
-	// visible in repo. r is local, verified and complete; it may be read more than
-	// once and is not used after PutBlob returns. desc.MediaType is
-	// "application/octet-stream".
+	// visible in repo. r is local and verified. It ends after desc.Size bytes, reports
+	// a body that is shorter as an error, and fails once ctx has ended, so a Store that
+	// reads all and keeps it is right. It may be read more than once and must not be
+	// used after PutBlob returns. desc.MediaType is "application/octet-stream".
 	PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error
 }
 
@@ -101,7 +111,8 @@ type BlobStager interface {
 // in the Store before Commit. WriteAt is called by one goroutine, in order and
 // without gaps; ReadAt and Open may be called by others at the same time. After
 // Commit or Abort, of which exactly one is called once, ReadAt and Open may
-// fail; files that Open returned before stay readable until they are closed.
+// fail; files that Open returned before stay readable until they are closed. A
+// Stage that blocks in WriteAt holds up its own download.
 type Stage interface {
 	io.WriterAt
 	io.ReaderAt
@@ -146,44 +157,27 @@ type Blob struct {
 // not change. The Source is [SourceHit].
 func NewBlob(d digest.Digest, content []byte) *Blob {
 	return &Blob{
-		Descriptor: ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: d, Size: int64(len(content))},
+		Descriptor: ocispec.Descriptor{MediaType: serve.MediaTypeBlob, Digest: d, Size: int64(len(content))},
 		Body:       &memoryBody{bytes.NewReader(content)},
 	}
 }
-
-// mediaTypeBlob is what a registry says of every blob: its real type stands in
-// the manifest that refers to it.
-const mediaTypeBlob = "application/octet-stream"
 
 // memoryBody is a bytes.Reader, with its WriterTo, that can be closed.
 type memoryBody struct{ *bytes.Reader }
 
 func (memoryBody) Close() error { return nil }
 
-// Source says how an answer came about.
-type Source int
+// FillMode says how much of an image a pull brings in.
+type FillMode int
 
 const (
-	SourceHit         Source = iota // it was stored
-	SourceFill                      // it was fetched from upstream for this request
-	SourceShared                    // it was being fetched for another request already
-	SourceRevalidated               // it was stored, and upstream has just confirmed the tag
-	SourceStale                     // it was stored, and upstream could not be asked
+	// FillLazy brings in what clients ask for. It is the zero value, and a
+	// departure from Amazon ECR.
+	FillLazy FillMode = iota
+	// FillBackground brings in, after a manifest, all that it refers to, children
+	// of every platform included, while nobody waits for it; as Amazon ECR does.
+	FillBackground
+	// FillEager is FillBackground for Stores that check references: a manifest is
+	// put after its children and blobs. Clients do not wait for that.
+	FillEager
 )
-
-// String returns "hit", "fill", "shared", "revalidated" or "stale".
-func (s Source) String() string {
-	switch s {
-	case SourceHit:
-		return "hit"
-	case SourceFill:
-		return "fill"
-	case SourceShared:
-		return "shared"
-	case SourceRevalidated:
-		return "revalidated"
-	case SourceStale:
-		return "stale"
-	}
-	return "unknown"
-}

@@ -13,8 +13,8 @@ import (
 const maxWarnings = 4096
 
 // Trace notes what the work under one context costs and finds out on its way. It
-// travels with the context through tokens, redirects and retries. It is safe for
-// concurrent use.
+// travels with the context through tokens, redirects and retries. The zero Trace is
+// ready for use. It is safe for concurrent use.
 type Trace struct {
 	requests    atomic.Int64
 	anonymous   atomic.Bool
@@ -35,11 +35,10 @@ type Facts struct {
 
 type traceKey struct{}
 
-// WithTrace returns a context under which everything is noted in a new Trace. A
-// token request that serves several callers counts for the caller that began it.
-func WithTrace(ctx context.Context) (context.Context, *Trace) {
-	t := new(Trace)
-	return context.WithValue(ctx, traceKey{}, t), t
+// Attach returns a context under which everything is noted in t. A token request
+// that serves several callers counts for the caller that began it.
+func (t *Trace) Attach(ctx context.Context) context.Context {
+	return context.WithValue(ctx, traceKey{}, t)
 }
 
 // Facts returns what has been noted so far.

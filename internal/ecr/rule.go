@@ -1,4 +1,6 @@
-package pullthrough
+// Package ecr is what Amazon ECR's documentation and its users tell of its API, as
+// tables: which rules it takes, and which exception each operation has for what.
+package ecr
 
 import (
 	"regexp"
@@ -7,36 +9,66 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// Validate reports whether Amazon ECR would create the rule in the private
-// registry of that account and Region: its upstream is one that ECR knows, spelled
-// as ECR spells it, with the kind of credential that this upstream takes. What
-// needs more than the rule is not looked at: whether the prefix is taken, whether
-// the secret exists.
-//
-// The error is an [*Error] of kind [ErrInvalid] whose Message is ECR's; [AWS] tells
-// the exception. An empty account or Region is not compared with the rule's. See
-// [Rule.Check] for rules with any other upstream. Validate is pure.
-func (r Rule) Validate(account, region string) error {
+// Root is the prefix of the rule for every name that no other rule covers.
+const Root = "ROOT"
+
+// Rule is what CreatePullThroughCacheRule is given.
+type Rule struct {
+	Prefix, UpstreamURL, UpstreamPrefix, Upstream, CredentialARN, CustomRoleARN string
+}
+
+// Exception is an exception of Amazon ECR's JSON API.
+type Exception struct{ Name, Message string }
+
+// Error returns name and message.
+func (e *Exception) Error() string { return e.Name + ": " + e.Message }
+
+// During is the exception that op declares in place of e: UpdatePullThroughCacheRule
+// has none for upstreams that do not take the credential.
+func (e *Exception) During(op string) string {
+	if e.Name == unsupportedUpstream && op == "UpdatePullThroughCacheRule" {
+		return InvalidParameter
+	}
+	return e.Name
+}
+
+// Validate returns the exception with which ECR refuses to create the rule in the
+// private registry of the account in the Region; nil: it creates the rule. An empty
+// account or Region is not compared with the rule's. Validate is pure: it does not
+// know which prefixes are taken and which secrets exist.
+func (r Rule) Validate(account, region string) *Exception {
 	if err := r.checkShapes(); err != nil {
-		return refused(invalidParameter, err.Error())
+		return &Exception{InvalidParameter, err.Error()}
 	}
 	if r.Prefix == Root && r.UpstreamPrefix != "" && r.UpstreamPrefix != Root {
-		return refused(invalidParameter, sayRootPrefix)
+		return &Exception{InvalidParameter, sayRootPrefix}
 	}
 	up, ok := upstreamOf(r.UpstreamURL)
 	switch {
 	case !ok:
-		return refused(unsupportedUpstream, "The upstream registry URL "+redactURL(r.UpstreamURL)+" is invalid. Specify a valid upstream registry URL and try again")
+		return &Exception{unsupportedUpstream, "The upstream registry URL " + RedactURL(r.UpstreamURL) + " is invalid. Specify a valid upstream registry URL and try again"}
 	case r.UpstreamURL == account+".dkr.ecr."+region+".amazonaws.com":
-		return refused(invalidParameter, saySameRegistry)
+		return &Exception{InvalidParameter, saySameRegistry}
 	case up.access != open && r.Upstream != "" && r.Upstream != up.name:
-		return refused(invalidParameter, sayMismatch)
+		return &Exception{InvalidParameter, sayMismatch}
 	}
 	return r.checkCredential(up, account, region)
 }
 
+// RedactURL removes what may be secret from a URL for a message: a password and a
+// query. It takes text that is no URL, too.
+func RedactURL(raw string) string {
+	if i := strings.LastIndex(raw, "@"); i >= 0 {
+		raw = "..." + raw[i:]
+	}
+	if i := strings.Index(raw, "?"); i >= 0 {
+		raw = raw[:i] + "?..."
+	}
+	return raw
+}
+
 // checkShapes checks the constraints of the API model.
-func (r *Rule) checkShapes() error {
+func (r Rule) checkShapes() error {
 	for _, member := range []struct {
 		at, value string
 		shape     shape.String
@@ -58,16 +90,16 @@ func (r *Rule) checkShapes() error {
 	return nil
 }
 
-func (r *Rule) checkCredential(up upstreamKind, account, region string) error {
+func (r Rule) checkCredential(up upstreamKind, account, region string) *Exception {
 	switch {
 	case r.CustomRoleARN != "" && up.access != byRole, r.CredentialARN != "" && up.access == byRole:
-		return refused(invalidParameter, sayCredentialType)
+		return &Exception{InvalidParameter, sayCredentialType}
 	case r.CredentialARN != "" && up.access == open:
-		return refused(unsupportedUpstream, sayOpen)
+		return &Exception{unsupportedUpstream, sayOpen}
 	case r.CredentialARN == "" && up.access == bySecret:
-		return refused(unsupportedUpstream, sayNeedsSecret)
+		return &Exception{unsupportedUpstream, sayNeedsSecret}
 	case r.CredentialARN != "" && !secretIsIn(r.CredentialARN, account, region):
-		return refused(secretNotFound, saySecretElsewhere)
+		return &Exception{secretNotFound, saySecretElsewhere}
 	}
 	return nil
 }
@@ -130,7 +162,7 @@ func upstreamOf(url string) (kind upstreamKind, ok bool) {
 // the upstream prefix of a ROOT rule (root-upstream-prefix).
 const (
 	unsupportedUpstream = "UnsupportedUpstreamRegistryException"
-	invalidParameter    = "InvalidParameterException"
+	InvalidParameter    = "InvalidParameterException"
 	secretNotFound      = "SecretNotFoundException"
 )
 
@@ -150,12 +182,3 @@ const (
 	// The sentence is our own.
 	sayRootPrefix = "A pull through cache rule with the prefix ROOT takes no upstream repository prefix but ROOT."
 )
-
-// apiError is an exception of Amazon ECR's JSON API.
-type apiError struct{ exception, message string }
-
-func (e *apiError) Error() string { return e.exception + ": " + e.message }
-
-func refused(exception, message string) *Error {
-	return &Error{Kind: ErrInvalid, Message: message, Err: &apiError{exception, message}}
-}
