@@ -216,7 +216,13 @@ func (w *world) read(ctx context.Context, o *owner) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = a.Body.Close() }()
-	return io.ReadAll(a.Body)
+	return readAll(a)
+}
+
+func readAll(a fill.Answer) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, a.Size+bytes.MinRead))
+	_, err := b.ReadFrom(a.Body)
+	return b.Bytes(), err
 }
 
 // open opens a reader, which the test closes.
