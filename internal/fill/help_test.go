@@ -48,9 +48,10 @@ func newBody(total int) *body {
 	return &body{total: int64(total), chunks: make(chan []byte), gone: make(chan struct{})}
 }
 
-// wholeBody is one that brings b, each of n bytes after a while, and then ends.
+// wholeBody brings b at once, and ends.
 func wholeBody(b []byte) *body { return slowBody(b, len(b)+1, 0) }
 
+// slowBody brings n bytes of b every so often, and ends.
 func slowBody(b []byte, n int, every time.Duration) *body {
 	s := newBody(len(b))
 	all := pieces(b, n)
@@ -66,6 +67,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	if len(b.rest) == 0 {
 		time.Sleep(b.every)
+		if err := context.Cause(b.ctx); err != nil {
+			return 0, err
+		}
 		var more bool
 		select {
 		case b.rest, more = <-b.chunks:
