@@ -40,6 +40,7 @@ func TestManyReadersShareOneSource(t *testing.T) {
 				}
 			})
 		}
+		synctest.Wait() // all have joined
 		b.end(pieces(content, 300_000)...)
 		clients.Wait()
 		w.idle(t)
