@@ -159,6 +159,32 @@ func TestAClientComesWhenAFillIsGivenUp(t *testing.T) {
 	}
 }
 
+// A client comes while a fill lets go of its content: it gets another fill.
+func TestAClientComesAtTheEndOfAFill(t *testing.T) {
+	for name, when := range map[string]func(p *memoryPlace, come func()){
+		"has failed":        func(p *memoryPlace, come func()) { p.onAbort = come },
+		"its place is gone": func(p *memoryPlace, come func()) { p.onClose = come },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &memoryPlace{room: len(content)}
+			w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(damaged(content)))
+			next := newOwner(content, wholeBody(content))
+			came := false
+			when(p, func() {
+				got, err := w.read(t.Context(), next)
+				assert.NoError(t, err)
+				assert.True(t, bytes.Equal(content, got))
+				came = true
+			})
+			o.lend(p)
+			_, err := w.read(t.Context(), o)
+			assert.ErrorIs(t, err, fill.ErrDigest)
+			w.idle(t)
+			assert.True(t, came)
+		})
+	}
+}
+
 func TestAllShowsWhatIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, b := newWorld(t, fill.Options{Now: func() time.Time { return began }}), newBody(len(content))

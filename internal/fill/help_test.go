@@ -275,6 +275,8 @@ type memoryPlace struct {
 	room    int
 	aborted int
 	closed  int
+	onAbort func()
+	onClose func()
 }
 
 func (p *memoryPlace) WriteAt(b []byte, off int64) (int, error) {
@@ -302,12 +304,18 @@ func (p *memoryPlace) Abort() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.aborted++
+	if p.onAbort != nil {
+		p.onAbort()
+	}
 }
 
 func (p *memoryPlace) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed++
+	if p.onClose != nil {
+		p.onClose()
+	}
 }
 
 // began is when the tests' clock stands.
