@@ -154,3 +154,18 @@ func TestAnOrphanThatIsReadAgainMakesRoomForAnother(t *testing.T) {
 		assert.NoError(t, second.end(t).Err)
 	})
 }
+
+func TestAnOrphanThatHasFinishedMakesRoomForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fill.Options{})
+		for range 3 {
+			o := newOwner(content, newBody(len(content)))
+			o.Orphans, o.OrphanBytes = 1, int64(len(content))
+			require.NoError(t, w.open(t, t.Context(), o).Body.Close())
+			time.Sleep(5 * time.Second)
+			o.bodies[0].end(content)
+			w.idle(t)
+			assert.NoError(t, o.end(t).Err)
+		}
+	})
+}
