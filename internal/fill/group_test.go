@@ -133,7 +133,7 @@ func TestAClientFindsAFillThatIsBeingGivenUp(t *testing.T) {
 
 // The client comes when the watch looks: at the very same time, as often as not.
 func TestAClientComesWhenAFillIsGivenUp(t *testing.T) {
-	for range 30 {
+	for range 10 {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, fill.Options{})
 			want := content[:mib+1]
