@@ -82,7 +82,7 @@ func TestSmallBlobsAreVerifiedBeforeTheyAreShown(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			got, err := io.ReadAll(a.Body)
+			got, err := readAll(a)
 			assert.NoError(t, err)
 			assert.True(t, bytes.Equal(small, got))
 			require.NoError(t, a.Body.Close())

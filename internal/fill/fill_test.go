@@ -207,7 +207,7 @@ func TestReadersAreHandedOver(t *testing.T) {
 		_, err := io.ReadFull(a.Body, head)
 		require.NoError(t, err)
 		w.idle(t)
-		rest, err := io.ReadAll(a.Body)
+		rest, err := readAll(a)
 		require.NoError(t, err)
 		assert.True(t, bytes.Equal(content, append(head, rest...)))
 		assert.Equal(t, 1, opened)

@@ -30,7 +30,7 @@ func TestManyReadersShareOneSource(t *testing.T) {
 				}
 				defer func() { _ = a.Body.Close() }()
 				assert.EqualValues(t, len(content), a.Size)
-				got, err := io.ReadAll(a.Body)
+				got, err := readAll(a)
 				assert.NoError(t, err)
 				assert.True(t, bytes.Equal(content, got))
 				mu.Lock()
@@ -40,6 +40,7 @@ func TestManyReadersShareOneSource(t *testing.T) {
 				}
 			})
 		}
+		synctest.Wait() // all have joined
 		b.end(pieces(content, 300_000)...)
 		clients.Wait()
 		w.idle(t)
@@ -59,12 +60,12 @@ func TestTheLeaderLeavesAndNobodyElseNotices(t *testing.T) {
 		leader, follower := w.open(t, ctx, o), w.open(t, t.Context(), o)
 		b.send(content[:mib])
 		leave()
-		_, err := io.ReadAll(leader.Body)
+		_, err := readAll(leader)
 		assert.ErrorIs(t, err, context.Canceled)
 		require.NoError(t, leader.Body.Close())
 		time.Sleep(5 * time.Second)
 		b.end(content[mib:])
-		got, err := io.ReadAll(follower.Body)
+		got, err := readAll(follower)
 		require.NoError(t, err)
 		assert.True(t, bytes.Equal(content, got))
 		require.NoError(t, follower.Body.Close())
@@ -132,7 +133,7 @@ func TestAClientFindsAFillThatIsBeingGivenUp(t *testing.T) {
 
 // The client comes when the watch looks: at the very same time, as often as not.
 func TestAClientComesWhenAFillIsGivenUp(t *testing.T) {
-	for range 50 {
+	for range 10 {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, fill.Options{})
 			want := content[:mib+1]
@@ -154,6 +155,37 @@ func TestAClientComesWhenAFillIsGivenUp(t *testing.T) {
 			}
 			all.Wait()
 			w.idle(t)
+		})
+	}
+}
+
+// A client comes while a fill lets go of its content: it gets another fill.
+func TestAClientComesAtTheEndOfAFill(t *testing.T) {
+	for name, c := range map[string]struct {
+		body []byte
+		when func(p *memoryPlace, come func())
+	}{
+		"has failed": {damaged(content), func(p *memoryPlace, come func()) { p.onAbort = come }},
+		"is stored":  {content, func(p *memoryPlace, come func()) { p.onClose = come }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &memoryPlace{room: len(content)}
+			w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(c.body))
+			next := newOwner(content, wholeBody(content))
+			came := false
+			c.when(p, func() {
+				got, err := w.read(t.Context(), next)
+				assert.NoError(t, err)
+				assert.True(t, bytes.Equal(content, got))
+				came = true
+			})
+			o.lend(p)
+			left := make(chan struct{})
+			o.Put = func(context.Context, *fill.Fill) error { <-left; return nil }
+			_, _ = w.read(t.Context(), o)
+			close(left) // the fill itself is the last that lets go
+			w.idle(t)
+			assert.True(t, came)
 		})
 	}
 }
@@ -193,7 +225,7 @@ func TestShutdownRefusesFillsAndEndsThem(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		assert.ErrorIs(t, w.flights.Shutdown(ctx), context.DeadlineExceeded)
-		_, err := io.ReadAll(a.Body)
+		_, err := readAll(a)
 		assert.ErrorIs(t, err, context.Canceled)
 		require.NoError(t, a.Body.Close())
 		w.idle(t)

@@ -48,9 +48,10 @@ func newBody(total int) *body {
 	return &body{total: int64(total), chunks: make(chan []byte), gone: make(chan struct{})}
 }
 
-// wholeBody is one that brings b, each of n bytes after a while, and then ends.
+// wholeBody brings b at once, and ends.
 func wholeBody(b []byte) *body { return slowBody(b, len(b)+1, 0) }
 
+// slowBody brings n bytes of b every so often, and ends.
 func slowBody(b []byte, n int, every time.Duration) *body {
 	s := newBody(len(b))
 	all := pieces(b, n)
@@ -66,6 +67,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	if len(b.rest) == 0 {
 		time.Sleep(b.every)
+		if err := context.Cause(b.ctx); err != nil {
+			return 0, err
+		}
 		var more bool
 		select {
 		case b.rest, more = <-b.chunks:
@@ -216,7 +220,13 @@ func (w *world) read(ctx context.Context, o *owner) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = a.Body.Close() }()
-	return io.ReadAll(a.Body)
+	return readAll(a)
+}
+
+func readAll(a fill.Answer) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, a.Size+bytes.MinRead))
+	_, err := b.ReadFrom(a.Body)
+	return b.Bytes(), err
 }
 
 // open opens a reader, which the test closes.
@@ -265,6 +275,8 @@ type memoryPlace struct {
 	room    int
 	aborted int
 	closed  int
+	onAbort func()
+	onClose func()
 }
 
 func (p *memoryPlace) WriteAt(b []byte, off int64) (int, error) {
@@ -292,12 +304,18 @@ func (p *memoryPlace) Abort() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.aborted++
+	if p.onAbort != nil {
+		p.onAbort()
+	}
 }
 
 func (p *memoryPlace) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed++
+	if p.onClose != nil {
+		p.onClose()
+	}
 }
 
 // began is when the tests' clock stands.

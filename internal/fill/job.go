@@ -49,6 +49,7 @@ type Job struct {
 	PlaceFailed func(ctx context.Context, err error)
 	// Explain puts an error in the owner's words before any client sees it. It gets an
 	// [*Error], or an error of one of these funcs. It keeps the cause, for errors.Is.
+	// A client's goroutine may call it too, at any time.
 	Explain func(error) error
 	// Put gives the verified content to the Store: it commits the fill's [Place] if
 	// that is [Fill.Whole], or reads it by [Fill.NewReader]. It must commit or abort a

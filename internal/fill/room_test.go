@@ -73,6 +73,30 @@ func TestAFillWaitsForRoom(t *testing.T) {
 	}
 }
 
+// A fill of unknown length reserves what it needs, and an eighth of all at a time.
+func TestAFillOfUnknownLengthLeavesRoomForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fill.Options{SpoolBytes: 8 * mib})
+		first, second := newOwner(content, newBody(-1)), newOwner(content, wholeBody(content))
+		go func() {
+			_, err := w.read(t.Context(), first)
+			assert.NoError(t, err)
+		}()
+		synctest.Wait()
+		first.bodies[0].send(content[:mib+1])
+		synctest.Wait()
+		start := time.Now()
+		a, err := w.Open(t.Context(), "other", second.job)
+		require.NoError(t, err)
+		assert.Zero(t, time.Since(start))
+		_, err = readAll(a)
+		require.NoError(t, err)
+		require.NoError(t, a.Body.Close())
+		first.bodies[0].end(content[mib+1:])
+		w.idle(t)
+	})
+}
+
 func TestLanesDoNotWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, fill.Options{})
