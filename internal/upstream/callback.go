@@ -19,8 +19,8 @@ type callbacks struct {
 // package only: [authorizer.authorization] hands on what it holds.
 type credentialError struct{ error }
 
-// credential asks the target. The error is a *credentialError.
-func (c *callbacks) credential(ctx context.Context, t *Target) (Credential, error) {
+// askCredential asks the target. The error is a *credentialError.
+func (c *callbacks) askCredential(ctx context.Context, t *Target) (Credential, error) {
 	if t.Credential == nil {
 		return Credential{}, nil
 	}
@@ -31,8 +31,8 @@ func (c *callbacks) credential(ctx context.Context, t *Target) (Credential, erro
 	return cred, nil
 }
 
-// rotated tells the target of a new identity token.
-func (c *callbacks) rotated(ctx context.Context, t *Target, identityToken string) {
+// tellRotated tells the target of a new identity token.
+func (c *callbacks) tellRotated(ctx context.Context, t *Target, identityToken string) {
 	if t.Rotated == nil {
 		return
 	}

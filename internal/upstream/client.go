@@ -29,10 +29,11 @@
 //
 // # What goes where
 //
-// A credential goes to the registry itself, and to token servers that realm.go
-// allows. A redirect to another origin is followed without it. An address that is
-// internal to a network is not connected to because a registry says so. No error
-// and no log line holds a secret.
+// A credential goes to the registry itself, to a token server on the same host, to
+// one that is known to belong to the registry, and to those that the options name. A
+// redirect to another origin is followed without it. No registry can lead the Client
+// to a loopback, link-local or metadata address by naming a host, unless it is on such
+// an address itself. No error and no log line holds a secret.
 package upstream
 
 import (

@@ -43,14 +43,14 @@ func markBroken(ctx context.Context, err error) error {
 	plain := redact(ctx, err)
 	_, refused := errors.AsType[*egress.RefusedError](err)
 	dns, resolved := errors.AsType[*net.DNSError](err)
-	if refused || isTLS(err) || resolved && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
+	if refused || isTLSError(err) || resolved && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
 		return plain
 	}
 	return &brokenError{plain}
 }
 
-// isTLS reports whether the two sides could not agree on TLS.
-func isTLS(err error) bool {
+// isTLSError reports whether the two sides could not agree on TLS.
+func isTLSError(err error) bool {
 	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
 	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
 	_, name := errors.AsType[x509.HostnameError](err)
@@ -100,5 +100,5 @@ func isPlain(err error) bool {
 		return true
 	}
 	timeout, ok := errors.AsType[net.Error](err)
-	return isTLS(err) || ok && timeout.Timeout()
+	return isTLSError(err) || ok && timeout.Timeout()
 }

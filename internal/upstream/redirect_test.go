@@ -45,6 +45,21 @@ func TestARedirectThatIsNotFollowedIsARedirectError(t *testing.T) {
 	}
 }
 
+// Another registry behind a redirect challenges for itself. It gets a token for
+// anybody, and the credential of the target is not shown to its token server.
+func TestARegistryBehindARedirectIsAskedAsAGuest(t *testing.T) {
+	mirror := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users, Anonymous: true})
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users})
+	mirror.Push("copy/a", "1", w.push(pullthroughtest.ImageOptions{}))
+	w.target.Credential = give(upstream.Credential{Username: "me", AccessToken: canary})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: mirror.URL() + "/v2/copy/a/manifests/1"})
+	_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"GET /v2/copy/a/manifests/1 401", "GET /token 200", "GET /v2/copy/a/manifests/1 200"}, paths(mirror))
+	assert.False(t, mirror.Saw(canary))
+	assert.True(t, mirror.Saw("repository:copy/a:pull"))
+}
+
 // FuzzRedirects: however a registry sends us around, the secret stays where it
 // belongs and the way has an end.
 func FuzzRedirects(f *testing.F) {
