@@ -152,8 +152,9 @@ func (a *authorizer) cachedToken(t *Target, r *registry, ch authChallenge) (toke
 	return cached, cached.isUsable(a.now())
 }
 
-// fetchOnce has one fetch serve all who want the same token, on a context that is
-// no request's, and lets no request wait for ever. The key has no credential ID:
+// fetchOnce lets one fetch serve all requests that want the same token. The fetch
+// runs under a context of its own, so a request that leaves takes the token from
+// nobody, and no request waits for more than smallTimeout. The key has no credential ID:
 // only the fetch finds out which credential the target has now.
 func (a *authorizer) fetchOnce(ctx context.Context, t *Target, r *registry, ch authChallenge) (token, error) {
 	wait, cancel := context.WithTimeoutCause(ctx, smallTimeout, errNoCredentials)
@@ -185,7 +186,7 @@ func (a *authorizer) fetchOnce(ctx context.Context, t *Target, r *registry, ch a
 //     setCredential makes that ID the one under which cachedToken looks: nothing that
 //     was had with the old credential is found from then on.
 //  3. There may be a token for the new ID already, as another request was here
-//     first. Then nobody is asked. Else the token server is, and the token is kept
+//     first. Then it is used. Else the token server is asked, and the token is kept
 //     under the new ID.
 //  4. A fetch with the old credential may end after all this. Its token goes under
 //     the old ID, where nobody looks.

@@ -15,10 +15,10 @@ import (
 )
 
 // An error of net/http may quote what a server sent, and it quotes the URL that was
-// asked for, whose query may be a secret. So nothing of it is shown but what is
-// known to be harmless. An error that was made on this side is harmless, whoever
-// made it: it reaches us as the cause of a context or as an interruption, and
-// neither has anything of a server's in it.
+// asked for, whose query may be a secret. So only those errors are shown that are
+// known to quote neither. An error that was made on this side of the connection is
+// shown, too: by this package, or by its caller. The caller's errors come as the cause
+// of a context or as an interruption, so no list of them is needed.
 
 // interruption is why an answer was ended from this side while it was under way,
 // although another answer may do better. The cause is shown as it is.
