@@ -54,7 +54,7 @@ type sender func(header string, answered func(*http.Response)) (*http.Response, 
 // do sends a request with the authorization that the registry is known to want. It
 // sends the request once more after a challenge, or after a refusal that a cached
 // token may be to blame for, and a third time if the new token is good but not for
-// enough.
+// enough. How the first request of all keeps the others waiting is told at registry.
 func (a *authorizer) do(ctx context.Context, t *Target, send sender) (*http.Response, error) {
 	r := a.registries.GetOrPut(t.ID, func() *registry { return new(registry) })
 	release, err := r.awaitFirst(ctx)
@@ -107,7 +107,7 @@ func (a *authorizer) logExtraScopes(t *Target, extra string) {
 // authorization returns what to send now. Its errors are those of the fetch; those
 // of Target.Credential are handed on as they are.
 func (a *authorizer) authorization(ctx context.Context, t *Target, r *registry) (sent authorization, err error) {
-	ch := r.getChallenge()
+	ch := r.currentChallenge()
 	sent.challenge = ch
 	if ch.scheme == "" {
 		return sent, nil
@@ -145,15 +145,16 @@ func mayBeOutdated(t *Target, ch authChallenge, err error) bool {
 
 // cachedToken returns what was had before and may still be sent.
 func (a *authorizer) cachedToken(t *Target, r *registry, ch authChallenge) (token, bool) {
-	cached, id := r.getBasic()
+	cached, id := r.currentBasic()
 	if ch.scheme != basicScheme {
 		cached, _ = a.tokens.Get(newTokenKey(t, id, ch))
 	}
 	return cached, cached.isUsable(a.now())
 }
 
-// fetchOnce has one fetch serve all who want the same token, on a context that is
-// no request's, and lets no request wait for ever. The key has no credential ID:
+// fetchOnce lets one fetch serve all requests that want the same token. The fetch
+// runs under a context of its own, so a request that leaves takes the token from
+// nobody, and no request waits for more than smallTimeout. The key has no credential ID:
 // only the fetch finds out which credential the target has now.
 func (a *authorizer) fetchOnce(ctx context.Context, t *Target, r *registry, ch authChallenge) (token, error) {
 	wait, cancel := context.WithTimeoutCause(ctx, smallTimeout, errNoCredentials)
@@ -185,12 +186,12 @@ func (a *authorizer) fetchOnce(ctx context.Context, t *Target, r *registry, ch a
 //     setCredential makes that ID the one under which cachedToken looks: nothing that
 //     was had with the old credential is found from then on.
 //  3. There may be a token for the new ID already, as another request was here
-//     first. Then nobody is asked. Else the token server is, and the token is kept
+//     first. Then it is used. Else the token server is asked, and the token is kept
 //     under the new ID.
 //  4. A fetch with the old credential may end after all this. Its token goes under
 //     the old ID, where nobody looks.
 func (a *authorizer) fetch(ctx context.Context, t *Target, r *registry, ch authChallenge) (token, error) {
-	cred, err := a.servers.callbacks.credential(ctx, t)
+	cred, err := a.servers.callbacks.askCredential(ctx, t)
 	if err != nil {
 		return token{}, err
 	}

@@ -16,7 +16,7 @@ func (c *Client) BlobSize(ctx context.Context, t *Target, d digest.Digest) (int6
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
 	firstByte := http.Header{"Range": {"bytes=0-0"}}
-	resp, err := c.get(ctx, t, object{http.MethodGet, "blobs", d.String(), firstByte, t.Options.attempts(Pull), ""})
+	resp, err := c.get(ctx, t, object{method: http.MethodGet, kind: "blobs", ref: d.String(), header: firstByte, attempts: t.Options.attempts(Pull)})
 	if err != nil {
 		return 0, err
 	}

@@ -8,19 +8,19 @@ import (
 )
 
 // callbacks calls the functions of a target. Such a function may panic, block or
-// ignore its context. It runs on a goroutine of its own, so that whoever waits for
-// it leaves when the context ends.
+// ignore its context. It runs on a goroutine of its own, so that the caller can leave
+// when the context ends. See package hostcall for how many such calls may run.
 type callbacks struct {
 	calls hostcall.Lookups
 	log   *slog.Logger
 }
 
-// credentialError is what went wrong in getting a credential. It lives inside the
-// package only: [authorizer.authorization] hands on what it holds.
+// credentialError marks an error of Target.Credential on its way to
+// [authorizer.authorization], which hands on the error in it.
 type credentialError struct{ error }
 
-// credential asks the target. The error is a *credentialError.
-func (c *callbacks) credential(ctx context.Context, t *Target) (Credential, error) {
+// askCredential asks the target. The error is a *credentialError.
+func (c *callbacks) askCredential(ctx context.Context, t *Target) (Credential, error) {
 	if t.Credential == nil {
 		return Credential{}, nil
 	}
@@ -31,8 +31,8 @@ func (c *callbacks) credential(ctx context.Context, t *Target) (Credential, erro
 	return cred, nil
 }
 
-// rotated tells the target of a new identity token.
-func (c *callbacks) rotated(ctx context.Context, t *Target, identityToken string) {
+// tellRotated tells the target of a new identity token.
+func (c *callbacks) tellRotated(ctx context.Context, t *Target, identityToken string) {
 	if t.Rotated == nil {
 		return
 	}

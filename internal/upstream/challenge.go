@@ -91,8 +91,8 @@ func extraScopes(all []challenge.Challenge, name string) string {
 	return ocierror.Excerpt([]byte(strings.Join(extra, " ")), ocierror.MaxExcerpt, nil)
 }
 
-// guestChallenge is what a registry that we were redirected to wants from anybody
-// who pulls what we were redirected to, and the scope to ask for.
+// guestChallenge is the challenge of a registry that we were redirected to, and the
+// scope that a pull of what we were redirected to needs.
 func guestChallenge(resp *http.Response) (ch authChallenge, scope string, ok bool) {
 	all := challenge.Parse(resp.Header.Values("WWW-Authenticate"))
 	ch, _, ok = chooseChallenge(resp.Request.URL, all, authChallenge{})

@@ -15,10 +15,11 @@
 // first and are not challenged. The token is kept for one target ID, credential,
 // challenge and scope. While the first request is under way, others to the same
 // target ID wait for its answer, 2 seconds at most; requests that need the same
-// token wait for one fetch. A token is thrown away when it expires, or when a
-// request that was sent with it is answered 401, 403 or 400: then exactly that
-// token is dropped, and the request is sent once more with a new one. A token of an
-// old credential is not used once the target has a new one. A challenge is thrown
+// token wait for one fetch. A token is thrown away when it expires, or when it was
+// kept from an earlier request and a request that was sent with it is answered 401,
+// 403 or 400: then exactly that token is dropped, and the request is sent once more
+// with a new one. A token of an old credential is not used once the target has a new
+// one. A challenge is thrown
 // away when no token can be had for it, unless it was the registry's own token
 // server that refused.
 //
@@ -29,10 +30,11 @@
 //
 // # What goes where
 //
-// A credential goes to the registry itself, and to token servers that realm.go
-// allows. A redirect to another origin is followed without it. An address that is
-// internal to a network is not connected to because a registry says so. No error
-// and no log line holds a secret.
+// A credential goes to the registry itself, to a token server on the same host, to
+// one that is known to belong to the registry, and to those that the options name. A
+// redirect to another origin is followed without it. No registry can lead the Client
+// to a loopback, link-local or metadata address by naming a host, unless it is on such
+// an address itself. No error and no log line holds a secret.
 package upstream
 
 import (

@@ -23,7 +23,9 @@ const (
 	// tried again, as [Options.Retries] says, and when the registry asks us to wait
 	// the request waits.
 	Pull Effort = iota
-	// Check is the effort for content that is stored anyhow: one request, no wait.
+	// Check is the effort for content that is stored anyhow: one try, and no wait. A
+	// challenge is answered all the same, and a token is fetched with the effort of
+	// Pull, since other requests need it, too.
 	Check
 )
 

@@ -14,6 +14,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
+// acceptManifests goes with every request for a manifest. It does not depend on what
+// a client would accept: a tag must have one answer.
 var acceptManifests = http.Header{"Accept": {manifest.Accept}}
 
 // errCut is the cause of an error for a body that broke off.
@@ -45,8 +47,10 @@ func (c *Client) Manifest(ctx context.Context, t *Target, ref string, e Effort) 
 	return m, err
 }
 
+// fetchManifest sends one request, and verifies what comes. The body is bounded
+// whatever its length is said to be.
 func (c *Client) fetchManifest(ctx context.Context, t *Target, ref string, tries attempts) (*Manifest, error) {
-	resp, err := c.get(ctx, t, object{http.MethodGet, "manifests", ref, acceptManifests, tries, ""})
+	resp, err := c.get(ctx, t, object{method: http.MethodGet, kind: "manifests", ref: ref, header: acceptManifests, attempts: tries})
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +71,8 @@ func (c *Client) fetchManifest(ctx context.Context, t *Target, ref string, tries
 	return c.inspect(ctx, t, ref, resp.Header, body)
 }
 
-// inspect decides what body is.
+// inspect decides what body is, by its digest and by its content. A manifest of
+// Docker's schema 1 is "not found": it cannot be verified, and no client wants it.
 func (c *Client) inspect(ctx context.Context, t *Target, ref string, h http.Header, body []byte) (*Manifest, error) {
 	d, err := c.verify(ctx, t, ref, h, body)
 	if err != nil {
@@ -112,7 +117,8 @@ func (c *Client) verify(ctx context.Context, t *Target, ref string, h http.Heade
 func (c *Client) Head(ctx context.Context, t *Target, tag string) (digest.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	resp, err := c.get(ctx, t, object{http.MethodHead, "manifests", tag, acceptManifests, t.Options.attempts(Check), ""})
+	head := object{method: http.MethodHead, kind: "manifests", ref: tag, header: acceptManifests, attempts: t.Options.attempts(Check)}
+	resp, err := c.get(ctx, t, head)
 	if err != nil {
 		return "", err
 	}

@@ -77,9 +77,9 @@ type slot struct {
 	probe   chan struct{} // nil: the request is no probe
 }
 
-// acquire waits until a request may be sent, and takes what it waits from a. A
-// request that is tried once only waits for the time that the registry named, but
-// not for our guess. The caller must release the slot.
+// acquire waits until a request may be sent, and takes each wait from a. A request
+// that is tried only once is held back by a time that the registry named, but not by
+// our guess. The caller must release the slot.
 func (l *limiter) acquire(ctx context.Context, a *attempts) (slot, error) {
 	for {
 		l.mu.Lock()

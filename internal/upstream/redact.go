@@ -15,10 +15,10 @@ import (
 )
 
 // An error of net/http may quote what a server sent, and it quotes the URL that was
-// asked for, whose query may be a secret. So nothing of it is shown but what is
-// known to be harmless. An error that was made on this side is harmless, whoever
-// made it: it reaches us as the cause of a context or as an interruption, and
-// neither has anything of a server's in it.
+// asked for, whose query may be a secret. So only those errors are shown that are
+// known to quote neither. An error that was made on this side of the connection is
+// shown, too: by this package, or by its caller. The caller's errors come as the cause
+// of a context or as an interruption, so no list of them is needed.
 
 // interruption is why an answer was ended from this side while it was under way,
 // although another answer may do better. The cause is shown as it is.
@@ -43,14 +43,14 @@ func markBroken(ctx context.Context, err error) error {
 	plain := redact(ctx, err)
 	_, refused := errors.AsType[*egress.RefusedError](err)
 	dns, resolved := errors.AsType[*net.DNSError](err)
-	if refused || isTLS(err) || resolved && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
+	if refused || isTLSError(err) || resolved && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
 		return plain
 	}
 	return &brokenError{plain}
 }
 
-// isTLS reports whether the two sides could not agree on TLS.
-func isTLS(err error) bool {
+// isTLSError reports whether the two sides could not agree on TLS.
+func isTLSError(err error) bool {
 	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
 	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
 	_, name := errors.AsType[x509.HostnameError](err)
@@ -100,5 +100,5 @@ func isPlain(err error) bool {
 		return true
 	}
 	timeout, ok := errors.AsType[net.Error](err)
-	return isTLS(err) || ok && timeout.Timeout()
+	return isTLSError(err) || ok && timeout.Timeout()
 }

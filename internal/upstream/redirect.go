@@ -23,8 +23,9 @@ const (
 	nowhere                  // a refresh token in the body: net/http's own client would send it again
 )
 
-// send carries out req and follows redirects. Every request of the package goes
-// through here.
+// send carries out req and follows redirects, at most maxRedirects of them. Every
+// request of the package goes through here. A redirect without a Location is an
+// answer like any other.
 func (x *transport) send(t *Target, req *http.Request, scope redirectScope) (*http.Response, error) {
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", userAgent)
@@ -78,7 +79,9 @@ func redirect(req *http.Request, resp *http.Response, scope redirectScope) (*htt
 	return next, nil
 }
 
-// checkRedirect returns why a redirect must not be followed.
+// checkRedirect returns why a redirect must not be followed. Where it leads is the
+// registry's word, which may be hostile. The addresses behind the host name are
+// judged when they are dialled, see [Target.addressesFor].
 func checkRedirect(from, to *url.URL, scope redirectScope) error {
 	switch {
 	case scope == nowhere:

@@ -42,7 +42,7 @@ func (c *Client) Referrers(ctx context.Context, t *Target, subject digest.Digest
 	defer cancel()
 	all := EmptyIndex()
 	accept := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
-	page := object{http.MethodGet, "referrers", subject.String(), accept, t.Options.attempts(Pull), ""}
+	page := object{method: http.MethodGet, kind: "referrers", ref: subject.String(), header: accept, attempts: t.Options.attempts(Pull)}
 	for range maxReferrerPages {
 		next, err := c.addPage(ctx, t, page, all)
 		if errors.Is(err, ErrNotFound) && page.query == "" {

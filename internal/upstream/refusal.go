@@ -85,7 +85,8 @@ func reason(resp *http.Response) error {
 	return errors.New(text)
 }
 
-// bearerError is why a token was not good enough (RFC 6750, section 3).
+// bearerError is why a token was not good enough, "invalid_token (expired)" (RFC
+// 6750, section 3); "": the registry does not say.
 func bearerError(resp *http.Response, secrets []string) string {
 	for _, c := range challenge.Parse(resp.Header.Values("WWW-Authenticate")) {
 		if c.Scheme != bearerScheme || c.Params["error"] == "" {

@@ -140,8 +140,8 @@ type authorization struct {
 	cached    bool // it was there before this request
 }
 
-// getChallenge returns the challenge to answer.
-func (r *registry) getChallenge() authChallenge {
+// currentChallenge returns the challenge to answer.
+func (r *registry) currentChallenge() authChallenge {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.challenge
@@ -168,8 +168,9 @@ func (r *registry) setCredential(id credentialID) {
 	}
 }
 
-// getBasic returns what to send for Basic, and the ID of the credential.
-func (r *registry) getBasic() (token, credentialID) {
+// currentBasic returns what to send for Basic, and the ID of the credential that
+// the target had last.
+func (r *registry) currentBasic() (token, credentialID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.basic, r.credential

@@ -6,9 +6,14 @@ import (
 	"net/http"
 )
 
-// retry has send repeated until its answer is one to go on with, or a is used up:
-// then it returns the last answer. It is the only place where a request is tried
-// again, but for a [Transfer], which resumes.
+// retry calls send until its answer is one to go on with, or a is used up: then it
+// returns the last answer. It is the only place where a failed request is tried
+// again. What else sends a request more than once has another reason: a challenge
+// (authorizer.do), a manifest that came damaged, the rest of a [Transfer].
+//
+// There are two waits. After a 429, or a 503 that names a time, the limiter holds
+// back this request together with all others of its kind. After any other failure
+// this request alone backs off.
 func retry(ctx context.Context, l *limiter, a attempts, send func() (*http.Response, error)) (*http.Response, error) {
 	for try := 1; ; try++ {
 		s, err := l.acquire(ctx, &a)
@@ -32,7 +37,10 @@ func retry(ctx context.Context, l *limiter, a attempts, send func() (*http.Respo
 	}
 }
 
-// mayPass reports whether the failure of a request may be over in a moment.
+// mayPass reports whether the failure of a request may be over in a moment. Of the
+// errors that is a connection that broke: a name that does not exist, a refused
+// address or a certificate stays as it is, and a registry that did not answer in time
+// has had its time.
 func mayPass(ctx context.Context, resp *http.Response, err error) bool {
 	if ctx.Err() != nil {
 		return false

@@ -24,7 +24,10 @@ type tokenServers struct {
 	identities *identities
 }
 
-// request asks in the ways that the credential allows, the better one first.
+// request asks in the ways that the credential allows, the better one first: an
+// identity token is exchanged, and user and password are tried only where the server
+// does not take identity tokens or not this one. Anonymous is a way, too: many
+// registries give anybody a token for public images.
 func (s *tokenServers) request(ctx context.Context, t *Target, key tokenKey, cred Credential) (tokenAnswer, error) {
 	realm, err := url.Parse(key.challenge.realm)
 	if err != nil {
@@ -47,7 +50,9 @@ func (s *tokenServers) request(ctx context.Context, t *Target, key tokenKey, cre
 }
 
 // get is GET realm?service=…&scope=…, see "Token Authentication Specification" of
-// distribution.
+// distribution. The query that the realm has already is kept, except for its
+// service. Each scope is a parameter of its own. The answer is worth as much as the
+// credential, so it must not come from another origin.
 func (s *tokenServers) get(ctx context.Context, t *Target, key tokenKey, cred Credential) (tokenAnswer, error) {
 	return s.ask(ctx, t, key, sameOrigin, func(realm *url.URL) (*http.Request, error) {
 		q := realm.Query()
@@ -75,7 +80,7 @@ func (s *tokenServers) exchange(ctx context.Context, t *Target, key tokenKey, cr
 		answer, err := s.post(ctx, t, key, mine)
 		if err == nil && answer.refresh != "" && answer.refresh != mine {
 			s.identities.put(identity, answer.refresh)
-			s.callbacks.rotated(ctx, t, answer.refresh)
+			s.callbacks.tellRotated(ctx, t, answer.refresh)
 		}
 		newest := s.identities.get(identity, cred)
 		if err == nil || newest == mine || !errors.Is(err, ErrDenied) {
@@ -108,8 +113,10 @@ func (s *tokenServers) post(ctx context.Context, t *Target, key tokenKey, identi
 	return answer, err
 }
 
-// ask sends the request that build makes, as often as it takes, and reads the
-// answer.
+// ask sends the request that build makes, as often as the options allow, and reads
+// the answer. build is called for each try, with the realm to send it to. Requests
+// for guests have a limiter of their own, since they go to the token server of
+// another registry.
 func (s *tokenServers) ask(ctx context.Context, t *Target, key tokenKey, scope redirectScope, build func(realm *url.URL) (*http.Request, error)) (tokenAnswer, error) {
 	kind := "tokens"
 	if key.guest {

@@ -127,7 +127,8 @@ func (x *Transfer) ask(header http.Header, tries attempts) (*http.Response, erro
 	x.mu.Lock()
 	x.interrupt = cancel
 	x.mu.Unlock()
-	resp, err := x.client.get(ctx, x.target, object{http.MethodGet, "blobs", x.digest.String(), header, tries, ""})
+	blob := object{method: http.MethodGet, kind: "blobs", ref: x.digest.String(), header: header, attempts: tries}
+	resp, err := x.client.get(ctx, x.target, blob)
 	if err != nil {
 		cancel(nil)
 		return nil, err
