@@ -188,7 +188,8 @@ func TestTheTraceHasTheFacts(t *testing.T) {
 	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Header: http.Header{
 		"Warning": {`299 - "this tag is old"`, `110 - "no such form"`}, "Docker-Content-Digest": {"sha256:00"},
 	}})
-	ctx, trace := upstream.WithTrace(t.Context())
+	trace := new(upstream.Trace)
+	ctx := trace.Attach(t.Context())
 	_, err := w.Manifest(ctx, w.target, "1", upstream.Pull)
 	require.NoError(t, err)
 	assert.Equal(t, upstream.Facts{Requests: 4, Anonymous: true, WrongDigest: true, Warnings: []string{"this tag is old"}}, trace.Facts())

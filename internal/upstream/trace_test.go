@@ -24,7 +24,8 @@ func TestTheWarningsOfATrace(t *testing.T) {
 		c := upstream.New(upstream.Config{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			return answer(r, 404, http.Header{"Warning": {line, line}}), nil
 		})})
-		ctx, trace := upstream.WithTrace(t.Context())
+		trace := new(upstream.Trace)
+		ctx := trace.Attach(t.Context())
 		_, err := c.Manifest(ctx, &upstream.Target{Base: mustParse(t, "https://r.example"), Name: "a"}, "1", upstream.Pull)
 		assert.ErrorIs(t, err, upstream.ErrNotFound)
 		assert.Equal(t, upstream.Facts{Requests: 1, Warnings: want}, trace.Facts(), line)
