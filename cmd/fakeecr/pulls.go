@@ -61,6 +61,18 @@ type pull struct {
 // pullKey is a context's key for the *pull of a request.
 type pullKey struct{}
 
+// around returns next with a line for each pull. Requests of ECR's API are no pulls: they
+// may cause some, which record hears of.
+func (p *pulls) around(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !pullthrough.IsRegistryRequest(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		p.serve(w, r, next)
+	})
+}
+
 // serve answers r by next. It sees what is sent without standing in its way: files go
 // from the disk to the connection.
 func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -80,7 +92,7 @@ func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 	one.cut = false
 }
 
-// record is for [pullthrough.Proxy.OnEvent].
+// record is for [fakeecr.Config.OnEvent].
 func (p *pulls) record(ctx context.Context, e pullthrough.Event) {
 	switch e.Kind {
 	case pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers:
@@ -94,12 +106,12 @@ func (p *pulls) record(ctx context.Context, e pullthrough.Event) {
 			p.write(&pull{event: e, took: e.Duration, sent: e.Bytes, upstream: e.Upstream})
 			return
 		}
-		p.fetched(e)
+		p.recordFetch(e)
 	}
 }
 
-// fetched lets the lines go that wait for this fetch. The first tells what it has cost.
-func (p *pulls) fetched(e pullthrough.Event) {
+// recordFetch lets the lines go that wait for this fetch. The first tells what it has cost.
+func (p *pulls) recordFetch(e pullthrough.Event) {
 	key := fetchKey{e.Object, e.Request.Repo, e.Request.Ref}
 	p.mu.Lock()
 	waiting := p.held[key]

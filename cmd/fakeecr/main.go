@@ -1,7 +1,8 @@
-// Command fakeecr is a small fake Amazon ECR: a private registry, held in
-// memory or a directory, whose pull through cache rules stand on the command line.
+// Command fakeecr serves a small fake Amazon ECR, that of package fakeecr: a private
+// registry, kept in memory or a directory, whose pull through cache rules stand on the
+// command line.
 //
-//	go run ./examples/fakeecr -rule docker-hub=registry-1.docker.io
+//	go run ./cmd/fakeecr -rule docker-hub=registry-1.docker.io
 //	docker pull localhost:5000/docker-hub/library/alpine:latest
 //
 // Further rules, creation templates and exclusions are made by ECR's API, which
@@ -43,7 +44,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// Who sends a second signal does not want to wait: it kills, as usual.
+	// A second signal kills, as usual: its sender does not want to wait.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
