@@ -12,7 +12,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 )
 
-// newAPI has the settings, not the images.
+// newAPI returns an API for the settings, without images.
 func (s *Server) newAPI() *ecrapi.API {
 	return &ecrapi.API{
 		State:   s.settings,
@@ -23,9 +23,8 @@ func (s *Server) newAPI() *ecrapi.API {
 	}
 }
 
-// serveAPI has the images too. It makes an API for one request: the URLs in its
-// answers lead to the host that the client has reached us by, whatever we are
-// called there.
+// serveAPI answers with an API for settings and images. It makes one for each request:
+// the URLs in the answer lead to the host name that the client has used.
 func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	host := hostOf(r)
 	api := s.newAPI()
@@ -37,8 +36,8 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	api.ServeHTTP(w, r)
 }
 
-// hostOf is what the client calls us. A client that says nothing that is a host name
-// is told the address that its connection has reached.
+// hostOf returns the host name that the client has used. If it sent none that is
+// valid, it is the address that its connection has reached.
 func hostOf(r *http.Request) string {
 	if hostname.Valid(r.Host) {
 		return r.Host

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
@@ -33,37 +32,37 @@ type Config struct {
 	// prefix that Data keeps. The API can change and delete them, which lasts until
 	// Shutdown. nil: there are none.
 	Rules []pullthrough.Rule
-	// Credentials are what the upstreams of Rules are told, by Rule.Prefix. A rule
-	// that the API creates under the same prefix for another upstream does not get
-	// the credential, and neither does a rule with a CredentialARN. nil: the
-	// upstreams are told nothing.
+	// Credentials are sent to the upstreams of Rules, by Rule.Prefix. A rule that the
+	// API creates under the same prefix for another upstream does not get the
+	// credential, and neither does a rule with a CredentialARN. nil: upstreams are
+	// asked without credentials.
 	Credentials map[string]pullthrough.Credential
-	// RealmHosts are hosts of token servers that may be sent a rule's credential,
-	// by Rule.Prefix, beside those of [pullthrough.Policy]. nil: there are none.
+	// RealmHosts are token servers that may get a rule's credential, by Rule.Prefix.
+	// They come on top of RealmHosts in Policy. nil: there are none.
 	RealmHosts map[string][]string
 	// Secrets take the place of Secrets Manager, by name: a rule whose CredentialARN
 	// ends in "secret:ecr-pullthroughcache/docker-hub" has the secret of the name
 	// "ecr-pullthroughcache/docker-hub". nil: no secret exists.
 	Secrets map[string]pullthrough.Credential
 	// Endpoints say where upstream registries really are, by host: requests for the
-	// host, whatever rule names it, go to the URL. The three names of Docker Hub are
-	// one host. nil: upstreams are where rules say.
+	// host go to the URL, whichever rule names it. docker.io, index.docker.io and
+	// registry-1.docker.io are one host. nil: upstreams are where their rules say.
 	Endpoints map[string]*url.URL
 
 	// Fill says how much of an image a pull brings in. The zero value is
 	// [pullthrough.FillLazy].
 	Fill pullthrough.FillMode
-	// Policy is that of all rules. The zero value is ECR's policy.
+	// Policy is the policy of all rules. The zero value is ECR's.
 	Policy pullthrough.Policy
 
 	// DebugPage says who may see the page below [PagePath]. The zero value is
 	// [PageLocal].
 	DebugPage PageAccess
-	// Logger is told of failures and, at debug level, of the events that ECR would
-	// send to EventBridge. nil: nothing is logged.
+	// Logger gets failures and, at debug level, the events that ECR would send to
+	// EventBridge. nil: nothing is logged.
 	Logger *slog.Logger
-	// OnEvent is called like [pullthrough.Proxy.OnEvent], after the Server's own
-	// records of the event are made. nil: nothing is called.
+	// OnEvent is called as [pullthrough.Proxy.OnEvent] is, after the Server has
+	// recorded the event. nil: nothing is called.
 	OnEvent func(ctx context.Context, e pullthrough.Event)
 }
 
@@ -157,5 +156,3 @@ func (c *Config) completeEndpoints() error {
 	c.Endpoints = out
 	return nil
 }
-
-func trimPrefix(prefix string) string { return strings.TrimSuffix(prefix, "/") }

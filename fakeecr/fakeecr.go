@@ -10,13 +10,14 @@
 //	}
 //	defer ecr.Shutdown(context.Background())
 //	server := httptest.NewServer(ecr)
+//	defer server.Close()
 //
-// A [Server] puts these together, and is an example of how to do it:
+// A [Server] is made of the parts of this module, and shows how to assemble them:
 //
 //   - a [pullthrough.Proxy] at /v2/, over a [pullthrough.MemStore] or a [dirstore.Store]
-//   - an [ecrapi.API] at POST /, whose settings outlive the Server if there is a directory
-//   - an [ecrapi.Catalog] of repositories and images
-//   - a [debug.Page] below [PagePath]
+//   - an [ecrapi.API] at POST /, whose settings are kept in the directory, if there is one
+//   - an [ecrapi.Catalog], the notes on repositories and images
+//   - a [debug.Page] at [PagePath]
 package fakeecr
 
 import (
@@ -40,13 +41,14 @@ type Server struct {
 	catalog  *ecrapi.Catalog
 	proxy    *pullthrough.Proxy
 	page     *debug.Page
-	release  func() error // gives the directory back
+	release  func() error // closes the directory
 	ending   sync.Once
 }
 
-// New returns a Server that is ready to serve. What config holds must not change
-// afterwards. An error is about a value of config that cannot be used, or about the
-// directory: that it is in use or cannot be read. [Server.Shutdown] ends the Server.
+// New returns a Server that is ready to serve. It changes nothing in config, whose maps
+// and slices must not change afterwards. It returns an error if a value of config
+// cannot be used, or if the directory cannot be opened or read. It opens no
+// connections. [Server.Shutdown] ends the Server.
 func New(config Config) (*Server, error) {
 	if err := config.complete(); err != nil {
 		return nil, fmt.Errorf("fakeecr: %w", err)
@@ -125,17 +127,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) Downloads() []pullthrough.Download { return s.proxy.Downloads() }
 
 // Shutdown ends the Server. It waits for running downloads; when ctx ends first, it
-// cancels them and returns ctx's error. Then it saves what is known of images and
-// releases the directory. What goes wrong with that is logged, as nothing can be done
-// about it. Shut the [http.Server] down first: a Server that was shut down has nothing
-// to serve. Calling Shutdown again does no harm.
+// cancels them and returns ctx's error. Then it saves its notes on images and releases
+// the directory. If that fails, Config.Logger gets the error. Shut the [http.Server]
+// down first: a Server whose directory is released cannot serve. A second call does no
+// harm.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.proxy.Shutdown(ctx)
 	s.ending.Do(s.close)
 	return err
 }
 
-// close saves and releases what the Server holds. The proxy has ended.
+// close saves and releases what the Server holds, after the end of the proxy.
 func (s *Server) close() {
 	if err := s.catalog.Save(); err != nil {
 		s.config.Logger.Warn("what is known of images could not be saved", "err", err)

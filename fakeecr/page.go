@@ -10,8 +10,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/debug"
 )
 
-// PagePath is where the debug page stands, and PagePath + "/metrics" its metrics for
-// Prometheus.
+// PagePath is the path of the debug page. Its metrics for Prometheus are at
+// PagePath + "/metrics".
 const PagePath = "/debug/pullthrough"
 
 // PageAccess says who may see the debug page and its metrics. They tell the names of
@@ -20,8 +20,8 @@ type PageAccess string
 
 // Who may see the debug page. "" is PageLocal.
 const (
-	// PageLocal lets clients on this machine see it that call it localhost or by an
-	// IP address.
+	// PageLocal lets clients on this machine see it, if they use the name localhost or
+	// an IP address.
 	PageLocal PageAccess = "local"
 	// PageAll lets every client see it.
 	PageAll PageAccess = "all"
@@ -55,9 +55,9 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 	s.page.ServeHTTP(w, r)
 }
 
-// isLocal reports whether the client is on this machine. A client that calls us by a
-// name that anybody could give to 127.0.0.1 may be a browser that a web site has sent
-// here (DNS rebinding): it counts as elsewhere.
+// isLocal reports whether the client is on this machine. A client that uses another name
+// than localhost does not count: anybody can give a name to 127.0.0.1, and the client
+// may be a browser that a web site has sent here (DNS rebinding).
 func isLocal(r *http.Request) bool {
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !from.Addr().Unmap().IsLoopback() {

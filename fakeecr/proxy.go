@@ -38,15 +38,6 @@ func (s *Server) newProxy(store pullthrough.Store, api *ecrapi.API) *pullthrough
 	}
 }
 
-// means reports whether Credentials and RealmHosts are about the rule. The API may have
-// deleted a rule of the Config and created one with the same prefix for another
-// registry, which must not get the credential.
-func (c *Config) means(rule pullthrough.Rule) bool {
-	return slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool {
-		return samePrefix(r, rule) && r.UpstreamURL == rule.UpstreamURL
-	})
-}
-
 func (c *Config) endpoint(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (*url.URL, error) {
 	return c.Endpoints[hostname.Canonical(rule.UpstreamURL)], nil
 }
@@ -59,8 +50,8 @@ func (c *Config) policy(_ context.Context, _ pullthrough.Repo, rule pullthrough.
 	return policy
 }
 
-// identify takes everybody for the one account: what docker sends to
-// localhost:5000 names none.
+// identify takes every client for the one account: what docker sends to localhost:5000
+// names none.
 func (c *Config) identify(*http.Request) (pullthrough.Identity, error) {
 	return pullthrough.Identity{Account: c.Account, Region: c.Region}, nil
 }

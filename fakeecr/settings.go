@@ -28,7 +28,7 @@ type settings struct {
 	changing sync.Mutex // one Update at a time, while it writes the file
 
 	mu    sync.RWMutex
-	kept  map[string]ecrapi.Settings // as in the file, by registryKey
+	kept  map[string]ecrapi.Settings // the content of the file, by registryKey
 	given []pullthrough.Rule         // of the Config
 }
 
@@ -113,24 +113,7 @@ func (s *settings) Update(ctx context.Context, account, region string, change fu
 	return nil
 }
 
-// intersect returns the rules that have the prefix of one of others.
-func intersect(rules, others []pullthrough.Rule) []pullthrough.Rule {
-	return slices.DeleteFunc(slices.Clone(rules), func(r pullthrough.Rule) bool { return !contains(others, r) })
-}
-
-// subtract returns the rules that have the prefix of none of others.
-func subtract(rules, others []pullthrough.Rule) []pullthrough.Rule {
-	return slices.DeleteFunc(slices.Clone(rules), func(r pullthrough.Rule) bool { return contains(others, r) })
-}
-
-// contains reports whether one of rules has the prefix of rule.
-func contains(rules []pullthrough.Rule, rule pullthrough.Rule) bool {
-	return slices.ContainsFunc(rules, func(r pullthrough.Rule) bool { return samePrefix(r, rule) })
-}
-
-func samePrefix(a, b pullthrough.Rule) bool { return trimPrefix(a.Prefix) == trimPrefix(b.Prefix) }
-
-// write replaces the file as a whole: whoever reads it reads the one or the other.
+// write replaces the file as a whole: a reader gets the old one or the new one.
 func (f settingsFile) write(name string) error {
 	content, err := json.MarshalIndent(f, "", "\t")
 	if err != nil {
@@ -142,7 +125,7 @@ func (f settingsFile) write(name string) error {
 		err = os.Rename(temp, name)
 	}
 	if err != nil {
-		_ = os.Remove(temp) // it is in nobody's way
+		_ = os.Remove(temp) // a rest would do no harm
 	}
 	return err
 }

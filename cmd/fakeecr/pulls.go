@@ -29,19 +29,19 @@ type pulls struct {
 
 	mu     sync.Mutex
 	closed bool
-	ended  map[fetchKey]fetched
+	ended  map[fetchKey]fetchCost
 	held   map[fetchKey][]*pull // lines that wait
 }
 
-// fetchKey is how a fetch is known to who has asked for it.
+// fetchKey tells the pull of an object from the pulls of others.
 type fetchKey struct {
 	kind pullthrough.EventKind
 	repo pullthrough.Repo
 	ref  string
 }
 
-// fetched is what a fetch has cost.
-type fetched struct {
+// fetchCost is what a fetch has cost.
+type fetchCost struct {
 	at       time.Time
 	upstream int
 	told     bool // in a line
@@ -61,8 +61,8 @@ type pull struct {
 // pullKey is a context's key for the *pull of a request.
 type pullKey struct{}
 
-// around returns next with a line for each pull. Requests of ECR's API are no pulls: they
-// may cause some, which record hears of.
+// around returns next with a line for each pull. A request of ECR's API is no pull, but
+// may cause some: record hears of them.
 func (p *pulls) around(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !pullthrough.IsRegistryRequest(r) {
@@ -117,9 +117,9 @@ func (p *pulls) recordFetch(e pullthrough.Event) {
 	waiting := p.held[key]
 	delete(p.held, key)
 	if p.ended == nil || len(p.ended) >= maxFetches {
-		p.ended = map[fetchKey]fetched{}
+		p.ended = map[fetchKey]fetchCost{}
 	}
-	p.ended[key] = fetched{time.Now(), e.Upstream, len(waiting) > 0}
+	p.ended[key] = fetchCost{time.Now(), e.Upstream, len(waiting) > 0}
 	p.mu.Unlock()
 	for i, one := range waiting {
 		if i == 0 {
