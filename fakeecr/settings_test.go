@@ -1,4 +1,4 @@
-package main
+package fakeecr_test
 
 import (
 	"os"
@@ -8,15 +8,17 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/fakeecr"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 // What the API has made is there again after a restart, and what is known of images.
-func TestSettingsOutliveTheProgram(t *testing.T) {
+func TestSettingsOutliveTheServer(t *testing.T) {
 	up, img, dir := newUpstream(t), newImage(), t.TempDir()
 	up.Push("library/alpine", "3.22", img)
-	flags := []string{"-data", dir, "-secret", hubName + "=me:" + secret, "-endpoint", "registry-1.docker.io=" + up.URL()}
-	i := start(t, flags...)
+	config := fakeecr.Config{Data: dir, Secrets: map[string]pullthrough.Credential{hubName: me}, Endpoints: endpoints(t, "registry-1.docker.io", up.URL())}
+	i := start(t, config)
 	i.ok(t, "CreatePullThroughCacheRule", hubRule)
 	i.ok(t, "CreateRepositoryCreationTemplate", `{"prefix":"ROOT","appliedFor":["PULL_THROUGH_CACHE"],"imageTagMutability":"IMMUTABLE"}`)
 	i.ok(t, "RegisterPullTimeUpdateExclusion", `{"principalArn":"arn:aws:iam::123456789012:role/scanner"}`)
@@ -32,10 +34,10 @@ func TestSettingsOutliveTheProgram(t *testing.T) {
 	for op, body := range all {
 		_, before[op] = i.call(t, "ecr.test", op, body) // the port will be another
 	}
-	i.stop(t)
+	i.stop()
 	up.Reset()
 
-	i = start(t, flags...)
+	i = start(t, config)
 	for op, body := range all {
 		status, after := i.call(t, "ecr.test", op, body)
 		assert.Equal(t, 200, status)
@@ -49,51 +51,51 @@ func TestSettingsOutliveTheProgram(t *testing.T) {
 	assert.NotContains(t, string(kept), secret)
 }
 
-// The command line stands before what is kept, which is not lost.
-func TestTheCommandLineWins(t *testing.T) {
+// The rules of the Config stand before what is kept, which is not lost.
+func TestTheConfigWins(t *testing.T) {
 	up, img, dir := pullthroughtest.New(t, pullthroughtest.Config{}), newImage(), t.TempDir()
 	up.Push("app", "v1", img)
 	urls := func(i *instance) []any {
 		return i.list(t, "DescribePullThroughCacheRules", "{}", "pullThroughCacheRules", "upstreamRegistryUrl")
 	}
-	with := func(flags ...string) *instance { return start(t, append(flags, "-data", dir)...) }
+	with := func(rules ...pullthrough.Rule) *instance { return start(t, fakeecr.Config{Data: dir, Rules: rules}) }
 	create := func(i *instance, prefix, url string) {
 		i.ok(t, "CreatePullThroughCacheRule", `{"ecrRepositoryPrefix":"`+prefix+`","upstreamRegistryUrl":"`+url+`"}`)
 	}
 	i := with()
 	create(i, "pp", "quay.io")
-	i.stop(t)
+	i.stop()
 
-	i = with("-rule", "pp/="+up.URL())
+	i = with(ruleTo("pp/", up.URL()))
 	assert.Equal(t, []any{up.URL()}, urls(i))
 	i.pull(t, "pp/app", "v1", img)
 	create(i, "qq", "public.ecr.aws") // writes the file
-	i.stop(t)
+	i.stop()
 
 	i = with()
 	assert.Equal(t, []any{"quay.io", "public.ecr.aws"}, urls(i))
-	i.stop(t)
+	i.stop()
 
-	// Who deletes a rule does not find another behind it.
-	i = with("-rule", "pp="+up.URL())
+	// A client that deletes a rule does not find another behind it.
+	i = with(ruleTo("pp", up.URL()))
 	i.ok(t, "DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"pp"}`)
 	assert.Equal(t, []any{"public.ecr.aws"}, urls(i))
 	create(i, "pp", "registry.k8s.io")
 	assert.Equal(t, []any{"registry.k8s.io", "public.ecr.aws"}, urls(i))
-	i.stop(t)
+	i.stop()
 
-	i = with("-rule", "pp="+up.URL())
+	i = with(ruleTo("pp", up.URL()))
 	assert.Equal(t, []any{up.URL(), "public.ecr.aws"}, urls(i))
-	i.stop(t)
+	i.stop()
 	i = with()
 	assert.Equal(t, []any{"registry.k8s.io", "public.ecr.aws"}, urls(i))
-	i.stop(t)
+	i.stop()
 
 	// Another account has rules of its own.
-	i = with("-account", "210987654321")
+	i = start(t, fakeecr.Config{Data: dir, Account: "210987654321"})
 	assert.Empty(t, i.rules(t))
 	create(i, "pp", "quay.io")
-	i.stop(t)
+	i.stop()
 	assert.Equal(t, []any{"registry.k8s.io", "public.ecr.aws"}, urls(with()))
 }
 
@@ -107,10 +109,13 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 			require.NoError(t, os.Mkdir(filepath.Join(dir, "pullthrough"), 0o700))
 			name := filepath.Join(dir, "pullthrough", file)
 			require.NoError(t, os.WriteFile(name, []byte(content), 0o600))
-			assert.Contains(t, refused(t, "-listen", "127.0.0.1:0", "-data", dir), name)
+			_, err := fakeecr.New(fakeecr.Config{Data: dir})
+			assert.ErrorContains(t, err, name)
 			kept, err := os.ReadFile(name)
 			require.NoError(t, err)
 			assert.Equal(t, content, string(kept))
+			require.NoError(t, os.Remove(name))
+			start(t, fakeecr.Config{Data: dir}).stop() // New has given the directory back
 		}
 	}
 }
@@ -118,31 +123,13 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 // A change that cannot be kept is refused: it would be gone after the next start.
 func TestSettingsThatCannotBeWritten(t *testing.T) {
 	dir := t.TempDir()
-	i := start(t, "-data", dir)
+	i := start(t, fakeecr.Config{Data: dir})
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "pullthrough", "settings.json"), 0o700))
 	status, out := i.call(t, "", "CreatePullThroughCacheRule", `{"ecrRepositoryPrefix":"pp","upstreamRegistryUrl":"quay.io"}`)
 	assert.Equal(t, 500, status)
 	assert.Equal(t, "ServerException", out["__type"])
 	assert.Empty(t, i.rules(t))
-	i.stop(t)
-	assert.Contains(t, i.stderr.String(), "settings.json")
+	i.stop()
+	assert.Contains(t, i.log.String(), "settings.json")
 	assert.NoFileExists(t, filepath.Join(dir, "pullthrough", "settings.json.new"))
-}
-
-func TestOffline(t *testing.T) {
-	up, img, dir := pullthroughtest.New(t, pullthroughtest.Config{}), newImage(), t.TempDir()
-	up.Push("app", "v1", img)
-	flags := []string{"-rule", "pp=" + up.URL(), "-data", dir, "-tag-ttl", "0"}
-	i := start(t, flags...)
-	i.pull(t, "pp/app", "v1", img)
-	i.stop(t)
-	up.Reset()
-	i = start(t, append(flags, "-offline")...)
-	i.pull(t, "pp/app", "v1", img)
-	for _, path := range []string{"/v2/pp/app/manifests/v2", "/v2/pp/other/manifests/v1", "/v2/pp/other/blobs/" + img.Layers[0].Digest.String()} {
-		resp, body := i.get(t, path)
-		assert.Equal(t, 502, resp.StatusCode, string(body))
-		assert.Contains(t, string(body), "offline")
-	}
-	assert.Empty(t, up.Log())
 }

@@ -4,68 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 )
 
-// upstream is a rule with all that the other flags say about it.
-type upstream struct {
-	rule       pullthrough.Rule
-	credential pullthrough.Credential // zero: anonymous
-	realms     []string               // token servers that may have the credential
-}
-
-// upstreams are in the order of the command line.
-type upstreams []*upstream
-
-// of returns the upstream of the rule with that prefix; nil: there is none.
-func (us upstreams) of(prefix string) *upstream {
-	i := slices.IndexFunc(us, func(u *upstream) bool { return u.rule.Prefix == strings.TrimSuffix(prefix, "/") })
-	if i < 0 {
-		return nil
-	}
-	return us[i]
-}
-
-// behind returns the upstream that the rule means; nil: the command line does not
-// speak of it. The API may have deleted a rule and created one with the same prefix
-// for another registry, which must not get the credential.
-func (us upstreams) behind(rule pullthrough.Rule) *upstream {
-	if u := us.of(rule.Prefix); u != nil && u.rule.UpstreamURL == rule.UpstreamURL {
-		return u
-	}
-	return nil
-}
-
-// given returns the upstream whose credential the rule goes by; nil: it has a secret of
-// its own, or none.
-func (us upstreams) given(rule pullthrough.Rule) *upstream {
-	if rule.CredentialARN != "" {
-		return nil
-	}
-	return us.behind(rule)
-}
-
-// rules are those of the command line, created now.
-func (us upstreams) rules(now time.Time) (rules []pullthrough.Rule) {
-	for _, u := range us {
-		u.rule.CreatedAt, u.rule.UpdatedAt = now, now
-		rules = append(rules, u.rule)
-	}
-	return rules
-}
-
-// addUpstreams reads the rules first: the other flags are about them, in
-// whatever order they were given.
+// addUpstreams reads the flags about upstreams. The rules come before the flags that
+// are about them, in whatever order they were given.
 func (c *config) addUpstreams(a *arguments) error {
 	for _, add := range []struct {
 		values []string
 		value  func(string) error
 	}{
+		{a.secrets, c.addSecret},
 		{a.rules, c.addRule},
 		{a.credentials, c.addCredential},
 		{a.realms, c.addRealm},
@@ -96,15 +50,19 @@ func (c *config) addRule(value string) error {
 	if err := rule.Check(); err != nil {
 		return badFlag("-rule", value, reason(err))
 	}
-	if !isHost(host) {
+	if !hostname.Valid(host) {
 		return badFlag("-rule", value, fmt.Sprintf("%q is no host name", host))
 	}
-	if c.upstreams.of(prefix) != nil {
+	rule.Prefix = strings.TrimSuffix(prefix, "/")
+	if c.hasRule(rule.Prefix) {
 		return badFlag("-rule", value, "there is a rule with this prefix already")
 	}
-	rule.Prefix = strings.TrimSuffix(prefix, "/")
-	c.upstreams = append(c.upstreams, &upstream{rule: rule})
+	c.Rules = append(c.Rules, rule)
 	return nil
+}
+
+func (c *config) hasRule(prefix string) bool {
+	return slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool { return r.Prefix == prefix })
 }
 
 // cutScheme cuts "https://" off a URL; what has none is a host and its path.
@@ -140,14 +98,14 @@ func (c *config) addCredential(value string) error {
 	if !ok || user == "" || token == "" {
 		return badFlag("-credential", hidden, "want PREFIX=USER:TOKEN")
 	}
-	u := c.upstreams.of(prefix)
-	if u == nil {
+	key := strings.TrimSuffix(prefix, "/")
+	if !c.hasRule(key) {
 		return badFlag("-credential", hidden, fmt.Sprintf("no -rule has the prefix %q", prefix))
 	}
-	if u.credential != (pullthrough.Credential{}) {
+	if _, taken := c.Credentials[key]; taken {
 		return badFlag("-credential", hidden, "there is a credential for this prefix already")
 	}
-	u.credential = pullthrough.Credential{Username: user, AccessToken: token}
+	put(&c.Credentials, key, pullthrough.Credential{Username: user, AccessToken: token})
 	return nil
 }
 
@@ -161,26 +119,15 @@ func (c *config) addRealm(value string) error {
 	switch {
 	case strings.Contains(value, "@"):
 		return badFlag("-realm", hideUser(value), "a user or password does not belong here, see -credential")
-	case !ok || prefix == "" || !isHost(host):
+	case !ok || prefix == "" || !hostname.Valid(host):
 		return badFlag("-realm", value, "want PREFIX=HOST, the host name of a token server")
 	}
-	u := c.upstreams.of(prefix)
-	if u == nil {
+	key := strings.TrimSuffix(prefix, "/")
+	if !c.hasRule(key) {
 		return badFlag("-realm", value, fmt.Sprintf("no -rule has the prefix %q", prefix))
 	}
-	u.realms = append(u.realms, host)
+	put(&c.RealmHosts, key, append(c.RealmHosts[key], host))
 	return nil
-}
-
-// isHost reports whether s is a host name, with or without a port, and nothing
-// else.
-func isHost(s string) bool {
-	u, err := url.Parse("https://" + s)
-	if err != nil || u.Host != s || u.Hostname() == "" || strings.HasSuffix(s, ":") {
-		return false
-	}
-	_, err = strconv.ParseUint(u.Port(), 10, 16)
-	return err == nil || u.Port() == ""
 }
 
 // addEndpoint reads HOST=URL. A HOST that no rule names, and none of the API could,
@@ -190,22 +137,19 @@ func (c *config) addEndpoint(value string) error {
 	switch {
 	case strings.Contains(value, "@"):
 		return badFlag("-endpoint", hideUser(value), "a user or password does not belong here, see -credential")
-	case !ok || !isHost(host):
+	case !ok || !hostname.Valid(host):
 		return badFlag("-endpoint", value, "want HOST=URL, HOST as the rule spells it")
 	}
 	at, ok := parseEndpoint(raw)
 	if !ok {
 		return badFlag("-endpoint", value, "want a plain http:// or https:// URL after the =")
 	}
-	name := upstreamHost(host)
-	if c.endpoints[name] != nil {
+	name := hostname.Canonical(host)
+	if c.Endpoints[name] != nil {
 		return badFlag("-endpoint", value, "there is an endpoint for this host already")
 	}
-	if c.endpoints == nil {
-		c.endpoints = map[string]*url.URL{}
-	}
-	c.endpoints[name] = at
-	named := slices.ContainsFunc(c.upstreams, func(u *upstream) bool { return upstreamHost(u.rule.UpstreamURL) == name })
+	put(&c.Endpoints, name, at)
+	named := slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool { return hostname.Canonical(r.UpstreamURL) == name })
 	if !named && !creatable(host) {
 		c.warnings = append(c.warnings, fmt.Sprintf("-endpoint %q: no rule names this host", value))
 	}
@@ -214,7 +158,7 @@ func (c *config) addEndpoint(value string) error {
 
 // creatable reports whether the API would create a rule for the upstream host.
 func creatable(host string) bool {
-	open := pullthrough.Rule{Prefix: "any", UpstreamURL: upstreamHost(host)}
+	open := pullthrough.Rule{Prefix: "any", UpstreamURL: hostname.Canonical(host)}
 	closed := open
 	closed.CredentialARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/any"
 	return open.Validate("", "") == nil || closed.Validate("", "") == nil
@@ -225,15 +169,35 @@ func creatable(host string) bool {
 func parseEndpoint(raw string) (*url.URL, bool) {
 	u, err := url.Parse(raw)
 	rule := pullthrough.Rule{Prefix: "any", UpstreamURL: raw}
-	return u, err == nil && strings.Contains(raw, "://") && rule.Check() == nil && isHost(u.Host)
+	return u, err == nil && strings.Contains(raw, "://") && rule.Check() == nil && hostname.Valid(u.Host)
 }
 
-// upstreamHost is the name by which hosts are compared. Docker Hub has three.
-func upstreamHost(s string) string {
-	_, host := cutScheme(strings.ToLower(s))
-	switch host {
-	case "docker.io", "index.docker.io":
-		return "registry-1.docker.io"
+// secretName is what a rule's credentialArn must end in.
+var secretName = regexp.MustCompile(`^ecr-pullthroughcache/[A-Za-z0-9/_+.@-]+$`)
+
+// addSecret reads NAME=USER:TOKEN. Its messages show NAME at most, and that only if it
+// can be one.
+func (c *config) addSecret(value string) error {
+	name, secret, _ := strings.Cut(value, "=")
+	if !secretName.MatchString(name) {
+		return &flagError{flag: "-secret", value: "*****", why: "want NAME=USER:TOKEN with a NAME like ecr-pullthroughcache/docker-hub"}
 	}
-	return host
+	hidden := name + "=*****"
+	user, token, ok := strings.Cut(secret, ":")
+	if !ok || user == "" || token == "" {
+		return badFlag("-secret", hidden, "want NAME=USER:TOKEN")
+	}
+	if _, taken := c.Secrets[name]; taken {
+		return badFlag("-secret", hidden, "there is a secret with this name already")
+	}
+	put(&c.Secrets, name, pullthrough.Credential{Username: user, AccessToken: token})
+	return nil
+}
+
+// put adds to a map that may be nil.
+func put[V any](m *map[string]V, key string, value V) {
+	if *m == nil {
+		*m = map[string]V{}
+	}
+	(*m)[key] = value
 }

@@ -1,7 +1,8 @@
-// Command fakeecr is a small fake Amazon ECR: a private registry, held in
-// memory or a directory, whose pull through cache rules stand on the command line.
+// Command fakeecr serves a small fake Amazon ECR, that of package fakeecr: a private
+// registry, kept in memory or a directory, whose pull through cache rules stand on the
+// command line.
 //
-//	go run ./examples/fakeecr -rule docker-hub=registry-1.docker.io
+//	go run ./cmd/fakeecr -rule docker-hub=registry-1.docker.io
 //	docker pull localhost:5000/docker-hub/library/alpine:latest
 //
 // Further rules, creation templates and exclusions are made by ECR's API, which
@@ -11,16 +12,15 @@
 //		--ecr-repository-prefix quay --upstream-registry-url quay.io
 //	aws --endpoint-url http://localhost:5000 ecr describe-repositories
 //
-// Nobody is asked who they are. The secrets of rules that need one are those of
-// -secret, as there is no Secrets Manager.
+// Clients need no credentials. There is no Secrets Manager: -secret has the secrets
+// that rules name.
 //
-// It prints one line, "listening on http://HOST:PORT", to standard output when
-// it is ready, and what it is asked for to standard error: a line for each pull and,
-// on a terminal, running downloads below. http://HOST:PORT/debug/pullthrough shows the
-// same to a browser on this machine, and /debug/pullthrough/metrics to Prometheus;
-// -debug-page lets others in. On SIGTERM or
-// SIGINT it finishes what is under way, for at most 10 s, and exits with 0. A
-// command line that cannot be used ends it with 2.
+// When it is ready, it prints one line, "listening on http://HOST:PORT", to standard
+// output. Standard error gets a line for each pull and, on a terminal, a bar for each
+// running download. http://HOST:PORT/debug/pullthrough shows the same to a browser on
+// this machine, and /debug/pullthrough/metrics to Prometheus; -debug-page lets other
+// clients in. On SIGTERM or SIGINT it finishes what is under way, for at most 10 s, and
+// exits with 0. If the command line cannot be used, it exits with 2.
 package main
 
 import (
@@ -43,7 +43,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// Who sends a second signal does not want to wait: it kills, as usual.
+	// A second signal kills, as usual: its sender does not want to wait.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -1,4 +1,4 @@
-package main
+package fakeecr_test
 
 import (
 	"encoding/json"
@@ -8,17 +8,24 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/fakeecr"
 )
 
 func TestThePageShowsPulls(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, "-rule", "p="+up.URL(), "-rule", "open="+up.URL(), "-credential", "p=me:"+secret, "-secret", hubName+"=me:"+secret)
+	i := start(t, fakeecr.Config{
+		Rules:       []pullthrough.Rule{ruleTo("p", up.URL()), ruleTo("open", up.URL())},
+		Credentials: map[string]pullthrough.Credential{"p": me},
+		Secrets:     map[string]pullthrough.Credential{hubName: me},
+	})
 	i.ok(t, "CreatePullThroughCacheRule", hubRule)
 	i.pull(t, "p/app", "v1", img)
 	i.pull(t, "p/app", "v1", img)
 
-	resp, body := i.get(t, pagePath+"?format=json")
+	resp, body := i.get(t, fakeecr.PagePath+"?format=json")
 	assert.Equal(t, "application/json", resp.Header.Get("Content-Type"))
 	var page struct {
 		Title      string
@@ -44,17 +51,17 @@ func TestThePageShowsPulls(t *testing.T) {
 	assert.Equal(t, map[string]bool{"p": true, "open": false, "docker-hub": true}, credentials)
 	assert.NotContains(t, string(body), secret)
 
-	resp, body = i.get(t, pagePath+"/metrics")
+	resp, body = i.get(t, fakeecr.PagePath+"/metrics")
 	assert.Contains(t, resp.Header.Get("Content-Type"), "version=0.0.4")
 	assert.Contains(t, string(body), `pullthrough_requests_total{`)
-	for _, path := range []string{pagePath, pagePath + "/"} {
+	for _, path := range []string{fakeecr.PagePath, fakeecr.PagePath + "/"} {
 		resp, body = i.get(t, path)
 		assert.Equal(t, 200, resp.StatusCode)
 		assert.Contains(t, string(body), "<title>fakeecr")
 	}
 }
 
-// Who is not on this machine sees the page only if -debug-page says so.
+// A client that is not on this machine sees the page only if DebugPage says so.
 func TestWhoSeesThePage(t *testing.T) {
 	for name, c := range map[string]struct {
 		from, host string
@@ -74,16 +81,14 @@ func TestWhoSeesThePage(t *testing.T) {
 		"a pipe":                   {"@", "localhost:5000", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for mode, want := range map[string]bool{"local": c.local, "all": true, "off": false} {
-				config, err := parse([]string{"-debug-page", mode})
+			for mode, want := range map[fakeecr.PageAccess]bool{"": c.local, fakeecr.PageLocal: c.local, fakeecr.PageAll: true, fakeecr.PageOff: false} {
+				ecr, err := fakeecr.New(fakeecr.Config{DebugPage: mode})
 				require.NoError(t, err)
-				r, err := open(config, "", config.logger(&buffer{}), &pulls{})
-				require.NoError(t, err)
-				for _, path := range []string{pagePath, pagePath + "/metrics"} {
+				for _, path := range []string{fakeecr.PagePath, fakeecr.PagePath + "/metrics"} {
 					req := httptest.NewRequest(http.MethodGet, path, nil)
 					req.RemoteAddr, req.Host = c.from, c.host
 					w := httptest.NewRecorder()
-					r.ServeHTTP(w, req)
+					ecr.ServeHTTP(w, req)
 					assert.Equal(t, want, w.Code == 200, "%s %s: %d", mode, path, w.Code)
 				}
 			}

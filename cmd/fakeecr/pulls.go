@@ -29,19 +29,19 @@ type pulls struct {
 
 	mu     sync.Mutex
 	closed bool
-	ended  map[fetchKey]fetched
+	ended  map[fetchKey]fetchCost
 	held   map[fetchKey][]*pull // lines that wait
 }
 
-// fetchKey is how a fetch is known to who has asked for it.
+// fetchKey tells the pull of an object from the pulls of others.
 type fetchKey struct {
 	kind pullthrough.EventKind
 	repo pullthrough.Repo
 	ref  string
 }
 
-// fetched is what a fetch has cost.
-type fetched struct {
+// fetchCost is what a fetch has cost.
+type fetchCost struct {
 	at       time.Time
 	upstream int
 	told     bool // in a line
@@ -60,6 +60,18 @@ type pull struct {
 
 // pullKey is a context's key for the *pull of a request.
 type pullKey struct{}
+
+// around returns next with a line for each pull. A request of ECR's API is no pull, but
+// may cause some: record hears of them.
+func (p *pulls) around(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !pullthrough.IsRegistryRequest(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		p.serve(w, r, next)
+	})
+}
 
 // serve answers r by next. It sees what is sent without standing in its way: files go
 // from the disk to the connection.
@@ -80,7 +92,7 @@ func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 	one.cut = false
 }
 
-// record is for [pullthrough.Proxy.OnEvent].
+// record is for [fakeecr.Config.OnEvent].
 func (p *pulls) record(ctx context.Context, e pullthrough.Event) {
 	switch e.Kind {
 	case pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers:
@@ -94,20 +106,20 @@ func (p *pulls) record(ctx context.Context, e pullthrough.Event) {
 			p.write(&pull{event: e, took: e.Duration, sent: e.Bytes, upstream: e.Upstream})
 			return
 		}
-		p.fetched(e)
+		p.recordFetch(e)
 	}
 }
 
-// fetched lets the lines go that wait for this fetch. The first tells what it has cost.
-func (p *pulls) fetched(e pullthrough.Event) {
+// recordFetch lets the lines go that wait for this fetch. The first tells what it has cost.
+func (p *pulls) recordFetch(e pullthrough.Event) {
 	key := fetchKey{e.Object, e.Request.Repo, e.Request.Ref}
 	p.mu.Lock()
 	waiting := p.held[key]
 	delete(p.held, key)
 	if p.ended == nil || len(p.ended) >= maxFetches {
-		p.ended = map[fetchKey]fetched{}
+		p.ended = map[fetchKey]fetchCost{}
 	}
-	p.ended[key] = fetched{time.Now(), e.Upstream, len(waiting) > 0}
+	p.ended[key] = fetchCost{time.Now(), e.Upstream, len(waiting) > 0}
 	p.mu.Unlock()
 	for i, one := range waiting {
 		if i == 0 {

@@ -1,10 +1,11 @@
-package main
+package fakeecr_test
 
 import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/fakeecr"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -81,11 +84,11 @@ func (i *instance) repositories(t *testing.T) []any {
 	return i.list(t, "DescribeRepositories", "{}", "repositories", "repositoryName")
 }
 
-// A rule is made by the API, with a secret of the command line, and pulls.
+// A rule is made by the API, with a secret of the Config, and pulls.
 func TestARuleOfTheAPI(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("library/alpine", "3.22", img)
-	i := start(t, "-secret", hubName+"=me:"+secret, "-endpoint", "registry-1.docker.io="+up.URL(), "-debug")
+	i := start(t, fakeecr.Config{Secrets: map[string]pullthrough.Credential{hubName: me}, Endpoints: endpoints(t, "registry-1.docker.io", up.URL())})
 	made := i.ok(t, "CreatePullThroughCacheRule", hubRule)
 	assert.Equal(t, "123456789012", made["registryId"])
 	assert.Equal(t, []any{"docker-hub"}, i.rules(t))
@@ -116,13 +119,16 @@ func TestARuleOfTheAPI(t *testing.T) {
 	assert.Equal(t, 404, resp.StatusCode)
 	assert.Contains(t, string(body), "MANIFEST_UNKNOWN")
 	assert.Empty(t, up.Log())
-	i.stop(t)
-	assert.NotContains(t, i.stderr.String(), secret)
+	i.stop()
+	assert.NotContains(t, i.log.String(), secret)
 }
 
 func TestAValidationThatFails(t *testing.T) {
 	up := newUpstream(t)
-	i := start(t, "-secret", hubName+"=me:wrong", "-endpoint", "registry-1.docker.io="+up.URL())
+	i := start(t, fakeecr.Config{
+		Secrets:   map[string]pullthrough.Credential{hubName: {Username: "me", AccessToken: "wrong"}},
+		Endpoints: endpoints(t, "registry-1.docker.io", up.URL()),
+	})
 	i.ok(t, "CreatePullThroughCacheRule", hubRule)
 	out := i.ok(t, "ValidatePullThroughCacheRule", `{"ecrRepositoryPrefix":"docker-hub"}`)
 	assert.Equal(t, false, out["isValid"])
@@ -130,9 +136,9 @@ func TestAValidationThatFails(t *testing.T) {
 	assert.Equal(t, 1, up.Count("GET /token 401"))
 }
 
-// The API creates what ECR would, whatever the command line may have.
+// The API creates what ECR would, whatever the Config may have.
 func TestTheAPIObeysECR(t *testing.T) {
-	i := start(t, "-rule", "any=http://127.0.0.1:1", "-secret", hubName+"=me:"+secret)
+	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("any", "http://127.0.0.1:1")}, Secrets: map[string]pullthrough.Credential{hubName: me}})
 	for exception, body := range map[string]string{
 		"UnsupportedUpstreamRegistryException":       `{"ecrRepositoryPrefix":"pp","upstreamRegistryUrl":"http://127.0.0.1:1"}`,
 		"SecretNotFoundException":                    strings.Replace(hubRule, hubName, hubName+"-2", 1),
@@ -151,7 +157,7 @@ func TestTheAPIObeysECR(t *testing.T) {
 func TestURLsLeadToTheClientsOwnHost(t *testing.T) {
 	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, "-rule", "p="+up.URL())
+	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL())}})
 	i.pull(t, "p/app", "v1", img)
 	layer := img.Layers[0].Digest.String()
 	for host, base := range map[string]string{"": i.url, "ecr.test:4510": "http://ecr.test:4510", "me@ecr.test": i.url} {
@@ -169,47 +175,39 @@ func TestURLsLeadToTheClientsOwnHost(t *testing.T) {
 	}
 }
 
-// The command line's credential is for its own rule: one that the API has put in its
-// place for another registry does not get it.
-func TestACredentialStaysWithItsRule(t *testing.T) {
-	up, img := newUpstream(t), newImage()
-	up.Push("app", "v1", img)
-	quay := newUpstream(t)
-	quay.Push("app", "v1", img)
-	i := start(t, "-rule", "pp="+up.URL(), "-credential", "pp=me:"+secret, "-secret", hubName+"=me:"+secret,
-		"-endpoint", "quay.io="+quay.URL())
-	i.pull(t, "pp/app", "v1", img)
-	i.ok(t, "DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"pp"}`)
-	i.ok(t, "CreatePullThroughCacheRule", `{"ecrRepositoryPrefix":"pp","upstreamRegistryUrl":"quay.io"}`)
-	assert.Equal(t, []any{"quay.io"}, i.list(t, "DescribePullThroughCacheRules", "{}", "pullThroughCacheRules", "upstreamRegistryUrl"))
-	resp, _ := i.get(t, "/v2/pp/app/manifests/v2")
-	assert.Equal(t, 403, resp.StatusCode)
-	assert.Equal(t, []string{"GET /v2/app/manifests/v2 401", "GET /token 401"}, quay.Log())
-	assert.False(t, quay.Saw(secret))
+// A client without a name for us, on no connection, is sent somewhere all the same.
+func TestURLsWithoutAHost(t *testing.T) {
+	i := start(t, fakeecr.Config{})
+	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}"))
+	r.Host = ""
+	r.Header.Set("X-Amz-Target", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken")
+	w := httptest.NewRecorder()
+	i.ecr.ServeHTTP(w, r)
+	assert.Contains(t, w.Body.String(), `"proxyEndpoint":"http://localhost"`)
 }
 
-// A rule of the command line takes a secret that the API gives it.
-func TestARuleOfTheCommandLineIsUpdated(t *testing.T) {
+// A rule of the Config takes a secret that the API gives it.
+func TestARuleOfTheConfigIsUpdated(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, "-rule", "pp="+up.URL(), "-secret", hubName+"=me:"+secret)
+	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("pp", up.URL())}, Secrets: map[string]pullthrough.Credential{hubName: me}})
 	resp, _ := i.get(t, "/v2/pp/app/manifests/v1")
 	assert.Equal(t, 403, resp.StatusCode)
 	i.ok(t, "UpdatePullThroughCacheRule", `{"ecrRepositoryPrefix":"pp","credentialArn":"`+hubARN+`"}`)
 	i.pull(t, "pp/app", "v1", img)
 }
 
-// EventBridge is the log, if it is asked for.
+// EventBridge is the log, at debug level.
 func TestDebugLogHasEvents(t *testing.T) {
 	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, "-rule", "p="+up.URL(), "-debug", "-log", "json")
+	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL())}})
 	i.get(t, "/v2/p/app/manifests/v1")
 	i.get(t, "/v2/p/app/manifests/v1")
 	i.get(t, "/v2/p/app/manifests/v2")
-	i.stop(t)
+	i.stop()
 	var told []object
-	for text := range strings.Lines(i.stderr.String()) {
+	for text := range strings.Lines(i.log.String()) {
 		var l struct {
 			Msg, Level string
 			Event      struct {
@@ -226,7 +224,7 @@ func TestDebugLogHasEvents(t *testing.T) {
 			told = append(told, l.Event.Detail)
 		}
 	}
-	require.Len(t, told, 2, i.stderr.String())
+	require.Len(t, told, 2, i.log.String())
 	assert.Equal(t, object{
 		"rule-version": "1", "sync-status": "SUCCESS", "ecr-repository-prefix": "p", "repository-name": "p/app",
 		"upstream-registry-url": up.URL(), "image-tag": "v1", "image-digest": img.Digest.String(),

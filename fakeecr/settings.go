@@ -1,4 +1,4 @@
-package main
+package fakeecr
 
 import (
 	"context"
@@ -9,31 +9,30 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
 )
 
-// settings is an [ecrapi.State]: what the API has created, which a file keeps, and the
-// rules of the command line, which it does not. A rule of the command line hides one
-// with the same prefix in the file. The API may change and delete both kinds; on the
-// next start those of the command line are there again.
+// settings is an [ecrapi.State]. It has what the API has created, which a file keeps,
+// and the rules of the Config, which the file does not. A rule of the Config hides a
+// rule with the same prefix in the file. The API may change and delete both kinds; the
+// next Server has those of its Config again.
 //
 // The file belongs to one process: two would write over each other's changes.
 type settings struct {
 	file string // "": nothing is kept
-	own  string // the registry that the rules of the command line belong to
+	own  string // the registry that the rules of the Config belong to
 
 	changing sync.Mutex // one Update at a time, while it writes the file
 
 	mu    sync.RWMutex
-	kept  map[string]ecrapi.Settings // as in the file, by registryKey
-	given []pullthrough.Rule         // of the command line
+	kept  map[string]ecrapi.Settings // the content of the file, by registryKey
+	given []pullthrough.Rule         // of the Config
 }
 
-// settingsFile is what stands in the file.
+// settingsFile is the content of the file.
 type settingsFile struct {
 	Version    int                        `json:"version"`
 	Registries map[string]ecrapi.Settings `json:"registries"` // by registryKey
@@ -43,8 +42,8 @@ const settingsVersion = 1
 
 func registryKey(account, region string) string { return account + "/" + region }
 
-// openSettings reads the file; that there is none is no error.
-func openSettings(file string, own string, given []pullthrough.Rule) (*settings, error) {
+// openSettings reads the file. A file that does not exist is empty.
+func openSettings(file, own string, given []pullthrough.Rule) (*settings, error) {
 	s := &settings{file: file, own: own, given: given}
 	if file == "" {
 		return s, nil
@@ -74,8 +73,7 @@ func (s *settings) Load(_ context.Context, account, region string) (ecrapi.Setti
 	key := registryKey(account, region)
 	all := s.kept[key]
 	if key == s.own {
-		shown := without(all.Rules, s.given)
-		all.Rules = slices.Concat(s.given, shown)
+		all.Rules = slices.Concat(s.given, subtract(all.Rules, s.given))
 	}
 	return all, nil
 }
@@ -95,9 +93,9 @@ func (s *settings) Update(ctx context.Context, account, region string, change fu
 	given := s.given
 	if key == s.own {
 		// What was hidden stays hidden, unless what hid it is gone.
-		given = within(all.Rules, s.given)
-		hidden := within(s.kept[key].Rules, given)
-		all.Rules = slices.Concat(without(all.Rules, s.given), hidden)
+		given = intersect(all.Rules, s.given)
+		hidden := intersect(s.kept[key].Rules, given)
+		all.Rules = slices.Concat(subtract(all.Rules, s.given), hidden)
 	}
 	kept := maps.Clone(s.kept)
 	if kept == nil {
@@ -115,23 +113,7 @@ func (s *settings) Update(ctx context.Context, account, region string, change fu
 	return nil
 }
 
-// within are the rules that have the prefix of one of others.
-func within(rules, others []pullthrough.Rule) []pullthrough.Rule {
-	return slices.DeleteFunc(slices.Clone(rules), func(r pullthrough.Rule) bool { return !among(others, r) })
-}
-
-// without are the rules that have the prefix of none of others.
-func without(rules, others []pullthrough.Rule) []pullthrough.Rule {
-	return slices.DeleteFunc(slices.Clone(rules), func(r pullthrough.Rule) bool { return among(others, r) })
-}
-
-func among(rules []pullthrough.Rule, rule pullthrough.Rule) bool {
-	return slices.ContainsFunc(rules, func(r pullthrough.Rule) bool {
-		return strings.TrimSuffix(r.Prefix, "/") == strings.TrimSuffix(rule.Prefix, "/")
-	})
-}
-
-// write replaces the file as a whole: whoever reads it reads the one or the other.
+// write replaces the file as a whole: a reader gets the old one or the new one.
 func (f settingsFile) write(name string) error {
 	content, err := json.MarshalIndent(f, "", "\t")
 	if err != nil {
@@ -143,7 +125,7 @@ func (f settingsFile) write(name string) error {
 		err = os.Rename(temp, name)
 	}
 	if err != nil {
-		_ = os.Remove(temp) // it is in nobody's way
+		_ = os.Remove(temp) // a rest would do no harm
 	}
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -18,6 +17,20 @@ import (
 )
 
 func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+
+const secret = "s3cret:with:colons" // "user:…" in -credential
+
+func newImage() *pullthroughtest.Image {
+	return pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 3, LayerSize: 2 << 20})
+}
+
+// newUpstream wants tokens, and "me" with the secret to give one.
+func newUpstream(t *testing.T) *pullthroughtest.Upstream {
+	return pullthroughtest.New(t, pullthroughtest.Config{
+		Auth:  pullthroughtest.Bearer,
+		Users: map[string]string{"me": secret},
+	})
+}
 
 // instance is run, at work.
 type instance struct {
@@ -86,16 +99,6 @@ func (i *instance) pull(t *testing.T, repo, tag string, img *pullthroughtest.Ima
 		require.Equal(t, 200, resp.StatusCode, string(body))
 		assert.Equal(t, blob.Digest, blob.Digest.Algorithm().FromBytes(body))
 	}
-}
-
-// coldPull is what a pull costs an upstream that wants a token.
-func coldPull(repo, tag string, img *pullthroughtest.Image) []string {
-	manifest := fmt.Sprintf("GET /v2/%s/manifests/%s ", repo, tag)
-	lines := []string{manifest + "401", "GET /token 200", manifest + "200"}
-	for _, blob := range img.Blobs() {
-		lines = append(lines, fmt.Sprintf("GET /v2/%s/blobs/%s 200", repo, blob.Digest))
-	}
-	return lines
 }
 
 // buffer is a bytes.Buffer for several goroutines.

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/fakeecr"
 )
 
 const (
@@ -28,16 +28,18 @@ func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) er
 	if err != nil {
 		return badFlag("-listen", c.listen, err.Error())
 	}
-	reg, err := open(c, listener.Addr().String(), log, c.pulls(stderr, log))
-	if err != nil {
-		return errors.Join(badFlag("-data", c.data, err.Error()), listener.Close())
+	pulls := c.pulls(stderr, log)
+	c.Logger, c.OnEvent = log, pulls.record
+	ecr, err := fakeecr.New(c.Config)
+	if err != nil { // what the other flags say has been checked
+		return errors.Join(badFlag("-data", c.Data, err.Error()), listener.Close())
 	}
-	defer reg.close()
-	defer stderr.start(reg.proxy.Downloads)()
+	defer pulls.close()
+	defer stderr.start(ecr.Downloads)()
 	var spare spareConns
 	server := &http.Server{
 		ConnState:         spare.watch,
-		Handler:           reg,
+		Handler:           pulls.around(ecr),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -51,17 +53,17 @@ func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) er
 
 	select {
 	case <-ctx.Done():
-		drain(ctx, server, &spare, reg.proxy, log)
+		drain(ctx, server, &spare, ecr, log)
 		return nil
 	case err = <-failed:
-		drain(ctx, server, &spare, reg.proxy, log)
+		drain(ctx, server, &spare, ecr, log)
 		return err
 	}
 }
 
-// drain ends the server first and the proxy, whose downloads it waits for,
+// drain ends the server first and the ECR, whose downloads it waits for,
 // second. What is not finished in time is cut off.
-func drain(ctx context.Context, server *http.Server, spare *spareConns, proxy *pullthrough.Proxy, log *slog.Logger) {
+func drain(ctx context.Context, server *http.Server, spare *spareConns, ecr *fakeecr.Server, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	spare.close()
@@ -69,7 +71,7 @@ func drain(ctx context.Context, server *http.Server, spare *spareConns, proxy *p
 		log.Warn("requests were cut off", "err", err)
 		_ = server.Close()
 	}
-	if err := proxy.Shutdown(ctx); err != nil {
+	if err := ecr.Shutdown(ctx); err != nil {
 		log.Warn("downloads were cut off", "err", err)
 	}
 }

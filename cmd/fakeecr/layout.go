@@ -69,7 +69,7 @@ func (l layout) line(b bar) string {
 	}
 	text := fmt.Sprintf("%-*s", l.name, name)
 	if l.bar > 0 {
-		text += strings.Repeat(" ", gap) + b.drawn(l.bar-2)
+		text += strings.Repeat(" ", gap) + b.render(l.bar-2)
 	}
 	for i, fact := range b.facts()[:l.facts] {
 		text += fmt.Sprintf("%*s", gap+factWidths[i], fact)
@@ -77,8 +77,8 @@ func (l layout) line(b bar) string {
 	return strings.TrimRight(text[:min(len(text), l.width)], " ")
 }
 
-// drawn is [====>   ], with so many columns inside.
-func (b bar) drawn(width int) string {
+// render returns [====>   ], with so many columns inside.
+func (b bar) render(width int) string {
 	done := min(int(max(b.share, 0)*float64(width)), width)
 	inside := strings.Repeat("=", done)
 	if b.share >= 0 && done < width {

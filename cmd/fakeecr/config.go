@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -14,24 +13,16 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/fakeecr"
 )
 
 // config is what the command line says.
 type config struct {
-	listen          string
-	account, region string
-	upstreams       upstreams
-	tagTTL          time.Duration       // as in pullthrough.Policy
-	endpoints       map[string]*url.URL // by upstreamHost; where it really is
-	secrets         secrets
-	offline         bool
-	fill            pullthrough.FillMode
-	data            string // directory for images and settings; "": memory
-	maxBytes        int64  // of images that are kept; 0: all are
-	debugPage       string // local, all or off: who may see the page
-	progress        string // auto, always or never: whether downloads are shown
-	jsonLog, debug  bool
-	warnings        []string // what is no mistake for sure
+	fakeecr.Config
+	listen         string
+	progress       string // auto, always or never: whether downloads are shown
+	jsonLog, debug bool
+	warnings       []string // about flags that are probably mistakes
 }
 
 // arguments are the values of the flags, not looked at yet: package flag
@@ -55,7 +46,7 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
 	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text (one line for each pull) or json")
 	fs.StringVar(&a.progress, "progress", "auto", "`WHEN` running downloads are shown on standard error, below the log: auto (on a terminal,\nunless the log is json), always or never")
-	fs.StringVar(&a.debugPage, "debug-page", "local", "`WHO` may see "+pagePath+", and its /metrics: local (clients on this machine that\nsay localhost or an IP address), all or off")
+	fs.StringVar(&a.debugPage, "debug-page", "local", "`WHO` may see "+fakeecr.PagePath+", and its /metrics: local (clients on this machine that\nsay localhost or an IP address), all or off")
 	fs.BoolVar(&a.debug, "debug", false, "log more: the events that Amazon ECR would send to EventBridge, among others")
 	list := func(to *[]string, name, usage string) {
 		fs.Func(name, usage, func(value string) error { *to = append(*to, value); return nil })
@@ -99,9 +90,11 @@ func parse(args []string) (*config, error) {
 
 // config checks each value.
 func (a *arguments) config() (*config, error) {
-	c := &config{listen: a.listen, account: a.account, region: a.region, offline: a.offline, debug: a.debug, jsonLog: a.log == "json"}
-	for _, c.data = range a.data {
-		if c.data == "" {
+	c := &config{listen: a.listen, debug: a.debug, jsonLog: a.log == "json"}
+	c.Account, c.Region = a.account, a.region
+	c.Policy.Offline, c.Policy.BlobsFirst = a.offline, true
+	for _, c.Data = range a.data {
+		if c.Data == "" {
 			return nil, badFlag("-data", "", "want a directory")
 		}
 	}
@@ -117,16 +110,13 @@ func (a *arguments) config() (*config, error) {
 	if err := a.checkWords(); err != nil {
 		return nil, err
 	}
-	c.fill, c.debugPage, c.progress = fillModes[a.fill], a.debugPage, a.progress
+	c.Fill, c.DebugPage, c.progress = fillModes[a.fill], fakeecr.PageAccess(a.debugPage), a.progress
 	var ok bool
-	if c.maxBytes, ok = parseBytes(a.maxBytes); !ok {
+	if c.MaxBytes, ok = parseBytes(a.maxBytes); !ok {
 		return nil, badFlag("-max-bytes", a.maxBytes, "want a size like 10GiB, 512MiB or 1000000, 0 for no limit")
 	}
 	var err error
-	if c.tagTTL, err = parseTTL(a.tagTTL); err != nil {
-		return nil, err
-	}
-	if c.secrets, err = parseSecrets(a.secrets); err != nil {
+	if c.Policy.TagTTL, err = parseTTL(a.tagTTL); err != nil {
 		return nil, err
 	}
 	return c, c.addUpstreams(a)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/fakeecr"
 )
 
 // refused runs a command line that cannot be used and returns what it said.
@@ -174,7 +175,7 @@ func TestTagTTLsThatParse(t *testing.T) {
 		for _, args := range [][]string{{"-tag-ttl", value}, {"--tag-ttl=" + value}} {
 			c, err := parse(args)
 			require.NoError(t, err, args)
-			assert.Equal(t, want, c.tagTTL, args)
+			assert.Equal(t, want, c.Policy.TagTTL, args)
 		}
 	}
 }
@@ -183,9 +184,34 @@ func TestDefaults(t *testing.T) {
 	c, err := parse(nil)
 	require.NoError(t, err)
 	assert.Equal(t, &config{
-		listen: "127.0.0.1:5000", account: "123456789012", region: "us-east-1", tagTTL: 24 * time.Hour,
-		debugPage: "local", progress: "auto",
+		Config: fakeecr.Config{
+			Account: "123456789012", Region: "us-east-1", DebugPage: fakeecr.PageLocal,
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true},
+		},
+		listen: "127.0.0.1:5000", progress: "auto",
 	}, c)
+}
+
+// Each flag says what the Config's field of its name says.
+func TestFlags(t *testing.T) {
+	c, err := parse([]string{
+		"-listen", "localhost:0", "-account", "000000000000", "-region", "eu-west-1", "-data", "images", "-max-bytes", "1KiB",
+		"-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
+	})
+	require.NoError(t, err)
+	assert.Equal(t, &config{
+		Config: fakeecr.Config{
+			Account: "000000000000", Region: "eu-west-1", Data: "images", MaxBytes: 1 << 10,
+			Fill: pullthrough.FillEager, DebugPage: fakeecr.PageAll,
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true, Offline: true},
+		},
+		listen: "localhost:0", progress: "never", jsonLog: true, debug: true,
+	}, c)
+	for mode, want := range map[string]pullthrough.FillMode{"lazy": pullthrough.FillLazy, "background": pullthrough.FillBackground} {
+		c, err := parse([]string{"-fill", mode})
+		require.NoError(t, err)
+		assert.Equal(t, want, c.Fill)
+	}
 }
 
 func TestHelp(t *testing.T) {

@@ -49,10 +49,10 @@ func (c *console) show(lines []string) {
 	}
 	text := c.upLocked() + below(lines) + clearDown
 	c.shown = slices.Clone(lines)
-	_, _ = io.WriteString(c.out, text) // who has closed the terminal does not look at it
+	_, _ = io.WriteString(c.out, text) // nobody looks at a terminal that was closed
 }
 
-// upLocked moves the cursor to the begin of what is shown. On a terminal that has
+// upLocked moves the cursor to the first line that is shown. On a terminal that has
 // become narrower since then its lines take more rows.
 func (c *console) upLocked() string {
 	if len(c.shown) == 0 {
