@@ -323,6 +323,7 @@ var nvcr = visits{file: "nvcr.io", all: []visit{
 		pulls("nvidia/cuda:1", "challenge, token, image"),
 		another(2),
 		fails("nvidia/cuda:2", "challenge for another host", failed{kind: pullthrough.ErrDenied, says: "authn.nvidia.com"}),
+		pulls("nvidia/cuda:2", "challenge, token, image"),
 	}},
 }}
 
