@@ -77,6 +77,9 @@ func FuzzToken(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
+	for _, seed := range append(spoken(f, `{"token"`), spoken(f, `{"access_token"`)...) {
+		f.Add([]byte(seed))
+	}
 	printable := regexp.MustCompile(`^[!-~]*$`)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		token, refresh, life, err := pullthrough.ParseToken(body)
@@ -104,6 +107,9 @@ func FuzzErrorText(f *testing.F) {
 		"https://x/?sig=SECRET", strings.Repeat("[", 9000), strings.Repeat(" ", 300) + "SECRET", "toomanyrequests: You have reached your pull rate limit", "\x1b[31mSECRET",
 	} {
 		f.Add(400, "Bearer error=\"invalid_token\",error_description=\"SECRET\"", []byte(seed))
+	}
+	for _, seed := range spoken(f, `{"errors"`) {
+		f.Add(400, "", []byte(seed))
 	}
 	const canary = "canary-fuzz-secret"
 	printable := regexp.MustCompile(`^[ -~]*$`)
