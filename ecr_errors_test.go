@@ -301,6 +301,6 @@ func testE14(t *testing.T) {
 func testE15(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a"})
 	r := e.get(t, manifestPath("a", "1"))
-	assert.JSONEq(t, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"Requested image not found"}]}`, string(r.content))
+	assert.JSONEq(t, string(readGolden(t, "not-found").Registry), string(r.content))
 	assert.Equal(t, "registry/2.0", r.Header.Get("Docker-Distribution-Api-Version"))
 }

@@ -165,3 +165,12 @@ func withPolicy(pol pullthrough.Policy) func(*pullthrough.Proxy) {
 		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return pol }
 	}
 }
+
+// withCredential gives every rule c.
+func withCredential(c pullthrough.Credential) func(*pullthrough.Proxy) {
+	return func(p *pullthrough.Proxy) {
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			return c, nil
+		}
+	}
+}
