@@ -61,6 +61,5 @@ func TestMemStoreListsRepositoriesWithImages(t *testing.T) {
 	}
 	assert.Empty(t, names())
 	e.serves(t, "1", img)
-	e.settled(t)
 	assert.Equal(t, []string{"hub/a"}, names())
 }

@@ -66,11 +66,9 @@ func testD03(t *testing.T) {
 	img := image(1)
 	e.push("1", img)
 	e.serves(t, img.Digest.String(), img)
-	e.settled(t)
 	assert.Empty(t, e.tagsOf(t, "a"))
 	e.up.Reset()
 	e.serves(t, "1", img)
-	e.settled(t)
 	assert.NotEmpty(t, e.up.Log(), "the tag was not known")
 	assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"))
 }
@@ -105,7 +103,6 @@ func testD05(t *testing.T) {
 			e := startECR(t, pullthroughtest.Config{}, in(store), change)
 			e.push("1", list)
 			e.serves(t, "1", list)
-			e.settled(t)
 
 			again := startECR(t, pullthroughtest.Config{}, in(store), change)
 			again.push("1", list)
@@ -123,6 +120,7 @@ func testD06(t *testing.T) {
 			e, _ := startRepoECR(t, nil, change)
 			e.push("1", img)
 			assertManifest(t, e.ask(t, http.MethodHead, manifestPath("a", "1")), http.MethodHead, img, img.Digest)
+			e.settled(t)
 			e.serves(t, img.Digest.String(), img)
 			e.asked(t, asks("GET", "1", 200))
 		}
@@ -134,6 +132,7 @@ func testD07(t *testing.T) {
 	list, children := index()
 	e.push("1", list)
 	assert.Equal(t, 200, e.ask(t, http.MethodHead, manifestPath("a", "1"), "X-Caller", "ann").StatusCode)
+	e.settled(t)
 	require.Len(t, s.creations(), 1)
 	created := s.creations()[0].r
 	assert.True(t, created.Head)

@@ -91,10 +91,12 @@ func (e *ecr) push(ref string, img *pullthroughtest.Image, other ...string) {
 	e.up.Reset()
 }
 
-// serves pulls the tag or digest of a by GET, which must be that image.
+// serves pulls the tag or digest of a by GET, which must be that image, and waits
+// until the Store has it.
 func (e *ecr) serves(t *testing.T, ref string, img *pullthroughtest.Image, header ...string) {
 	t.Helper()
 	assertManifest(t, e.get(t, manifestPath("a", ref), header...), http.MethodGet, img, img.Digest)
+	e.settled(t)
 }
 
 // servesBlobs pulls config and layers of an image of a.

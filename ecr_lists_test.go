@@ -113,6 +113,7 @@ func testL03(t *testing.T) {
 	other := registryAccount + ".dkr.ecr.us-east-1.amazonaws.com"
 	e.push("1", img, "d")
 	assert.Equal(t, 200, e.get(t, manifestPath("d", "1"), "Host", other).StatusCode)
+	e.settled(t)
 	e.up.Reset()
 	assert.Equal(t, []string{"hub/a", "hub/b", "hub/c"}, e.list(t, e.get(t, "/v2/_catalog", "Host", registryHost)).Repositories)
 	assert.Equal(t, []string{"hub/d"}, e.list(t, e.get(t, "/v2/_catalog", "Host", other)).Repositories)

@@ -194,7 +194,6 @@ func testP07(t *testing.T) {
 func testP08(t *testing.T) {
 	e, g, img := refusingTo(t, "bob", pullthrough.ActionImport)
 	e.serves(t, "1", img, "X-Caller", "ann")
-	e.settled(t)
 	e.up.Reset()
 	g.took()
 	path := blobPath("a", img.Layers[0].Digest)
@@ -219,7 +218,6 @@ func testP10(t *testing.T) {
 	list, children := index()
 	e.push("1", list)
 	e.serves(t, "1", list, "X-Caller", "ann")
-	e.settled(t)
 	assert.Equal(t, []pullthrough.Action{pullthrough.ActionPull, pullthrough.ActionImport, pullthrough.ActionCreate}, g.took())
 	e.goesOffline(t, append(children, list)...)
 }

@@ -48,7 +48,6 @@ func stale(t *testing.T, changes ...func(*pullthrough.Proxy)) (e *ecr, stored, m
 	stored, moved = image(1), image(2)
 	e.push("1", stored)
 	e.serves(t, "1", stored)
-	e.settled(t)
 	e.push("1", moved)
 	e.pass(day)
 	return e, stored, moved
@@ -102,7 +101,6 @@ func testF21(t *testing.T) {
 			for range 4 {
 				e.up.Reset()
 				e.serves(t, "1", stored)
-				e.settled(t)
 				assert.Positive(t, e.up.Count("* /v2/a/manifests/*"), "it is asked for again")
 				e.pass(5 * time.Minute) // the longest pause
 			}
@@ -123,7 +121,6 @@ func (e *ecr) pauses(t *testing.T, pause time.Duration, stored *pullthroughtest.
 	e.asked(t)
 	e.pass(time.Second)
 	e.serves(t, "1", stored)
-	e.settled(t)
 	assert.Equal(t, 1, e.up.Count("*"), "after %v", pause)
 }
 
@@ -167,7 +164,6 @@ func testF23(t *testing.T) {
 		e.pass(day)
 		e.up.Fault(status(code))
 		e.serves(t, "1", stored)
-		e.settled(t)
 		e.up.Reset()
 		assertManifest(t, e.get(t, manifestPath("b", "1")), http.MethodGet, other, other.Digest)
 		e.asked(t, asked...)
@@ -179,13 +175,12 @@ func testF24(t *testing.T) {
 		one, two := image(1), image(2)
 		w.up.Push("a", "1", one)
 		w.pull(t, "a", "1", one)
-		w.settled(t)
 		w.up.Push("a", "1", two)
 		time.Sleep(day)
 		g := make(chan struct{})
 		w.up.Fault(pullthroughtest.Fault{Match: "HEAD *", Stall: g})
 		start := time.Now()
-		m, err := w.tagged(t, "1")
+		m, err := w.resolve(t.Context(), "1")
 		require.NoError(t, err)
 		assert.Equal(t, one.Digest, m.Descriptor.Digest)
 		assert.Equal(t, pullthrough.SourceStale, m.Source)

@@ -100,6 +100,7 @@ func testW03(t *testing.T) {
 			e.refusesAt(t, pin, 404, "MANIFEST_UNKNOWN", sayNotFound)
 			e.asked(t)
 			assert.Equal(t, 200, e.ask(t, http.MethodHead, manifestPath("a", "1")).StatusCode)
+			e.settled(t)
 			e.serves(t, img.Digest.String(), img)
 			e.asked(t, asks("GET", "1", 200))
 		})
@@ -204,7 +205,6 @@ func testW13(t *testing.T) {
 	e, _ := startRepoECR(t, nil, fills(pullthrough.FillBackground))
 	subject, signature, sbom := e.signed()
 	e.serves(t, "1", subject)
-	e.settled(t)
 	for _, path := range []string{manifestPath("a", signature.Digest.String()), referrersPath("a", subject.Digest)} {
 		assert.Zero(t, e.up.Count("GET "+strings.Replace(path, "/"+prefix, "", 1)+"*"), "not by the pull")
 	}

@@ -260,6 +260,7 @@ func ExampleEvent() {
 		_, _ = proxy.Manifest(context.Background(), pullthrough.Request{
 			Repo: pullthrough.Repo{Name: "docker-hub/library/hello"}, Ref: "latest",
 		})
+		_ = proxy.Idle(context.Background()) // until the Store has it
 	}
 	// Output:
 	// docker-hub/library/hello latest fill <nil>

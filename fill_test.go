@@ -334,7 +334,6 @@ func TestOverTLSAndHTTP2(t *testing.T) {
 			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2, LayerSize: 2 << 20})
 			w.up.Push("a", "1", img)
 			w.pull(t, "a", "1", img)
-			w.settled(t)
 			assert.Equal(t, 6, w.up.Count("*"))
 			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", CutAfter: new(int64(1 << 20))})
 			w.pullBlob(t, "a", w.layer(3<<20+5).Digest)

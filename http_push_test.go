@@ -58,7 +58,7 @@ func TestPushesAreRefused(t *testing.T) {
 		})
 	}
 	assert.Empty(t, f.up.Log())
-	_, err := f.store.Manifest(t.Context(), repo("a"), "v1")
+	_, err := f.stored(t, "v1")
 	assert.ErrorIs(t, err, fs.ErrNotExist, "nothing changes")
 }
 

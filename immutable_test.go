@@ -42,7 +42,6 @@ func TestAnImmutableTagStaysAndItsNewDigestIsStillTheNewManifest(t *testing.T) {
 	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	w.up.Push("a", "1", one)
 	w.pull(t, "a", "1", one)
-	w.settled(t)
 	w.up.Push("a", "1", two)
 	byTag := make(chan digest.Digest, 1)
 	byDigest := make(chan digest.Digest, 1)
@@ -72,7 +71,6 @@ func TestAnImmutableTagThatMovedIsNotFetchedOnEveryPull(t *testing.T) {
 	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	w.up.Push("a", "1", one)
 	w.pull(t, "a", "1", one)
-	w.settled(t)
 	w.up.Push("a", "1", two)
 	clock.pass(25 * time.Hour)
 	w.up.Reset()
@@ -113,7 +111,9 @@ func TestAnOlderPutDoesNotOverwriteANewerTag(t *testing.T) {
 	}()
 	<-store.entered
 	cancel()
-	assert.ErrorIs(t, <-gone, context.Canceled)
+	if err := <-gone; err != nil { // else it was answered before it left
+		assert.ErrorIs(t, err, context.Canceled)
+	}
 	w.up.Push("a", "1", two)
 	shared, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
 	require.NoError(t, err)

@@ -74,23 +74,51 @@ func (w *world) watch() {
 
 func repo(name string) pullthrough.Repo { return pullthrough.Repo{Name: prefix + "/" + name} }
 
-// pull reads a whole image: the manifest by ref, then every blob.
+// pull reads a whole image of an upstream repository and waits until the Store has
+// it.
 func (w *world) pull(t *testing.T, name, ref string, img *pullthroughtest.Image) {
 	t.Helper()
-	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo(name), Ref: ref})
+	w.fetchImage(t, repo(name), ref, img)
+}
+
+// fetchImage is pull for any repository of the proxy.
+func (w *world) fetchImage(t *testing.T, r pullthrough.Repo, ref string, img *pullthroughtest.Image) {
+	t.Helper()
+	w.readImage(t, r, ref, img)
+	w.settled(t)
+}
+
+// readImage reads a whole image as a client does: the manifest by ref, then every
+// blob.
+func (w *world) readImage(t *testing.T, r pullthrough.Repo, ref string, img *pullthroughtest.Image) {
+	t.Helper()
+	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: r, Ref: ref})
 	require.NoError(t, err)
 	assert.Equal(t, img.Digest, m.Descriptor.Digest)
 	assert.Equal(t, img.MediaType, m.Descriptor.MediaType)
 	assert.True(t, bytes.Equal(img.Content, m.Content), "the manifest is upstream's, byte for byte")
 	for _, b := range img.Blobs() {
-		w.pullBlob(t, name, b.Digest)
+		w.readWhole(t, r, b.Digest)
 	}
+}
+
+// stored is what the Store has of the repository a under a tag or digest, once
+// all that was pulled is in it.
+func (w *world) stored(t *testing.T, ref string) (*pullthrough.Manifest, error) {
+	t.Helper()
+	w.settled(t)
+	return w.store.Manifest(t.Context(), repo("a"), ref)
 }
 
 // pullBlob reads a blob to its end and checks its digest.
 func (w *world) pullBlob(t *testing.T, name string, d digest.Digest) {
 	t.Helper()
-	b, err := w.Blob(t.Context(), pullthrough.Request{Repo: repo(name), Ref: d.String()})
+	w.readWhole(t, repo(name), d)
+}
+
+func (w *world) readWhole(t *testing.T, r pullthrough.Repo, d digest.Digest) {
+	t.Helper()
+	b, err := w.Blob(t.Context(), pullthrough.Request{Repo: r, Ref: d.String()})
 	require.NoError(t, err)
 	assertBody(t, d, b)
 }

@@ -294,7 +294,6 @@ func TestAMemStoreThatIsTooSmallHarmsNoPull(t *testing.T) {
 	for range 2 {
 		for i := range int64(4) {
 			w.pull(t, fmt.Sprint("image", i), "v1", bigImage(i))
-			w.settled(t)
 			before := len(w.up.Log())
 			w.pull(t, fmt.Sprint("image", i), "v1", bigImage(i))
 			assert.Len(t, w.up.Log(), before, "the one pulled last is a hit")

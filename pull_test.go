@@ -24,7 +24,6 @@ func TestAColdPullCostsOneChallengeOneTokenAndOneGetPerObject(t *testing.T) {
 	w.up.Push("library/alpine", "latest", img)
 
 	w.pull(t, "library/alpine", "latest", img)
-	w.settled(t)
 	want := []string{"GET /v2/library/alpine/manifests/latest 401", "GET /token 200", "GET /v2/library/alpine/manifests/latest 200"}
 	for _, b := range img.Blobs() {
 		want = append(want, "GET /v2/library/alpine/blobs/"+b.Digest.String()+" 200")
@@ -55,7 +54,6 @@ func TestEveryKindOfImagePulls(t *testing.T) {
 				ref = img.Digest.String() // by tag a manifest's identity is its sha256
 			}
 			w.pull(t, "a", ref, img)
-			w.settled(t)
 			assert.Equal(t, 1+len(img.Blobs()), w.up.Count("*"))
 			w.up.Reset()
 			w.pull(t, "a", ref, img)
@@ -74,7 +72,6 @@ func TestAnIndexIsPulledChildByChild(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, index.Content, m.Content)
 	w.pull(t, "a", arm.Digest.String(), arm)
-	w.settled(t)
 	assert.Equal(t, 2, w.up.Count("GET /v2/a/manifests/* 200"))
 	assert.Zero(t, w.up.Count("*"+amd.Digest.String()+"*"), "nobody asked for that platform")
 }
@@ -117,6 +114,7 @@ func TestManifestsTellHowTheyCameAbout(t *testing.T) {
 	get := func(ref string) *pullthrough.Manifest {
 		m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
 		require.NoError(t, err)
+		w.settled(t)
 		return m
 	}
 	m := get("1")
@@ -189,7 +187,6 @@ func TestStoredContentOutlivesItsRule(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.up.Push("a", "1", img)
 	w.pull(t, "a", "1", img)
-	w.settled(t)
 	rules = pullthrough.StaticRules{}
 	w.up.Reset()
 	w.pull(t, "a", "1", img)
@@ -223,8 +220,7 @@ func TestARuleThatGoesDuringTheFetchStoresNothing(t *testing.T) {
 	mu.Unlock()
 	close(gate)
 	require.NoError(t, <-done)
-	w.settled(t)
-	_, err := w.store.Manifest(t.Context(), repo("a"), "1")
+	_, err := w.stored(t, "1")
 	assert.Error(t, err)
 	assert.Equal(t, 1, w.up.Count("*"))
 }
@@ -264,10 +260,10 @@ func TestStoresMustNotLoseWhatTheHostKnows(t *testing.T) {
 	w.up.Push("a", "1", img)
 	w.up.Push("a", "2", img)
 	w.pull(t, "a", "1", img)
-	first, err := w.store.Manifest(t.Context(), repo("a"), img.Digest.String())
+	first, err := w.stored(t, img.Digest.String())
 	require.NoError(t, err)
 	w.pull(t, "a", "2", img)
-	again, err := w.store.Manifest(t.Context(), repo("a"), img.Digest.String())
+	again, err := w.stored(t, img.Digest.String())
 	require.NoError(t, err)
 	assert.Same(t, first, again, "a second tag of a known digest changes nothing else")
 	assert.Equal(t, 2, w.up.Count("GET /v2/a/manifests/* 200"))
@@ -278,7 +274,6 @@ func TestABlobIsVisibleOnlyWhereUpstreamHasIt(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.up.Push("mine", "1", img)
 	w.pull(t, "mine", "1", img)
-	w.settled(t)
 	w.up.Reset()
 	d := img.Blobs()[0].Digest
 	_, err := w.Blob(t.Context(), pullthrough.Request{Repo: repo("theirs"), Ref: d.String()})
@@ -331,29 +326,21 @@ func TestAfterShutdownHitsAreServedAndMissesRefused(t *testing.T) {
 }
 
 func TestEventsSayWhatHappened(t *testing.T) {
-	var mu sync.Mutex
-	var events []pullthrough.Event
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(p *pullthrough.Proxy) {
-		p.OnEvent = func(_ context.Context, e pullthrough.Event) {
-			mu.Lock()
-			defer mu.Unlock()
-			events = append(events, e)
-		}
-	})
+	told := &events{}
+	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(p *pullthrough.Proxy) { p.OnEvent = told.on })
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 1})
 	w.up.Push("a", "1", img)
 	for range 2 {
 		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1", Caller: "arn", Head: true})
 		require.NoError(t, err)
+		w.settled(t)
 	}
-	require.Len(t, events, 3)
-	assert.Equal(t, pullthrough.EventFetch, events[0].Kind)
-	assert.Equal(t, 3, events[0].Upstream, "a challenge, a token, a manifest")
-	assert.Equal(t, pullthrough.EventManifest, events[1].Kind)
-	assert.Equal(t, pullthrough.SourceFill, events[1].Source)
-	assert.Equal(t, pullthrough.SourceHit, events[2].Source)
-	assert.Equal(t, "arn", events[2].Request.Caller)
-	assert.True(t, events[2].Request.Head)
-	assert.EqualValues(t, len(img.Content), events[2].Bytes)
+	fetches, answers := told.of(pullthrough.EventFetch), told.of(pullthrough.EventManifest)
+	require.Len(t, fetches, 1)
+	assert.Equal(t, 3, fetches[0].Upstream, "a challenge, a token, a manifest")
+	assert.Equal(t, []pullthrough.Source{pullthrough.SourceFill, pullthrough.SourceHit}, told.sources())
+	assert.Equal(t, "arn", answers[1].Request.Caller)
+	assert.True(t, answers[1].Request.Head)
+	assert.EqualValues(t, len(img.Content), answers[1].Bytes)
 	assert.Equal(t, 3, w.up.Count("*"))
 }

@@ -119,7 +119,7 @@ func TestWhatUpstreamMayNotGetAwayWith(t *testing.T) {
 				assert.Equal(t, 7*time.Second, e.RetryAfter)
 				return // the next pull has to wait
 			}
-			_, stored := w.store.Manifest(t.Context(), repo("a"), ref)
+			_, stored := w.stored(t, ref)
 			assert.Error(t, stored, "nothing of it is kept")
 			assert.LessOrEqual(t, len(w.up.Log()), 6)
 

@@ -334,7 +334,7 @@ func testA37(t *testing.T) {
 			heal := w.up.Fault(pullthroughtest.Fault{CloseDelimited: true, Truncate: 1})
 			_, err := w.resolve(t.Context(), ref)
 			assert.Equal(t, 502, statusOf(err), err)
-			_, err = w.store.Manifest(t.Context(), repo("a"), ref)
+			_, err = w.stored(t, ref)
 			assert.Error(t, err)
 			assert.LessOrEqual(t, w.up.Count("*"), 2)
 			heal()

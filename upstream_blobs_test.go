@@ -134,7 +134,6 @@ func testA33Asks(t *testing.T) {
 	_, err := w.Blob(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: img.Layers[0].Digest.String(), Head: true})
 	require.NoError(t, err)
 	w.pull(t, "a", "1", img)
-	w.settled(t)
 	w.pull(t, "a", "1", img)
 	for _, line := range []string{"GET /token 200", "HEAD /v2/a/manifests/1 200", blobs + " 307"} {
 		assert.Positive(t, w.up.Count(line), line)
@@ -168,7 +167,7 @@ func testA34(t *testing.T) {
 		w.pushManifest("1", `{"digest":"`+digest.FromString("x").String()+`","size":-1}`)
 		_, err := w.resolve(t.Context(), "1")
 		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-		_, err = w.store.Manifest(t.Context(), repo("a"), "1")
+		_, err = w.stored(t, "1")
 		assert.Error(t, err)
 		assert.Equal(t, 1, w.up.Count("*"))
 	})
@@ -338,8 +337,7 @@ func testA40(t *testing.T) {
 			w.pullBlob(t, "a", own)
 			_, err = w.open(t.Context(), base)
 			assert.ErrorIs(t, err, pullthrough.ErrNotFound, "upstream itself does not have it")
-			w.settled(t)
-			_, err = w.store.Manifest(t.Context(), repo("a"), "1")
+			_, err = w.stored(t, "1")
 			assert.NoError(t, err, "the image is complete without it")
 			assert.Empty(t, elsewhere.Log())
 			assert.Len(t, seen.hosts, 1)
@@ -364,7 +362,6 @@ func testA41(t *testing.T) {
 			}
 			for range 2 { // from upstream, and from the Store
 				w.pull(t, "a", img.Digest.String(), img)
-				w.settled(t)
 			}
 			assert.Equal(t, len(img.Blobs()), w.up.Count(blobs))
 			assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/*"))

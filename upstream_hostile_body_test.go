@@ -214,7 +214,7 @@ func (s *siege) slow(t *testing.T, kind string) {
 			return // one that is asked for in the same way: see the isolation of rules
 		}
 		s.up.Push("b", "1", afterwards)
-		assert.Zero(t, elapsed(func() { s.pull(t, "b", "1", afterwards) }), "other pulls go on")
+		assert.Zero(t, elapsed(func() { s.readImage(t, repo("b"), "1", afterwards) }), "other pulls go on")
 	})
 }
 

@@ -196,8 +196,7 @@ func (s *siege) refuse(t *testing.T, ref string, kinds ...error) *pullthrough.Er
 	t.Helper()
 	m, err := s.manifest(t, ref)
 	assert.True(t, m == nil, "it is served")
-	s.settled(t)
-	_, stored := s.store.Manifest(t.Context(), repo("a"), ref)
+	_, stored := s.stored(t, ref)
 	assert.Error(t, stored, "nothing of it is kept")
 	return s.assertRefusal(t, ref, err, kinds...)
 }
@@ -245,7 +244,6 @@ func (s *siege) assertHealthy(t *testing.T) {
 	s.pull(t, "next", "1", afterwards)
 	s.up.Push("a", "healed", s.img)
 	s.pull(t, "a", "healed", s.img)
-	s.settled(t)
 	assert.LessOrEqual(t, time.Since(start), 5*time.Second, "what upstream did is over")
 }
 

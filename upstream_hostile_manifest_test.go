@@ -30,7 +30,7 @@ func testU1(t *testing.T) {
 				}
 				s.up.Fault(pullthroughtest.Fault{Match: manifests, Body: other.Content, Header: header})
 				s.refuse(t, s.img.Digest.String(), pullthrough.ErrDigest)
-				_, stored := s.store.Manifest(t.Context(), repo("a"), other.Digest.String())
+				_, stored := s.stored(t, other.Digest.String())
 				assert.Error(t, stored, "nor under its own name: nobody asked for it")
 				assert.LessOrEqual(t, s.up.Count("*"), 2, "one more try, no more")
 			})

@@ -50,7 +50,7 @@ func testA46(t *testing.T) {
 			w.up.Push("a", "1", c.img)
 			w.up.Fault(pullthroughtest.Fault{Header: http.Header{"Content-Type": {c.served}}})
 			m, err := w.resolve(t.Context(), "1")
-			stored, missing := w.store.Manifest(t.Context(), repo("a"), "1")
+			stored, missing := w.stored(t, "1")
 			assert.Equal(t, 1, w.up.Count("*"))
 			if c.want == "" {
 				assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
@@ -98,7 +98,7 @@ func testA47(t *testing.T) {
 				for _, ref := range []string{"1", img.Digest.String()} {
 					_, err := w.resolve(t.Context(), ref)
 					assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-					_, err = w.store.Manifest(t.Context(), repo("a"), ref)
+					_, err = w.stored(t, ref)
 					assert.Error(t, err)
 				}
 				assert.Equal(t, 2, w.up.Count("*"))
@@ -122,7 +122,7 @@ func testA48(t *testing.T) {
 				assert.ErrorContains(t, err, "schema 1")
 				assert.Equal(t, 1, f.up.Count("*"))
 				assertOCI(t, f.get(t, manifestPath("a", ref), "Accept", signed), 404, "MANIFEST_UNKNOWN")
-				_, err = f.store.Manifest(t.Context(), repo("a"), ref)
+				_, err = f.stored(t, ref)
 				assert.Error(t, err)
 			}
 		})
@@ -139,12 +139,11 @@ func testA49(t *testing.T) {
 	f.up.Push("a", "1", odd)
 	for range 2 { // from upstream, and from the Store
 		f.pull(t, "a", "1", odd)
-		f.settled(t)
 		r := f.get(t, manifestPath("a", "1"))
 		assert.Equal(t, string(odd.Content), string(r.content))
 		assert.Equal(t, odd.Digest.String(), r.Header.Get("Docker-Content-Digest"))
 	}
-	stored, err := f.store.Manifest(t.Context(), repo("a"), odd.Digest.String())
+	stored, err := f.stored(t, odd.Digest.String())
 	require.NoError(t, err)
 	assert.Equal(t, string(odd.Content), string(stored.Content))
 	assert.Equal(t, 1, f.up.Count("GET /v2/a/manifests/*"))

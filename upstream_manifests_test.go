@@ -185,7 +185,7 @@ func testA44(t *testing.T) {
 			m, err := w.resolve(t.Context(), "1")
 			if c.lied && c.refuse {
 				assert.Equal(t, 502, statusOf(err), err)
-				_, err = w.store.Manifest(t.Context(), repo("a"), "1")
+				_, err = w.stored(t, "1")
 				assert.Error(t, err)
 			} else {
 				require.NoError(t, err)
@@ -206,7 +206,7 @@ func testA44ByDigest(t *testing.T) {
 	_, err := w.resolve(t.Context(), one.Digest.String())
 	assert.ErrorIs(t, err, pullthrough.ErrDigest)
 	for _, ref := range []string{one.Digest.String(), two.Digest.String()} {
-		_, err = w.store.Manifest(t.Context(), repo("a"), ref)
+		_, err = w.stored(t, ref)
 		assert.Error(t, err)
 	}
 	assert.LessOrEqual(t, w.up.Count("*"), 2)

@@ -143,6 +143,7 @@ func (m *matrix) test(t *testing.T, status int, what redirectedRequest, to redir
 	if what.method == http.MethodHead { // by which a stored tag is checked
 		_, err := m.send(t, w, what)
 		require.NoError(t, err)
+		w.settled(t)
 		m.registry.Reset()
 	}
 	path := replace(what.path, "*", m.img.Layers[0].Digest.String())

@@ -87,7 +87,7 @@ func testS16(t *testing.T) {
 	w.up.Fault(pullthroughtest.Fault{Match: manifestGets, Body: images[1].Content})
 	right := images[0].Digest.String()
 	_ = w.leavesNothing(t, right, pullthrough.ErrDigest)
-	_, stored := w.store.Manifest(t.Context(), repo("a"), images[1].Digest.String())
+	_, stored := w.stored(t, images[1].Digest.String())
 	assert.Error(t, stored)
 	w.assertAskedTwiceAtMost(t)
 	w.heals(t, right, images[0])

@@ -41,7 +41,7 @@ func oddly(t *testing.T, faults map[string]func(*pullthroughtest.Image) pullthro
 				assert.Equal(t, 1, w.up.Count(manifestGets+" 200"))
 				assert.Equal(t, 1+len(img.Blobs()), w.up.Count(""))
 				for _, ref := range []string{"1", img.Digest.String()} {
-					m, err := w.store.Manifest(t.Context(), repo("a"), ref)
+					m, err := w.stored(t, ref)
 					require.NoError(t, err)
 					assert.Equal(t, img.MediaType, m.Descriptor.MediaType)
 					assert.Equal(t, img.Digest, m.Descriptor.Digest)
@@ -92,7 +92,7 @@ func testS27(t *testing.T) {
 					assert.Equal(t, 1, w.up.Count(manifestGets))
 				}
 				assert.Equal(t, lie, told.wrongDigest("0"))
-				_, stored := w.store.Manifest(t.Context(), repo("a"), other)
+				_, stored := w.stored(t, other)
 				assert.Error(t, stored, "nothing is stored under the wrong digest")
 			})
 		}

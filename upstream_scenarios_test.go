@@ -66,10 +66,13 @@ func inBubble(t *testing.T, c pullthroughtest.Config, test func(*testing.T, *wor
 	synctest.Test(t, func(t *testing.T) { test(t, enter(t)) })
 }
 
-// tagged pulls the manifest ref, a tag or digest, of the repository a.
+// tagged pulls the manifest ref, a tag or digest, of the repository a, and waits
+// until the Store has it.
 func (w *world) tagged(t *testing.T, ref string) (*pullthrough.Manifest, error) {
 	t.Helper()
-	return w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
+	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
+	w.settled(t)
+	return m, err
 }
 
 // refusesManifest pulls the manifest ref of the repository a, which must fail as
@@ -91,8 +94,7 @@ func (w *world) leavesNothing(t *testing.T, ref string, kind error) *pullthrough
 	require.ErrorIs(t, err, kind)
 	e, ok := errors.AsType[*pullthrough.Error](err)
 	require.True(t, ok)
-	w.settled(t)
-	_, stored := w.store.Manifest(t.Context(), repo("a"), ref)
+	_, stored := w.stored(t, ref)
 	assert.Error(t, stored, "nothing of it is kept")
 	return e
 }

@@ -252,7 +252,6 @@ func withdrawn(t *testing.T, w *world, up *pullthroughtest.Upstream, fault pullt
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	up.Push("a", "1", img)
 	w.pull(t, "a", "1", img)
-	w.settled(t)
 	up.Reset()
 	fault.Match = "* /v2/a/manifests/*"
 	heal := up.Fault(fault)
