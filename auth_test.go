@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -195,7 +196,7 @@ func TestTheChallengeIsFoundAmongOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 			for i := range lines {
-				lines[i] = replace(lines[i], "URL", w.up.URL())
+				lines[i] = strings.ReplaceAll(lines[i], "URL", w.up.URL())
 			}
 			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401, Header: http.Header{"Www-Authenticate": lines}})
 			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
@@ -228,13 +229,13 @@ func TestTokenAnswers(t *testing.T) {
 		"a token that is a number":   {`{"token":5}`, false},
 		"a token with a line break":  {`{"token":"TOKEN\r\nX-Y: z"}`, false},
 		"a token with a space":       {`{"token":"TOKEN x"}`, false},
-		"a token that is too long":   {`{"token":"` + repeat("x", 17<<10) + `"}`, false},
-		"an answer that is too long": {`{"token":"TOKEN","x":"` + repeat("x", 10<<20) + `"}`, false},
+		"a token that is too long":   {`{"token":"` + strings.Repeat("x", 17<<10) + `"}`, false},
+		"an answer that is too long": {`{"token":"TOKEN","x":"` + strings.Repeat("x", 10<<20) + `"}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
-			body := replace(tc.body, good, w.up.IssueToken(time.Hour, "repository:a:pull"))
+			body := strings.ReplaceAll(tc.body, good, w.up.IssueToken(time.Hour, "repository:a:pull"))
 			w.up.Fault(pullthroughtest.Fault{Match: "GET /token*", Status: 200, Body: []byte(body)})
 			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
 			if tc.ok {

@@ -38,3 +38,22 @@ func checkDocument[L line](t *testing.T, file string, columns []string, sections
 	}
 	doctable.Check(t, file, columns, tables)
 }
+
+// checkUpstream holds tables of docs/upstream.md, one after the other there, against
+// their rows.
+func checkUpstream(t *testing.T, tables []section[row]) {
+	t.Helper()
+	checkDocument(t, "docs/upstream.md", []string{"", "When upstream …", "… this happens"}, tables)
+}
+
+// row is a line of docs/upstream.md together with the test that proves it.
+type row struct {
+	id      string // stable, cited by commits: S01, A14, U28, T5
+	input   string // what upstream does, as a user would put it
+	outcome string // what becomes of it
+	test    func(*testing.T)
+}
+
+func (r row) name() string            { return r.id }
+func (r row) cells() []string         { return []string{r.id, r.input, r.outcome} }
+func (r row) proof() func(*testing.T) { return r.test }

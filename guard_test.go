@@ -27,10 +27,10 @@ import (
 
 func TestARefusalWhoseBodyNeverComesHoldsUpNobody(t *testing.T) {
 	for name, fault := range map[string]pullthroughtest.Fault{
-		"404":      {Status: 404, Body: []byte(repeat("x", 100))},
-		"500":      {Status: 500, Body: []byte(repeat("x", 100))},
-		"401":      {Status: 401, Body: []byte(repeat("x", 100))},
-		"redirect": {Redirect: "{path}", Body: []byte(repeat("x", 100))},
+		"404":      {Status: 404, Body: []byte(strings.Repeat("x", 100))},
+		"500":      {Status: 500, Body: []byte(strings.Repeat("x", 100))},
+		"401":      {Status: 401, Body: []byte(strings.Repeat("x", 100))},
+		"redirect": {Redirect: "{path}", Body: []byte(strings.Repeat("x", 100))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			up, enter := piped(t, pullthroughtest.Config{})
@@ -215,7 +215,7 @@ func TestHostileManifestsCostLittleMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, pullthroughtest.Config{}, nil)
 			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
-			body := `{"schemaVersion":2,"config":{},"layers":[` + repeat(unit, (4<<20-100)/len(unit)) + `{}]}`
+			body := `{"schemaVersion":2,"config":{},"layers":[` + strings.Repeat(unit, (4<<20-100)/len(unit)) + `{}]}`
 			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Body: []byte(body)})
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)

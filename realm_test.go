@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -91,7 +92,7 @@ func TestChallengesNeverWidenTheScope(t *testing.T) {
 					scope = (&http.Request{URL: mustURL(t, "/?"+r.Query)}).URL.Query()["scope"]
 				}
 			}
-			assert.Equal(t, want, join(scope))
+			assert.Equal(t, want, strings.Join(scope, " "))
 		})
 	}
 }

@@ -146,7 +146,7 @@ func (m *matrix) test(t *testing.T, status int, what redirectedRequest, to redir
 		w.settled(t)
 		m.registry.Reset()
 	}
-	path := replace(what.path, "*", m.img.Layers[0].Digest.String())
+	path := strings.ReplaceAll(what.path, "*", m.img.Layers[0].Digest.String())
 	m.redirect(status, what, to, path)
 	got, err := m.send(t, w, what)
 

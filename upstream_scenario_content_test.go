@@ -6,6 +6,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -149,7 +150,7 @@ func testS18(t *testing.T) {
 }
 
 func testS37(t *testing.T) {
-	page := "<!DOCTYPE html><title>Gallery</title>" + repeat(" ", 1440) // 1,477 bytes
+	page := "<!DOCTYPE html><title>Gallery</title>" + strings.Repeat(" ", 1440) // 1,477 bytes
 	w := newWorld(t, pullthroughtest.Config{}, nil)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.up.Push("a", "1", img)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -135,7 +136,7 @@ func testS14(t *testing.T) {
 			inBubble(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, w *world) {
 				images := pushTags(w.up, 1)
 				token := w.up.IssueToken(time.Hour, "repository:a:pull")
-				fault.Match, fault.Body = tokenCalls, []byte(`{"token":"`+token+`","padding":"`+repeat("x", 10_000_000)+`"}`)
+				fault.Match, fault.Body = tokenCalls, []byte(`{"token":"`+token+`","padding":"`+strings.Repeat("x", 10_000_000)+`"}`)
 				w.up.Fault(fault)
 				_, err := w.tagged(t, "0")
 				assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
@@ -272,7 +273,7 @@ func testS35(t *testing.T) {
 
 func testS36(t *testing.T) {
 	const form = "canary-form" // far from the beginning of the page
-	page := "<!DOCTYPE html>\n<title>Sign in</title> " + repeat("x", 4096) + " " + form
+	page := "<!DOCTYPE html>\n<title>Sign in</title> " + strings.Repeat("x", 4096) + " " + form
 	issuer := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users})
 	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Issuer: issuer}, withSecret(nil))
 	images := pushTags(w.up, 1)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -64,7 +65,7 @@ func testA9(t *testing.T) {
 			t.Run(grant+" "+answer, func(t *testing.T) {
 				w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users, IdentityTokens: []string{identityCanary}}, credentials)
 				w.pushTags("a", "1")
-				body := replace(answer, "TOKEN", w.up.IssueToken(time.Hour, "repository:a:pull"))
+				body := strings.ReplaceAll(answer, "TOKEN", w.up.IssueToken(time.Hour, "repository:a:pull"))
 				w.up.Fault(pullthroughtest.Fault{Match: grant + " /token 200", Body: []byte(body)})
 				err := w.pullTag(t, "a", "1")
 				assert.Equal(t, 1, w.up.Count(grant+" /token 200"))
@@ -181,8 +182,8 @@ func testA13(t *testing.T) {
 		token string // as JSON has it
 		ok    bool
 	}{
-		"of 16 KiB":         {repeat("x", most), true},
-		"longer":            {repeat("x", most+1), false},
+		"of 16 KiB":         {strings.Repeat("x", most), true},
+		"longer":            {strings.Repeat("x", most+1), false},
 		"all characters":    {"abcXYZ019-._~+/=", true},
 		"a carriage return": {`x\rX-Y: z`, false},
 		"a line feed":       {`x\nX-Y: z`, false},
@@ -250,7 +251,7 @@ func testHugeTokenAnswers(t *testing.T) {
 			w.pushTags("a", "1")
 			w.challenged("GET /v2/*", 1, "")
 			body := `{"token":"x","y":""}`
-			body = `{"token":"x","y":"` + repeat("y", tc.size-len(body)) + `"}`
+			body = `{"token":"x","y":"` + strings.Repeat("y", tc.size-len(body)) + `"}`
 			w.up.Fault(pullthroughtest.Fault{Match: "GET /token 200", Body: []byte(body), NoLength: !tc.length})
 			err := w.pullTag(t, "a", "1")
 			if tc.size <= most {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -101,7 +102,7 @@ func testA2(t *testing.T) {
 			require.NoError(t, w.pullTag(t, "a", "1"))
 			forms := tokenForms(t, w.up)
 			require.Len(t, forms, 1)
-			assert.Equal(t, want.scopes, join(forms[0]["scope"]))
+			assert.Equal(t, want.scopes, strings.Join(forms[0]["scope"], " "))
 			if want.logged != "" {
 				assert.Contains(t, log.String(), want.logged)
 			}
