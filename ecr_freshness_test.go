@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,19 +147,28 @@ func testF05(t *testing.T) {
 }
 
 func testF06(t *testing.T) {
-	e := startECR(t, pullthroughtest.Config{}, policy(pullthrough.Policy{CheckTimeout: -1}))
+	var came atomic.Int32
+	e := startECR(t, pullthroughtest.Config{}, policy(pullthrough.Policy{CheckTimeout: -1}), func(p *pullthrough.Proxy) {
+		p.Authorize = func(_ context.Context, action pullthrough.Action, _ pullthrough.Request) error {
+			if action == pullthrough.ActionPull {
+				came.Add(1)
+			}
+			return nil
+		}
+	})
 	img := image(1)
 	e.push("1", img)
 	e.serves(t, "1", img)
 	e.pass(day)
 	e.up.Reset()
+	came.Store(0)
 	g := newGate(t)
 	e.up.Fault(pullthroughtest.Fault{Match: "HEAD *", Stall: g.c})
 	var wg sync.WaitGroup
 	for range 32 {
 		wg.Go(func() { e.brings(t, manifestPath("a", "1"), "", img.Content) })
 	}
-	require.Eventually(t, func() bool { return e.Waiting(ecrRepo("a"), "1") == 32 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return came.Load() == 32 }, 10*time.Second, time.Millisecond)
 	g.open()
 	wg.Wait()
 	e.asked(t, asks("HEAD", "1", 200))

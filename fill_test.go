@@ -253,7 +253,7 @@ func TestOfManyAbandonedDownloadsFewGoOn(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, b.Body.Close())
 	}
-	require.Eventually(t, func() bool { return w.Running() == 4 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(w.Downloads()) == 4 }, 10*time.Second, 10*time.Millisecond)
 	open()
 	w.settled(t)
 	assert.Equal(t, 20, w.up.Count("GET /v2/a/blobs/*"))

@@ -307,7 +307,7 @@ func TestProofEverybodyLeaves(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 				synctest.Wait()
-				assert.Equal(t, tc.left, w.Running())
+				assert.Len(t, w.Downloads(), tc.left)
 				g.open()
 				up.Heal()
 				w.settled(t)

@@ -277,6 +277,8 @@ func TestProofPutBlobBlocksForEver(t *testing.T) {
 				w.Store = store
 				heard := &events{}
 				w.OnEvent = heard.on
+				over, cancel := context.WithCancel(t.Context())
+				cancel()
 				var wg sync.WaitGroup
 				for i := range n {
 					layer := w.layer(100_000 + int64(i))
@@ -291,7 +293,7 @@ func TestProofPutBlobBlocksForEver(t *testing.T) {
 					}
 					time.Sleep(3 * time.Second)
 					assert.Len(t, heard.storeFailures(), i+1)
-					assert.Zero(t, w.Running())
+					assert.NoError(t, w.Idle(over), "nothing runs")
 				}
 				wg.Wait()
 				time.Sleep(62 * time.Second)

@@ -99,7 +99,7 @@ func testA33(t *testing.T) {
 }
 
 func testA33Manifest(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{}, withPolicy(pullthrough.Policy{Retries: -1}))
+	w := newWorld(t, pullthroughtest.Config{}, policy(pullthrough.Policy{Retries: -1}))
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.up.Push("a", "1", img)
 	w.up.Fault(pullthroughtest.Fault{Match: "GET *", Body: compressed(t, img.Content), Header: encoded("gzip")})
@@ -193,7 +193,7 @@ func testA34Lengths(t *testing.T) {
 		"a negative length":                      {pullthroughtest.Fault{Match: blobs, Header: announced(-5)}, nil, pullthrough.ErrUnavailable, 4 * size},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inTime(t, pullthroughtest.Config{}, withPolicy(pullthrough.Policy{MaxBlobBytes: 2 << 20}), func(t *testing.T, p *pipeworks) {
+			inTime(t, pullthroughtest.Config{}, policy(pullthrough.Policy{MaxBlobBytes: 2 << 20}), func(t *testing.T, p *pipeworks) {
 				layer := p.layer(size)
 				if c.before != nil {
 					c.before(t, p)
@@ -249,7 +249,7 @@ func testA38(t *testing.T) {
 		"in the manifest alone": {math.MaxInt64, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inTime(t, pullthroughtest.Config{}, withPolicy(pullthrough.Policy{MaxBlobBytes: c.limit}), func(t *testing.T, p *pipeworks) {
+			inTime(t, pullthroughtest.Config{}, policy(pullthrough.Policy{MaxBlobBytes: c.limit}), func(t *testing.T, p *pipeworks) {
 				layer := p.layer(1000)
 				fault := huge
 				if c.kind == nil {

@@ -176,7 +176,7 @@ func testA44(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var told events
 			w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
-				withPolicy(pullthrough.Policy{RefuseWrongDigest: c.refuse})(p)
+				policy(pullthrough.Policy{RefuseWrongDigest: c.refuse})(p)
 				p.OnEvent = told.on
 			})
 			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})

@@ -204,7 +204,7 @@ func testA59(t *testing.T) {
 		})
 	})
 	t.Run("HTTP/1.1 by rule", func(t *testing.T) {
-		inTime(t, secure, withPolicy(pullthrough.Policy{HTTP1: true}), func(t *testing.T, p *pipeworks) {
+		inTime(t, secure, policy(pullthrough.Policy{HTTP1: true}), func(t *testing.T, p *pipeworks) {
 			require.NoError(t, p.whole(t.Context(), p.layer(1000).Digest))
 			require.NoError(t, pullsManifest(t.Context(), t, p))
 			for _, a := range p.arrivals("GET ") {

@@ -159,9 +159,3 @@ func allocated(f func()) uint64 {
 	runtime.ReadMemStats(&after)
 	return after.TotalAlloc - before.TotalAlloc
 }
-
-func withPolicy(pol pullthrough.Policy) func(*pullthrough.Proxy) {
-	return func(p *pullthrough.Proxy) {
-		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return pol }
-	}
-}

@@ -191,12 +191,12 @@ var persistent = map[string]struct {
 	"redirects in circles":       {fault: pullthroughtest.Fault{Redirect: "{path}"}, want: map[string]int{"*": 6}},
 	"redirects that are refused": {fault: pullthroughtest.Fault{Redirect: "http://u:p@127.0.0.1/"}, want: map[string]int{"*": 1}},
 	"as often as the rule says": {
-		change: withPolicy(pullthrough.Policy{Retries: 1}),
+		change: policy(pullthrough.Policy{Retries: 1}),
 		fault:  pullthroughtest.Fault{Status: 500},
 		want:   map[string]int{"*": 2},
 	},
 	"never, if the rule says so": {
-		change: withPolicy(pullthrough.Policy{Retries: -1}),
+		change: policy(pullthrough.Policy{Retries: -1}),
 		fault:  pullthroughtest.Fault{Status: 500},
 		want:   map[string]int{"*": 1},
 	},
@@ -270,7 +270,7 @@ func testA55(t *testing.T) {
 	} {
 		for status, kind := range kinds {
 			t.Run(fmt.Sprint(name, ", ", status), func(t *testing.T) {
-				inTime(t, pullthroughtest.Config{}, withPolicy(pullthrough.Policy{Retries: -1}), func(t *testing.T, p *pipeworks) {
+				inTime(t, pullthroughtest.Config{}, policy(pullthrough.Policy{Retries: -1}), func(t *testing.T, p *pipeworks) {
 					p.layer(1)
 					fault.Status = status
 					p.up.Fault(fault)

@@ -126,7 +126,7 @@ func assertRetryAfter(t *testing.T, err, kind error, status int, atLeast time.Du
 func testA52Jitter(t *testing.T) {
 	firsts := map[time.Duration]bool{}
 	for range 8 {
-		policy := withPolicy(pullthrough.Policy{Retries: 9})
+		policy := policy(pullthrough.Policy{Retries: 9})
 		inTime(t, pullthroughtest.Config{}, policy, func(t *testing.T, p *pipeworks) {
 			p.up.Fault(pullthroughtest.Fault{Status: 500})
 			assert.ErrorIs(t, pullsManifest(t.Context(), t, p), pullthrough.ErrUnavailable)
