@@ -1,6 +1,7 @@
 package pullthrough_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/doctable"
@@ -25,7 +26,7 @@ func runRows[L line](t *testing.T, rows []L) {
 	}
 }
 
-// checkDocument holds the tables of a file against the rows that are tested. All have
+// checkDocument holds the tables of a file in docs/ against the rows that are tested. All have
 // the same columns.
 func checkDocument[L line](t *testing.T, file string, columns []string, sections []section[L]) {
 	t.Helper()
@@ -36,14 +37,14 @@ func checkDocument[L line](t *testing.T, file string, columns []string, sections
 			tables[i].Rows = append(tables[i].Rows, doctable.Row{Name: r.name(), Cells: r.cells()})
 		}
 	}
-	doctable.Check(t, file, columns, tables)
+	doctable.Check(t, docs(t)+file, columns, tables)
 }
 
 // checkUpstream holds tables of docs/upstream.md, one after the other there, against
 // their rows.
-func checkUpstream(t *testing.T, tables []section[row]) {
+func checkUpstream[L line](t *testing.T, tables []section[L]) {
 	t.Helper()
-	checkDocument(t, "docs/upstream.md", []string{"", "When upstream …", "… this happens"}, tables)
+	checkDocument(t, "upstream.md", []string{"", "When upstream …", "… this happens"}, tables)
 }
 
 // row is a line of docs/upstream.md together with the test that proves it.
@@ -57,3 +58,15 @@ type row struct {
 func (r row) name() string            { return r.id }
 func (r row) cells() []string         { return []string{r.id, r.input, r.outcome} }
 func (r row) proof() func(*testing.T) { return r.test }
+
+// docs is the way from the test's directory to docs/.
+func docs(t *testing.T) string {
+	t.Helper()
+	for dir := ""; len(dir) < 20; dir += "../" {
+		if _, err := os.Stat(dir + "go.mod"); err == nil {
+			return dir + "docs/"
+		}
+	}
+	t.Fatal("this is no package of the module")
+	return ""
+}

@@ -49,7 +49,7 @@ func TestECRNotFound(t *testing.T)     { runRows(t, ecrNotFound) }
 func TestECRSurprises(t *testing.T)    { runRows(t, ecrSurprises) }
 
 func TestECRDocument(t *testing.T) {
-	checkDocument(t, "docs/ecr.md", []string{"Amazon ECR", "Basis", "Here", "Test"}, ecrTables)
+	checkDocument(t, "ecr.md", []string{"Amazon ECR", "Basis", "Here", "Test"}, ecrTables)
 }
 
 // What is unknown of Amazon ECR, or done otherwise on purpose, has a name. These are
