@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -34,7 +35,7 @@ type awsTokens struct {
 
 func (a *awsTokens) change(p *pullthrough.Proxy) {
 	p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
-		c := pullthrough.Credential{Username: "AWS", AccessToken: fmt.Sprint(canary, "-", a.given.Add(1))}
+		c := pullthrough.Credential{Username: "AWS", AccessToken: fmt.Sprint(testkit.Canary, "-", a.given.Add(1))}
 		expires := time.Now().Add(ecrTokenTTL)
 		a.expires.Store(&expires)
 		if a.says {
@@ -50,18 +51,18 @@ func (a *awsTokens) check(w http.ResponseWriter, r *http.Request) bool {
 	if !ok {
 		return false
 	}
-	last := fmt.Sprint(canary, "-", a.given.Load())
+	last := fmt.Sprint(testkit.Canary, "-", a.given.Load())
 	if user != "AWS" || password != last || a.wrong || !time.Now().Before(*a.expires.Load()) {
 		return say(w, http.StatusForbidden, "application/json", ociErrors("DENIED", "Your authorization token has expired. Reauthenticate and try again."))
 	}
-	r.SetBasicAuth("me", canary)
+	r.SetBasicAuth("me", testkit.Canary)
 	return false
 }
 
 // newECR has app:1 and app:2.
 func newECR(t *testing.T, tokens *awsTokens, one, two *pullthroughtest.Image) internet {
 	t.Helper()
-	registry := pullthroughtest.New(t, pullthroughtest.Config{TLS: true, Auth: pullthroughtest.Basic, Users: users, Handler: tokens.check})
+	registry := pullthroughtest.New(t, pullthroughtest.Config{TLS: true, Auth: pullthroughtest.Basic, Users: testkit.Users, Handler: tokens.check})
 	registry.Fault(pullthroughtest.Fault{Match: "* 401", Header: http.Header{
 		"Www-Authenticate": {`Basic realm="https://` + ecrRegistry + `/",service="ecr.amazonaws.com"`},
 	}})
@@ -171,7 +172,7 @@ func testQuirkECRPublic(t *testing.T) {
 		public, _ := newECRPublic(t, one, two)
 		synctest.Test(t, func(t *testing.T) {
 			q := public.pullFrom(t, publicRegistry, nil).of(publicImage, one)
-			q.pull(t, publicImage, "1", one)
+			q.Pull(t, publicImage, "1", one)
 			query := tokenQuery(t, public[publicRegistry], "/token/")
 			assert.Equal(t, []string{publicRegistry}, query["service"])
 			assert.Equal(t, "aws repository:"+publicImage+":pull", join(query["scope"]), "the challenged one first")
@@ -196,7 +197,7 @@ func testQuirkECRPublic(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			q := public.pullFrom(t, publicRegistry, nil).of(publicImage, one)
 			layer := one.Layers[0]
-			b, err := q.Blob(t.Context(), pullthrough.Request{Repo: repo(publicImage), Ref: layer.Digest.String(), Head: true})
+			b, err := q.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo(publicImage), Ref: layer.Digest.String(), Head: true})
 			require.NoError(t, err)
 			assert.Equal(t, layer.Size, b.Descriptor.Size)
 			assert.NoError(t, b.Body.Close())
@@ -224,12 +225,12 @@ func testQuirkGallery(t *testing.T) {
 		assert.ErrorContains(t, e, "text/html", "whoever wrote the rule learns what is wrong")
 		q.refused(t, img.Digest.String(), pullthrough.ErrDigest)
 		for _, head := range []bool{true, false} {
-			r := pullthrough.Request{Repo: repo(publicImage), Ref: img.Layers[0].Digest.String(), Head: head}
+			r := pullthrough.Request{Repo: testkit.Repo(publicImage), Ref: img.Layers[0].Digest.String(), Head: head}
 			b, err := q.Blob(t.Context(), r)
 			if !assert.Error(t, err, "HEAD: %v", head) {
 				assert.NoError(t, b.Body.Close())
 			}
-			_, stored := q.store.Blob(t.Context(), r.Repo, img.Layers[0].Digest)
+			_, stored := q.Mem.Blob(t.Context(), r.Repo, img.Layers[0].Digest)
 			assert.Error(t, stored)
 		}
 		assert.LessOrEqual(t, len(site[gallery].Log()), 6, "a page is no reason to try again, but once")

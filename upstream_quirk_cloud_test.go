@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -25,7 +26,7 @@ func withCredential(c pullthrough.Credential) func(*pullthrough.Proxy) {
 }
 
 // withBoth has an identity token, and a password in case it is not taken.
-var withBoth = withCredential(pullthrough.Credential{Username: "me", AccessToken: canary, IdentityToken: canary + "-identity"})
+var withBoth = withCredential(pullthrough.Credential{Username: "me", AccessToken: testkit.Canary, IdentityToken: testkit.Canary + "-identity"})
 
 const (
 	googleRegistry = "us-docker.pkg.dev"
@@ -70,7 +71,7 @@ func testQuirkArtifactRegistry(t *testing.T) {
 	t.Run("with a password", func(t *testing.T) {
 		google := newArtifactRegistry(t, img)
 		synctest.Test(t, func(t *testing.T) {
-			q := google.pullFrom(t, googleRegistry, withSecret(nil)).of("project/images/app", img, googleRegistry)
+			q := google.pullFrom(t, googleRegistry, testkit.WithSecret(nil)).of("project/images/app", img, googleRegistry)
 			q.pullTwice(t, "1", googlePull(googleManifest+"401", "GET /v2/token 200", googleManifest+"200"))
 		})
 	})
@@ -92,7 +93,7 @@ func testQuirkArtifactRegistry(t *testing.T) {
 			google := newArtifactRegistry(t, img)
 			google[googleRegistry].Fault(pullthroughtest.Fault{Match: "GET /v2/token *", Status: 302, Redirect: tc.to})
 			synctest.Test(t, func(t *testing.T) {
-				q := google.pullFrom(t, googleRegistry, withSecret(nil)).of("project/images/app", img, googleRegistry)
+				q := google.pullFrom(t, googleRegistry, testkit.WithSecret(nil)).of("project/images/app", img, googleRegistry)
 				e := q.refused(t, "1", pullthrough.ErrUnavailable)
 				assert.Equal(t, googleRegistry, e.Host)
 				assert.Equal(t, requests{googleRegistry: tc.want}, q.requests())
@@ -116,8 +117,8 @@ func newACR(t *testing.T, img *pullthroughtest.Image) internet {
 	t.Helper()
 	server := tokenServer{
 		issuer: newIssuer(t, func(c *pullthroughtest.Config) {
-			c.Users = map[string]string{nullGUID: canary}
-			c.IdentityTokens = []string{canary}
+			c.Users = map[string]string{nullGUID: testkit.Canary}
+			c.IdentityTokens = []string{testkit.Canary}
 		}),
 		path:   "/oauth2/token",
 		fields: []string{"access_token"},
@@ -143,7 +144,7 @@ func acrPull(token string) requests {
 
 func testQuirkACR(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	identity := withCredential(pullthrough.Credential{Username: nullGUID, IdentityToken: canary})
+	identity := withCredential(pullthrough.Credential{Username: nullGUID, IdentityToken: testkit.Canary})
 	t.Run("with an identity token", func(t *testing.T) {
 		acr := newACR(t, img)
 		synctest.Test(t, func(t *testing.T) {
@@ -154,7 +155,7 @@ func testQuirkACR(t *testing.T) {
 	t.Run("with an identity token that has expired", func(t *testing.T) {
 		acr := newACR(t, img)
 		synctest.Test(t, func(t *testing.T) {
-			expired := withCredential(pullthrough.Credential{Username: nullGUID, IdentityToken: canary + "-expired"})
+			expired := withCredential(pullthrough.Credential{Username: nullGUID, IdentityToken: testkit.Canary + "-expired"})
 			q := acr.pullFrom(t, acrRegistry, expired).of("app", img, acrRegistry)
 			assert.Equal(t, 401, q.refused(t, "1", pullthrough.ErrDenied).Status)
 			// The user with the null GUID has no password, so there is nothing else to try.
@@ -164,7 +165,7 @@ func testQuirkACR(t *testing.T) {
 	t.Run("with a password that is a refresh token", func(t *testing.T) {
 		acr := newACR(t, img)
 		synctest.Test(t, func(t *testing.T) {
-			q := acr.pullFrom(t, acrRegistry, withCredential(pullthrough.Credential{Username: nullGUID, AccessToken: canary})).of("app", img, acrRegistry)
+			q := acr.pullFrom(t, acrRegistry, withCredential(pullthrough.Credential{Username: nullGUID, AccessToken: testkit.Canary})).of("app", img, acrRegistry)
 			q.pullTwice(t, "1", acrPull("GET /oauth2/token 200"))
 		})
 	})
@@ -172,7 +173,7 @@ func testQuirkACR(t *testing.T) {
 		acr := newACR(t, img)
 		synctest.Test(t, func(t *testing.T) {
 			q := acr.pullFrom(t, acrRegistry, identity).of("app", img, acrRegistry)
-			q.pull(t, "app", "1", img)
+			q.Pull(t, "app", "1", img)
 			asked := acr[acrRegistry].Requests()[1]
 			require.Equal(t, "POST /oauth2/token 200", asked.String())
 			assert.Equal(t, "application/x-www-form-urlencoded", asked.Header.Get("Content-Type"))
@@ -182,7 +183,7 @@ func testQuirkACR(t *testing.T) {
 			assert.NotEmpty(t, form.Get("client_id"))
 			form.Del("client_id")
 			assert.Equal(t, url.Values{
-				"grant_type": {"refresh_token"}, "refresh_token": {canary},
+				"grant_type": {"refresh_token"}, "refresh_token": {testkit.Canary},
 				"service": {acrRegistry}, "scope": {"repository:app:pull"},
 			}, form)
 		})
@@ -219,7 +220,7 @@ func testQuirkK8s(t *testing.T) {
 		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 		k8s := newK8s(t, img)
 		synctest.Test(t, func(t *testing.T) {
-			q := k8s.pullFrom(t, k8sRegistry, withSecret(nil)).of("pause", img)
+			q := k8s.pullFrom(t, k8sRegistry, testkit.WithSecret(nil)).of("pause", img)
 			q.shown = []string{k8sBackend} // a token of its own
 			q.pullTwice(t, "3.10", requests{
 				k8sRegistry: {"GET /v2/pause/manifests/3.10 307", "GET /v2/pause/blobs/CONFIG 307", "GET /v2/pause/blobs/LAYER 307"},
@@ -238,16 +239,16 @@ func testQuirkK8s(t *testing.T) {
 			k8s[k8sBlobs].Fault(pullthroughtest.Fault{Match: "* 200", Times: 1, CutAfter: new(int64(1 << 20))})
 			k8s[k8sBlobs].Fault(pullthroughtest.Fault{Match: "* 206", Times: times, Status: 400, Body: []byte(s3Error("BadRequest")), Header: http.Header{"Content-Type": {"application/xml"}}})
 			synctest.Test(t, func(t *testing.T) {
-				q := k8s.pullFrom(t, k8sRegistry, withSecret(nil)).of("pause", img)
-				q.pullBlob(t, "pause", img.Layers[0].Digest)
-				q.settled(t)
+				q := k8s.pullFrom(t, k8sRegistry, testkit.WithSecret(nil)).of("pause", img)
+				q.PullBlob(t, "pause", img.Layers[0].Digest)
+				q.Settled(t)
 				q.checkSecrets(t)
 				asked := k8s[k8sRegistry].Count("GET /v2/pause/blobs/* 307")
 				assert.Equal(t, len(k8s[k8sBlobs].Log()), asked, "each time by way of the registry")
 				assert.LessOrEqual(t, asked, 6)
 				assert.Positive(t, k8s[k8sBlobs].Count("* 400"))
 				q.forget()
-				q.pullBlob(t, "pause", img.Layers[0].Digest)
+				q.PullBlob(t, "pause", img.Layers[0].Digest)
 				assert.Empty(t, q.requests())
 			})
 		})

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -47,7 +48,7 @@ func ghcrPull(tokens ...string) requests {
 
 func testQuirkGHCR(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	for name, change := range map[string]func(*pullthrough.Proxy){"anonymous": nil, "with a token of the user's": withSecret(nil)} {
+	for name, change := range map[string]func(*pullthrough.Proxy){"anonymous": nil, "with a token of the user's": testkit.WithSecret(nil)} {
 		t.Run(name, func(t *testing.T) {
 			ghcr := newGHCR(t, img)
 			synctest.Test(t, func(t *testing.T) {
@@ -63,7 +64,7 @@ func testQuirkGHCR(t *testing.T) {
 		ghcr := newGHCR(t, img)
 		synctest.Test(t, func(t *testing.T) {
 			q := ghcr.pullFrom(t, ghcrRegistry, nil).of("org/app", img)
-			q.pull(t, "org/app", "1", img)
+			q.Pull(t, "org/app", "1", img)
 			query := tokenQuery(t, ghcr[ghcrRegistry], "/token")
 			assert.Equal(t, []string{"repository:org/app:pull"}, query["scope"], "the placeholder is nobody's repository")
 		})
@@ -75,7 +76,7 @@ func testQuirkGHCR(t *testing.T) {
 func testQuirkGHCRExpired(t *testing.T, img *pullthroughtest.Image) {
 	expired := func(p *pullthrough.Proxy) {
 		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
-			return pullthrough.Credential{Username: "me", AccessToken: canary + "-expired"}, nil
+			return pullthrough.Credential{Username: "me", AccessToken: testkit.Canary + "-expired"}, nil
 		}
 	}
 	t.Run("is refused", func(t *testing.T) {
@@ -90,25 +91,25 @@ func testQuirkGHCRExpired(t *testing.T, img *pullthroughtest.Image) {
 	t.Run("or gone without", func(t *testing.T) {
 		ghcr := newGHCR(t, img)
 		synctest.Test(t, func(t *testing.T) {
-			var told events
+			var told testkit.Events
 			q := ghcr.pullFrom(t, ghcrRegistry, func(p *pullthrough.Proxy) {
 				expired(p)
-				p.OnEvent = told.on
+				p.OnEvent = told.On
 				p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 					return pullthrough.Policy{AnonymousFallback: true}
 				}
 			}).of("org/app", img, ghcrRegistry)
 			q.pullTwice(t, "1", ghcrPull("GET /token 403", "GET /token 200"))
-			assert.True(t, told.anonymous(), "somebody should notice")
+			assert.True(t, anonymousFetches(&told), "somebody should notice")
 		})
 	})
 }
 
-// anonymous reports whether a fetch went without its credentials.
-func (e *events) anonymous() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, event := range e.all {
+// anonymousFetches reports whether a fetch went without its credentials.
+func anonymousFetches(e *testkit.Events) bool {
+	e.Mu.Lock()
+	defer e.Mu.Unlock()
+	for _, event := range e.All {
 		if event.Kind == pullthrough.EventFetch && event.Anonymous {
 			return true
 		}
@@ -148,7 +149,7 @@ func testQuirkGitLab(t *testing.T) {
 	}
 	const manifest = "GET /v2/" + name + "/manifests/"
 	synctest.Test(t, func(t *testing.T) {
-		q := gitlab.pullFrom(t, gitlabRegistry, withSecret(nil)).of(name, images[0], gitlabTokens)
+		q := gitlab.pullFrom(t, gitlabRegistry, testkit.WithSecret(nil)).of(name, images[0], gitlabTokens)
 		q.pullTwice(t, "1", withToken(pull(manifest+"1 401", manifest+"1 200")))
 
 		time.Sleep(40 * time.Second)
@@ -169,13 +170,13 @@ func testQuirkGitLabSelfManaged(t *testing.T) {
 	up.Push("group/app", "1", img)
 	hosts := internet{registry: up, gitlab: newHost(t, server.answer)}
 	synctest.Test(t, func(t *testing.T) {
-		q := hosts.pullFrom(t, registry, withSecret(nil)).of("group/app", img)
+		q := hosts.pullFrom(t, registry, testkit.WithSecret(nil)).of("group/app", img)
 		assert.ErrorContains(t, q.refused(t, "1", pullthrough.ErrDenied), gitlab)
 		assert.Equal(t, requests{registry: {manifest + "401"}}, q.requests())
 		q.forget()
 
 		q = hosts.pullFrom(t, registry, func(p *pullthrough.Proxy) {
-			withSecret(nil)(p)
+			testkit.WithSecret(nil)(p)
 			p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 				return pullthrough.Policy{RealmHosts: []string{gitlab}}
 			}
@@ -197,7 +198,7 @@ func testQuirkGHES(t *testing.T) {
 	})
 	registry.Push("org/app", "1", one)
 	synctest.Test(t, func(t *testing.T) {
-		q := internet{ghes: registry}.pullFrom(t, ghes, withSecret(nil)).of("org/app", one, ghes)
+		q := internet{ghes: registry}.pullFrom(t, ghes, testkit.WithSecret(nil)).of("org/app", one, ghes)
 		q.pullTwice(t, "1", requests{ghes: {
 			"GET /v2/org/app/manifests/1 401", "GET /token 200", "GET /v2/org/app/manifests/1 200",
 			"GET /v2/org/app/blobs/CONFIG 200", "GET /v2/org/app/blobs/LAYER 200",
@@ -205,7 +206,7 @@ func testQuirkGHES(t *testing.T) {
 		for _, now := range []*pullthroughtest.Image{one, two} {
 			time.Sleep(24 * time.Hour) // the tag is due
 			registry.Push("org/app", "1", now)
-			m, err := q.Manifest(t.Context(), pullthrough.Request{Repo: repo("org/app"), Ref: "1"})
+			m, err := q.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("org/app"), Ref: "1"})
 			require.NoError(t, err)
 			assert.Equal(t, now.Digest, m.Descriptor.Digest)
 			assert.NotEqual(t, pullthrough.SourceStale, m.Source)

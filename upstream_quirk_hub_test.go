@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -61,8 +62,8 @@ func testQuirkDockerHub(t *testing.T) {
 		t.Run(registry, func(t *testing.T) {
 			hub := newDockerHub(t, img)
 			synctest.Test(t, func(t *testing.T) {
-				q := hub.pullFrom(t, registry, withSecret(nil)).of(hubImage, img, hubTokens)
-				q.up = hub[hubRegistry]
+				q := hub.pullFrom(t, registry, testkit.WithSecret(nil)).of(hubImage, img, hubTokens)
+				q.Up = hub[hubRegistry]
 				q.pullTwice(t, "3.20", hubPull("401"))
 			})
 		})
@@ -70,8 +71,8 @@ func testQuirkDockerHub(t *testing.T) {
 	t.Run("what the token server is asked for", func(t *testing.T) {
 		hub := newDockerHub(t, img)
 		synctest.Test(t, func(t *testing.T) {
-			q := hub.pullFrom(t, hubRegistry, withSecret(nil)).of(hubImage, img, hubTokens)
-			q.pull(t, hubImage, "3.20", img)
+			q := hub.pullFrom(t, hubRegistry, testkit.WithSecret(nil)).of(hubImage, img, hubTokens)
+			q.Pull(t, hubImage, "3.20", img)
 			query := tokenQuery(t, hub[hubTokens], "/token")
 			assert.Equal(t, []string{"registry.docker.io"}, query["service"])
 			assert.Equal(t, []string{"repository:library/alpine:pull"}, query["scope"])
@@ -83,7 +84,7 @@ func testQuirkDockerHub(t *testing.T) {
 		const other = "registry.example.com"
 		hub[other] = hub[hubRegistry]
 		synctest.Test(t, func(t *testing.T) {
-			q := hub.pullFrom(t, other, withSecret(nil))
+			q := hub.pullFrom(t, other, testkit.WithSecret(nil))
 			delete(q.hosts, hubRegistry)
 			assert.ErrorContains(t, q.of(hubImage, img).refused(t, "3.20", pullthrough.ErrDenied), hubTokens)
 			assert.Equal(t, requests{other: {"GET /v2/" + hubImage + "/manifests/3.20 401"}}, q.requests())
@@ -92,7 +93,7 @@ func testQuirkDockerHub(t *testing.T) {
 	t.Run("a name of one part is asked for as it is", func(t *testing.T) {
 		hub := newDockerHub(t, img)
 		synctest.Test(t, func(t *testing.T) {
-			q := hub.pullFrom(t, hubRegistry, withSecret(nil)).of("alpine", img, hubTokens)
+			q := hub.pullFrom(t, hubRegistry, testkit.WithSecret(nil)).of("alpine", img, hubTokens)
 			q.refused(t, "3.20", pullthrough.ErrDenied)
 			assert.Positive(t, hub[hubRegistry].Count("GET /v2/alpine/manifests/3.20 401"))
 			assert.LessOrEqual(t, len(hub[hubRegistry].Log()), 3)
@@ -112,7 +113,7 @@ func testQuirkDockerHub429(t *testing.T) {
 		hub := newDockerHub(t, img)
 		hub[hubRegistry].Fault(pullthroughtest.Fault{Match: "GET * 200", Times: 2, Status: 429, Header: limits, Body: []byte(text)})
 		synctest.Test(t, func(t *testing.T) {
-			q := hub.pullFrom(t, hubRegistry, withSecret(nil)).of(hubImage, img, hubTokens)
+			q := hub.pullFrom(t, hubRegistry, testkit.WithSecret(nil)).of(hubImage, img, hubTokens)
 			q.pullTwice(t, "3.20", hubPull("401", "429", "429"))
 		})
 	})
@@ -120,7 +121,7 @@ func testQuirkDockerHub429(t *testing.T) {
 		hub := newDockerHub(t, img)
 		hub[hubRegistry].Fault(pullthroughtest.Fault{Match: "GET * 200", Status: 429, Header: limits, Body: []byte(text)})
 		synctest.Test(t, func(t *testing.T) {
-			q := hub.pullFrom(t, hubRegistry, withSecret(nil)).of(hubImage, img, hubTokens)
+			q := hub.pullFrom(t, hubRegistry, testkit.WithSecret(nil)).of(hubImage, img, hubTokens)
 			e := q.refused(t, "3.20", pullthrough.ErrRateLimited)
 			_, _, message := pullthrough.OCI(e)
 			assert.NotContains(t, message, "HAP429", "clients do not read what upstream wrote")
@@ -131,7 +132,7 @@ func testQuirkDockerHub429(t *testing.T) {
 		hub := newDockerHub(t, img)
 		hub[hubRegistry].Fault(pullthroughtest.Fault{Match: "GET * 200", Times: 1, Status: 429, Header: abuse, Body: []byte(text)})
 		synctest.Test(t, func(t *testing.T) {
-			q := hub.pullFrom(t, hubRegistry, withSecret(nil)).of(hubImage, img, hubTokens)
+			q := hub.pullFrom(t, hubRegistry, testkit.WithSecret(nil)).of(hubImage, img, hubTokens)
 			start := time.Now()
 			e := q.refused(t, "3.20", pullthrough.ErrRateLimited)
 			assert.Zero(t, time.Since(start), "a minute is too long to hold a client")
@@ -142,7 +143,7 @@ func testQuirkDockerHub429(t *testing.T) {
 			assert.NotContains(t, message, "HAP429")
 			assert.Equal(t, requests{hubRegistry: hubPull("401", "429")[hubRegistry][:2], hubTokens: {"GET /token 200"}}, q.requests())
 			time.Sleep(time.Minute)
-			q.pull(t, hubImage, "3.20", img)
+			q.Pull(t, hubImage, "3.20", img)
 		})
 	})
 	t.Run("answers the check of a stored tag", testQuirkDockerHubCheck429)
@@ -153,12 +154,12 @@ func testQuirkDockerHubCheck429(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Docker: true})
 	hub := newDockerHub(t, img)
 	synctest.Test(t, func(t *testing.T) {
-		q := hub.pullFrom(t, hubRegistry, func(p *pullthrough.Proxy) { withSecret(nil)(p); everyPull(p) }).of(hubImage, img, hubTokens)
-		q.pull(t, hubImage, "3.20", img)
-		q.settled(t)
+		q := hub.pullFrom(t, hubRegistry, func(p *pullthrough.Proxy) { testkit.WithSecret(nil)(p); testkit.EveryPull(p) }).of(hubImage, img, hubTokens)
+		q.Pull(t, hubImage, "3.20", img)
+		q.Settled(t)
 		q.forget()
 		hub[hubRegistry].Fault(pullthroughtest.Fault{Match: "* 200", Status: 429, Header: http.Header{"Retry-After": {"60"}}})
-		m, err := q.Manifest(t.Context(), pullthrough.Request{Repo: repo(hubImage), Ref: "3.20"})
+		m, err := q.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo(hubImage), Ref: "3.20"})
 		require.NoError(t, err)
 		assert.Equal(t, pullthrough.SourceStale, m.Source)
 		assert.Equal(t, requests{hubRegistry: {"HEAD /v2/" + hubImage + "/manifests/3.20 429"}}, q.requests())

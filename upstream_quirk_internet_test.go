@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
@@ -50,7 +51,7 @@ func (n internet) dialTLS(ctx context.Context, network, address string) (net.Con
 
 // quirk is a proxy with one rule, for a registry under its real name.
 type quirk struct {
-	*world
+	*testkit.World
 	hosts internet
 	name  string // of the image's repository upstream
 	img   *pullthroughtest.Image
@@ -71,13 +72,13 @@ func (n internet) pullFrom(t *testing.T, registry string, change func(*pullthrou
 		},
 		DisableCompression: true,
 	}
-	q.world = &world{up: n[registry], store: memstore.New()}
+	q.World = &testkit.World{Up: n[registry], Mem: memstore.New()}
 	q.Proxy = &pullthrough.Proxy{
-		Store:     q.store,
-		Rules:     pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: registry}},
+		Store:     q.Mem,
+		Rules:     pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: registry}},
 		SpoolDir:  t.TempDir(),
 		Transport: transport,
-		Logger:    textLogger(q.log),
+		Logger:    testkit.TextLogger(q.log),
 	}
 	if change != nil {
 		change(q.Proxy)
@@ -85,7 +86,7 @@ func (n internet) pullFrom(t *testing.T, registry string, change func(*pullthrou
 	t.Cleanup(func() {
 		assert.NoError(t, q.Shutdown(context.Background()))
 		transport.CloseIdleConnections()
-		for _, secret := range []string{canary, signature} {
+		for _, secret := range []string{testkit.Canary, signature} {
 			assert.NotContains(t, q.log.String(), secret)
 		}
 	})
@@ -120,12 +121,12 @@ func (q *quirk) requests() requests {
 // want, and warm, for none.
 func (q *quirk) pullTwice(t *testing.T, tag string, want requests) {
 	t.Helper()
-	q.pull(t, q.name, tag, q.img)
-	q.settled(t)
+	q.Pull(t, q.name, tag, q.img)
+	q.Settled(t)
 	assert.Equal(t, want, q.requests())
 	q.checkSecrets(t)
 	q.forget()
-	q.pull(t, q.name, tag, q.img)
+	q.Pull(t, q.name, tag, q.img)
 	assert.Empty(t, q.requests(), "what is stored is not asked for")
 }
 
@@ -140,22 +141,22 @@ func tokenQuery(t *testing.T, up *pullthroughtest.Upstream, path string) url.Val
 	t.Helper()
 	i := slices.IndexFunc(up.Requests(), func(r pullthroughtest.Request) bool { return r.Path == path })
 	require.GreaterOrEqual(t, i, 0, "nobody asked for a token")
-	return mustURL(t, "?"+up.Requests()[i].Query).Query()
+	return testkit.MustURL(t, "?"+up.Requests()[i].Query).Query()
 }
 
 // refused pulls tag, which must fail as kind and tell no secret.
 func (q *quirk) refused(t *testing.T, tag string, kind error) *pullthrough.Error {
 	t.Helper()
-	_, err := q.Manifest(t.Context(), pullthrough.Request{Repo: repo(q.name), Ref: tag})
+	_, err := q.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo(q.name), Ref: tag})
 	require.ErrorIs(t, err, kind)
 	e, ok := errors.AsType[*pullthrough.Error](err)
 	require.True(t, ok)
 	_, _, message := pullthrough.OCI(err)
-	for _, secret := range []string{canary, signature} {
+	for _, secret := range []string{testkit.Canary, signature} {
 		assert.NotContains(t, err.Error()+message, secret)
 	}
 	q.checkSecrets(t)
-	_, stored := q.store.Manifest(t.Context(), repo(q.name), tag)
+	_, stored := q.Mem.Manifest(t.Context(), testkit.Repo(q.name), tag)
 	assert.Error(t, stored, "nothing of it is kept")
 	return e
 }
@@ -165,8 +166,8 @@ func (q *quirk) refused(t *testing.T, tag string, kind error) *pullthrough.Error
 func (q *quirk) checkSecrets(t *testing.T) {
 	t.Helper()
 	for name, up := range q.hosts {
-		assert.Equal(t, slices.Contains(q.told, name), up.Saw(canary), "%s and the credentials", name)
-		known := up == q.up || slices.Contains(q.told, name) || slices.Contains(q.shown, name)
+		assert.Equal(t, slices.Contains(q.told, name), up.Saw(testkit.Canary), "%s and the credentials", name)
+		known := up == q.Up || slices.Contains(q.told, name) || slices.Contains(q.shown, name)
 		for _, r := range up.Requests() {
 			assert.True(t, known || r.Header.Get("Authorization") == "", "%s sees %s", name, r.Header.Get("Authorization"))
 			assert.Equal(t, name, r.Host)
@@ -261,7 +262,7 @@ func (s tokenServer) registry(t *testing.T, host, service string, more ...handle
 // newIssuer makes tokens for the rule's credentials, and for nobody else.
 func newIssuer(t *testing.T, change func(*pullthroughtest.Config)) *pullthroughtest.Upstream {
 	t.Helper()
-	c := pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users}
+	c := pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}
 	if change != nil {
 		change(&c)
 	}

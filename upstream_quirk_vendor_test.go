@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -21,14 +22,14 @@ func plainPull(host, name string, begin ...string) requests {
 // missing pulls a tag that is not there: 404 whatever the error's code is.
 func (q *quirk) missing(t *testing.T, message string) {
 	t.Helper()
-	q.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/manifests/* 404", Status: 404, Body: []byte(ociErrors("UNKNOWN", message))})
+	q.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/manifests/* 404", Status: 404, Body: []byte(ociErrors("UNKNOWN", message))})
 	q.of(q.name, q.img) // a token is there already
 	e := q.refused(t, "gone", pullthrough.ErrNotFound)
 	status, code, said := pullthrough.OCI(e)
 	assert.Equal(t, 404, status)
 	assert.Equal(t, "MANIFEST_UNKNOWN", code)
 	assert.NotContains(t, said, message)
-	assert.Len(t, q.up.Log(), 1)
+	assert.Len(t, q.Up.Log(), 1)
 }
 
 // testQuirkQuay: public repositories need no token, private ones do, and the
@@ -55,7 +56,7 @@ func testQuirkQuay(t *testing.T) {
 	redirectBlobs(up, http.StatusFound, "https://"+cdn)
 	quay := internet{registry: up, cdn: newHost(t, bucket(one, two))}
 	synctest.Test(t, func(t *testing.T) {
-		q := quay.pullFrom(t, registry, withSecret(nil)).of("prometheus/busybox", one)
+		q := quay.pullFrom(t, registry, testkit.WithSecret(nil)).of("prometheus/busybox", one)
 		const busybox = "GET /v2/prometheus/busybox/"
 		q.pullTwice(t, "latest", requests{
 			registry: {
@@ -85,10 +86,10 @@ func testQuirkHarbor(t *testing.T) {
 	up.Push("library/app", "1", img)
 	other := up.PushBlob("library/app", []byte("not pulled yet"))
 	synctest.Test(t, func(t *testing.T) {
-		q := internet{harbor: up}.pullFrom(t, harbor, withSecret(nil)).of("library/app", img, harbor)
+		q := internet{harbor: up}.pullFrom(t, harbor, testkit.WithSecret(nil)).of("library/app", img, harbor)
 		q.pullTwice(t, "1", plainPull(harbor, "library/app", manifest+"401", "GET /service/token 200", manifest+"200"))
 
-		b, err := q.Blob(t.Context(), pullthrough.Request{Repo: repo("library/app"), Ref: other.String(), Head: true})
+		b, err := q.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("library/app"), Ref: other.String(), Head: true})
 		require.NoError(t, err)
 		assert.EqualValues(t, len("not pulled yet"), b.Descriptor.Size)
 		assert.NoError(t, b.Body.Close())
@@ -112,7 +113,7 @@ func testQuirkJFrog(t *testing.T) {
 	t.Run("with a password", func(t *testing.T) {
 		hosts := newJFrog(t)
 		synctest.Test(t, func(t *testing.T) {
-			q := hosts.pullFrom(t, jfrog, withSecret(nil)).of("docker-local/app", img, jfrog)
+			q := hosts.pullFrom(t, jfrog, testkit.WithSecret(nil)).of("docker-local/app", img, jfrog)
 			q.pullTwice(t, "1", plainPull(jfrog, "docker-local/app", manifest+"401", "GET "+path+" 200", manifest+"200"))
 		})
 	})
@@ -126,7 +127,7 @@ func testQuirkJFrog(t *testing.T) {
 	t.Run("with an identity token alone", func(t *testing.T) {
 		hosts := newJFrog(t)
 		synctest.Test(t, func(t *testing.T) {
-			q := hosts.pullFrom(t, jfrog, withCredential(pullthrough.Credential{IdentityToken: canary})).of("docker-local/app", img, jfrog)
+			q := hosts.pullFrom(t, jfrog, withCredential(pullthrough.Credential{IdentityToken: testkit.Canary})).of("docker-local/app", img, jfrog)
 			assert.Equal(t, 401, q.refused(t, "1", pullthrough.ErrDenied).Status)
 			assert.Equal(t, requests{jfrog: {manifest + "401", "POST " + path + " 401"}}, q.requests())
 		})
@@ -149,7 +150,7 @@ func testQuirkRedHat(t *testing.T) {
 			store := newHost(t, bucket(img))
 			store.Fault(pullthroughtest.Fault{Header: http.Header{"Content-Encoding": {"gzip"}}})
 			synctest.Test(t, func(t *testing.T) {
-				q := internet{registry: up, cdn: store}.pullFrom(t, registry, withSecret(nil)).of("ubi9/ubi", img, registry)
+				q := internet{registry: up, cdn: store}.pullFrom(t, registry, testkit.WithSecret(nil)).of("ubi9/ubi", img, registry)
 				q.pullTwice(t, "1", requests{
 					registry: {
 						"GET /v2/ubi9/ubi/manifests/1 401", "GET " + path + " 200", "GET /v2/ubi9/ubi/manifests/1 200",
@@ -166,11 +167,11 @@ func testQuirkRedHat(t *testing.T) {
 func testQuirkNexus(t *testing.T) {
 	const nexus, manifest = "nexus.example.com", "GET /v2/app/manifests/1 "
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	up := pullthroughtest.New(t, pullthroughtest.Config{TLS: true, Auth: pullthroughtest.Basic, Users: users})
+	up := pullthroughtest.New(t, pullthroughtest.Config{TLS: true, Auth: pullthroughtest.Basic, Users: testkit.Users})
 	up.Fault(pullthroughtest.Fault{Match: "* 401", Header: http.Header{"Www-Authenticate": {`BASIC realm="Sonatype Nexus Repository Manager"`}}})
 	up.Push("app", "1", img)
 	synctest.Test(t, func(t *testing.T) {
-		q := internet{nexus: up}.pullFrom(t, nexus, withSecret(nil)).of("app", img, nexus)
+		q := internet{nexus: up}.pullFrom(t, nexus, testkit.WithSecret(nil)).of("app", img, nexus)
 		q.pullTwice(t, "1", plainPull(nexus, "app", manifest+"401", manifest+"200"))
 	})
 }

@@ -1,6 +1,10 @@
 package pullthrough_test
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+)
 
 // quirks are registries as they are, each under its real name.
 var quirks = []row{
@@ -70,4 +74,4 @@ var quirks = []row{
 	},
 }
 
-func TestUpstreamQuirks(t *testing.T) { runRows(t, quirks) }
+func TestUpstreamQuirks(t *testing.T) { testkit.RunRows(t, quirks) }
