@@ -25,23 +25,23 @@ import (
 // blobBehaviours are about config and layer blobs.
 var blobBehaviours = []row{
 	{"A33", "compresses an answer, or says that it has",
-		"it was asked not to, and nothing is inflated: what must have the digest are the bytes as they came", testA33},
+		"it was asked not to, and nothing is inflated: what must have the digest are the bytes as they came", testNothingIsInflated},
 	{"A34", "sends a blob with other bytes, more bytes than the manifest or it itself announced, or without an end",
-		"the pull fails as soon as that shows, and nothing is stored", testA34},
+		"the pull fails as soon as that shows, and nothing is stored", testBlobsThatDoNotEndAsAnnounced},
 	{"A35", "breaks off or stalls in the middle of a blob",
-		"the rest is asked for at the registry, with new credentials and redirects where needed; what does not continue exactly there is refused", testA35},
+		"the rest is asked for at the registry, with new credentials and redirects where needed; what does not continue exactly there is refused", testBrokenBlobGoesOn},
 	{"A36", "breaks off again and again",
-		"a download goes on for as long as it gets anywhere, 64 KiB at least in four tries, and 1000 times at most", testA36},
+		"a download goes on for as long as it gets anywhere, 64 KiB at least in four tries, and 1000 times at most", testManyBreaksEndWhereNothingComes},
 	{"A37", "ends a body by closing the connection, as HTTP/1.0 does",
-		"size and digest tell whether that was all of it", testA37},
+		"size and digest tell whether that was all of it", testBodyThatEndsWithItsConnection},
 	{"A38", "announces a blob of 2^63-1 bytes",
-		"no memory is taken on its word; blobs are fetched by one request, never in parts side by side", testA38},
+		"no memory is taken on its word; blobs are fetched by one request, never in parts side by side", testAbsurdSizeTakesNoMemory},
 	{"A39", "answers HEAD of a blob otherwise than GET",
-		"GET decides", testA39},
+		"GET decides", testHeadOfABlobDecidesNothing},
 	{"A40", "serves manifests whose layers have URLs elsewhere",
-		"those URLs are never asked", testA40},
+		"those URLs are never asked", testLayerURLsAreNeverAsked},
 	{"A41", "has empty blobs, sha512 digests, or digests of any other kind",
-		"the first two work, all others are refused without a question to upstream", testA41},
+		"the first two work, all others are refused without a question to upstream", testKindsOfDigests},
 }
 
 func TestUpstreamBlobs(t *testing.T) { testkit.RunRows(t, blobBehaviours) }
@@ -58,8 +58,8 @@ func compressed(t *testing.T, content []byte) []byte {
 
 func encoded(encoding string) http.Header { return http.Header{"Content-Encoding": {encoding}} }
 
-func testA33(t *testing.T) {
-	t.Run("every request asks for identity", testA33Asks)
+func testNothingIsInflated(t *testing.T) {
+	t.Run("every request asks for identity", testCompressionIsNotAskedFor)
 	t.Run("a manifest that would have been compressed", func(t *testing.T) {
 		var img *pullthroughtest.Image
 		w := testkit.NewWorld(t, pullthroughtest.Config{Handler: func(w http.ResponseWriter, r *http.Request) bool {
@@ -86,8 +86,8 @@ func testA33(t *testing.T) {
 			assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
 		})
 	}
-	t.Run("a manifest compressed all the same", testA33Manifest)
-	t.Run("a token compressed all the same", testA33Token)
+	t.Run("a manifest compressed all the same", testCompressedManifest)
+	t.Run("a token compressed all the same", testCompressedToken)
 	t.Run("a refusal with a bomb", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 		w.Up.Fault(pullthroughtest.Fault{Status: 404, Body: bomb, Header: encoded("gzip")})
@@ -99,7 +99,7 @@ func testA33(t *testing.T) {
 	})
 }
 
-func testA33Manifest(t *testing.T) {
+func testCompressedManifest(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, testkit.WithPolicy(pullthrough.Policy{Retries: -1}))
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.Up.Push("a", "1", img)
@@ -111,7 +111,7 @@ func testA33Manifest(t *testing.T) {
 	assert.Equal(t, 2, w.Up.Count("GET *"))
 }
 
-func testA33Token(t *testing.T) {
+func testCompressedToken(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 	w.Layer(100)
 	token := `{"token":"` + w.Up.IssueToken(0, "repository:a:pull") + `"}`
@@ -121,7 +121,7 @@ func testA33Token(t *testing.T) {
 	assert.Equal(t, 1, w.Up.Count("GET /token"))
 }
 
-func testA33Asks(t *testing.T) {
+func testCompressionIsNotAskedFor(t *testing.T) {
 	elsewhere := pullthroughtest.New(t, pullthroughtest.Config{})
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, func(p *pullthrough.Proxy) {
 		testkit.WithSecret(nil)(p)
@@ -149,7 +149,7 @@ func testA33Asks(t *testing.T) {
 // proxy has had enough.
 const readAhead = 256 << 10
 
-func testA34(t *testing.T) {
+func testBlobsThatDoNotEndAsAnnounced(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		t.Run("other bytes, "+name, func(t *testing.T) {
 			inTime(t, pullthroughtest.Config{}, nil, func(t *testing.T, p *pipeworks) {
@@ -162,7 +162,7 @@ func testA34(t *testing.T) {
 			})
 		})
 	}
-	t.Run("other lengths", testA34Lengths)
+	t.Run("other lengths", testLengthsThatAreNone)
 	t.Run("a negative size in the manifest", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 		pushManifest(w, "1", `{"digest":"`+digest.FromString("x").String()+`","size":-1}`)
@@ -174,7 +174,7 @@ func testA34(t *testing.T) {
 	})
 }
 
-func testA34Lengths(t *testing.T) {
+func testLengthsThatAreNone(t *testing.T) {
 	const size = 10_000
 	endless := pullthroughtest.Fault{Match: testkit.Blobs, NoLength: true, Extend: math.MaxInt64}
 	manifest := func(t *testing.T, p *pipeworks) {
@@ -232,7 +232,7 @@ func pushManifest(w *testkit.World, tag, config string, layers ...string) *pullt
 	return img
 }
 
-func testA38(t *testing.T) {
+func testAbsurdSizeTakesNoMemory(t *testing.T) {
 	t.Run("one request", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 		layer := w.Layer(8 << 20)
@@ -273,7 +273,7 @@ func testA38(t *testing.T) {
 	}
 }
 
-func testA39(t *testing.T) {
+func testHeadOfABlobDecidesNothing(t *testing.T) {
 	for _, status := range []int{401, 403, 404, 405, 500} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
@@ -317,7 +317,7 @@ func (w *witness) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.RoundTripper.RoundTrip(r)
 }
 
-func testA40(t *testing.T) {
+func testLayerURLsAreNeverAsked(t *testing.T) {
 	for name, mode := range map[string]pullthrough.FillMode{
 		"lazy": pullthrough.FillLazy, "eager": pullthrough.FillEager, "background": pullthrough.FillBackground,
 	} {
@@ -347,7 +347,7 @@ func testA40(t *testing.T) {
 	}
 }
 
-func testA41(t *testing.T) {
+func testKindsOfDigests(t *testing.T) {
 	for name, o := range map[string]pullthroughtest.ImageOptions{
 		"empty blobs":            {LayerSize: -1},
 		"sha512":                 {Algorithm: digest.SHA512, LayerSize: 3 << 20},

@@ -18,9 +18,9 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func testA57(t *testing.T) {
+func testSlowHeadersAndBodies(t *testing.T) {
 	for name, config := range map[string]pullthroughtest.Config{"http": {}, "https": {TLS: true}, "HTTP/2": secure} {
-		t.Run(name+", a header that trickles", func(t *testing.T) { inTime(t, config, nil, testA57Trickle) })
+		t.Run(name+", a header that trickles", func(t *testing.T) { inTime(t, config, nil, testTrickledHeader) })
 		for size, ok := range map[int]bool{100 << 10: true, 1 << 20: false} {
 			t.Run(fmt.Sprint(name, ", a header of ", size), func(t *testing.T) {
 				inTime(t, config, nil, func(t *testing.T, p *pipeworks) {
@@ -36,7 +36,7 @@ func testA57(t *testing.T) {
 				})
 			})
 		}
-		t.Run(name+", bodies that stall", func(t *testing.T) { inTime(t, config, nil, testA57Stalls) })
+		t.Run(name+", bodies that stall", func(t *testing.T) { inTime(t, config, nil, testStallsHoldUpNobodyElse) })
 		t.Run(name+", a body that takes ten minutes", func(t *testing.T) {
 			inTime(t, config, nil, func(t *testing.T, p *pipeworks) {
 				layer := p.Layer(1200 << 10)
@@ -49,14 +49,14 @@ func testA57(t *testing.T) {
 		})
 	}
 	t.Run("a connection that nobody uses for 90 s", func(t *testing.T) {
-		inTime(t, pullthroughtest.Config{}, testkit.EveryPull, testA57Idle)
+		inTime(t, pullthroughtest.Config{}, testkit.EveryPull, testIdleConnectionsAreKept)
 	})
 	t.Run("cookies", func(t *testing.T) {
-		inTime(t, pullthroughtest.Config{}, testkit.EveryPull, testA57Cookies)
+		inTime(t, pullthroughtest.Config{}, testkit.EveryPull, testHugeHeaderIsRefused)
 	})
 }
 
-func testA57Trickle(t *testing.T, p *pipeworks) {
+func testTrickledHeader(t *testing.T, p *pipeworks) {
 	// On HTTP/2 a header comes in one piece, or not at all.
 	heal := p.Up.Fault(pullthroughtest.Fault{HeaderRate: 1, Stall: p.whereHTTP2(make(chan struct{}))})
 	start := time.Now()
@@ -75,7 +75,7 @@ func (p *pipeworks) whereHTTP2(stall <-chan struct{}) <-chan struct{} {
 	return nil
 }
 
-func testA57Stalls(t *testing.T, p *pipeworks) {
+func testStallsHoldUpNobodyElse(t *testing.T, p *pipeworks) {
 	stall := make(chan struct{})
 	p.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Stall: stall, StallAfter: new(int64(100 << 10))})
 	start := time.Now()
@@ -91,7 +91,7 @@ func testA57Stalls(t *testing.T, p *pipeworks) {
 	close(stall)
 }
 
-func testA57Idle(t *testing.T, p *pipeworks) {
+func testIdleConnectionsAreKept(t *testing.T, p *pipeworks) {
 	for _, c := range []struct {
 		idle time.Duration
 		want int
@@ -104,7 +104,7 @@ func testA57Idle(t *testing.T, p *pipeworks) {
 	assert.Equal(t, 3, p.Up.Count("*"))
 }
 
-func testA57Cookies(t *testing.T, p *pipeworks) {
+func testHugeHeaderIsRefused(t *testing.T, p *pipeworks) {
 	p.Up.Fault(pullthroughtest.Fault{Header: http.Header{"Set-Cookie": {"id=" + testkit.Canary}}})
 	for range 2 {
 		require.NoError(t, pullsManifest(t.Context(), t, p))
@@ -114,7 +114,7 @@ func testA57Cookies(t *testing.T, p *pipeworks) {
 	assert.False(t, p.Up.Saw(testkit.Canary))
 }
 
-func testA58(t *testing.T) {
+func testSilentBodyIsAskedForAgain(t *testing.T) {
 	t.Run("a stall", func(t *testing.T) {
 		inTime(t, pullthroughtest.Config{}, nil, func(t *testing.T, p *pipeworks) {
 			layer := p.Layer(4 << 20)
@@ -136,10 +136,10 @@ func testA58(t *testing.T) {
 			assert.LessOrEqual(t, p.Up.Count(testkit.Blobs), 6)
 		})
 	})
-	t.Run("a few bytes now and then", testA58Slow)
+	t.Run("a few bytes now and then", testTooSlowABodyIsGivenUp)
 }
 
-func testA58Slow(t *testing.T) {
+func testTooSlowABodyIsGivenUp(t *testing.T) {
 	for name, c := range map[string]struct {
 		portion int
 		pause   time.Duration
@@ -183,10 +183,10 @@ func testA58Slow(t *testing.T) {
 	}
 }
 
-func testA59(t *testing.T) {
+func testDeadConnectionsAreFound(t *testing.T) {
 	for name, config := range map[string]pullthroughtest.Config{"HTTP/1.1": {TLS: true}, "HTTP/2": secure} {
-		t.Run(name+", between requests", func(t *testing.T) { inTime(t, config, nil, testA59Between) })
-		t.Run(name+", in a blob", func(t *testing.T) { inTime(t, config, nil, testA59InABlob) })
+		t.Run(name+", between requests", func(t *testing.T) { inTime(t, config, nil, testConnectionThatDiesBetweenRequests) })
+		t.Run(name+", in a blob", func(t *testing.T) { inTime(t, config, nil, testConnectionThatDiesInABlob) })
 		t.Run(name+", as offered", func(t *testing.T) {
 			inTime(t, config, nil, func(t *testing.T, p *pipeworks) {
 				require.NoError(t, pullsManifest(t.Context(), t, p))
@@ -194,7 +194,7 @@ func testA59(t *testing.T) {
 			})
 		})
 	}
-	t.Run("HTTP/2, an idle connection is pinged", func(t *testing.T) { inTime(t, secure, nil, testA59Ping) })
+	t.Run("HTTP/2, an idle connection is pinged", func(t *testing.T) { inTime(t, secure, nil, testConnectionsArePinged) })
 	t.Run("HTTP/2, GOAWAY in a blob", func(t *testing.T) {
 		inTime(t, secure, nil, func(t *testing.T, p *pipeworks) {
 			layer := p.Layer(4 << 20)
@@ -216,7 +216,7 @@ func testA59(t *testing.T) {
 	})
 }
 
-func testA59Between(t *testing.T, p *pipeworks) {
+func testConnectionThatDiesBetweenRequests(t *testing.T, p *pipeworks) {
 	first := p.forgetFirst()
 	require.NoError(t, pullsManifest(t.Context(), t, p))
 	first.lost.Store(true)
@@ -232,7 +232,7 @@ func testA59Between(t *testing.T, p *pipeworks) {
 	assert.Equal(t, 1, p.Up.Count("GET /v2/a/manifests/8"))
 }
 
-func testA59InABlob(t *testing.T, p *pipeworks) {
+func testConnectionThatDiesInABlob(t *testing.T, p *pipeworks) {
 	stall := make(chan struct{})
 	first := p.forgetFirst()
 	layer := p.Layer(4 << 20)
@@ -251,7 +251,7 @@ func testA59InABlob(t *testing.T, p *pipeworks) {
 	assert.Equal(t, 2, p.Up.Count(testkit.Blobs))
 }
 
-func testA59Ping(t *testing.T, p *pipeworks) {
+func testConnectionsArePinged(t *testing.T, p *pipeworks) {
 	first := p.forgetFirst()
 	require.NoError(t, pullsManifest(t.Context(), t, p))
 	first.lost.Store(true)
@@ -277,7 +277,7 @@ func (p *pipeworks) forgetFirst() *tunnel {
 	return first
 }
 
-func testA60(t *testing.T) {
+func testHTTPIsNeverFallenBackTo(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
 	closed, err := net.Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -307,7 +307,7 @@ func testA60(t *testing.T) {
 	})
 }
 
-func testA61(t *testing.T) {
+func testBodiesThatNobodyNeeds(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault pullthroughtest.Fault
 		conns int

@@ -16,7 +16,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func testA46(t *testing.T) {
+func testMediaTypes(t *testing.T) {
 	oci := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	index := pullthroughtest.NewIndex(oci)
 	docker := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Docker: true})
@@ -71,7 +71,7 @@ func replaceOnce(img *pullthroughtest.Image, part string) []byte {
 	return []byte(strings.Replace(string(img.Content), part, "", 1))
 }
 
-func testA47(t *testing.T) {
+func testAmbiguousManifestIsRefused(t *testing.T) {
 	d := digest.FromString("x").String()
 	one := fmt.Sprintf(`{"mediaType":"application/x","digest":%q,"size":1}`, d)
 	for name, members := range map[string]string{
@@ -108,7 +108,7 @@ func testA47(t *testing.T) {
 	}
 }
 
-func testA48(t *testing.T) {
+func testSchema1IsNotFound(t *testing.T) {
 	const signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 	body := []byte(`{"schemaVersion":1,"name":"a","tag":"1","architecture":"amd64","fsLayers":[{"blobSum":"` + digest.FromString("").String() +
 		`"}],"history":[{"v1Compatibility":"{}"}],"signatures":[{"signature":"x","protected":"x"}]}`)
@@ -130,7 +130,7 @@ func testA48(t *testing.T) {
 	}
 }
 
-func testA49(t *testing.T) {
+func testOddJSONStaysAsItIs(t *testing.T) {
 	small := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	odd := &pullthroughtest.Image{MediaType: small.MediaType, Config: small.Config, Layers: small.Layers}
 	odd.Content = []byte(" \r\n\t" + strings.Replace(string(small.Content), `{"schemaVersion":2,`,

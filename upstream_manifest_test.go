@@ -21,23 +21,23 @@ import (
 // manifestBehaviours are about manifests and indexes.
 var manifestBehaviours = []row{
 	{"A42", "chooses a manifest by the Accept header, or reads its first line only",
-		"it gets one line, the same for every client: indexes before manifests, OCI before Docker", testA42},
+		"it gets one line, the same for every client: indexes before manifests, OCI before Docker", testOneAcceptHeaderForAll},
 	{"A43", "sends a manifest over 4 MiB, announced or not",
-		"no more than 4 MiB are read, nothing at all if it was announced", testA43},
+		"no more than 4 MiB are read, nothing at all if it was announced", testManifestOver4MiB},
 	{"A44", "sends a manifest without a digest, with a wrong one, or another manifest than the digest asked for",
-		"the digest of what came counts: by digest it must match, by tag a wrong header is told in an event and refused if the policy says so", testA44},
+		"the digest of what came counts: by digest it must match, by tag a wrong header is told in an event and refused if the policy says so", testDigestOfWhatCameCounts},
 	{"A45", "answers HEAD of a manifest with 404 or 405, or without digest or type",
-		"GET decides; HEAD only ever checks tags that are stored", testA45},
+		"GET decides; HEAD only ever checks tags that are stored", testHeadOfAManifestDecidesNothing},
 	{"A46", "sends manifests with parameters in their type, as text or octets, or with a type that is not theirs",
-		"the mediaType in the manifest counts where the header says nothing, and must agree with it where it does", testA46},
+		"the mediaType in the manifest counts where the header says nothing, and must agree with it where it does", testMediaTypes},
 	{"A47", "sends a manifest that can be read in two ways",
-		"it is refused", testA47},
+		"it is refused", testAmbiguousManifestIsRefused},
 	{"A48", "has only Docker schema 1 for an image",
-		"the image is not found, and the error says why; nothing is converted or stored", testA48},
+		"the image is not found, and the error says why; nothing is converted or stored", testSchema1IsNotFound},
 	{"A49", "formats its JSON oddly",
-		"every byte stays as it is", testA49},
+		"every byte stays as it is", testOddJSONStaysAsItIs},
 	{"A50", "sends warnings",
-		"the proxy's owner is told in the event, once each and 4096 bytes at most; clients see none", testA50},
+		"the proxy's owner is told in the event, once each and 4096 bytes at most; clients see none", testWarningsReachTheOwner},
 }
 
 func TestUpstreamManifests(t *testing.T) { testkit.RunRows(t, manifestBehaviours) }
@@ -65,7 +65,7 @@ func negotiating(all ...*pullthroughtest.Image) func(http.ResponseWriter, *http.
 	}
 }
 
-func testA42(t *testing.T) {
+func testOneAcceptHeaderForAll(t *testing.T) {
 	oci := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	docker := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Docker: true})
 	ociIndex, dockerList := pullthroughtest.NewIndex(oci), pullthroughtest.NewIndex(docker)
@@ -107,7 +107,7 @@ func testA42(t *testing.T) {
 	})
 }
 
-func testA43(t *testing.T) {
+func testManifestOver4MiB(t *testing.T) {
 	const limit = 4 << 20
 	padded := func(size int) []byte {
 		const head, tail = `{"schemaVersion":2,"manifests":[],"annotations":{"x":"`, `"}}`
@@ -160,8 +160,8 @@ var nobodys = digest.FromString("nobody has this").String()
 
 func named(digest string) http.Header { return http.Header{"Docker-Content-Digest": {digest}} }
 
-func testA44(t *testing.T) {
-	t.Run("by digest", testA44ByDigest)
+func testDigestOfWhatCameCounts(t *testing.T) {
+	t.Run("by digest", testManifestByDigestMustMatch)
 	for name, c := range map[string]struct {
 		fault  pullthroughtest.Fault
 		lied   bool
@@ -199,7 +199,7 @@ func testA44(t *testing.T) {
 	}
 }
 
-func testA44ByDigest(t *testing.T) {
+func testManifestByDigestMustMatch(t *testing.T) {
 	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	w.Up.Push("a", "1", one)
@@ -234,7 +234,7 @@ func fetchEvent(t *testing.T, e *testkit.Events) (fetch pullthrough.Event) {
 	return fetch
 }
 
-func testA45(t *testing.T) {
+func testHeadOfAManifestDecidesNothing(t *testing.T) {
 	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	without := func(name string) pullthroughtest.Fault {
 		return pullthroughtest.Fault{Match: "HEAD *", Header: http.Header{name: nil}}
@@ -274,7 +274,7 @@ func testA45(t *testing.T) {
 	}
 }
 
-func testA50(t *testing.T) {
+func testWarningsReachTheOwner(t *testing.T) {
 	long := make([]string, 0, 20)
 	for i := range 20 {
 		long = append(long, fmt.Sprintf(`299 - "%d%s"`, i%10, strings.Repeat("x", 511))) // 10 KiB, each twice

@@ -55,7 +55,7 @@ func breaking(f pullthroughtest.Fault, match string, offset int64) pullthroughte
 	return f
 }
 
-func testA35(t *testing.T) {
+func testBrokenBlobGoesOn(t *testing.T) {
 	for name, c := range breaks {
 		t.Run("after "+name, func(t *testing.T) {
 			inTime(t, c.config, nil, func(t *testing.T, p *pipeworks) {
@@ -86,14 +86,14 @@ func testA35(t *testing.T) {
 		w.PullBlob(t, "a", layer.Digest)
 		assert.LessOrEqual(t, w.Up.Count(testkit.Blobs), 3, "a reset may take back all that was sent")
 	})
-	t.Run("by way of the registry", testA35Redirected)
-	t.Run("with another token", testA35Token)
-	t.Run("with If-Range", testA35IfRange)
-	t.Run("answers", testA35Answers)
+	t.Run("by way of the registry", testBrokenBlobGoesOnThroughItsRedirect)
+	t.Run("with another token", testBrokenBlobGoesOnWithANewToken)
+	t.Run("with If-Range", testResumeNamesTheObjectThatItContinues)
+	t.Run("answers", testAnswersToAResume)
 }
 
 // A presigned URL is good for one use here: the rest must not be asked for there.
-func testA35Redirected(t *testing.T) {
+func testBrokenBlobGoesOnThroughItsRedirect(t *testing.T) {
 	cdn := pullthroughtest.New(t, pullthroughtest.Config{})
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 	layer := w.Layer(4 << 20)
@@ -115,7 +115,7 @@ func testA35Redirected(t *testing.T) {
 }
 
 // A token may die while a long blob is on its way.
-func testA35Token(t *testing.T) {
+func testBrokenBlobGoesOnWithANewToken(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 	layer, gate := w.Layer(4<<20), testkit.NewGate(t)
 	cut := int64(2 << 20)
@@ -144,7 +144,7 @@ func statuses(w *testkit.World, part string) (all []string) {
 
 // If-Range with a validator that is weak, or of another host, would have the
 // registry compare what cannot be compared.
-func testA35IfRange(t *testing.T) {
+func testResumeNamesTheObjectThatItContinues(t *testing.T) {
 	const strong, weak = `"strong"`, `W/"weak"`
 	cdn := pullthroughtest.New(t, pullthroughtest.Config{})
 	cdn.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 3 << 19, LayerSize: 3 << 19}))
@@ -228,7 +228,7 @@ func resumes(t *testing.T, size, cut int64) map[string]resumed {
 	}
 }
 
-func testA35Answers(t *testing.T) {
+func testAnswersToAResume(t *testing.T) {
 	const size, cut = 5 << 18, 1 << 20
 	for name, c := range resumes(t, size, cut) {
 		t.Run(name, func(t *testing.T) {
@@ -272,7 +272,7 @@ func statusOf(err error) int {
 	return status
 }
 
-func testA36(t *testing.T) {
+func testManyBreaksEndWhereNothingComes(t *testing.T) {
 	t.Run("every 100 KB", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 		layer := w.Layer(10 << 20)
@@ -302,7 +302,7 @@ func testA36(t *testing.T) {
 	})
 }
 
-func testA37(t *testing.T) {
+func testBodyThatEndsWithItsConnection(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		for _, told := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, size told by the manifest: %v", name, told), func(t *testing.T) {

@@ -23,27 +23,27 @@ import (
 // connections are used.
 var transportBehaviours = []row{
 	{"A51", "fails in passing: 408, 429, 500, 502, 503, 504, a time-out of a connection, a connection that breaks before the answer, content damaged on its way",
-		"it is asked again; not so after any other status, a refused connection, an unknown host, a certificate or redirect that is refused, or when the client has gone", testA51},
+		"it is asked again; not so after any other status, a refused connection, an unknown host, a certificate or redirect that is refused, or when the client has gone", testPassingFailuresAreTriedAgain},
 	{"A52", "asks to wait by Retry-After, or fails without a word about when",
-		"a pull waits up to 10 s and fails at once beyond that, with the time in its error; without a word it waits 200 ms at most, then twice that, up to 5 s, never as long as another", testA52},
+		"a pull waits up to 10 s and fails at once beyond that, with the time in its error; without a word it waits 200 ms at most, then twice that, up to 5 s, never as long as another", testRetryAfterIsHeeded},
 	{"A53", "answers 429 to a hundred pulls",
-		"they wait together, and one of them asks for all", testA53},
+		"they wait together, and one of them asks for all", testHundredPullsWaitTogether},
 	{"A54", "keeps failing",
-		"a pull makes four requests, not four times four", testA54},
+		"a pull makes four requests, not four times four", testTriesDoNotMultiply},
 	{"A55", "sends an error with a body of any kind",
-		"the status decides; of the body 64 KiB are read and an OCI error code is kept", testA55},
+		"the status decides; of the body 64 KiB are read and an OCI error code is kept", testErrorBodiesOfAnyKind},
 	{"A56", "repeats secrets in its answers, or redirects to presigned URLs",
-		"no password, token or query of a URL is in an error, an event, the log or an answer to a client", testA56},
+		"no password, token or query of a URL is in an error, an event, the log or an answer to a client", testSecretsAreRepeatedToNobody},
 	{"A57", "sends its header slowly, one of 1 MB, or stalls in bodies",
-		"a header has 30 s and 256 KiB, a body as long as it takes, and no request waits for another's", testA57},
+		"a header has 30 s and 256 KiB, a body as long as it takes, and no request waits for another's", testSlowHeadersAndBodies},
 	{"A58", "stops sending in a body, or sends a byte now and then",
-		"after 30 s without a byte the rest is asked for anew; less than 1 KiB/s over a minute is given up", testA58},
+		"after 30 s without a byte the rest is asked for anew; less than 1 KiB/s over a minute is given up", testSilentBodyIsAskedForAgain},
 	{"A59", "or the network drops a connection without a word",
-		"HTTP/2 connections are pinged, and the next request goes by another; a rule can ask for HTTP/1.1", testA59},
+		"HTTP/2 connections are pinged, and the next request goes by another; a rule can ask for HTTP/1.1", testDeadConnectionsAreFound},
 	{"A60", "does not answer https",
-		"the pull fails; http is spoken if the rule's URL says http, and never otherwise", testA60},
+		"the pull fails; http is spoken if the rule's URL says http, and never otherwise", testHTTPIsNeverFallenBackTo},
 	{"A61", "sends bodies that nobody needs",
-		"up to 64 KiB are read to use the connection again, longer ones end with it", testA61},
+		"up to 64 KiB are read to use the connection again, longer ones end with it", testBodiesThatNobodyNeeds},
 }
 
 func TestUpstreamTransport(t *testing.T) { testkit.RunRows(t, transportBehaviours) }
@@ -85,7 +85,7 @@ var (
 	final   = []int{300, 304, 400, 401, 403, 404, 405, 406, 409, 410, 418, 425, 451, 501, 505, 507, 511}
 )
 
-func testA51(t *testing.T) {
+func testPassingFailuresAreTriedAgain(t *testing.T) {
 	for name, a := range asking {
 		for _, status := range passing {
 			t.Run(fmt.Sprint(name, ", once ", status), func(t *testing.T) {
@@ -123,12 +123,12 @@ func testA51(t *testing.T) {
 			})
 		})
 	}
-	t.Run("checks of stored tags", testA51Checks)
-	t.Run("connections", testA51Connections)
-	t.Run("content", testA51Content)
+	t.Run("checks of stored tags", testChecksAreTriedOnce)
+	t.Run("connections", testBrokenConnectionsAreTriedAgain)
+	t.Run("content", testDamagedContentIsTriedAgain)
 }
 
-func testA51Checks(t *testing.T) {
+func testChecksAreTriedOnce(t *testing.T) {
 	for _, status := range passing {
 		t.Run(fmt.Sprint("a check of a stored tag, ", status), func(t *testing.T) {
 			inTime(t, pullthroughtest.Config{}, testkit.EveryPull, func(t *testing.T, p *pipeworks) {
@@ -145,8 +145,8 @@ func testA51Checks(t *testing.T) {
 	}
 }
 
-// testA51Content: damage on the way is not upstream's last word.
-func testA51Content(t *testing.T) {
+// testDamagedContentIsTriedAgain: damage on the way is not upstream's last word.
+func testDamagedContentIsTriedAgain(t *testing.T) {
 	for _, kind := range []string{"manifests", "blobs"} {
 		for name, times := range map[string]int{"once": 1, "always": 0} {
 			t.Run("damaged "+kind+", "+name, func(t *testing.T) {
@@ -203,7 +203,7 @@ var persistent = map[string]struct {
 	},
 }
 
-func testA54(t *testing.T) {
+func testTriesDoNotMultiply(t *testing.T) {
 	for kind, pull := range map[string]func(context.Context, *testing.T, *pipeworks) error{
 		"manifests": pullsManifest, "blobs": asking["a blob"].pull,
 	} {
@@ -243,7 +243,7 @@ func testA54(t *testing.T) {
 	}
 }
 
-func testA55(t *testing.T) {
+func testErrorBodiesOfAnyKind(t *testing.T) {
 	kinds := map[int]error{
 		400: pullthrough.ErrUnavailable, 403: pullthrough.ErrDenied, 404: pullthrough.ErrNotFound,
 		429: pullthrough.ErrRateLimited, 500: pullthrough.ErrUnavailable,

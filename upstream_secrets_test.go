@@ -93,7 +93,7 @@ func parrots(path string, status int) func(http.ResponseWriter, *http.Request) b
 	}
 }
 
-func testA56(t *testing.T) {
+func testSecretsAreRepeatedToNobody(t *testing.T) {
 	for _, status := range []int{400, 401, 403, 404, 429, 500} {
 		for name, c := range map[string]struct {
 			path string
@@ -113,15 +113,15 @@ func testA56(t *testing.T) {
 			})
 		}
 	}
-	t.Run("odd token servers", testA56Tokens)
-	t.Run("redirects", testA56Redirects)
-	t.Run("what is no HTTP", testA56NoHTTP)
+	t.Run("odd token servers", testTokenSecretsAreRepeatedToNobody)
+	t.Run("redirects", testPresignedURLsAreRepeatedToNobody)
+	t.Run("what is no HTTP", testSecretsInWhatIsNoHTTP)
 	t.Run("all is well", func(t *testing.T) {
 		keepsSecrets(t, withTokens, secrets, nil)
 	})
 }
 
-func testA56Tokens(t *testing.T) {
+func testTokenSecretsAreRepeatedToNobody(t *testing.T) {
 	for name, body := range map[string]string{
 		"a token under another name": `{"tokn":"` + secretToken + `"}`,
 		"a token in plain text":      secretToken,
@@ -202,7 +202,7 @@ func keepsSecrets(t *testing.T, c pullthroughtest.Config, cred pullthrough.Crede
 	})
 }
 
-func testA56Redirects(t *testing.T) {
+func testPresignedURLsAreRepeatedToNobody(t *testing.T) {
 	cdn := pullthroughtest.New(t, pullthroughtest.Config{Handler: func(w http.ResponseWriter, r *http.Request) bool {
 		parrot(w, r, http.StatusForbidden)
 		return true
@@ -239,9 +239,9 @@ func testA56Redirects(t *testing.T) {
 	assert.True(t, cdn.Saw(testkit.Canary))
 }
 
-// testA56NoHTTP: net/http puts what it cannot read into its errors. A token server
+// testSecretsInWhatIsNoHTTP: net/http puts what it cannot read into its errors. A token server
 // that leaves out an empty line, say, has its token read as a header.
-func testA56NoHTTP(t *testing.T) {
+func testSecretsInWhatIsNoHTTP(t *testing.T) {
 	for name, raw := range map[string]string{
 		"a line":              secretToken + "\r\n\r\n",
 		"a status":            "HTTP/1.1 " + secretToken + "\r\n\r\n",

@@ -139,7 +139,7 @@ var troubles = map[string]trouble{
 	"no answer for 30 s":             {fault: &pullthroughtest.Fault{HeaderRate: 1}},
 }
 
-func testA51Connections(t *testing.T) {
+func testBrokenConnectionsAreTriedAgain(t *testing.T) {
 	for name, c := range troubles {
 		for _, once := range []bool{true, false} {
 			if once && !c.again {

@@ -65,7 +65,7 @@ func inDate(d time.Duration) func(time.Time) string {
 
 func inText(s string) func(time.Time) string { return func(time.Time) string { return s } }
 
-func testA52(t *testing.T) {
+func testRetryAfterIsHeeded(t *testing.T) {
 	for name, c := range retryAfters {
 		for status, kind := range map[int]error{429: pullthrough.ErrRateLimited, 503: pullthrough.ErrUnavailable} {
 			t.Run(fmt.Sprint(status, ", ", name), func(t *testing.T) {
@@ -86,7 +86,7 @@ func testA52(t *testing.T) {
 			})
 		}
 	}
-	t.Run("tokens and blobs", testA52Kinds)
+	t.Run("tokens and blobs", testRetryAfterInEveryAnswer)
 	t.Run("four times", func(t *testing.T) {
 		inTime(t, pullthroughtest.Config{Handler: limiting(oneManifest, 9, 429, inText("10"))}, nil, func(t *testing.T, p *pipeworks) {
 			start := time.Now()
@@ -96,10 +96,10 @@ func testA52(t *testing.T) {
 			assert.Equal(t, 4, p.Up.Count("*"))
 		})
 	})
-	t.Run("jitter", testA52Jitter)
+	t.Run("jitter", testWaitsDiffer)
 }
 
-func testA52Kinds(t *testing.T) {
+func testRetryAfterInEveryAnswer(t *testing.T) {
 	layer := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1000, LayerSize: 1000}).Layers[0]
 	for name, line := range map[string]string{"a token": "GET /token", "a blob": "GET /v2/a/blobs/" + layer.Digest.String()} {
 		t.Run(name, func(t *testing.T) {
@@ -123,8 +123,8 @@ func assertRetryAfter(t *testing.T, err, kind error, status int, atLeast time.Du
 	}
 }
 
-// testA52Jitter: those who failed together must not come back together.
-func testA52Jitter(t *testing.T) {
+// testWaitsDiffer: those who failed together must not come back together.
+func testWaitsDiffer(t *testing.T) {
 	firsts := map[time.Duration]bool{}
 	for range 8 {
 		policy := testkit.WithPolicy(pullthrough.Policy{Retries: 9})
@@ -154,20 +154,20 @@ var thoughtful = pullthroughtest.Config{Handler: func(_ http.ResponseWriter, r *
 
 const thinking = 100 * time.Millisecond
 
-func testA53(t *testing.T) {
+func testHundredPullsWaitTogether(t *testing.T) {
 	for name, value := range map[string]string{"with Retry-After": "5", "without": ""} {
 		limit := pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Status: 429, Header: http.Header{"Retry-After": {value}}}
 		t.Run("for ever, "+name, func(t *testing.T) {
-			inTime(t, thoughtful, nil, func(t *testing.T, p *pipeworks) { testA53ForEver(t, p, limit) })
+			inTime(t, thoughtful, nil, func(t *testing.T, p *pipeworks) { testHundredPullsOfALimitWithoutEnd(t, p, limit) })
 		})
 		t.Run("for a while, "+name, func(t *testing.T) {
 			limit.Times = 2
-			inTime(t, thoughtful, nil, func(t *testing.T, p *pipeworks) { testA53ForAWhile(t, p, limit) })
+			inTime(t, thoughtful, nil, func(t *testing.T, p *pipeworks) { testHundredPullsOfALimitThatEnds(t, p, limit) })
 		})
 	}
 }
 
-func testA53ForEver(t *testing.T, p *pipeworks, limit pullthroughtest.Fault) {
+func testHundredPullsOfALimitWithoutEnd(t *testing.T, p *pipeworks, limit pullthroughtest.Fault) {
 	images := p.hundred()
 	_, err := p.Resolve(t.Context(), images[0].Digest.String()) // it is known how upstream answers
 	require.NoError(t, err)
@@ -193,7 +193,7 @@ func testA53ForEver(t *testing.T, p *pipeworks, limit pullthroughtest.Fault) {
 	assert.LessOrEqual(t, p.Up.Count("GET /v2/a/manifests/*"), 4)
 }
 
-func testA53ForAWhile(t *testing.T, p *pipeworks, limit pullthroughtest.Fault) {
+func testHundredPullsOfALimitThatEnds(t *testing.T, p *pipeworks, limit pullthroughtest.Fault) {
 	p.hundred()
 	p.Up.Fault(limit)
 	var wg sync.WaitGroup

@@ -58,7 +58,7 @@ func (b *blobServer) open(t *testing.T) *pullthrough.Blob {
 	return blob
 }
 
-func TestHandlerStoreBodiesAskWhenTheyAreRead(t *testing.T) {
+func TestBodiesAskWhenTheyAreRead(t *testing.T) {
 	b := newBlobServer(300_000)
 	blob := b.open(t)
 	body := blob.Body.(io.ReadSeeker)
@@ -79,7 +79,7 @@ func TestHandlerStoreBodiesAskWhenTheyAreRead(t *testing.T) {
 }
 
 // What is wrong with an answer is the reader's error, never a shorter blob.
-func TestHandlerStoreAnswersThatAreSpoilt(t *testing.T) {
+func TestAnswersThatAreSpoilt(t *testing.T) {
 	b := newBlobServer(100_000)
 	for name, tc := range map[string]struct {
 		get func(w http.ResponseWriter, r *http.Request)
@@ -134,7 +134,7 @@ func TestHandlerStoreAnswersThatAreSpoilt(t *testing.T) {
 	}
 }
 
-func TestHandlerStoreHeads(t *testing.T) {
+func TestHeads(t *testing.T) {
 	content := []byte("some content")
 	d := digest.FromBytes(content)
 	for name, tc := range map[string]struct {
@@ -163,7 +163,7 @@ func TestHandlerStoreHeads(t *testing.T) {
 }
 
 // A registry that hangs is let go with the client, or with the body.
-func TestHandlerStoreRegistryThatHangs(t *testing.T) {
+func TestRegistryThatHangs(t *testing.T) {
 	for _, after := range []int{0, 50_000} {
 		b := newBlobServer(100_000)
 		begun, ended := make(chan struct{}), make(chan error, 1)
@@ -207,7 +207,7 @@ func TestHandlerStoreRegistryThatHangs(t *testing.T) {
 
 // What is stored is served in parts and whole, with our own headers, whatever
 // the registry's are.
-func TestHandlerStoreAnswers(t *testing.T) {
+func TestAnswers(t *testing.T) {
 	b := newBlobServer(100_000)
 	p := &pullthrough.Proxy{Store: &handlerstore.Store{Handler: b}, Rules: pullthrough.StaticRules{}}
 	srv := testkit.Serve(t, p)
@@ -232,7 +232,7 @@ func TestHandlerStoreAnswers(t *testing.T) {
 	assert.Equal(t, []string{"bytes=5000-99999"}, b.ranges)
 }
 
-func TestHandlerStoreRedirects(t *testing.T) {
+func TestRedirects(t *testing.T) {
 	const elsewhere = "https://bucket.example/blob?X-Amz-Signature=abc"
 	var seen []*http.Request
 	broken := false

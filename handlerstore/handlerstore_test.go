@@ -52,7 +52,7 @@ func calls(ctx context.Context, s pullthrough.Store, repo pullthrough.Repo) map[
 	}
 }
 
-func TestHandlerStoreOnlyNotFoundIsAMiss(t *testing.T) {
+func TestOnlyNotFoundIsAMiss(t *testing.T) {
 	for _, status := range []int{204, 206, 301, 307, 400, 401, 403, 405, 410, 418, 429, 500, 502, 503} {
 		t.Run(http.StatusText(status), func(t *testing.T) {
 			s := handlerStore(func(w http.ResponseWriter, _ *http.Request) {
@@ -75,7 +75,7 @@ func TestHandlerStoreOnlyNotFoundIsAMiss(t *testing.T) {
 	}
 }
 
-func TestHandlerStorePanicsAreErrors(t *testing.T) {
+func TestPanicsAreErrors(t *testing.T) {
 	for name, value := range map[string]any{"a string": "boom", "ErrAbortHandler": http.ErrAbortHandler, "an error": errors.New("boom")} {
 		t.Run(name, func(t *testing.T) {
 			for _, late := range []bool{false, true} {
@@ -98,7 +98,7 @@ func TestHandlerStorePanicsAreErrors(t *testing.T) {
 	}
 }
 
-func TestHandlerStoreNames(t *testing.T) {
+func TestNames(t *testing.T) {
 	var seen string
 	inner := func(w http.ResponseWriter, r *http.Request) { seen = r.URL.Path; http.NotFound(w, r) }
 	here := pullthrough.Repo{Account: "111122223333", Region: "us-east-1", Name: "hub/a"}
@@ -163,7 +163,7 @@ func TestHandlerStoreNames(t *testing.T) {
 	})
 }
 
-func TestHandlerStoreManifestsAreLookedAt(t *testing.T) {
+func TestManifestsAreLookedAt(t *testing.T) {
 	content := smallImage.Content
 	sha512 := digest.SHA512.FromBytes(content)
 	for name, tc := range map[string]struct {
@@ -255,7 +255,7 @@ func (g *tagged) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // What the registry does not keep is remembered, as long as it is true.
-func TestHandlerStoreRemembersChecks(t *testing.T) {
+func TestRemembersChecks(t *testing.T) {
 	other := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
 	g := &tagged{img: smallImage}
 	s := &handlerstore.Store{Handler: g}
@@ -301,7 +301,7 @@ func TestHandlerStoreRemembersChecks(t *testing.T) {
 	known(time.Time{}, "") // it is bounded
 }
 
-func TestHandlerStoreRefusedPushes(t *testing.T) {
+func TestRefusedPushes(t *testing.T) {
 	for status, kind := range map[int]error{409: pullthrough.ErrImmutable, 412: pullthrough.ErrImmutable, 400: nil, 404: nil, 500: nil} {
 		s := &handlerstore.Store{Handler: &tagged{img: smallImage, deny: status}}
 		err := s.PutManifest(t.Context(), testkit.Repo("a"), manifestOf(smallImage, "v1"))
@@ -323,7 +323,7 @@ func TestHandlerStoreRefusedPushes(t *testing.T) {
 }
 
 // A registry that gives up with its client says 404, or what it likes.
-func TestHandlerStoreContexts(t *testing.T) {
+func TestContexts(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
 		"not found": http.NotFound,
 		"a panic":   func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },

@@ -87,7 +87,7 @@ func (p *pushServer) put(ctx context.Context, content []byte, r io.ReadSeeker) e
 
 const uploads = "/v2/hub/a/blobs/uploads/"
 
-func TestHandlerStoreUploads(t *testing.T) {
+func TestUploads(t *testing.T) {
 	small, large := newBlobServer(1000).content, newBlobServer(9<<20+5).content
 	q := func(content []byte) string { return "digest=sha256%3A" + digest.FromBytes(content).Encoded() }
 	at := func(s string) string { return "/v2/hub/a/blobs/" + s }
@@ -136,7 +136,7 @@ type oddReader struct {
 	io.Seeker
 }
 
-func TestHandlerStoreUploadsThatFail(t *testing.T) {
+func TestUploadsThatFail(t *testing.T) {
 	large := newBlobServer(9 << 20).content
 	errBroken := errors.New("broken")
 	cut := func(n int, err error) io.ReadSeeker {
@@ -222,7 +222,7 @@ func (r *cancels) Read(p []byte) (int, error) {
 
 // A registry that reads on when it has answered gets nothing: the reader is the
 // caller's again.
-func TestHandlerStoreLendsABlobForTheRequestOnly(t *testing.T) {
+func TestLendsABlobForTheRequestOnly(t *testing.T) {
 	content := newBlobServer(9 << 20).content
 	var kept io.Reader
 	s := handlerStore(func(w http.ResponseWriter, r *http.Request) {

@@ -126,7 +126,7 @@ func bigImage(seed int64) *pullthroughtest.Image {
 	return pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: seed, Layers: 2, LayerSize: mib})
 }
 
-func TestMemStoreEvictsTheLeastRecentlyPulledImage(t *testing.T) {
+func TestEvictsTheLeastRecentlyPulledImage(t *testing.T) {
 	s := newShelf(t, 9*mib)
 	var images []*pullthroughtest.Image
 	for i := range int64(4) {
@@ -149,7 +149,7 @@ func TestMemStoreEvictsTheLeastRecentlyPulledImage(t *testing.T) {
 
 // A layer that an image in use needs stays, whoever else brought it in and
 // whenever.
-func TestMemStoreToldOfIsNotPulled(t *testing.T) {
+func TestToldOfIsNotPulled(t *testing.T) {
 	s := newShelf(t, 5*mib)
 	has := func(name string, seed int64) bool {
 		ok, err := s.HasManifest(t.Context(), testkit.Repo(name), bigImage(seed).Digest)
@@ -165,7 +165,7 @@ func TestMemStoreToldOfIsNotPulled(t *testing.T) {
 	assert.False(t, has("image1", 2), "that is another repository's")
 }
 
-func TestMemStoreKeepsWhatAnImageInUseNeeds(t *testing.T) {
+func TestKeepsWhatAnImageInUseNeeds(t *testing.T) {
 	s := newShelf(t, 6*mib)
 	index := pullthroughtest.NewIndex(bigImage(1), bigImage(2))
 	s.put(testkit.Repo("used"), "v1", index)
@@ -179,7 +179,7 @@ func TestMemStoreKeepsWhatAnImageInUseNeeds(t *testing.T) {
 }
 
 // An index goes before its children, which nobody has pulled by themselves.
-func TestMemStoreKeepsNoIndexWithoutItsChildren(t *testing.T) {
+func TestKeepsNoIndexWithoutItsChildren(t *testing.T) {
 	var children []*pullthroughtest.Image
 	size := int64(0)
 	for i := range int64(40) {
@@ -202,7 +202,7 @@ func TestMemStoreKeepsNoIndexWithoutItsChildren(t *testing.T) {
 	}
 }
 
-func TestMemStoreCountsSharedBytesOnce(t *testing.T) {
+func TestCountsSharedBytesOnce(t *testing.T) {
 	s := newShelf(t, 3*mib)
 	img := bigImage(1)
 	for i := range 50 {
@@ -218,7 +218,7 @@ func TestMemStoreCountsSharedBytesOnce(t *testing.T) {
 	}
 }
 
-func TestMemStoreReadersKeepWhatIsEvicted(t *testing.T) {
+func TestReadersKeepWhatIsEvicted(t *testing.T) {
 	s := newShelf(t, 3*mib)
 	img := bigImage(1)
 	s.put(testkit.Repo("a"), "v1", img)
@@ -229,7 +229,7 @@ func TestMemStoreReadersKeepWhatIsEvicted(t *testing.T) {
 	testkit.AssertBody(t, img.Layers[0].Digest, b)
 }
 
-func TestMemStoreRefusesWhatDoesNotFit(t *testing.T) {
+func TestRefusesWhatDoesNotFit(t *testing.T) {
 	s := newShelf(t, 3*mib)
 	s.put(testkit.Repo("a"), "v1", bigImage(1))
 	desc := ocispec.Descriptor{Digest: digest.FromString("large"), Size: 3*mib + 1}
@@ -246,7 +246,7 @@ func TestMemStoreRefusesWhatDoesNotFit(t *testing.T) {
 }
 
 // A tag that has gone while it was checked comes back.
-func TestMemStoreRevalidationOfWhatIsGoneStoresIt(t *testing.T) {
+func TestRevalidationOfWhatIsGoneStoresIt(t *testing.T) {
 	s := newShelf(t, 0)
 	img := bigImage(1)
 	m := &pullthrough.Manifest{Descriptor: img.Descriptor(), Content: img.Content, Tag: "v1", Source: pullthrough.SourceRevalidated}
@@ -255,7 +255,7 @@ func TestMemStoreRevalidationOfWhatIsGoneStoresIt(t *testing.T) {
 }
 
 // Memory is bounded by the limit, whatever comes in, from however many.
-func TestMemStoreStaysWithinItsLimit(t *testing.T) {
+func TestStaysWithinItsLimit(t *testing.T) {
 	const limit = 16 * mib
 	s := newShelf(t, limit)
 	before := testkit.InUse()
@@ -316,8 +316,8 @@ func benchmarkSizes(b *testing.B, f func(b *testing.B, content []byte, d digest.
 	}
 }
 
-// BenchmarkMemStorePut runs beside a copy into fresh memory.
-func BenchmarkMemStorePut(b *testing.B) {
+// BenchmarkPut runs beside a copy into fresh memory.
+func BenchmarkPut(b *testing.B) {
 	benchmarkSizes(b, func(b *testing.B, content []byte, d digest.Digest) {
 		desc := ocispec.Descriptor{Digest: d, Size: int64(len(content))}
 		var kept []byte
@@ -332,9 +332,9 @@ func BenchmarkMemStorePut(b *testing.B) {
 	})
 }
 
-// BenchmarkMemStoreGet runs beside a reader of the bytes themselves: nothing is
+// BenchmarkGet runs beside a reader of the bytes themselves: nothing is
 // copied but what the reader takes.
-func BenchmarkMemStoreGet(b *testing.B) {
+func BenchmarkGet(b *testing.B) {
 	for _, limit := range []int64{0, 1 << 40} {
 		b.Run(fmt.Sprint("limit=", limit), func(b *testing.B) {
 			benchmarkSizes(b, func(b *testing.B, content []byte, d digest.Digest) {
@@ -358,7 +358,7 @@ func BenchmarkMemStoreGet(b *testing.B) {
 	}
 }
 
-func BenchmarkMemStoreManifest(b *testing.B) {
+func BenchmarkManifest(b *testing.B) {
 	for _, limit := range []int64{0, 1 << 40} {
 		b.Run(fmt.Sprint("limit=", limit), func(b *testing.B) {
 			s, img := &memstore.Store{MaxBytes: limit}, bigImage(1)

@@ -15,23 +15,23 @@ import (
 )
 
 var ecrDigests = []trait{
-	{"D01", "an image can be pulled by digest before it was pulled by tag", "documented, `digest-first-pull`", "the same; users report a 404, which is D02", testD01},
-	{"D02", "such a pull is answered `Requested image not found`, also as `name:tag@digest`, since clients send the digest alone", "measured, `digest-first-pull`", "with `Policy.DigestAfterTag` the same, and upstream is not asked", testD02},
-	{"D03", "what was pulled by digest has no tag", "inferred", "the same", testD03},
-	{"D04", "the children of a cached index can be pulled by digest", "inferred", "the same, also with `Policy.DigestAfterTag`; a child that is not here yet is fetched", testD04},
-	{"D05", "they still can when the registry has been restarted", "inferred", "the same, also with `Policy.DigestAfterTag`", testD05},
-	{"D06", "a HEAD of a tag looks it up upstream, and the GET by digest after it succeeds", "inferred", "the same: together they cost one GET upstream", testD06},
-	{"D07", "a HEAD makes the repository and starts the import", "inferred", "the same", testD07},
-	{"D08", "a HEAD of a tag that is due checks it", "inferred", "the same", testD08},
-	{"D09", "a HEAD is answered with length, type, `Docker-Content-Digest`, `Docker-Distribution-Api-Version` and an empty `Sizes`", "measured", "the same but for `Sizes`, which is left out", testD09},
-	{"D10", "a GET is answered with `Docker-Content-Digest`", "measured, `get-digest-header`", "it is sent; users saw none in 2022", testD10},
-	{"D11", "a HEAD does not count as a pull", "chosen, `head-counts-pull`", "events and `Authorize` have `Request.Head`: hosts that count pulls leave these out", testD11},
-	{"D12", "a HEAD of what is not there is answered like the GET, without a body", "inferred", "the same", testD12},
+	{"D01", "an image can be pulled by digest before it was pulled by tag", "documented, `digest-first-pull`", "the same; users report a 404, which is D02", testDigestBeforeItsTag},
+	{"D02", "such a pull is answered `Requested image not found`, also as `name:tag@digest`, since clients send the digest alone", "measured, `digest-first-pull`", "with `Policy.DigestAfterTag` the same, and upstream is not asked", testDigestAfterTag},
+	{"D03", "what was pulled by digest has no tag", "inferred", "the same", testDigestBringsNoTag},
+	{"D04", "the children of a cached index can be pulled by digest", "inferred", "the same, also with `Policy.DigestAfterTag`; a child that is not here yet is fetched", testChildrenByDigest},
+	{"D05", "they still can when the registry has been restarted", "inferred", "the same, also with `Policy.DigestAfterTag`", testChildrenByDigestAfterARestart},
+	{"D06", "a HEAD of a tag looks it up upstream, and the GET by digest after it succeeds", "inferred", "the same: together they cost one GET upstream", testHeadThenGetByDigest},
+	{"D07", "a HEAD makes the repository and starts the import", "inferred", "the same", testHeadStartsTheImport},
+	{"D08", "a HEAD of a tag that is due checks it", "inferred", "the same", testHeadChecksATagThatIsDue},
+	{"D09", "a HEAD is answered with length, type, `Docker-Content-Digest`, `Docker-Distribution-Api-Version` and an empty `Sizes`", "measured", "the same but for `Sizes`, which is left out", testHeadersOfHead},
+	{"D10", "a GET is answered with `Docker-Content-Digest`", "measured, `get-digest-header`", "it is sent; users saw none in 2022", testGetNamesTheDigest},
+	{"D11", "a HEAD does not count as a pull", "chosen, `head-counts-pull`", "events and `Authorize` have `Request.Head`: hosts that count pulls leave these out", testHeadIsNoPull},
+	{"D12", "a HEAD of what is not there is answered like the GET, without a body", "inferred", "the same", testHeadOfWhatIsMissing},
 }
 
 var digestAfterTag = testkit.WithPolicy(pullthrough.Policy{DigestAfterTag: true, NotFoundTTL: -1})
 
-func testD01(t *testing.T) {
+func testDigestBeforeItsTag(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	img := testkit.Image(1)
 	e.push("1", img)
@@ -43,7 +43,7 @@ func testD01(t *testing.T) {
 	assert.Len(t, s.creations(), 1)
 }
 
-func testD02(t *testing.T) {
+func testDigestAfterTag(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a"}, digestAfterTag)
 	img := testkit.Image(1)
 	e.push("1", img)
@@ -62,7 +62,7 @@ func testD02(t *testing.T) {
 	e.asked(t)
 }
 
-func testD03(t *testing.T) {
+func testDigestBringsNoTag(t *testing.T) {
 	e, _ := startRepoECR(t, nil)
 	img := testkit.Image(1)
 	e.push("1", img)
@@ -74,7 +74,7 @@ func testD03(t *testing.T) {
 	assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"))
 }
 
-func testD04(t *testing.T) {
+func testChildrenByDigest(t *testing.T) {
 	list, children := index()
 	whole := startECR(t, pullthroughtest.Config{}, fills(pullthrough.FillBackground), digestAfterTag)
 	whole.push("1", list)
@@ -96,7 +96,7 @@ func testD04(t *testing.T) {
 	}
 }
 
-func testD05(t *testing.T) {
+func testChildrenByDigestAfterARestart(t *testing.T) {
 	for name, change := range map[string]func(*pullthrough.Proxy){"import": testkit.WithPolicy(pullthrough.Policy{}), "notfound": digestAfterTag} {
 		t.Run(name, func(t *testing.T) {
 			store := memstore.New()
@@ -115,7 +115,7 @@ func testD05(t *testing.T) {
 	}
 }
 
-func testD06(t *testing.T) {
+func testHeadThenGetByDigest(t *testing.T) {
 	for _, img := range []*pullthroughtest.Image{testkit.Image(1), pullthroughtest.NewIndex(testkit.Image(1))} {
 		for _, change := range []func(*pullthrough.Proxy){testkit.WithPolicy(pullthrough.Policy{}), digestAfterTag} {
 			e, _ := startRepoECR(t, nil, change)
@@ -128,7 +128,7 @@ func testD06(t *testing.T) {
 	}
 }
 
-func testD07(t *testing.T) {
+func testHeadStartsTheImport(t *testing.T) {
 	e, s := startRepoECR(t, nil, fills(pullthrough.FillBackground))
 	list, children := index()
 	e.push("1", list)
@@ -142,7 +142,7 @@ func testD07(t *testing.T) {
 	e.goesOffline(t, append(children, list)...)
 }
 
-func testD08(t *testing.T) {
+func testHeadChecksATagThatIsDue(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	one, two := testkit.Image(1), testkit.Image(2)
 	e.push("1", one)
@@ -155,7 +155,7 @@ func testD08(t *testing.T) {
 	e.asked(t, asks("HEAD", "1", 200), asks("GET", two.Digest.String(), 200))
 }
 
-func testD09(t *testing.T) {
+func testHeadersOfHead(t *testing.T) {
 	for _, img := range []*pullthroughtest.Image{testkit.Image(1), pullthroughtest.NewIndex(testkit.Image(1))} {
 		e := startECR(t, pullthroughtest.Config{})
 		e.push("1", img)
@@ -168,7 +168,7 @@ func testD09(t *testing.T) {
 	}
 }
 
-func testD10(t *testing.T) {
+func testGetNamesTheDigest(t *testing.T) {
 	img := testkit.Image(1)
 	e := startECR(t, pullthroughtest.Config{})
 	e.push("1", img)
@@ -178,7 +178,7 @@ func testD10(t *testing.T) {
 	}
 }
 
-func testD11(t *testing.T) {
+func testHeadIsNoPull(t *testing.T) {
 	d := &testkit.Door{}
 	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Authorize = d.Authorize })
 	img := testkit.Image(1)
@@ -206,7 +206,7 @@ func testD11(t *testing.T) {
 	assert.True(t, requests[0].Head)
 }
 
-func testD12(t *testing.T) {
+func testHeadOfWhatIsMissing(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a"})
 	e.push("1", testkit.Image(1))
 	absent := digest.FromString("absent")

@@ -18,24 +18,24 @@ import (
 )
 
 var ecrErrors = []trait{
-	{"E01", "404 `NAME_UNKNOWN`, \"The repository with name '…' does not exist in the registry with id '…'\": there is no repository and no rule", "documented", "the same sentence, with name and account", testE01},
-	{"E02", "404 `MANIFEST_UNKNOWN`, \"Requested image not found\": upstream does not have the image", "documented", "the same", testE02},
-	{"E03", "404 `BLOB_UNKNOWN`: the blob is neither cached nor upstream", "inferred", "the same, with a sentence of our own", testE03},
-	{"E04", "400 `NAME_INVALID`, `TAG_INVALID` or `DIGEST_INVALID`: what was asked for is outside the grammar", "inferred", "the same, with sentences of our own; nobody is asked", testE04},
-	{"E05", "neither repository nor image: upstream says 404 to the first pull", "chosen, `repo-after-404`", "`NAME_UNKNOWN`, and nothing is made, with a Store that is a `RepoCreator`; without one `MANIFEST_UNKNOWN`", testE05},
-	{"E06", "403 `DENIED`, \"The authentication to the upstream registry failed. …\": upstream refuses, for whatever reason", "measured", "the same sentence, never 401, which would have clients log in to the wrong registry; `Policy.HideDenied` says not found instead", testE06},
-	{"E07", "the rule's secret cannot be read, or is empty", "chosen, `empty-secret`", "an error of `Proxy.Credentials` is 403 `DENIED` with that sentence; upstream is not asked", testE07},
-	{"E08", "another account's ECR is the upstream, and the rule has no role", "chosen, `cross-account-no-role`", "that upstream's refusal is 403 `DENIED` with that sentence", testE08},
-	{"E09", "403 `DENIED`, \"User: … is not authorized to perform: ecr:BatchGetImage …\": the caller may not pull", "inferred", "what `Proxy.Authorize` says, word for word", testE09},
-	{"E10", "403 `DENIED`: the caller may neither read nor import", "measured", "the same, on the first pull and on later ones", testE10},
-	{"E11", "401 with a Basic challenge: no token, or one that has expired", "inferred", "\"Not Authorized\", or the words of `Proxy.Identify`, which may have `DENIED` too", testE11},
-	{"E12", "429 `TOOMANYREQUESTS`, \"Rate exceeded\": ECR's own limit", "inferred", "a host's callbacks can say so, with `Retry-After`", testE12},
-	{"E13", "upstream limits the rate (429), first pull", "chosen, `wire-429`", "429 `TOOMANYREQUESTS` with upstream's `Retry-After` and a sentence of our own", testE13},
-	{"E14", "upstream is down, slow, broken or sends rubbish, first pull", "chosen, `wire-unavailable`", "502 `UNKNOWN` with a sentence of our own, without upstream's address, words or secrets", testE14},
-	{"E15", "every error is one document, `{\"errors\":[{\"code\":…,\"message\":…}]}`", "documented", "the same", testE15},
+	{"E01", "404 `NAME_UNKNOWN`, \"The repository with name '…' does not exist in the registry with id '…'\": there is no repository and no rule", "documented", "the same sentence, with name and account", testNoRepositoryAndNoRule},
+	{"E02", "404 `MANIFEST_UNKNOWN`, \"Requested image not found\": upstream does not have the image", "documented", "the same", testImageIsMissing},
+	{"E03", "404 `BLOB_UNKNOWN`: the blob is neither cached nor upstream", "inferred", "the same, with a sentence of our own", testBlobIsMissing},
+	{"E04", "400 `NAME_INVALID`, `TAG_INVALID` or `DIGEST_INVALID`: what was asked for is outside the grammar", "inferred", "the same, with sentences of our own; nobody is asked", testNamesOutsideTheGrammar},
+	{"E05", "neither repository nor image: upstream says 404 to the first pull", "chosen, `repo-after-404`", "`NAME_UNKNOWN`, and nothing is made, with a Store that is a `RepoCreator`; without one `MANIFEST_UNKNOWN`", testNeitherRepositoryNorImage},
+	{"E06", "403 `DENIED`, \"The authentication to the upstream registry failed. …\": upstream refuses, for whatever reason", "measured", "the same sentence, never 401, which would have clients log in to the wrong registry; `Policy.HideDenied` says not found instead", testUpstreamRefuses},
+	{"E07", "the rule's secret cannot be read, or is empty", "chosen, `empty-secret`", "an error of `Proxy.Credentials` is 403 `DENIED` with that sentence; upstream is not asked", testUnreadableSecret},
+	{"E08", "another account's ECR is the upstream, and the rule has no role", "chosen, `cross-account-no-role`", "that upstream's refusal is 403 `DENIED` with that sentence", testCrossAccountWithoutRole},
+	{"E09", "403 `DENIED`, \"User: … is not authorized to perform: ecr:BatchGetImage …\": the caller may not pull", "inferred", "what `Proxy.Authorize` says, word for word", testCallerMayNotPull},
+	{"E10", "403 `DENIED`: the caller may neither read nor import", "measured", "the same, on the first pull and on later ones", testCallerMayNeitherReadNorImport},
+	{"E11", "401 with a Basic challenge: no token, or one that has expired", "inferred", "\"Not Authorized\", or the words of `Proxy.Identify`, which may have `DENIED` too", testUnknownCaller},
+	{"E12", "429 `TOOMANYREQUESTS`, \"Rate exceeded\": ECR's own limit", "inferred", "a host's callbacks can say so, with `Retry-After`", testRateOfTheRegistryItself},
+	{"E13", "upstream limits the rate (429), first pull", "chosen, `wire-429`", "429 `TOOMANYREQUESTS` with upstream's `Retry-After` and a sentence of our own", testUpstreamLimitsTheRate},
+	{"E14", "upstream is down, slow, broken or sends rubbish, first pull", "chosen, `wire-unavailable`", "502 `UNKNOWN` with a sentence of our own, without upstream's address, words or secrets", testUpstreamIsDown},
+	{"E15", "every error is one document, `{\"errors\":[{\"code\":…,\"message\":…}]}`", "documented", "the same", testErrorsAreOneDocument},
 }
 
-func testE01(t *testing.T) {
+func testNoRepositoryAndNoRule(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	e.push("1", testkit.Image(1))
 	some := digest.FromString("some").String()
@@ -46,7 +46,7 @@ func testE01(t *testing.T) {
 	assert.Empty(t, s.creations())
 }
 
-func testE02(t *testing.T) {
+func testImageIsMissing(t *testing.T) {
 	e, s := startRepoECR(t, []string{"a"})
 	e.push("1", testkit.Image(1))
 	absent := digest.FromString("absent").String()
@@ -58,7 +58,7 @@ func testE02(t *testing.T) {
 	assert.Empty(t, s.puts())
 }
 
-func testE03(t *testing.T) {
+func testBlobIsMissing(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a"})
 	e.push("1", testkit.Image(1))
 	absent := digest.FromString("absent")
@@ -67,7 +67,7 @@ func testE03(t *testing.T) {
 	e.asked(t, testkit.UpstreamGet(testkit.BlobPath("a", absent), 404))
 }
 
-func testE04(t *testing.T) {
+func testNamesOutsideTheGrammar(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a"})
 	for path, code := range map[string]string{
 		"/v2/hub/A/manifests/1":                                           "NAME_INVALID",
@@ -90,7 +90,7 @@ func testE04(t *testing.T) {
 	e.asked(t)
 }
 
-func testE05(t *testing.T) {
+func testNeitherRepositoryNorImage(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	e.push("1", testkit.Image(1), "other")
 	for _, ref := range []string{"1", digest.FromString("absent").String()} {
@@ -106,7 +106,7 @@ func testE05(t *testing.T) {
 	plain.refusesAt(t, tagsPath("a"), 404, "NAME_UNKNOWN", testkit.SayNoRepository("hub/a", testkit.RegistryAccount))
 }
 
-func testE06(t *testing.T) {
+func testUpstreamRefuses(t *testing.T) {
 	img := testkit.Image(1)
 	users := map[string]string{"robot": "canary-right"}
 	nobody := func(string, string) bool { return false }
@@ -152,7 +152,7 @@ func testE06(t *testing.T) {
 	}
 }
 
-func testE07(t *testing.T) {
+func testUnreadableSecret(t *testing.T) {
 	for name, refusal := range map[string]error{
 		"unreadable": errVault, "missing": errors.Join(errors.New("canary"), pullthrough.ErrNotFound), "slow": context.DeadlineExceeded,
 	} {
@@ -173,7 +173,7 @@ func testE07(t *testing.T) {
 	}
 }
 
-func testE08(t *testing.T) {
+func testCrossAccountWithoutRole(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: map[string]string{"AWS": "canary"}}, func(p *pullthrough.Proxy) {
 		p.Credentials = func(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
 			if rule.CustomRoleARN == "" {
@@ -193,7 +193,7 @@ func testE08(t *testing.T) {
 	assert.Equal(t, 1, e.Up.Count("GET /v2/a/manifests/1 200"))
 }
 
-func testE09(t *testing.T) {
+func testCallerMayNotPull(t *testing.T) {
 	say := "User: arn:aws:iam::123456789012:user/bob is not authorized to perform: ecr:BatchGetImage on resource: " +
 		"arn:aws:ecr:eu-west-1:123456789012:repository/hub/a because no identity-based policy allows the ecr:BatchGetImage action"
 	d := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionPull: errors.New(say)}}
@@ -207,7 +207,7 @@ func testE09(t *testing.T) {
 	e.asked(t)
 }
 
-func testE10(t *testing.T) {
+func testCallerMayNeitherReadNorImport(t *testing.T) {
 	e, d, img := refusingTo(t, "bob", pullthrough.ActionPull, pullthrough.ActionImport, pullthrough.ActionCreate)
 	for range 2 {
 		assert.Equal(t, d.say(pullthrough.ActionPull), testkit.AssertOCI(t, e.Get(t, testkit.ManifestPath("a", "1"), "X-Caller", "bob"), 403, "DENIED"))
@@ -216,7 +216,7 @@ func testE10(t *testing.T) {
 	e.asked(t, asks("GET", "1", 200))
 }
 
-func testE11(t *testing.T) {
+func testUnknownCaller(t *testing.T) {
 	expired := "Your authorization token has expired. Reauthenticate and try again."
 	for name, c := range map[string]struct {
 		refusal       error
@@ -241,7 +241,7 @@ func testE11(t *testing.T) {
 	}
 }
 
-func testE12(t *testing.T) {
+func testRateOfTheRegistryItself(t *testing.T) {
 	exceeded := &pullthrough.Error{Kind: pullthrough.ErrRateLimited, Message: "Rate exceeded", RetryAfter: 3 * time.Second}
 	for name, change := range map[string]func(*pullthrough.Proxy){
 		"Identify": func(p *pullthrough.Proxy) {
@@ -262,7 +262,7 @@ func testE12(t *testing.T) {
 	}
 }
 
-func testE13(t *testing.T) {
+func testUpstreamLimitsTheRate(t *testing.T) {
 	img := testkit.Image(1)
 	for name, path := range map[string]string{"manifest": testkit.ManifestPath("a", "1"), "blob": testkit.BlobPath("a", img.Layers[0].Digest)} {
 		t.Run(name, func(t *testing.T) {
@@ -279,7 +279,7 @@ func testE13(t *testing.T) {
 	}
 }
 
-func testE14(t *testing.T) {
+func testUpstreamIsDown(t *testing.T) {
 	img := testkit.Image(1)
 	for name, c := range testkit.Failures {
 		if c.Status == 502 {
@@ -299,7 +299,7 @@ func testE14(t *testing.T) {
 	})
 }
 
-func testE15(t *testing.T) {
+func testErrorsAreOneDocument(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a"})
 	r := e.Get(t, testkit.ManifestPath("a", "1"))
 	assert.JSONEq(t, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"Requested image not found"}]}`, string(r.Content))

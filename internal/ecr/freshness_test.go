@@ -21,31 +21,31 @@ import (
 
 // Tests of tags whose check fails are in ecr_stale_test.go.
 var ecrFreshness = []trait{
-	{"F01", "a tag counts as fresh for 24 hours from its last successful check", "documented, `window-basis`", "the same; `Policy.TagTTL` sets another time, per rule. Pulls within it ask nobody and do not prolong it", testF01},
-	{"F02", "tags are checked when they are pulled, never in the background", "documented", "the same", testF02},
-	{"F03", "a check that finds the tag where it was starts the next 24 hours", "documented", "the same; it costs one HEAD", testF03},
-	{"F04", "a tag that has moved upstream moves here", "documented", "HEAD tells that it moved, and the new image is fetched by digest", testF04},
-	{"F05", "there is no forced refresh but to delete the tag", "documented", "the same; `pullthrough.EveryPull` has upstream asked each time, a negative `TagTTL` never", testF05},
-	{"F06", "many clients pull a tag that is due", "inferred", "they share one check", testF06},
-	{"F07", "a digest is never checked", "inferred", "the same, whatever the policy", testF07},
-	{"F08", "an update of the rule leaves the tags as fresh as they were", "chosen, `update-resets-window`", "the same", testF08},
-	{"F09", "the rule's secret is read again", "chosen, `secret-cache`", "`Proxy.Credentials` is asked whenever a new upstream token is needed", testF09},
-	{"F10", "immutable tags never move", "documented, `immutable-refresh`", "a tag's first import is allowed; a Store that answers `ErrImmutable` keeps its image, which is served, and is asked about again after 24 hours", testF10},
-	{"F11", "exclusion filters make single tags mutable", "documented, `immutable-refresh`", "the Store decides tag by tag", testF11},
-	{"F12", "a check replaces a tag that was pushed locally", "inferred, `keep-local`", "the same; with `Policy.KeepLocal` such a tag is never checked", testF12},
-	{"F13", "a local tag that upstream does not have stays", "inferred, `keep-local`", "the same, and upstream is asked again after 24 hours", testF13},
-	{"F20", "what is cached is served when the check fails, for any reason, for ever", "documented", "the same: 200 with the old image; `Policy.RefuseStale` refuses on 401, 403 and 404", testF20},
-	{"F21", "a failed check does not count: the next pull asks again", "chosen, `failed-check-window`", "the same, when the pause is over", testF21},
-	{"F22", "every pull asks an upstream that is down", "chosen, `failed-check-pause`", "departs: after a failed check the rule's checks pause for 15 seconds, then 30, doubling to 5 minutes, so that pulls do not wait each time", testF22},
-	{"F23", "an image that is not cached is asked for whatever happened before", "chosen, `failed-check-pause`", "the same: a pause is for checks only. One that refuses us pauses one repository, one that is down all of the rule's", testF23},
-	{"F24", "a pull waits for a slow check", "chosen, `failed-check-pause`", "departs: for 2 seconds (`Policy.CheckTimeout`), then the old image is served while the check goes on", testF24},
-	{"F25", "what is cached outlives its rule", "documented", "the same, without checks; what is not cached is `MANIFEST_UNKNOWN` in a repository that is there", testF25},
-	{"F26", "what is cached outlives the rule's secret", "documented", "the same; new tags are denied", testF26},
+	{"F01", "a tag counts as fresh for 24 hours from its last successful check", "documented, `window-basis`", "the same; `Policy.TagTTL` sets another time, per rule. Pulls within it ask nobody and do not prolong it", testFreshFor24Hours},
+	{"F02", "tags are checked when they are pulled, never in the background", "documented", "the same", testChecksOnlyWhenPulled},
+	{"F03", "a check that finds the tag where it was starts the next 24 hours", "documented", "the same; it costs one HEAD", testCheckStartsANewDay},
+	{"F04", "a tag that has moved upstream moves here", "documented", "HEAD tells that it moved, and the new image is fetched by digest", testMovedTagMoves},
+	{"F05", "there is no forced refresh but to delete the tag", "documented", "the same; `pullthrough.EveryPull` has upstream asked each time, a negative `TagTTL` never", testForcedRefresh},
+	{"F06", "many clients pull a tag that is due", "inferred", "they share one check", testHerdSharesOneCheck},
+	{"F07", "a digest is never checked", "inferred", "the same, whatever the policy", testDigestsAreNeverChecked},
+	{"F08", "an update of the rule leaves the tags as fresh as they were", "chosen, `update-resets-window`", "the same", testUpdatedRuleKeepsFreshness},
+	{"F09", "the rule's secret is read again", "chosen, `secret-cache`", "`Proxy.Credentials` is asked whenever a new upstream token is needed", testSecretIsReadAgain},
+	{"F10", "immutable tags never move", "documented, `immutable-refresh`", "a tag's first import is allowed; a Store that answers `ErrImmutable` keeps its image, which is served, and is asked about again after 24 hours", testImmutableTagsStay},
+	{"F11", "exclusion filters make single tags mutable", "documented, `immutable-refresh`", "the Store decides tag by tag", testExcludedTagsMove},
+	{"F12", "a check replaces a tag that was pushed locally", "inferred, `keep-local`", "the same; with `Policy.KeepLocal` such a tag is never checked", testCheckReplacesALocalTag},
+	{"F13", "a local tag that upstream does not have stays", "inferred, `keep-local`", "the same, and upstream is asked again after 24 hours", testLocalTagThatUpstreamLacksStays},
+	{"F20", "what is cached is served when the check fails, for any reason, for ever", "documented", "the same: 200 with the old image; `Policy.RefuseStale` refuses on 401, 403 and 404", testStaleIsServedWhateverFails},
+	{"F21", "a failed check does not count: the next pull asks again", "chosen, `failed-check-window`", "the same, when the pause is over", testFailedCheckDoesNotCount},
+	{"F22", "every pull asks an upstream that is down", "chosen, `failed-check-pause`", "departs: after a failed check the rule's checks pause for 15 seconds, then 30, doubling to 5 minutes, so that pulls do not wait each time", testChecksPauseAfterAFailure},
+	{"F23", "an image that is not cached is asked for whatever happened before", "chosen, `failed-check-pause`", "the same: a pause is for checks only. One that refuses us pauses one repository, one that is down all of the rule's", testPauseIsForChecksOnly},
+	{"F24", "a pull waits for a slow check", "chosen, `failed-check-pause`", "departs: for 2 seconds (`Policy.CheckTimeout`), then the old image is served while the check goes on", testSlowCheckIsNotWaitedFor},
+	{"F25", "what is cached outlives its rule", "documented", "the same, without checks; what is not cached is `MANIFEST_UNKNOWN` in a repository that is there", testCachedOutlivesItsRule},
+	{"F26", "what is cached outlives the rule's secret", "documented", "the same; new tags are denied", testCachedOutlivesItsSecret},
 }
 
 const day = 24 * time.Hour
 
-func testF01(t *testing.T) {
+func testFreshFor24Hours(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	img := testkit.Image(1)
 	e.push("1", img)
@@ -72,7 +72,7 @@ func testF01(t *testing.T) {
 	short.asked(t, asks("HEAD", "1", 200))
 }
 
-func testF02(t *testing.T) {
+func testChecksOnlyWhenPulled(t *testing.T) {
 	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
 		img := testkit.Image(1)
 		w.Up.Push("a", "1", img)
@@ -86,7 +86,7 @@ func testF02(t *testing.T) {
 	})
 }
 
-func testF03(t *testing.T) {
+func testCheckStartsANewDay(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	img := testkit.Image(1)
 	e.push("1", img)
@@ -103,7 +103,7 @@ func testF03(t *testing.T) {
 	assert.Contains(t, e.told.Sources(), pullthrough.SourceRevalidated)
 }
 
-func testF04(t *testing.T) {
+func testMovedTagMoves(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	one, two := testkit.Image(1), testkit.Image(2)
 	e.push("1", one)
@@ -119,7 +119,7 @@ func testF04(t *testing.T) {
 	e.asked(t)
 }
 
-func testF05(t *testing.T) {
+func testForcedRefresh(t *testing.T) {
 	one, two := testkit.Image(1), testkit.Image(2)
 	e, s := startRepoECR(t, nil)
 	e.push("1", one)
@@ -147,7 +147,7 @@ func testF05(t *testing.T) {
 	never.asked(t)
 }
 
-func testF06(t *testing.T) {
+func testHerdSharesOneCheck(t *testing.T) {
 	var came atomic.Int32
 	e := startECR(t, pullthroughtest.Config{}, testkit.WithPolicy(pullthrough.Policy{CheckTimeout: -1}), func(p *pullthrough.Proxy) {
 		p.Authorize = func(_ context.Context, action pullthrough.Action, _ pullthrough.Request) error {
@@ -175,7 +175,7 @@ func testF06(t *testing.T) {
 	e.asked(t, asks("HEAD", "1", 200))
 }
 
-func testF07(t *testing.T) {
+func testDigestsAreNeverChecked(t *testing.T) {
 	for name, pol := range map[string]pullthrough.Policy{"24 hours": {}, "every pull": {TagTTL: pullthrough.EveryPull}} {
 		t.Run(name, func(t *testing.T) {
 			e := startECR(t, pullthroughtest.Config{}, testkit.WithPolicy(pol))
@@ -194,7 +194,7 @@ func testF07(t *testing.T) {
 	}
 }
 
-func testF08(t *testing.T) {
+func testUpdatedRuleKeepsFreshness(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	rules := e.rulesThatChange()
 	img := testkit.Image(1)
@@ -212,7 +212,7 @@ func testF08(t *testing.T) {
 	e.asked(t, asks("HEAD", "1", 200))
 }
 
-func testF09(t *testing.T) {
+func testSecretIsReadAgain(t *testing.T) {
 	const user, old, young = "robot", "canary-old", "canary-young"
 	password, reads := old, 0
 	var mu sync.Mutex
@@ -240,7 +240,7 @@ func testF09(t *testing.T) {
 	assert.False(t, e.Up.Saw(old))
 }
 
-func testF10(t *testing.T) {
+func testImmutableTagsStay(t *testing.T) {
 	store := &immutableStore{Store: memstore.New()}
 	e := startECR(t, pullthroughtest.Config{}, in(store))
 	one, two := testkit.Image(1), testkit.Image(2)
@@ -275,7 +275,7 @@ func (s *excluding) PutManifest(ctx context.Context, r pullthrough.Repo, m *pull
 	return s.immutableStore.PutManifest(ctx, r, m)
 }
 
-func testF11(t *testing.T) {
+func testExcludedTagsMove(t *testing.T) {
 	store := &excluding{immutableStore{Store: memstore.New()}, "latest"}
 	e := startECR(t, pullthroughtest.Config{}, in(store))
 	one, two := testkit.Image(1), testkit.Image(2)
@@ -291,7 +291,7 @@ func testF11(t *testing.T) {
 	assert.Equal(t, 2, e.Up.Count("HEAD *"))
 }
 
-func testF12(t *testing.T) {
+func testCheckReplacesALocalTag(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	mine, theirs := e.local(t, "1"), testkit.Image(1)
 	e.push("1", theirs)
@@ -312,7 +312,7 @@ func testF12(t *testing.T) {
 	keep.asked(t, asks("GET", "2", 200), asks("HEAD", "2", 200)) // what came from upstream is checked
 }
 
-func testF13(t *testing.T) {
+func testLocalTagThatUpstreamLacksStays(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	mine := e.local(t, "mine")
 	e.push("other", testkit.Image(1))

@@ -22,29 +22,29 @@ import (
 
 // Tests of referrers are in ecr_referrers_test.go and ecr_referrers_pages_test.go.
 var ecrLists = []trait{
-	{"L01", "a list of tags has what is cached, and never asks upstream", "inferred", "the same", testL01},
-	{"L02", "the tags of a repository that is not there are `NAME_UNKNOWN`, and it is not made", "inferred", "the same", testL02},
-	{"L03", "the catalog lists the repositories of the registry", "measured", "the same: those of one account in one Region", testL03},
-	{"L04", "long lists come in pages", "chosen", "as the OCI specification says, by `n`, `last` and `Link`; a page has 1,000 names at most", testL04},
-	{"L05", "a page of no sensible size", "chosen", "`n=0` is an empty page, a negative one or no number 400 `PAGINATION_NUMBER_INVALID`", testL05},
-	{"L06", "listing needs a permission", "inferred", "who may pull from a repository may list its tags", testL06},
-	{"L07", "a registry can list what it has", "inferred", "where the Store is no `TagLister` or `RepoLister`, the answer is 404 `UNSUPPORTED`", testL07},
-	{"L20", "a pull does not bring in what refers to the image", "measured", "the same", testL20},
-	{"L21", "the list of referrers is upstream's, answered by the first request for it", "measured", "the same, as an OCI index", testL21},
-	{"L22", "a list counts as fresh for 6 hours", "measured, `referrers-window`", "the same; `Policy.ReferrersTTL` sets another time", testL22},
-	{"L23", "a subject that nobody knows has an empty list, and so has every subject where no rule covers the repository", "inferred", "the same, never 404", testL23},
-	{"L24", "of an upstream without referrers API (404) the list is empty", "inferred", "the same", testL24},
-	{"L25", "the referrers tag, `sha256-<hex>`, is not asked for instead", "chosen, `referrers-tag-schema`", "the same; `Policy.ReferrersTag` has it asked for", testL25},
-	{"L26", "when upstream fails, a known list is served", "chosen, `referrers-stale`", "the same; without one the request fails as a pull does", testL26},
-	{"L27", "a list may be filtered by artifact type", "documented", "the same, by `artifactType`, which `OCI-Filters-Applied` confirms; upstream is asked for the whole list once", testL27},
-	{"L28", "long lists of referrers are read to their end", "inferred", "page by page, as far as upstream's `Link` leads through the same list; one that leads elsewhere is an error", testL28},
-	{"L29", "a list without end", "chosen", "an error (502), after 100 pages or 10,000 referrers", testL29},
-	{"L30", "only `ecr:BatchGetImage` is needed", "measured", "the same: nobody asks for `BatchImportUpstreamImage`, and no repository is made", testL30},
-	{"L31", "the artifacts of a list are imported with it", "measured", "departs: they come when they are pulled, by the digest in the list", testL31},
-	{"L32", "lists are kept with the registry", "inferred", "by a Store that is a `ReferrerStore`; else in memory, the last used ones", testL32},
-	{"L33", "many clients ask for a list at once", "inferred", "upstream is asked once", testL33},
-	{"L34", "signatures of the older kind, `sha256-<hex>.sig`, are tags like others", "inferred", "the same", testL34},
-	{"L35", "what is no digest has no referrers", "chosen", "400 `DIGEST_INVALID`", testL35},
+	{"L01", "a list of tags has what is cached, and never asks upstream", "inferred", "the same", testTagsAskNobody},
+	{"L02", "the tags of a repository that is not there are `NAME_UNKNOWN`, and it is not made", "inferred", "the same", testTagsOfAMissingRepository},
+	{"L03", "the catalog lists the repositories of the registry", "measured", "the same: those of one account in one Region", testCatalogOfOneRegistry},
+	{"L04", "long lists come in pages", "chosen", "as the OCI specification says, by `n`, `last` and `Link`; a page has 1,000 names at most", testPagesOfTags},
+	{"L05", "a page of no sensible size", "chosen", "`n=0` is an empty page, a negative one or no number 400 `PAGINATION_NUMBER_INVALID`", testOddPageSizes},
+	{"L06", "listing needs a permission", "inferred", "who may pull from a repository may list its tags", testListingNeedsPermission},
+	{"L07", "a registry can list what it has", "inferred", "where the Store is no `TagLister` or `RepoLister`, the answer is 404 `UNSUPPORTED`", testStoresThatCannotList},
+	{"L20", "a pull does not bring in what refers to the image", "measured", "the same", testPullBringsNoReferrers},
+	{"L21", "the list of referrers is upstream's, answered by the first request for it", "measured", "the same, as an OCI index", testReferrersAreUpstreams},
+	{"L22", "a list counts as fresh for 6 hours", "measured, `referrers-window`", "the same; `Policy.ReferrersTTL` sets another time", testReferrersAreFreshFor6Hours},
+	{"L23", "a subject that nobody knows has an empty list, and so has every subject where no rule covers the repository", "inferred", "the same, never 404", testSubjectThatNobodyKnows},
+	{"L24", "of an upstream without referrers API (404) the list is empty", "inferred", "the same", testUpstreamWithoutReferrersAPI},
+	{"L25", "the referrers tag, `sha256-<hex>`, is not asked for instead", "chosen, `referrers-tag-schema`", "the same; `Policy.ReferrersTag` has it asked for", testReferrersTag},
+	{"L26", "when upstream fails, a known list is served", "chosen, `referrers-stale`", "the same; without one the request fails as a pull does", testKnownReferrersAreServedStale},
+	{"L27", "a list may be filtered by artifact type", "documented", "the same, by `artifactType`, which `OCI-Filters-Applied` confirms; upstream is asked for the whole list once", testFilterByArtifactType},
+	{"L28", "long lists of referrers are read to their end", "inferred", "page by page, as far as upstream's `Link` leads through the same list; one that leads elsewhere is an error", testPagesOfReferrers},
+	{"L29", "a list without end", "chosen", "an error (502), after 100 pages or 10,000 referrers", testReferrersWithoutEnd},
+	{"L30", "only `ecr:BatchGetImage` is needed", "measured", "the same: nobody asks for `BatchImportUpstreamImage`, and no repository is made", testReferrersNeedPullPermission},
+	{"L31", "the artifacts of a list are imported with it", "measured", "departs: they come when they are pulled, by the digest in the list", testArtifactsComeWhenPulled},
+	{"L32", "lists are kept with the registry", "inferred", "by a Store that is a `ReferrerStore`; else in memory, the last used ones", testReferrersAreKept},
+	{"L33", "many clients ask for a list at once", "inferred", "upstream is asked once", testHerdSharesOneList},
+	{"L34", "signatures of the older kind, `sha256-<hex>.sig`, are tags like others", "inferred", "the same", testOldSignaturesAreTags},
+	{"L35", "what is no digest has no referrers", "chosen", "400 `DIGEST_INVALID`", testReferrersOfWhatIsNoDigest},
 }
 
 func tagsPath(name string) string { return "/v2/" + testkit.Prefix + "/" + name + "/tags/list" }
@@ -72,7 +72,7 @@ func (e *ecr) list(t *testing.T, r testkit.Reply) (list nameList) {
 	return list
 }
 
-func testL01(t *testing.T) {
+func testTagsAskNobody(t *testing.T) {
 	e, _ := startRepoECR(t, nil)
 	img := testkit.Image(1)
 	for _, tag := range []string{"3", "1", "2", "10"} {
@@ -90,7 +90,7 @@ func testL01(t *testing.T) {
 	e.asked(t)
 }
 
-func testL02(t *testing.T) {
+func testTagsOfAMissingRepository(t *testing.T) {
 	s := newRepoStore()
 	for name, store := range map[string]pullthrough.Store{"knows repositories": s, "does not": memstore.New()} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func testL02(t *testing.T) {
 	assert.Empty(t, s.creations())
 }
 
-func testL03(t *testing.T) {
+func testCatalogOfOneRegistry(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Identify = pullthrough.HostIdentity })
 	img := testkit.Image(1)
 	for _, name := range []string{"c", "a", "b"} {
@@ -145,7 +145,7 @@ func (e *ecr) pages(t *testing.T, path string) (pages [][]string) {
 	return nil
 }
 
-func testL04(t *testing.T) {
+func testPagesOfTags(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	var want []string
 	for i := range 1001 {
@@ -177,7 +177,7 @@ func testL04(t *testing.T) {
 	assert.Empty(t, e.Up.Log())
 }
 
-func testL05(t *testing.T) {
+func testOddPageSizes(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	e.local(t, "1")
 	for _, path := range []string{tagsPath("a"), "/v2/_catalog"} {
@@ -192,7 +192,7 @@ func testL05(t *testing.T) {
 	}
 }
 
-func testL06(t *testing.T) {
+func testListingNeedsPermission(t *testing.T) {
 	d := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionPull: errors.New("not you")}}
 	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Authorize = d.Authorize })
 	e.local(t, "1")
@@ -206,7 +206,7 @@ func testL06(t *testing.T) {
 // onlyStore is a Store and nothing else.
 type onlyStore struct{ pullthrough.Store }
 
-func testL07(t *testing.T) {
+func testStoresThatCannotList(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, in(onlyStore{memstore.New()}))
 	img := testkit.Image(1)
 	e.push("1", img)

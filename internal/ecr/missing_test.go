@@ -15,16 +15,16 @@ import (
 )
 
 var ecrNotFound = []trait{
-	{"M01", "an image that upstream does not have is asked for by every pull", "inferred", "departs: once in 10 seconds, so that a pod that cannot start does not use up the rate limit", testM01},
-	{"M02", "how long that counts cannot be set", "inferred", "`Policy.NotFoundTTL` sets another time; a negative one asks each time", testM02},
-	{"M03", "what is missing is one tag or digest of one repository", "inferred", "the same: others are asked for at once", testM03},
-	{"M04", "what was refused or failed is asked for again", "inferred", "the same: only upstream's 404 is remembered", testM04},
-	{"M05", "what a caller was refused is not missing", "inferred", "the same: a missing permission is not remembered, nor is a repository that could not be made", testM05},
-	{"M06", "an image that is pushed here is there at once", "inferred", "the same", testM06},
-	{"M07", "a rule that is made anew asks anew", "inferred", "the same", testM07},
+	{"M01", "an image that upstream does not have is asked for by every pull", "inferred", "departs: once in 10 seconds, so that a pod that cannot start does not use up the rate limit", testMissingIsRememberedFor10Seconds},
+	{"M02", "how long that counts cannot be set", "inferred", "`Policy.NotFoundTTL` sets another time; a negative one asks each time", testNotFoundTTL},
+	{"M03", "what is missing is one tag or digest of one repository", "inferred", "the same: others are asked for at once", testMissingIsOneReference},
+	{"M04", "what was refused or failed is asked for again", "inferred", "the same: only upstream's 404 is remembered", testFailuresAreNotRemembered},
+	{"M05", "what a caller was refused is not missing", "inferred", "the same: a missing permission is not remembered, nor is a repository that could not be made", testRefusedIsNotMissing},
+	{"M06", "an image that is pushed here is there at once", "inferred", "the same", testPushedIsThereAtOnce},
+	{"M07", "a rule that is made anew asks anew", "inferred", "the same", testNewRuleAsksAnew},
 }
 
-func testM01(t *testing.T) {
+func testMissingIsRememberedFor10Seconds(t *testing.T) {
 	for name, names := range map[string][]string{"in a repository": {"a"}, "in none": nil} {
 		t.Run(name, func(t *testing.T) {
 			e, s := startRepoECR(t, names)
@@ -48,7 +48,7 @@ func testM01(t *testing.T) {
 	}
 }
 
-func testM02(t *testing.T) {
+func testNotFoundTTL(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a"}, testkit.WithPolicy(pullthrough.Policy{NotFoundTTL: time.Minute}))
 	e.refuses(t, "1", 404, "MANIFEST_UNKNOWN", testkit.SayNotFound)
 	e.push("1", testkit.Image(1))
@@ -67,7 +67,7 @@ func testM02(t *testing.T) {
 	never.serves(t, "1", testkit.Image(1))
 }
 
-func testM03(t *testing.T) {
+func testMissingIsOneReference(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a", "b"})
 	img := testkit.Image(1)
 	e.refuses(t, "1", 404, "MANIFEST_UNKNOWN", testkit.SayNotFound)
@@ -80,7 +80,7 @@ func testM03(t *testing.T) {
 	e.asked(t, asks("GET", "2", 200), "GET /v2/b/manifests/1 200")
 }
 
-func testM04(t *testing.T) {
+func testFailuresAreNotRemembered(t *testing.T) {
 	for _, code := range []int{401, 403, 500, 503} {
 		e, _ := startRepoECR(t, []string{"a"}, testkit.WithPolicy(pullthrough.Policy{Retries: -1}))
 		e.push("1", testkit.Image(1))
@@ -100,7 +100,7 @@ func testM04(t *testing.T) {
 	assert.Equal(t, 200, e.Ask(t, http.MethodHead, testkit.ManifestPath("a", "1")).StatusCode)
 }
 
-func testM05(t *testing.T) {
+func testRefusedIsNotMissing(t *testing.T) {
 	for _, action := range []pullthrough.Action{pullthrough.ActionImport, pullthrough.ActionCreate} {
 		e, _, img := refusingTo(t, "bob", action)
 		assert.Equal(t, 404, e.Get(t, testkit.ManifestPath("a", "1"), "X-Caller", "bob").StatusCode)
@@ -120,7 +120,7 @@ func testM05(t *testing.T) {
 	early.servesBlobs(t, testkit.Image(1))
 }
 
-func testM06(t *testing.T) {
+func testPushedIsThereAtOnce(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, testkit.WithPolicy(pullthrough.Policy{KeepLocal: true}))
 	e.refuses(t, "mine", 404, "MANIFEST_UNKNOWN", testkit.SayNotFound)
 	mine := e.local(t, "mine")
@@ -130,7 +130,7 @@ func testM06(t *testing.T) {
 	e.asked(t)
 }
 
-func testM07(t *testing.T) {
+func testNewRuleAsksAnew(t *testing.T) {
 	e, _ := startRepoECR(t, []string{"a"})
 	rules := e.rulesThatChange()
 	e.refuses(t, "1", 404, "MANIFEST_UNKNOWN", testkit.SayNotFound)

@@ -17,16 +17,16 @@ import (
 )
 
 var ecrPermissions = []trait{
-	{"P01", "the first pull of a repository needs `ecr:BatchGetImage`, `ecr:BatchImportUpstreamImage` and `ecr:CreateRepository`", "documented", "`Proxy.Authorize` is asked for each, in this order, before upstream is", testP01},
-	{"P02", "in a repository that is there a new image needs the first two, a cached one the first", "documented", "the same", testP02},
-	{"P03", "without `BatchImportUpstreamImage` a new image is `Requested image not found`", "documented", "the same: 404, nobody is asked, and nobody learns what upstream has", testP03},
-	{"P04", "without `CreateRepository` a new repository is `NAME_UNKNOWN`", "documented", "the same", testP04},
-	{"P05", "without `BatchImportUpstreamImage` a repository that is not there is `NAME_UNKNOWN` too", "documented", "the same", testP05},
-	{"P06", "whether cached tags need `BatchImportUpstreamImage` too, reports disagree", "measured, `import-permission`", "they do not; a tag that is due is served unchecked to those who lack it", testP06},
-	{"P07", "permissions are the caller's", "inferred", "each caller is asked for before it may join a pull that runs for another; what one is refused is not remembered for others", testP07},
-	{"P08", "blobs need what their image needs", "inferred", "the same: without the import permission a blob that is not here is `BLOB_UNKNOWN`", testP08},
-	{"P09", "identity, repository and registry policies may grant an import", "documented", "that is up to `Proxy.Authorize`, which is told account, Region, repository, reference and caller", testP09},
-	{"P10", "the import behind a pull runs without the caller", "documented", "the same: nobody is asked again", testP10},
+	{"P01", "the first pull of a repository needs `ecr:BatchGetImage`, `ecr:BatchImportUpstreamImage` and `ecr:CreateRepository`", "documented", "`Proxy.Authorize` is asked for each, in this order, before upstream is", testFirstPullNeedsThreePermissions},
+	{"P02", "in a repository that is there a new image needs the first two, a cached one the first", "documented", "the same", testNewImageNeedsTwoPermissions},
+	{"P03", "without `BatchImportUpstreamImage` a new image is `Requested image not found`", "documented", "the same: 404, nobody is asked, and nobody learns what upstream has", testWithoutImportPermission},
+	{"P04", "without `CreateRepository` a new repository is `NAME_UNKNOWN`", "documented", "the same", testWithoutCreatePermission},
+	{"P05", "without `BatchImportUpstreamImage` a repository that is not there is `NAME_UNKNOWN` too", "documented", "the same", testWithoutImportPermissionNoRepository},
+	{"P06", "whether cached tags need `BatchImportUpstreamImage` too, reports disagree", "measured, `import-permission`", "they do not; a tag that is due is served unchecked to those who lack it", testCachedTagsNeedNoImportPermission},
+	{"P07", "permissions are the caller's", "inferred", "each caller is asked for before it may join a pull that runs for another; what one is refused is not remembered for others", testPermissionsAreTheCallers},
+	{"P08", "blobs need what their image needs", "inferred", "the same: without the import permission a blob that is not here is `BLOB_UNKNOWN`", testBlobsNeedWhatTheirImageNeeds},
+	{"P09", "identity, repository and registry policies may grant an import", "documented", "that is up to `Proxy.Authorize`, which is told account, Region, repository, reference and caller", testAuthorizeIsToldWhatItNeeds},
+	{"P10", "the import behind a pull runs without the caller", "documented", "the same: nobody is asked again", testImportRunsWithoutItsCaller},
 }
 
 // guard is an Authorize that refuses actions to one caller.
@@ -71,7 +71,7 @@ func refusingTo(t *testing.T, caller string, actions ...pullthrough.Action) (*ec
 	return e, g, img
 }
 
-func testP01(t *testing.T) {
+func testFirstPullNeedsThreePermissions(t *testing.T) {
 	assert.Equal(t, []pullthrough.Action{"BatchGetImage", "BatchImportUpstreamImage", "CreateRepository"},
 		[]pullthrough.Action{pullthrough.ActionPull, pullthrough.ActionImport, pullthrough.ActionCreate})
 	all := []pullthrough.Action{pullthrough.ActionPull, pullthrough.ActionImport, pullthrough.ActionCreate}
@@ -91,7 +91,7 @@ func testP01(t *testing.T) {
 	assert.Equal(t, all, g.took())
 }
 
-func testP02(t *testing.T) {
+func testNewImageNeedsTwoPermissions(t *testing.T) {
 	e, g, img := refusingTo(t, "")
 	e.serves(t, "1", img)
 	g.took()
@@ -105,7 +105,7 @@ func testP02(t *testing.T) {
 	}
 }
 
-func testP03(t *testing.T) {
+func testWithoutImportPermission(t *testing.T) {
 	e, g, img := refusingTo(t, "bob", pullthrough.ActionImport)
 	e.serves(t, "1", img, "X-Caller", "ann") // now the repository is there
 	e.push("2", testkit.Image(2))
@@ -122,7 +122,7 @@ func testP03(t *testing.T) {
 	e.asked(t, asks("GET", "2", 200))
 }
 
-func testP04(t *testing.T) {
+func testWithoutCreatePermission(t *testing.T) {
 	e, g, img := refusingTo(t, "bob", pullthrough.ActionCreate)
 	for _, path := range []string{testkit.ManifestPath("a", "1"), testkit.ManifestPath("a", "absent"), testkit.ManifestPath("a", img.Digest.String())} {
 		r := e.Get(t, path, "X-Caller", "bob")
@@ -138,7 +138,7 @@ func testP04(t *testing.T) {
 	e.serves(t, "2", testkit.Image(2), "X-Caller", "bob") // now it is there
 }
 
-func testP05(t *testing.T) {
+func testWithoutImportPermissionNoRepository(t *testing.T) {
 	e, _, img := refusingTo(t, "bob", pullthrough.ActionImport)
 	for _, ref := range []string{"1", "absent", img.Digest.String()} {
 		r := e.Get(t, testkit.ManifestPath("a", ref), "X-Caller", "bob")
@@ -147,7 +147,7 @@ func testP05(t *testing.T) {
 	e.asked(t)
 }
 
-func testP06(t *testing.T) {
+func testCachedTagsNeedNoImportPermission(t *testing.T) {
 	e, _, img := refusingTo(t, "bob", pullthrough.ActionImport, pullthrough.ActionCreate)
 	e.serves(t, "1", img, "X-Caller", "ann")
 	e.servesBlobs(t, img)
@@ -164,7 +164,7 @@ func testP06(t *testing.T) {
 	e.serves(t, "1", testkit.Image(2), "X-Caller", "bob")
 }
 
-func testP07(t *testing.T) {
+func testPermissionsAreTheCallers(t *testing.T) {
 	e, _, img := refusingTo(t, "bob", pullthrough.ActionImport)
 	require.NoError(t, e.Store.(pullthrough.RepoCreator).CreateRepo(t.Context(), ecrRepo("a"), pullthrough.Rule{}, pullthrough.Request{}))
 	stall := testkit.NewGate(t)
@@ -192,7 +192,7 @@ func testP07(t *testing.T) {
 	ann.Wait()
 }
 
-func testP08(t *testing.T) {
+func testBlobsNeedWhatTheirImageNeeds(t *testing.T) {
 	e, g, img := refusingTo(t, "bob", pullthrough.ActionImport)
 	e.serves(t, "1", img, "X-Caller", "ann")
 	e.Up.Reset()
@@ -207,13 +207,13 @@ func testP08(t *testing.T) {
 	assert.Equal(t, want, g.took())
 }
 
-func testP09(t *testing.T) {
+func testAuthorizeIsToldWhatItNeeds(t *testing.T) {
 	e, g, img := refusingTo(t, "")
 	e.serves(t, "1", img, "X-Caller", "arn:aws:iam::210987654321:role/node")
 	assert.Equal(t, pullthrough.Request{Repo: ecrRepo("a"), Ref: "1", Caller: "arn:aws:iam::210987654321:role/node"}, g.last)
 }
 
-func testP10(t *testing.T) {
+func testImportRunsWithoutItsCaller(t *testing.T) {
 	g := &guard{}
 	e, _ := startRepoECR(t, nil, fills(pullthrough.FillBackground), func(p *pullthrough.Proxy) { p.Authorize = g.authorize })
 	list, children := index()

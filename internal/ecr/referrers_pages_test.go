@@ -49,7 +49,7 @@ func paged(all []*pullthroughtest.Image, size int, link func(path, next string) 
 
 func linkTo(path, next string) string { return "<" + path + "?from=" + next + `>; rel="next"` }
 
-func testL28(t *testing.T) {
+func testPagesOfReferrers(t *testing.T) {
 	all := artifacts(7)
 	subject := digest.FromString("subject")
 	for name, link := range map[string]func(path, next string) string{
@@ -106,7 +106,7 @@ func testPagesElsewhere(t *testing.T) {
 	})
 }
 
-func testL29(t *testing.T) {
+func testReferrersWithoutEnd(t *testing.T) {
 	all := artifacts(1)
 	subject := digest.FromString("subject")
 	ever := 0

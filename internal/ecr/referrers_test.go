@@ -77,7 +77,7 @@ func (e *ecr) askedForList(t *testing.T, times int) {
 	e.Up.Reset()
 }
 
-func testL20(t *testing.T) {
+func testPullBringsNoReferrers(t *testing.T) {
 	e, s := startRepoECR(t, nil, fills(pullthrough.FillBackground))
 	subject, signature, sbom := e.signed()
 	e.serves(t, "1", subject)
@@ -88,7 +88,7 @@ func testL20(t *testing.T) {
 	assert.NotContains(t, s.tags, sbom.Digest)
 }
 
-func testL21(t *testing.T) {
+func testReferrersAreUpstreams(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	subject, signature, sbom := e.signed()
 	e.lists(t, subject.Digest, signature, sbom)
@@ -107,7 +107,7 @@ func testL21(t *testing.T) {
 	assert.Equal(t, pullthrough.EventReferrers, fetches[0].Object)
 }
 
-func testL22(t *testing.T) {
+func testReferrersAreFreshFor6Hours(t *testing.T) {
 	for name, c := range map[string]struct {
 		policy pullthrough.Policy
 		fresh  time.Duration
@@ -148,7 +148,7 @@ func testL22(t *testing.T) {
 	}
 }
 
-func testL23(t *testing.T) {
+func testSubjectThatNobodyKnows(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	e.push("1", testkit.Image(1))
 	nobody := digest.FromString("nobody")
@@ -162,7 +162,7 @@ func testL23(t *testing.T) {
 	assert.Empty(t, s.creations())
 }
 
-func testL24(t *testing.T) {
+func testUpstreamWithoutReferrersAPI(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	subject, _, _ := e.signed()
 	e.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/referrers/*", Status: 404})
@@ -171,7 +171,7 @@ func testL24(t *testing.T) {
 	e.askedForList(t, 1)
 }
 
-func testL25(t *testing.T) {
+func testReferrersTag(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	subject, signature, sbom := e.signed()
 	byTag := pullthroughtest.NewIndex(signature, sbom)
@@ -198,7 +198,7 @@ func testL25(t *testing.T) {
 	has.askedForList(t, 1)
 }
 
-func testL26(t *testing.T) {
+func testKnownReferrersAreServedStale(t *testing.T) {
 	for code, wire := range map[int]int{500: 502, 503: 502, 429: 429, 401: 403, 403: 403} {
 		e := startECR(t, pullthroughtest.Config{}, testkit.WithPolicy(pullthrough.Policy{Retries: -1}))
 		subject, signature, sbom := e.signed()
@@ -228,7 +228,7 @@ func testL26(t *testing.T) {
 	e.refusesAt(t, referrersPath("a", digest.FromString("unknown")), 502, "UNKNOWN", sayUnavailable)
 }
 
-func testL27(t *testing.T) {
+func testFilterByArtifactType(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	subject, signature, sbom := e.signed()
 	path := referrersPath("a", subject.Digest)
@@ -247,7 +247,7 @@ func testL27(t *testing.T) {
 	e.askedForList(t, 1)
 }
 
-func testL30(t *testing.T) {
+func testReferrersNeedPullPermission(t *testing.T) {
 	d := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionImport: errors.New("no"), pullthrough.ActionCreate: errors.New("no")}}
 	e, s := startRepoECR(t, nil, func(p *pullthrough.Proxy) { p.Authorize = d.Authorize })
 	subject, signature, sbom := e.signed()
@@ -260,7 +260,7 @@ func testL30(t *testing.T) {
 	e.askedForList(t, 1)
 }
 
-func testL31(t *testing.T) {
+func testArtifactsComeWhenPulled(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	subject, signature, sbom := e.signed()
 	e.serves(t, "1", subject)
@@ -274,7 +274,7 @@ func testL31(t *testing.T) {
 	assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"))
 }
 
-func testL33(t *testing.T) {
+func testHerdSharesOneList(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	subject, signature, sbom := e.signed()
 	e.lists(t, subject.Digest, signature, sbom)
@@ -293,7 +293,7 @@ func testL33(t *testing.T) {
 	e.askedForList(t, 1)
 }
 
-func testL34(t *testing.T) {
+func testOldSignaturesAreTags(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	subject, signature, _ := e.signed()
 	tag := "sha256-" + subject.Digest.Encoded() + ".sig"
@@ -303,7 +303,7 @@ func testL34(t *testing.T) {
 	assert.Equal(t, []string{tag}, s.tags[signature.Digest])
 }
 
-func testL35(t *testing.T) {
+func testReferrersOfWhatIsNoDigest(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	e.push("1", testkit.Image(1))
 	for _, subject := range []string{"1", "latest", "sha256:abc", "md5:" + strings.Repeat("0", 32), "sha256:" + strings.Repeat("A", 64)} {
@@ -348,7 +348,7 @@ func (s *listStore) PutReferrers(_ context.Context, _ pullthrough.Repo, subject 
 	return nil
 }
 
-func testL32(t *testing.T) {
+func testReferrersAreKept(t *testing.T) {
 	s := newListStore()
 	e := startECR(t, pullthroughtest.Config{}, in(s))
 	subject, signature, sbom := e.signed()

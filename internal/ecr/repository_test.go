@@ -18,19 +18,19 @@ import (
 )
 
 var ecrRepositories = []trait{
-	{"C01", "the first pull makes the repository", "documented", "a Store that is a `RepoCreator` makes it, after upstream has shown the image and before anything is put", testC01},
-	{"C02", "it is made for what the caller asked, by what the rule and a template say", "documented", "`CreateRepo` is told the rule and the request", testC02},
-	{"C03", "many clients pull from a repository that is not there", "inferred", "it is made once for each tag or digest that they pull, and none fails", testC03},
-	{"C04", "nothing is made for an image that upstream does not have, or does not give", "chosen, `repo-after-404`", "the same", testC04},
-	{"C05", "when the repository cannot be made, for example since a template's role is missing, the pull fails", "documented, `template-role-missing`", "an error of `CreateRepo` is `NAME_UNKNOWN`, with an event; a Store may say something else by an `*Error` of its own", testC05},
-	{"C06", "a repository that is there keeps its settings", "documented", "`CreateRepo` is not called", testC06},
-	{"C07", "a repository that was deleted is made again by the next pull", "inferred", "the same", testC07},
-	{"C08", "blobs of a repository that is not there are `NAME_UNKNOWN`", "inferred", "the same; upstream is not asked, since blobs come after their image. With `Policy.BlobsFirst` they are fetched, and make no repository", testC08},
-	{"C09", "lists of tags and referrers make no repository", "inferred", "the same", testC09},
-	{"C10", "a registry knows its repositories", "inferred", "a Store that fails to tell harms no pull; one that is no `RepoCreator` has a repository as soon as something is put", testC10},
+	{"C01", "the first pull makes the repository", "documented", "a Store that is a `RepoCreator` makes it, after upstream has shown the image and before anything is put", testPullMakesTheRepository},
+	{"C02", "it is made for what the caller asked, by what the rule and a template say", "documented", "`CreateRepo` is told the rule and the request", testCreationIsToldRuleAndRequest},
+	{"C03", "many clients pull from a repository that is not there", "inferred", "it is made once for each tag or digest that they pull, and none fails", testHerdMakesTheRepositoryOnce},
+	{"C04", "nothing is made for an image that upstream does not have, or does not give", "chosen, `repo-after-404`", "the same", testNothingIsMadeForAMissingImage},
+	{"C05", "when the repository cannot be made, for example since a template's role is missing, the pull fails", "documented, `template-role-missing`", "an error of `CreateRepo` is `NAME_UNKNOWN`, with an event; a Store may say something else by an `*Error` of its own", testCreationThatFails},
+	{"C06", "a repository that is there keeps its settings", "documented", "`CreateRepo` is not called", testExistingRepositoryIsNotMade},
+	{"C07", "a repository that was deleted is made again by the next pull", "inferred", "the same", testDeletedRepositoryIsMadeAgain},
+	{"C08", "blobs of a repository that is not there are `NAME_UNKNOWN`", "inferred", "the same; upstream is not asked, since blobs come after their image. With `Policy.BlobsFirst` they are fetched, and make no repository", testBlobsOfAMissingRepository},
+	{"C09", "lists of tags and referrers make no repository", "inferred", "the same", testListsMakeNoRepository},
+	{"C10", "a registry knows its repositories", "inferred", "a Store that fails to tell harms no pull; one that is no `RepoCreator` has a repository as soon as something is put", testStoresThatDoNotKnowRepositories},
 }
 
-func testC01(t *testing.T) {
+func testPullMakesTheRepository(t *testing.T) {
 	for name, ref := range map[string]string{"tag": "1", "digest": testkit.Image(1).Digest.String()} {
 		t.Run(name, func(t *testing.T) {
 			e, s := startRepoECR(t, nil)
@@ -47,7 +47,7 @@ func testC01(t *testing.T) {
 	}
 }
 
-func testC02(t *testing.T) {
+func testCreationIsToldRuleAndRequest(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	e.push("1", testkit.Image(1))
 	e.serves(t, "1", testkit.Image(1), "X-Caller", "ann")
@@ -57,7 +57,7 @@ func testC02(t *testing.T) {
 	assert.Equal(t, pullthrough.Request{Repo: ecrRepo("a"), Ref: "1", Caller: "ann"}, c.r)
 }
 
-func testC03(t *testing.T) {
+func testHerdMakesTheRepositoryOnce(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	const tags = 4
 	for i := range tags {
@@ -88,7 +88,7 @@ func testC03(t *testing.T) {
 	assert.Len(t, e.tagsOf(t, "a"), tags)
 }
 
-func testC04(t *testing.T) {
+func testNothingIsMadeForAMissingImage(t *testing.T) {
 	for code, wire := range map[int]int{404: 404, 401: 403, 403: 403, 429: 429, 500: 502, 503: 502} {
 		e, s := startRepoECR(t, nil, testkit.WithPolicy(pullthrough.Policy{Retries: -1}))
 		e.push("1", testkit.Image(1))
@@ -114,7 +114,7 @@ func testC04(t *testing.T) {
 	}
 }
 
-func testC05(t *testing.T) {
+func testCreationThatFails(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	s.refuse = errors.New("canary: the template has no role")
 	e.push("1", testkit.Image(1))
@@ -135,7 +135,7 @@ func testC05(t *testing.T) {
 	assert.Len(t, s.puts(), 1)
 }
 
-func testC06(t *testing.T) {
+func testExistingRepositoryIsNotMade(t *testing.T) {
 	e, s := startRepoECR(t, []string{"a"})
 	e.push("1", testkit.Image(1))
 	e.serves(t, "1", testkit.Image(1))
@@ -146,7 +146,7 @@ func testC06(t *testing.T) {
 	assert.Empty(t, s.creations())
 }
 
-func testC07(t *testing.T) {
+func testDeletedRepositoryIsMadeAgain(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	img := testkit.Image(1)
 	e.push("1", img)
@@ -157,7 +157,7 @@ func testC07(t *testing.T) {
 	e.asked(t, asks("GET", "1", 200), asks("GET", "1", 200))
 }
 
-func testC08(t *testing.T) {
+func testBlobsOfAMissingRepository(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	img := testkit.Image(1)
 	e.push("1", img)
@@ -170,7 +170,7 @@ func testC08(t *testing.T) {
 	e.servesBlobs(t, img)
 }
 
-func testC09(t *testing.T) {
+func testListsMakeNoRepository(t *testing.T) {
 	e, s := startRepoECR(t, nil)
 	subject, signature, sbom := e.signed()
 	e.lists(t, subject.Digest, signature, sbom)
@@ -179,7 +179,7 @@ func testC09(t *testing.T) {
 	assert.Empty(t, s.creations())
 }
 
-func testC10(t *testing.T) {
+func testStoresThatDoNotKnowRepositories(t *testing.T) {
 	e, s := startRepoECR(t, []string{"a"})
 	s.blind = errors.New("canary: the database is down")
 	img := testkit.Image(1)

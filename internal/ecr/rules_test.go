@@ -16,17 +16,17 @@ import (
 )
 
 var ecrRules = []trait{
-	{"R01", "a rule owns every name that begins with its prefix and a slash", "documented", "the same: `hub` covers `hub/a` and `hub/a/b`, not `hub`, `hubs/a` or `a/hub/b`", testR01},
-	{"R02", "the rest of the name is the name upstream; an upstream prefix stands before it", "documented", "the same, for all upstreams, with AWS's own examples", testR02},
-	{"R03", "`ROOT` covers what no other rule owns, with the whole name", "documented", "the same, beside other rules too", testR03},
-	{"R04", "`ROOT` takes no other upstream prefix than `ROOT`", "documented", "`Rule.Check` refuses such a rule; a pull by it fails as a mistake of the host's (500)", testR04},
-	{"R05", "of `docker` and `docker/hub` one wins", "inferred, `nested-prefixes`", "both are allowed; the longest prefix on whole path components wins, `ROOT` comes last", testR05},
-	{"R06", "a prefix is read as if it ended in a slash", "documented, `slash-prefix`", "`foo` and `foo/` are one prefix; of two such rules the first counts", testR06},
-	{"R07", "prefixes have dots, underscores, dashes, several components, and 30 characters at most", "documented", "the same characters; up to 256 of them, since users want more", testR07},
-	{"R08", "rules are those of one account in one Region, and so are images", "documented", "the same: nothing is shared between accounts or Regions", testR08},
-	{"R09", "a repository that was made by hand under a prefix is covered too; with `ROOT` every one is", "documented", "the same: tags that it lacks come from upstream", testR09},
-	{"R10", "Docker Hub's official images need `library/`: nothing is added or taken away", "documented", "the same", testR10},
-	{"R11", "a rule works as soon as it was created, and no longer once it was deleted", "inferred", "the same: rules are asked for on each miss", testR11},
+	{"R01", "a rule owns every name that begins with its prefix and a slash", "documented", "the same: `hub` covers `hub/a` and `hub/a/b`, not `hub`, `hubs/a` or `a/hub/b`", testPrefixOwnsWholeComponents},
+	{"R02", "the rest of the name is the name upstream; an upstream prefix stands before it", "documented", "the same, for all upstreams, with AWS's own examples", testUpstreamPrefix},
+	{"R03", "`ROOT` covers what no other rule owns, with the whole name", "documented", "the same, beside other rules too", testRootCoversTheRest},
+	{"R04", "`ROOT` takes no other upstream prefix than `ROOT`", "documented", "`Rule.Check` refuses such a rule; a pull by it fails as a mistake of the host's (500)", testRootTakesNoOtherPrefix},
+	{"R05", "of `docker` and `docker/hub` one wins", "inferred, `nested-prefixes`", "both are allowed; the longest prefix on whole path components wins, `ROOT` comes last", testLongestPrefixWins},
+	{"R06", "a prefix is read as if it ended in a slash", "documented, `slash-prefix`", "`foo` and `foo/` are one prefix; of two such rules the first counts", testSlashAtTheEndOfAPrefix},
+	{"R07", "prefixes have dots, underscores, dashes, several components, and 30 characters at most", "documented", "the same characters; up to 256 of them, since users want more", testCharactersOfPrefixes},
+	{"R08", "rules are those of one account in one Region, and so are images", "documented", "the same: nothing is shared between accounts or Regions", testRulesOfOneAccountAndRegion},
+	{"R09", "a repository that was made by hand under a prefix is covered too; with `ROOT` every one is", "documented", "the same: tags that it lacks come from upstream", testRepositoriesMadeByHand},
+	{"R10", "Docker Hub's official images need `library/`: nothing is added or taken away", "documented", "the same", testOfficialImagesNeedLibrary},
+	{"R11", "a rule works as soon as it was created, and no longer once it was deleted", "inferred", "the same: rules are asked for on each miss", testRulesWorkAtOnce},
 	{"R20", "ECR knows nine kinds of upstream, each by a URL and with one kind of credential: none, a secret that must be given, a role", "measured", "`Rule.Validate` has the same table, which `CreatePullThroughCacheRule` goes by (N30 and following); a host's own rules may name any upstream", TestValidateUpstreams},
 	{"R21", "each URL has one spelling, without scheme, port, path or upper case; `docker.io`, `gcr.io`, Harbor and others are none of them", "measured", "the same", TestValidateRefusesOtherSpellings},
 	{"R22", "prefixes, and upstream prefixes, have 2 to 30 characters of the grammar, or are `ROOT`", "documented", "the same, to the words", TestValidatePrefixes},
@@ -60,7 +60,7 @@ func (e *ecr) maps(t *testing.T, local, upstream string) {
 	e.asked(t, "GET /v2/"+upstream+"/manifests/1 200")
 }
 
-func testR01(t *testing.T) {
+func testPrefixOwnsWholeComponents(t *testing.T) {
 	e := mapped(t, pullthrough.Rule{Prefix: "hub", UpstreamURL: "quay.io"})
 	e.maps(t, "hub/aa", "aa")
 	e.maps(t, "hub/a/b/c", "a/b/c")
@@ -70,7 +70,7 @@ func testR01(t *testing.T) {
 	}
 }
 
-func testR02(t *testing.T) {
+func testUpstreamPrefix(t *testing.T) {
 	for name, c := range map[string]struct{ prefix, upstream, local, there string }{
 		"none":            {"ecr-public", "", "ecr-public/my-app/image1", "my-app/image1"},
 		"ROOT":            {"ecr-public", "ROOT", "ecr-public/my-app/image1", "my-app/image1"},
@@ -89,7 +89,7 @@ func testR02(t *testing.T) {
 	}
 }
 
-func testR03(t *testing.T) {
+func testRootCoversTheRest(t *testing.T) {
 	e := mapped(t, pullthrough.Rule{Prefix: "ROOT", UpstreamURL: "quay.io"}, pullthrough.Rule{Prefix: "hub", UpstreamURL: "quay.io"})
 	e.maps(t, "my-app/image1", "my-app/image1")
 	e.maps(t, "hub/image1", "image1")
@@ -97,7 +97,7 @@ func testR03(t *testing.T) {
 	e.maps(t, "hubs/image1", "hubs/image1")
 }
 
-func testR04(t *testing.T) {
+func testRootTakesNoOtherPrefix(t *testing.T) {
 	rule := pullthrough.Rule{Prefix: "ROOT", UpstreamPrefix: "team", UpstreamURL: "quay.io"}
 	assert.ErrorIs(t, rule.Check(), pullthrough.ErrInvalid)
 	e := mapped(t, rule)
@@ -105,7 +105,7 @@ func testR04(t *testing.T) {
 	e.asked(t)
 }
 
-func testR05(t *testing.T) {
+func testLongestPrefixWins(t *testing.T) {
 	docker := pullthrough.Rule{Prefix: "docker", UpstreamPrefix: "one", UpstreamURL: "quay.io"}
 	hub := pullthrough.Rule{Prefix: "docker/hub", UpstreamPrefix: "two", UpstreamURL: "quay.io"}
 	root := pullthrough.Rule{Prefix: "ROOT", UpstreamURL: "quay.io"}
@@ -118,7 +118,7 @@ func testR05(t *testing.T) {
 	}
 }
 
-func testR06(t *testing.T) {
+func testSlashAtTheEndOfAPrefix(t *testing.T) {
 	slash := pullthrough.Rule{Prefix: "foo/", UpstreamPrefix: "one", UpstreamURL: "quay.io"}
 	plain := pullthrough.Rule{Prefix: "foo", UpstreamPrefix: "two", UpstreamURL: "quay.io"}
 	mapped(t, slash).maps(t, "foo/aa", "one/aa")
@@ -127,7 +127,7 @@ func testR06(t *testing.T) {
 	mapped(t, slash).maps(t, "foobar/aa", "")
 }
 
-func testR07(t *testing.T) {
+func testCharactersOfPrefixes(t *testing.T) {
 	for _, p := range []string{"docker.io", "k8s-io", "cache/docker-hub", "a_b", "a__b", "a---b", "1", strings.Repeat("a", 30), strings.Repeat("a", 31), strings.Repeat("a/", 100) + "a"} {
 		mapped(t, pullthrough.Rule{Prefix: p, UpstreamURL: "quay.io"}).maps(t, p+"/aa", "aa")
 	}
@@ -141,7 +141,7 @@ func testR07(t *testing.T) {
 	}
 }
 
-func testR08(t *testing.T) {
+func testRulesOfOneAccountAndRegion(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
 		rules := p.Rules
 		p.Identify = pullthrough.HostIdentity
@@ -166,7 +166,7 @@ func testR08(t *testing.T) {
 	e.asked(t, asks("GET", "1", 200)) // what one Region has, another does not
 }
 
-func testR09(t *testing.T) {
+func testRepositoriesMadeByHand(t *testing.T) {
 	e, s := startRepoECR(t, []string{"a"})
 	mine := e.local(t, "mine")
 	theirs := testkit.Image(1)
@@ -187,7 +187,7 @@ func testR09(t *testing.T) {
 	root.asked(t, "GET /v2/hub/a/manifests/theirs 200")
 }
 
-func testR10(t *testing.T) {
+func testOfficialImagesNeedLibrary(t *testing.T) {
 	e := mapped(t, pullthrough.Rule{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"})
 	e.maps(t, "docker-hub/library/alpine", "library/alpine")
 	e.maps(t, "docker-hub/grafana/grafana", "grafana/grafana")
@@ -211,7 +211,7 @@ func (e *ecr) rulesThatChange() (rules *[]pullthrough.Rule) {
 	return rules
 }
 
-func testR11(t *testing.T) {
+func testRulesWorkAtOnce(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	rules := e.rulesThatChange()
 	rule := (*rules)[0]

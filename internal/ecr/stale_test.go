@@ -56,7 +56,7 @@ func stale(t *testing.T, changes ...func(*pullthrough.Proxy)) (e *ecr, stored, m
 	return e, stored, moved
 }
 
-func testF20(t *testing.T) {
+func testStaleIsServedWhateverFails(t *testing.T) {
 	for name, trouble := range staleTroubles {
 		t.Run(name, func(t *testing.T) {
 			e, stored, moved := stale(t)
@@ -96,7 +96,7 @@ func testF20(t *testing.T) {
 	})
 }
 
-func testF21(t *testing.T) {
+func testFailedCheckDoesNotCount(t *testing.T) {
 	for name, trouble := range staleTroubles {
 		t.Run(name, func(t *testing.T) {
 			e, stored, moved := stale(t)
@@ -127,7 +127,7 @@ func (e *ecr) pauses(t *testing.T, pause time.Duration, stored *pullthroughtest.
 	assert.Equal(t, 1, e.Up.Count("*"), "after %v", pause)
 }
 
-func testF22(t *testing.T) {
+func testChecksPauseAfterAFailure(t *testing.T) {
 	for _, code := range []int{429, 500, 503, 403} {
 		e, stored, moved := stale(t)
 		heal := e.Up.Fault(testkit.Status(code))
@@ -146,7 +146,7 @@ func testF22(t *testing.T) {
 	}
 }
 
-func testF23(t *testing.T) {
+func testPauseIsForChecksOnly(t *testing.T) {
 	e, stored, moved := stale(t, testkit.WithPolicy(pullthrough.Policy{Retries: -1}))
 	heal := e.Up.Fault(testkit.Status(503))
 	e.serves(t, "1", stored)
@@ -173,7 +173,7 @@ func testF23(t *testing.T) {
 	}
 }
 
-func testF24(t *testing.T) {
+func testSlowCheckIsNotWaitedFor(t *testing.T) {
 	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
 		one, two := testkit.Image(1), testkit.Image(2)
 		w.Up.Push("a", "1", one)
@@ -199,7 +199,7 @@ func testF24(t *testing.T) {
 	})
 }
 
-func testF25(t *testing.T) {
+func testCachedOutlivesItsRule(t *testing.T) {
 	e, _ := startRepoECR(t, nil)
 	rules := e.rulesThatChange()
 	img := testkit.Image(1)
@@ -219,7 +219,7 @@ func testF25(t *testing.T) {
 	e.asked(t)
 }
 
-func testF26(t *testing.T) {
+func testCachedOutlivesItsSecret(t *testing.T) {
 	var broken atomic.Bool
 	e := startECR(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: map[string]string{"robot": "right"}}, func(p *pullthrough.Proxy) {
 		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {

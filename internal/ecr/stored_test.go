@@ -17,22 +17,22 @@ import (
 )
 
 var ecrStored = []trait{
-	{"I01", "behind a tag's manifest comes all that it refers to, in the background: every child of an index, every layer", "documented, `fill-mode`", "with `FillBackground` the same, each object once", testI01},
-	{"I02", "nothing else than the whole image is imported", "documented, `fill-mode`", "departs: `FillLazy`, the default, brings in what clients ask for", testI02},
-	{"I03", "the order in which parts are stored shows to nobody", "inferred, `fill-mode`", "with `FillEager` parts are put before what refers to them, for Stores that check references", testI03},
-	{"I04", "after one pull of an index of two images there are three, and only the index is tagged", "measured", "the same", testI04},
-	{"I05", "one architecture comes alone when it is pulled by its own digest", "documented", "the same", testI05},
-	{"I06", "when a tag has moved, the image that it had stays, untagged", "inferred", "the same, and can be pulled by its digest", testI06},
-	{"I07", "the size of an image is what is stored of it, that of a list the largest of its images'", "documented", "Stores are told the size of each manifest and blob, as upstream's manifests say", testI07},
-	{"I08", "blobs are never asked for by HEAD upstream, where ECR Public refuses that", "inferred", "the same, for GET, HEAD and imports", testI08},
-	{"I09", "digests are upstream's", "documented", "the same: manifests are kept byte for byte", testI09},
-	{"I10", "Docker and OCI images, lists, Helm charts and other artifacts work", "documented", "the same", testI10},
-	{"I11", "images of Docker schema 1", "chosen, `schema1`", "not imported: `Requested image not found`", testI11},
-	{"I12", "a manifest has 4 MiB at most, a layer 52,000 MiB", "documented", "the same (502); `Policy.MaxBlobBytes` sets another limit", testI12},
-	{"I13", "the first clients of a blob are sent to upstream's own storage, by redirect", "measured, `blob-before-import`", "departs: they get the bytes from here, so that a private network needs no way to the internet", testI13},
-	{"I14", "images show up in lists some time after the first pull", "measured, `import-timing`", "departs: as soon as the pull was answered", testI14},
-	{"I15", "an event tells of each action", "documented, `event-granularity`", "`Proxy.OnEvent` is told of one fetch for the tag or digest that was asked for, and of one for each object that came behind it", testI15},
-	{"I16", "the pull of an archived image", "chosen, `archived-pull`", "the library knows no archive: a host that has one refuses by `Proxy.Authorize`, in its words, and nothing is imported", testI16},
+	{"I01", "behind a tag's manifest comes all that it refers to, in the background: every child of an index, every layer", "documented, `fill-mode`", "with `FillBackground` the same, each object once", testBackgroundImportIsWhole},
+	{"I02", "nothing else than the whole image is imported", "documented, `fill-mode`", "departs: `FillLazy`, the default, brings in what clients ask for", testLazyImportIsWhatWasPulled},
+	{"I03", "the order in which parts are stored shows to nobody", "inferred, `fill-mode`", "with `FillEager` parts are put before what refers to them, for Stores that check references", testPartsAreStoredBeforeTheWhole},
+	{"I04", "after one pull of an index of two images there are three, and only the index is tagged", "measured", "the same", testOnlyTheIndexIsTagged},
+	{"I05", "one architecture comes alone when it is pulled by its own digest", "documented", "the same", testOneArchitectureByItsDigest},
+	{"I06", "when a tag has moved, the image that it had stays, untagged", "inferred", "the same, and can be pulled by its digest", testMovedTagLeavesItsImage},
+	{"I07", "the size of an image is what is stored of it, that of a list the largest of its images'", "documented", "Stores are told the size of each manifest and blob, as upstream's manifests say", testSizesAreTold},
+	{"I08", "blobs are never asked for by HEAD upstream, where ECR Public refuses that", "inferred", "the same, for GET, HEAD and imports", testNoHeadOfBlobs},
+	{"I09", "digests are upstream's", "documented", "the same: manifests are kept byte for byte", testDigestsAreUpstreams},
+	{"I10", "Docker and OCI images, lists, Helm charts and other artifacts work", "documented", "the same", testKindsOfImages},
+	{"I11", "images of Docker schema 1", "chosen, `schema1`", "not imported: `Requested image not found`", testSchema1IsNotImported},
+	{"I12", "a manifest has 4 MiB at most, a layer 52,000 MiB", "documented", "the same (502); `Policy.MaxBlobBytes` sets another limit", testLargestManifestAndLayer},
+	{"I13", "the first clients of a blob are sent to upstream's own storage, by redirect", "measured, `blob-before-import`", "departs: they get the bytes from here, so that a private network needs no way to the internet", testClientsAreNotRedirected},
+	{"I14", "images show up in lists some time after the first pull", "measured, `import-timing`", "departs: as soon as the pull was answered", testStoredImagesAreListed},
+	{"I15", "an event tells of each action", "documented, `event-granularity`", "`Proxy.OnEvent` is told of one fetch for the tag or digest that was asked for, and of one for each object that came behind it", testEventsOfAnImport},
+	{"I16", "the pull of an archived image", "chosen, `archived-pull`", "the library knows no archive: a host that has one refuses by `Proxy.Authorize`, in its words, and nothing is imported", testArchivedImages},
 }
 
 // index makes one of two images.
@@ -55,7 +55,7 @@ func (e *ecr) goesOffline(t *testing.T, images ...*pullthroughtest.Image) {
 	}
 }
 
-func testI01(t *testing.T) {
+func testBackgroundImportIsWhole(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, fills(pullthrough.FillBackground))
 	list, children := index()
 	e.push("1", list)
@@ -65,7 +65,7 @@ func testI01(t *testing.T) {
 	e.goesOffline(t, append(children, list)...)
 }
 
-func testI02(t *testing.T) {
+func testLazyImportIsWhatWasPulled(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	list, children := index()
 	e.push("1", list)
@@ -78,7 +78,7 @@ func testI02(t *testing.T) {
 	assert.Zero(t, e.Up.Count("*"+children[1].Digest.String()+"*"))
 }
 
-func testI03(t *testing.T) {
+func testPartsAreStoredBeforeTheWhole(t *testing.T) {
 	e, s := startRepoECR(t, nil, fills(pullthrough.FillEager))
 	list, children := index()
 	e.push("1", list)
@@ -97,7 +97,7 @@ func testI03(t *testing.T) {
 	e.goesOffline(t, append(children, list)...)
 }
 
-func testI04(t *testing.T) {
+func testOnlyTheIndexIsTagged(t *testing.T) {
 	e, s := startRepoECR(t, nil, fills(pullthrough.FillBackground))
 	list, children := index()
 	e.push("1", list)
@@ -106,7 +106,7 @@ func testI04(t *testing.T) {
 	assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"))
 }
 
-func testI05(t *testing.T) {
+func testOneArchitectureByItsDigest(t *testing.T) {
 	e, s := startRepoECR(t, nil, fills(pullthrough.FillBackground))
 	list, children := index()
 	e.push("1", list)
@@ -116,7 +116,7 @@ func testI05(t *testing.T) {
 	assert.Empty(t, e.tagsOf(t, "a"))
 }
 
-func testI06(t *testing.T) {
+func testMovedTagLeavesItsImage(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, fills(pullthrough.FillBackground))
 	one, two := testkit.Image(1), pullthroughtest.NewIndex(testkit.Image(2), testkit.Image(3))
 	e.push("1", one)
@@ -129,7 +129,7 @@ func testI06(t *testing.T) {
 	assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"))
 }
 
-func testI07(t *testing.T) {
+func testSizesAreTold(t *testing.T) {
 	e, s := startRepoECR(t, nil, fills(pullthrough.FillBackground))
 	list, children := index()
 	e.push("1", list)
@@ -145,7 +145,7 @@ func testI07(t *testing.T) {
 	assert.Len(t, s.sizes, 3+2)
 }
 
-func testI08(t *testing.T) {
+func testNoHeadOfBlobs(t *testing.T) {
 	for name, mode := range map[string]pullthrough.FillMode{"lazy": pullthrough.FillLazy, "background": pullthrough.FillBackground} {
 		t.Run(name, func(t *testing.T) {
 			e := startECR(t, pullthroughtest.Config{}, fills(mode))
@@ -167,7 +167,7 @@ func testI08(t *testing.T) {
 	}
 }
 
-func testI09(t *testing.T) {
+func testDigestsAreUpstreams(t *testing.T) {
 	content := []byte("{\n\t\"schemaVersion\": 2,\n\t\"mediaType\": \"" + ocispec.MediaTypeImageIndex + "\", \"manifests\": [ ],\r\n \"annotations\": {\"\\u0061\": \"ä\"} }\n\n")
 	odd := &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(content), Content: content}
 	e := startECR(t, pullthroughtest.Config{}, fills(pullthrough.FillBackground))
@@ -179,7 +179,7 @@ func testI09(t *testing.T) {
 	e.asked(t, asks("GET", "1", 200))
 }
 
-func testI10(t *testing.T) {
+func testKindsOfImages(t *testing.T) {
 	docker := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, Docker: true})
 	for name, img := range map[string]*pullthroughtest.Image{
 		"Docker schema 2": docker,
@@ -198,7 +198,7 @@ func testI10(t *testing.T) {
 	}
 }
 
-func testI11(t *testing.T) {
+func testSchema1IsNotImported(t *testing.T) {
 	for _, mediaType := range []string{"application/vnd.docker.distribution.manifest.v1+prettyjws", "application/vnd.docker.distribution.manifest.v1+json"} {
 		content := []byte(`{"schemaVersion":1,"name":"a","tag":"1","architecture":"amd64","fsLayers":[],"history":[],"signatures":[]}`)
 		old := &pullthroughtest.Image{MediaType: mediaType, Content: content}
@@ -211,7 +211,7 @@ func testI11(t *testing.T) {
 	}
 }
 
-func testI12(t *testing.T) {
+func testLargestManifestAndLayer(t *testing.T) {
 	const most = 4_194_304
 	sized := func(size int) *pullthroughtest.Image {
 		head, tail := `{"schemaVersion":2,"mediaType":"`+ocispec.MediaTypeImageIndex+`","manifests":[],"annotations":{"a":"`, `"}}`
@@ -236,7 +236,7 @@ func testI12(t *testing.T) {
 	}
 }
 
-func testI13(t *testing.T) {
+func testClientsAreNotRedirected(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	bucket := pullthroughtest.New(t, pullthroughtest.Config{})
 	img := testkit.Image(1)
@@ -257,7 +257,7 @@ func testI13(t *testing.T) {
 	assert.Empty(t, append(e.Up.Log(), bucket.Log()...))
 }
 
-func testI14(t *testing.T) {
+func testStoredImagesAreListed(t *testing.T) {
 	e, _ := startRepoECR(t, nil)
 	img := testkit.Image(1)
 	e.push("1", img)
@@ -268,7 +268,7 @@ func testI14(t *testing.T) {
 	e.asked(t, asks("GET", "1", 200))
 }
 
-func testI15(t *testing.T) {
+func testEventsOfAnImport(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, fills(pullthrough.FillBackground))
 	list, children := index()
 	e.push("1", list)
@@ -300,7 +300,7 @@ func testI15(t *testing.T) {
 	assert.ErrorIs(t, last.Err, pullthrough.ErrNotFound)
 }
 
-func testI16(t *testing.T) {
+func testArchivedImages(t *testing.T) {
 	say := "The image is archived."
 	d := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionPull: &pullthrough.Error{Kind: pullthrough.ErrNotFound, Message: say}}}
 	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Authorize = d.Authorize })

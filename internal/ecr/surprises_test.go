@@ -17,22 +17,22 @@ import (
 
 // ecrSurprises have the numbers of the list that users' reports make up.
 var ecrSurprises = []trait{
-	{"W01", "a node without `BatchImportUpstreamImage` or `CreateRepository` reads that the image, or the repository, does not exist; the read-only managed policy is not enough", "measured", "the same, if `Proxy.Authorize` says so", testW01},
-	{"W02", "without `library/`, or with one too many, Docker Hub's images are denied, not missing", "measured", "the same: 403 with the sentence about credentials", testW02},
-	{"W03", "a pin by digest fails until somebody has pulled the tag, also as `name:tag@digest`", "measured, `digest-first-pull`", "with `Policy.DigestAfterTag` the same; else such pulls work, as the documentation says", testW03},
-	{"W04", "the first pull hangs in a private subnet, which upstream's storage cannot be reached from", "measured, `blob-before-import`", "departs: clients speak with this registry only", testW04},
-	{"W05", "`latest` is up to a day old, and nothing refreshes it", "measured", "the same; `Policy.TagTTL` can be shorter", testW05},
-	{"W06", "an upstream that is down, or has deleted the tag, goes unnoticed: old images are served", "documented", "the same; events tell (`SourceStale`, `Event.Err`)", testW06},
-	{"W07", "Flux, Renovate and Helm see no new tags, since lists are local", "measured", "the same", testW07},
-	{"W08", "a tag in an immutable repository stays old for ever", "measured, `immutable-refresh`", "the same", testW08},
-	{"W10", "another account that may import cannot pull what it has imported: the new repository has no policy", "measured", "the same, if `Proxy.Authorize` says so: the pull is denied before and after the import", testW10},
-	{"W12", "only AWS's upstreams are taken, in AWS's spelling", "measured", "departs: any registry with an http or https URL, its port and path included", testW12},
-	{"W13", "a mirror of an image lacks its signatures, until somebody lists them", "measured", "the same", testW13},
-	{"W15", "one pull stores every architecture, and costs it", "documented, `fill-mode`", "with `FillBackground` the same; by default only what is pulled", testW15},
-	{"W17", "when upstream's token expires nobody notices before a new tag is pulled", "documented", "the same: old tags go on, new ones are denied", testW17},
+	{"W01", "a node without `BatchImportUpstreamImage` or `CreateRepository` reads that the image, or the repository, does not exist; the read-only managed policy is not enough", "measured", "the same, if `Proxy.Authorize` says so", testNodeWithoutPermissions},
+	{"W02", "without `library/`, or with one too many, Docker Hub's images are denied, not missing", "measured", "the same: 403 with the sentence about credentials", testWrongLibraryIsDenied},
+	{"W03", "a pin by digest fails until somebody has pulled the tag, also as `name:tag@digest`", "measured, `digest-first-pull`", "with `Policy.DigestAfterTag` the same; else such pulls work, as the documentation says", testPinByDigest},
+	{"W04", "the first pull hangs in a private subnet, which upstream's storage cannot be reached from", "measured, `blob-before-import`", "departs: clients speak with this registry only", testPrivateSubnet},
+	{"W05", "`latest` is up to a day old, and nothing refreshes it", "measured", "the same; `Policy.TagTTL` can be shorter", testLatestIsADayOld},
+	{"W06", "an upstream that is down, or has deleted the tag, goes unnoticed: old images are served", "documented", "the same; events tell (`SourceStale`, `Event.Err`)", testDeadUpstreamGoesUnnoticed},
+	{"W07", "Flux, Renovate and Helm see no new tags, since lists are local", "measured", "the same", testListsAreLocal},
+	{"W08", "a tag in an immutable repository stays old for ever", "measured, `immutable-refresh`", "the same", testImmutableTagStaysForEver},
+	{"W10", "another account that may import cannot pull what it has imported: the new repository has no policy", "measured", "the same, if `Proxy.Authorize` says so: the pull is denied before and after the import", testImporterThatMayNotPull},
+	{"W12", "only AWS's upstreams are taken, in AWS's spelling", "measured", "departs: any registry with an http or https URL, its port and path included", testAnyUpstreamIsTaken},
+	{"W13", "a mirror of an image lacks its signatures, until somebody lists them", "measured", "the same", testMirrorLacksSignatures},
+	{"W15", "one pull stores every architecture, and costs it", "documented, `fill-mode`", "with `FillBackground` the same; by default only what is pulled", testEveryArchitectureIsStored},
+	{"W17", "when upstream's token expires nobody notices before a new tag is pulled", "documented", "the same: old tags go on, new ones are denied", testExpiredTokenGoesUnnoticed},
 }
 
-func testW01(t *testing.T) {
+func testNodeWithoutPermissions(t *testing.T) {
 	// AmazonEC2ContainerRegistryReadOnly, and PullOnly beside it.
 	for name, c := range map[string]struct {
 		lacks                []pullthrough.Action
@@ -73,7 +73,7 @@ func hub() pullthroughtest.Config {
 	}
 }
 
-func testW02(t *testing.T) {
+func testWrongLibraryIsDenied(t *testing.T) {
 	e := startECR(t, hub())
 	img := testkit.Image(1)
 	e.push("1", img, "library/alpine")
@@ -87,7 +87,7 @@ func testW02(t *testing.T) {
 	}
 }
 
-func testW03(t *testing.T) {
+func testPinByDigest(t *testing.T) {
 	img := testkit.Image(1)
 	for name, change := range map[string]func(*pullthrough.Proxy){"import": testkit.WithPolicy(pullthrough.Policy{}), "notfound": digestAfterTag} {
 		t.Run(name, func(t *testing.T) {
@@ -108,7 +108,7 @@ func testW03(t *testing.T) {
 	}
 }
 
-func testW04(t *testing.T) {
+func testPrivateSubnet(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	cdn := pullthroughtest.New(t, pullthroughtest.Config{})
 	img := testkit.Image(1)
@@ -125,7 +125,7 @@ func testW04(t *testing.T) {
 	assert.Equal(t, len(img.Blobs()), cdn.Count("GET * 200"))
 }
 
-func testW05(t *testing.T) {
+func testLatestIsADayOld(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	one, two := testkit.Image(1), testkit.Image(2)
 	e.push("latest", one)
@@ -140,7 +140,7 @@ func testW05(t *testing.T) {
 	e.serves(t, "latest", two)
 }
 
-func testW06(t *testing.T) {
+func testDeadUpstreamGoesUnnoticed(t *testing.T) {
 	e, stored, _ := stale(t)
 	e.Up.Delete("a", "")
 	e.serves(t, "1", stored)
@@ -152,7 +152,7 @@ func testW06(t *testing.T) {
 	e.serves(t, "1", stored)
 }
 
-func testW07(t *testing.T) {
+func testListsAreLocal(t *testing.T) {
 	e, _ := startRepoECR(t, nil)
 	e.push("1.0.0", testkit.Image(1))
 	e.serves(t, "1.0.0", testkit.Image(1))
@@ -165,7 +165,7 @@ func testW07(t *testing.T) {
 	e.serves(t, "2.0.0", testkit.Image(2)) // who knows the name gets it
 }
 
-func testW08(t *testing.T) {
+func testImmutableTagStaysForEver(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, in(&immutableStore{Store: memstore.New()}))
 	e.push("latest", testkit.Image(1))
 	e.serves(t, "latest", testkit.Image(1))
@@ -176,7 +176,7 @@ func testW08(t *testing.T) {
 	}
 }
 
-func testW10(t *testing.T) {
+func testImporterThatMayNotPull(t *testing.T) {
 	e, g, img := refusingTo(t, "arn:aws:iam::210987654321:role/node", pullthrough.ActionPull)
 	for range 2 {
 		r := e.Get(t, testkit.ManifestPath("a", "1"), "X-Caller", g.caller)
@@ -188,7 +188,7 @@ func testW10(t *testing.T) {
 	}
 }
 
-func testW12(t *testing.T) {
+func testAnyUpstreamIsTaken(t *testing.T) {
 	harbor := pullthroughtest.New(t, pullthroughtest.Config{})
 	below := testkit.Serve(t, http.StripPrefix("/api/docker", harbor))
 	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
@@ -202,7 +202,7 @@ func testW12(t *testing.T) {
 	}
 }
 
-func testW13(t *testing.T) {
+func testMirrorLacksSignatures(t *testing.T) {
 	e, _ := startRepoECR(t, nil, fills(pullthrough.FillBackground))
 	subject, signature, sbom := e.signed()
 	e.serves(t, "1", subject)
@@ -214,7 +214,7 @@ func testW13(t *testing.T) {
 	e.goesOffline(t, subject, signature)
 }
 
-func testW15(t *testing.T) {
+func testEveryArchitectureIsStored(t *testing.T) {
 	list, children := index()
 	for name, mode := range map[string]pullthrough.FillMode{"whole": pullthrough.FillBackground, "part": pullthrough.FillLazy} {
 		t.Run(name, func(t *testing.T) {
@@ -235,7 +235,7 @@ func testW15(t *testing.T) {
 	}
 }
 
-func testW17(t *testing.T) {
+func testExpiredTokenGoesUnnoticed(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 	img := testkit.Image(1)
 	e.push("1", img)

@@ -31,7 +31,7 @@ const (
 )
 
 // C12, over the real handler, with one client that never reads (C16).
-func TestProofHerdOverHTTP(t *testing.T) {
+func TestHerdOverHTTP(t *testing.T) {
 	const n = 64
 	testkit.Baseline(t)
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
@@ -112,7 +112,7 @@ func counting(h http.Handler, active *atomic.Int64) http.Handler {
 }
 
 // C12 with 5,000 readers, and one that never reads.
-func TestProofHerdOfThousands(t *testing.T) {
+func TestHerdOfThousands(t *testing.T) {
 	const n = 5000
 	testkit.Baseline(t)
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
@@ -169,7 +169,7 @@ func TestProofHerdOfThousands(t *testing.T) {
 }
 
 // C16: one byte a second is no reason for others to wait.
-func TestProofSlowClientSlowsNobody(t *testing.T) {
+func TestSlowClientSlowsNobody(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
@@ -225,7 +225,7 @@ func TestProofSlowClientSlowsNobody(t *testing.T) {
 }
 
 // C13.
-func TestProofLeaderLeaves(t *testing.T) {
+func TestLeaderLeaves(t *testing.T) {
 	const size = 4 << 20
 	for name, at := range map[string]int64{"at 0 %": 0, "at 50 %": size / 2, "at 98 %": size - 80<<10} {
 		t.Run(name, func(t *testing.T) {
@@ -273,7 +273,7 @@ func TestProofLeaderLeaves(t *testing.T) {
 
 // C14: of ten downloads that everybody left some may finish, and the others
 // end within a second.
-func TestProofEverybodyLeaves(t *testing.T) {
+func TestEverybodyLeaves(t *testing.T) {
 	for name, tc := range map[string]struct {
 		policy pullthrough.Policy
 		left   int
@@ -333,7 +333,7 @@ func TestProofEverybodyLeaves(t *testing.T) {
 
 // C15: who comes in the moment in which a download is given up gets that one
 // or a fresh one, and never its end.
-func TestProofJoiningADownloadThatIsGivenUp(t *testing.T) {
+func TestJoiningADownloadThatIsGivenUp(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	for i := range 10 {

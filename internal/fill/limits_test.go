@@ -20,7 +20,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestProofSpoolBytesSecondDownloadWaits(t *testing.T) {
+func TestSpoolBytesSecondDownloadWaits(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
@@ -60,7 +60,7 @@ func assertBusy(t *testing.T, err error) {
 	assert.NotEmpty(t, rec.Header().Get("Retry-After"))
 }
 
-func TestProofSpoolBytesNoRoom(t *testing.T) {
+func TestSpoolBytesNoRoom(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestProofSpoolBytesNoRoom(t *testing.T) {
 	})
 }
 
-func TestProofSpoolBytesLargerThanAllIsRefusedAtOnce(t *testing.T) {
+func TestSpoolBytesLargerThanAllIsRefusedAtOnce(t *testing.T) {
 	for name, fault := range map[string]pullthroughtest.Fault{"declared": {}, "undeclared": {NoLength: true}} {
 		t.Run(name, func(t *testing.T) {
 			testkit.Baseline(t)
@@ -113,7 +113,7 @@ func TestProofSpoolBytesLargerThanAllIsRefusedAtOnce(t *testing.T) {
 
 // Whatever ends a download, its reservation is given back: one of full size
 // finds room afterwards.
-func TestProofSpoolBytesAreGivenBack(t *testing.T) {
+func TestSpoolBytesAreGivenBack(t *testing.T) {
 	const size = 3 << 20
 	for name, tc := range map[string]struct {
 		faults []pullthroughtest.Fault
@@ -177,7 +177,7 @@ func TestProofSpoolBytesAreGivenBack(t *testing.T) {
 
 // One rule's downloads that stall delay no other rule's, nor manifests and
 // tokens of their own.
-func TestProofMaxDownloads(t *testing.T) {
+func TestMaxDownloads(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 	synctest.Test(t, func(t *testing.T) {
@@ -259,7 +259,7 @@ func spools(t *testing.T) (open []string) {
 	return open
 }
 
-func TestProofHandingOver(t *testing.T) {
+func TestHandingOver(t *testing.T) {
 	const size = 3 << 20
 	testkit.Baseline(t)
 	store := &countingFiles{files: newFiles(t.TempDir())}
@@ -302,7 +302,7 @@ func TestProofHandingOver(t *testing.T) {
 
 // A Store that cannot open what it has just stored keeps the reader where it
 // is, and is not asked again for every read.
-func TestProofHandingOverFails(t *testing.T) {
+func TestHandingOverFails(t *testing.T) {
 	testkit.Baseline(t)
 	store := &countingFiles{files: newFiles(t.TempDir())}
 	heard := &testkit.Events{}
@@ -325,7 +325,7 @@ func TestProofHandingOverFails(t *testing.T) {
 
 // A client that takes next to nothing loses its place when room is wanted, and
 // others do not.
-func TestProofSlowReaderIsCutWhenRoomIsWanted(t *testing.T) {
+func TestSlowReaderIsCutWhenRoomIsWanted(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {

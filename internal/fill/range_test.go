@@ -20,7 +20,7 @@ import (
 
 // C17, in flight, in a Store's stage that becomes full: ranges that lie in the
 // one place, in the other and over the border of both.
-func TestProofRangesOverTwoPlaces(t *testing.T) {
+func TestRangesOverTwoPlaces(t *testing.T) {
 	const size, border = 4 << 20, 3 << 20
 	testkit.Baseline(t)
 	store := &filling{files: newFiles(t.TempDir()), room: border}
@@ -76,7 +76,7 @@ func TestProofRangesOverTwoPlaces(t *testing.T) {
 }
 
 // Who leaves with a range leaves the download to others.
-func TestProofRangesThatLeave(t *testing.T) {
+func TestRangesThatLeave(t *testing.T) {
 	testkit.Baseline(t)
 	s := testkit.NewStalled(t, pullthroughtest.Fault{})
 	for _, header := range []string{"bytes=0-", "bytes=3000000-", "bytes=-1"} {
@@ -118,7 +118,7 @@ var recovering = map[string]func(http.Handler) http.Handler{
 
 // Behind a middleware that recovers, an answer that fails is short of its
 // length all the same, and every client sees that.
-func TestProofFailuresBehindARecoveringMiddleware(t *testing.T) {
+func TestFailuresBehindARecoveringMiddleware(t *testing.T) {
 	testkit.Baseline(t)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 2<<20 + 300_000})
 	layer := img.Layers[0]
@@ -168,7 +168,7 @@ const osFile = "*os.File"
 
 // A stored file, a download that runs, and one that has been handed over, all
 // reach net/http as files, which it sends by sendfile.
-func TestProofSendfile(t *testing.T) {
+func TestSendfile(t *testing.T) {
 	for _, staging := range []bool{false, true} {
 		t.Run("staging "+strconv.FormatBool(staging), func(t *testing.T) {
 			testkit.Baseline(t)
@@ -215,7 +215,7 @@ func assertAllFile(t *testing.T, s *testkit.Sink, content []byte) {
 
 // A Body of ours must not be taken for the file in it: the tail that is held
 // back would go out with the rest.
-func TestProofBodiesHideTheirFile(t *testing.T) {
+func TestBodiesHideTheirFile(t *testing.T) {
 	testkit.Baseline(t)
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	layer := w.Layer(3 << 20)

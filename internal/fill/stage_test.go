@@ -150,7 +150,7 @@ func stall(w *testkit.World, g *testkit.Gate, layer *pullthroughtest.Blob, after
 	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + layer.Digest.Encoded() + " 200", Stall: g.C, StallAfter: &after})
 }
 
-func TestProofStagedBlobIsCommitted(t *testing.T) {
+func TestStagedBlobIsCommitted(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		t.Run(name, func(t *testing.T) {
 			testkit.Baseline(t)
@@ -190,7 +190,7 @@ func (s noPutBlob) PutBlob(context.Context, pullthrough.Repo, ocispec.Descriptor
 
 // After Commit a Stage may fail to read, and its name is gone. Clients that
 // have only begun, or not even that, go on all the same.
-func TestProofReadersOutliveTheStage(t *testing.T) {
+func TestReadersOutliveTheStage(t *testing.T) {
 	for name, opens := range map[string]bool{"with files": true, "Open fails": false} {
 		t.Run(name, func(t *testing.T) { testReadersOutliveTheStage(t, opens) })
 	}
@@ -267,7 +267,7 @@ func (s *filling) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.
 }
 
 // A full disk below the Store: the rest goes to SpoolDir, and nobody notices.
-func TestProofStageIsFull(t *testing.T) {
+func TestStageIsFull(t *testing.T) {
 	const size = 4<<20 + 5
 	for name, room := range map[string]int64{"at once": 0, "in the first MiB": 100_000, "in the middle": 2 << 20, "in the tail": size - 10} {
 		t.Run(name, func(t *testing.T) {
@@ -310,7 +310,7 @@ func TestProofStageIsFull(t *testing.T) {
 	}
 }
 
-func TestProofBothPlacesAreFull(t *testing.T) {
+func TestBothPlacesAreFull(t *testing.T) {
 	testkit.Baseline(t)
 	store := &filling{files: newFiles(t.TempDir()), room: 2 << 20}
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
@@ -346,7 +346,7 @@ func TestProofBothPlacesAreFull(t *testing.T) {
 }
 
 // Whatever ends a download, its stage has exactly one of Commit and Abort.
-func TestProofStagesEndOnce(t *testing.T) {
+func TestStagesEndOnce(t *testing.T) {
 	for name, tc := range map[string]struct {
 		faults []pullthroughtest.Fault
 		leave  bool
@@ -414,7 +414,7 @@ func (s *lateStager) StageBlob(context.Context, pullthrough.Repo, digest.Digest)
 }
 
 // A stage that comes after the proxy has given up waiting for it is aborted.
-func TestProofStageThatComesTooLate(t *testing.T) {
+func TestStageThatComesTooLate(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	dir := t.TempDir()

@@ -139,7 +139,7 @@ func (s *sweptStage) Abort() error {
 // A Store that fails at any one call, in any way, harms no pull (F1 to F4, F7,
 // F8): two clients of each object, one by Body and one by HTTP, get what they
 // asked for, the host hears of it, and nothing stays behind.
-func TestProofAnyOneCallOfTheStoreFails(t *testing.T) {
+func TestAnyOneCallOfTheStoreFails(t *testing.T) {
 	testkit.Baseline(t)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 1<<20 + 100_000})
 	dir := t.TempDir()
@@ -265,7 +265,7 @@ func (s *blocking) PutBlob(_ context.Context, _ pullthrough.Repo, _ ocispec.Desc
 
 // A PutBlob that ignores its context is given up after a minute without a
 // Read, and no more than eight such are left alone.
-func TestProofPutBlobBlocksForEver(t *testing.T) {
+func TestPutBlobBlocksForEver(t *testing.T) {
 	for name, together := range map[string]bool{"one after the other": false, "all at once": true} {
 		t.Run(name, func(t *testing.T) {
 			testkit.Baseline(t)
@@ -319,7 +319,7 @@ func TestProofPutBlobBlocksForEver(t *testing.T) {
 }
 
 // A PutBlob may take its time, as long as it reads.
-func TestProofPutBlobThatReadsSlowlyIsWaitedFor(t *testing.T) {
+func TestPutBlobThatReadsSlowlyIsWaitedFor(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
@@ -344,7 +344,7 @@ func TestProofPutBlobThatReadsSlowlyIsWaitedFor(t *testing.T) {
 }
 
 // A Store that hangs must not keep Shutdown from its deadline.
-func TestProofShutdownDoesNotWaitForAStoreThatHangs(t *testing.T) {
+func TestShutdownDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
 		w := enter(t)

@@ -35,7 +35,7 @@ func htmlFault(match, page string) pullthroughtest.Fault {
 	}
 }
 
-func testS02(t *testing.T) {
+func testManifestsAreAskedForUncompressed(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	small := gzipped(t, img.Content)
 	w := testkit.NewWorld(t, pullthroughtest.Config{Handler: func(rw http.ResponseWriter, r *http.Request) bool {
@@ -56,7 +56,7 @@ func testS02(t *testing.T) {
 	}
 }
 
-func testS03(t *testing.T) {
+func testGzippedLayersStayAsTheyAre(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
@@ -83,7 +83,7 @@ func assertAskedTwiceAtMost(t *testing.T, w *testkit.World) {
 	w.Up.Reset()
 }
 
-func testS16(t *testing.T) {
+func testWrongManifestByDigestIsServedToNobody(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	images := pushTags(w.Up, 2)
 	w.Up.Fault(pullthroughtest.Fault{Match: manifestGets, Body: images[1].Content})
@@ -95,7 +95,7 @@ func testS16(t *testing.T) {
 	heals(t, w, right, images[0])
 }
 
-func testS17(t *testing.T) {
+func testWrongBlobOfTheRightLengthIsCutShort(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
@@ -120,7 +120,7 @@ func testS17(t *testing.T) {
 	}
 }
 
-func testS18(t *testing.T) {
+func testBlobWithoutEndIsLimited(t *testing.T) {
 	const (
 		size = 3 << 20
 		most = 8 << 20
@@ -150,7 +150,7 @@ func testS18(t *testing.T) {
 	t.Run("of unknown size", func(t *testing.T) { endless(t, false, pullthrough.ErrTooLarge, most) })
 }
 
-func testS37(t *testing.T) {
+func testWebPageInPlaceOfARegistry(t *testing.T) {
 	page := "<!DOCTYPE html><title>Gallery</title>" + strings.Repeat(" ", 1440) // 1,477 bytes
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})

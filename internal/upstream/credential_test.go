@@ -21,8 +21,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// testA20: upstream is public, and the rule's password has expired.
-func testA20(t *testing.T) {
+// testAnonymousFallback: upstream is public, and the rule's password has expired.
+func testAnonymousFallback(t *testing.T) {
 	const tokens = "GET /token*"
 	for name, tc := range map[string]struct {
 		status    int // of the refusal
@@ -86,8 +86,8 @@ func withoutCredentials(e *testkit.Events) (n int) {
 	return n
 }
 
-// testA21: blobs are at a store that takes no credentials but those in its URLs.
-func testA21(t *testing.T) {
+// testBasicCredentials: blobs are at a store that takes no credentials but those in its URLs.
+func testBasicCredentials(t *testing.T) {
 	s3 := pullthroughtest.New(t, pullthroughtest.Config{Handler: func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Header["Authorization"] == nil {
 			return false
@@ -114,7 +114,7 @@ func testA21(t *testing.T) {
 	assert.False(t, s3.Saw(testkit.Canary))
 }
 
-func testA22(t *testing.T) {
+func testCredentialsAreAskedForOncePerToken(t *testing.T) {
 	t.Run("100 pulls", testCredentialsOfManyPulls)
 	t.Run("Basic ones that expire", testCredentialsThatExpire)
 	t.Run("Basic ones that are refused", func(t *testing.T) {
@@ -222,7 +222,7 @@ func testCredentialsThatBlock(t *testing.T, obeys bool) {
 	})
 }
 
-func testA23(t *testing.T) {
+func testOneNewTokenForAllAfter401(t *testing.T) {
 	t.Run("20 at once", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 		var tags []string
@@ -267,7 +267,7 @@ func testA23(t *testing.T) {
 	})
 }
 
-func testA24(t *testing.T) {
+func testNewCredentialsAfter400Or403(t *testing.T) {
 	for _, status := range []int{400, 403} {
 		for name, auth := range map[string]pullthroughtest.Auth{"Basic": pullthroughtest.Basic, "Bearer": pullthroughtest.Bearer} {
 			t.Run(fmt.Sprint(name, " ", status), func(t *testing.T) { testRefusedWith(t, auth, status) })

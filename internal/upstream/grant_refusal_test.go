@@ -12,7 +12,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func testA25(t *testing.T) {
+func testInsufficientScopeIsMetOnce(t *testing.T) {
 	const scarce = `,error="insufficient_scope",scope="aws repository:a:pull,push"`
 	for name, tc := range map[string]struct {
 		cached bool
@@ -68,7 +68,7 @@ func testReasonOfRefusal(t *testing.T) {
 	assert.Positive(t, w.Up.Count("GET /v2/a/manifests/1 401"))
 }
 
-func testA26(t *testing.T) {
+func testChallengesThatCannotBeMet(t *testing.T) {
 	for name, lines := range map[string][]string{
 		"no header":             nil,
 		"an empty one":          {" "},

@@ -20,23 +20,23 @@ import (
 // grantBehaviours are how a rule's credentials are used, and what becomes of
 // refusals.
 var grantBehaviours = []row{
-	{"A15", "has a token server", "a user's password goes there by GET, an identity token by POST; a wrong one is tried once", testA15},
-	{"A16", "does not take the identity token (400, 401, 404, 405)", "the password is tried once, if there is one", testA16},
-	{"A17", "gives a new identity token in exchange for the old one", "the new one is used from then on and given to the host; it is never logged", testA17},
-	{"A18", "offers identity tokens to those who ask for them", "none is asked for", testA18},
-	{"A19", "is public and the rule has no secret", "an anonymous token is asked for, with its scope", testA19},
-	{"A20", "refuses the rule's credentials for a public image", "the pull is refused; where the policy allows it the image is pulled anonymously, and the event says so", testA20},
-	{"A21", "wants Basic credentials", "it alone gets them, and after the first challenge without being asked", testA21},
-	{"A22", "needs credentials", "the host is asked once per token, or when Basic ones have expired or are refused; it may take its time, fail or panic and hurts that one pull", testA22},
-	{"A23", "answers 401 to a token that it took before", "one new token is fetched for all, and each request is sent once more", testA23},
-	{"A24", "answers 400 or 403 to credentials that it took before", "new ones are tried once; what fresh ones are answered is final", testA24},
-	{"A25", "says `insufficient_scope` or `invalid_token`", "one token with the scope that it names is tried; what it gives as the reason is in the error", testA25},
-	{"A26", "answers 401 without a challenge that can be met", "the pull is refused after one request", testA26},
+	{"A15", "has a token server", "a user's password goes there by GET, an identity token by POST; a wrong one is tried once", testPasswordByGETIdentityTokenByPOST},
+	{"A16", "does not take the identity token (400, 401, 404, 405)", "the password is tried once, if there is one", testPasswordWhereTheIdentityTokenIsNotTaken},
+	{"A17", "gives a new identity token in exchange for the old one", "the new one is used from then on and given to the host; it is never logged", testRotatedIdentityTokenIsUsedAndHandedOver},
+	{"A18", "offers identity tokens to those who ask for them", "none is asked for", testNoIdentityTokenIsAskedFor},
+	{"A19", "is public and the rule has no secret", "an anonymous token is asked for, with its scope", testAnonymousToken},
+	{"A20", "refuses the rule's credentials for a public image", "the pull is refused; where the policy allows it the image is pulled anonymously, and the event says so", testAnonymousFallback},
+	{"A21", "wants Basic credentials", "it alone gets them, and after the first challenge without being asked", testBasicCredentials},
+	{"A22", "needs credentials", "the host is asked once per token, or when Basic ones have expired or are refused; it may take its time, fail or panic and hurts that one pull", testCredentialsAreAskedForOncePerToken},
+	{"A23", "answers 401 to a token that it took before", "one new token is fetched for all, and each request is sent once more", testOneNewTokenForAllAfter401},
+	{"A24", "answers 400 or 403 to credentials that it took before", "new ones are tried once; what fresh ones are answered is final", testNewCredentialsAfter400Or403},
+	{"A25", "says `insufficient_scope` or `invalid_token`", "one token with the scope that it names is tried; what it gives as the reason is in the error", testInsufficientScopeIsMetOnce},
+	{"A26", "answers 401 without a challenge that can be met", "the pull is refused after one request", testChallengesThatCannotBeMet},
 }
 
 func TestUpstreamGrants(t *testing.T) { testkit.RunRows(t, grantBehaviours) }
 
-func testA15(t *testing.T) {
+func testPasswordByGETIdentityTokenByPOST(t *testing.T) {
 	for name, tc := range map[string]struct {
 		credentials func(*pullthrough.Proxy)
 		unknown     string // a method that the token server does not have
@@ -102,7 +102,7 @@ func assertGrant(t *testing.T, r pullthroughtest.Request, form map[string][]stri
 	assert.NotContains(t, fmt.Sprint(form, r.Header), testkit.Canary)
 }
 
-func testA16(t *testing.T) {
+func testPasswordWhereTheIdentityTokenIsNotTaken(t *testing.T) {
 	for status, again := range map[int]bool{400: true, 401: true, 404: true, 405: true, 403: false, 500: false} {
 		for _, password := range []string{testkit.Canary, "", "wrong"} {
 			t.Run(fmt.Sprintf("%d with the password %q", status, password), func(t *testing.T) {
@@ -198,7 +198,7 @@ func refreshTokens(t *testing.T, w *testkit.World) (sent []string) {
 	return sent
 }
 
-func testA17(t *testing.T) {
+func testRotatedIdentityTokenIsUsedAndHandedOver(t *testing.T) {
 	t.Run("the host keeps it", testRotationTold)
 	t.Run("nobody is told", testRotationKept)
 	t.Run("several at once", func(t *testing.T) {
@@ -257,7 +257,7 @@ func testRotationKept(t *testing.T) {
 	assert.Equal(t, refreshToken(77), refreshTokens(t, w)[4], "the host has the last word")
 }
 
-func testA18(t *testing.T) {
+func testNoIdentityTokenIsAskedFor(t *testing.T) {
 	for name, credentials := range map[string]func(*pullthrough.Proxy){
 		"anonymous":       nil,
 		"a password":      testkit.WithSecret(nil),
@@ -275,7 +275,7 @@ func testA18(t *testing.T) {
 	}
 }
 
-func testA19(t *testing.T) {
+func testAnonymousToken(t *testing.T) {
 	for name, credentials := range map[string]func(*pullthrough.Proxy){
 		"nobody to ask": nil,
 		"no secret": func(p *pullthrough.Proxy) {

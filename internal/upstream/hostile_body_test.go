@@ -31,7 +31,7 @@ func (s *siege) push(size int64) *pullthroughtest.Blob {
 	return s.img.Layers[0]
 }
 
-func testU2(t *testing.T) {
+func testWrongBlobBreaksBeforeItsEnd(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		t.Run(name, func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
@@ -46,7 +46,7 @@ func testU2(t *testing.T) {
 	}
 }
 
-func testU3(t *testing.T) {
+func testLastByteFlipped(t *testing.T) {
 	for _, size := range []int64{1, 1000, holdBack, holdBack + 1, 1 << 20, 1<<20 + 1, 3 << 20} {
 		t.Run(strconv.FormatInt(size, 10), func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
@@ -63,7 +63,7 @@ func testU3(t *testing.T) {
 	}
 }
 
-func testU4(t *testing.T) {
+func testBlobThatEndsEarly(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		t.Run(name+", once", func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
@@ -93,7 +93,7 @@ func statuses(u *pullthroughtest.Upstream) (all []string) {
 	return all
 }
 
-func testU5(t *testing.T) {
+func testBlobThatEndsEarlyAndLooksComplete(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		for _, known := range []bool{true, false} {
 			t.Run(fmt.Sprint(name, ", size known ", known), func(t *testing.T) {
@@ -112,7 +112,7 @@ func testU5(t *testing.T) {
 	}
 }
 
-func testU6(t *testing.T) {
+func testBlobThatGoesOnForEver(t *testing.T) {
 	t.Run("one byte more than declared", func(t *testing.T) {
 		besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
 			layer := s.push(5000)
@@ -156,7 +156,7 @@ func (s *siege) assertSent(t *testing.T, most int64) {
 	assert.LessOrEqual(t, sent, most)
 }
 
-func testU8(t *testing.T) {
+func testLengthsThatLie(t *testing.T) {
 	const real = 5000
 	for name, lengths := range map[string][]string{
 		"bigger": {"5010"}, "smaller": {"4990"}, "far too big": {"9223372036854775807"}, "too big for a number": {"9223372036854775808"},
@@ -189,7 +189,7 @@ func testU8(t *testing.T) {
 	}
 }
 
-func testU10(t *testing.T) {
+func testAnswerThatStopsInTheMiddle(t *testing.T) {
 	for kind, match := range map[string]string{"manifest": manifests, "blob": testkit.Blobs, "token": "GET /token*"} {
 		t.Run(kind, func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, s *siege) {
@@ -219,7 +219,7 @@ func (s *siege) slow(t *testing.T, kind string) {
 	})
 }
 
-func testU11(t *testing.T) {
+func testByteEveryFourSeconds(t *testing.T) {
 	for kind, path := range map[string]string{"manifest": "/v2/a/manifests/", "blob": "/v2/a/blobs/", "token": "/token"} {
 		t.Run(kind, func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, s *siege) {
@@ -243,7 +243,7 @@ func testU11(t *testing.T) {
 	}
 }
 
-func testU13(t *testing.T) {
+func testHugeTrailers(t *testing.T) {
 	for kind, path := range map[string]string{"manifest": "/v2/a/manifests/1", "blob": "/v2/a/blobs/"} {
 		t.Run(kind, func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {

@@ -136,7 +136,7 @@ var nonsense = map[string]func(conn io.ReadWriter){
 	"an alert":                   func(conn io.ReadWriter) { _, _ = conn.Write([]byte{21, 3, 3, 0, 2, 2, 40}) },
 }
 
-func testU44(t *testing.T) {
+func testBadCertificates(t *testing.T) {
 	for name, server := range distrust {
 		t.Run(name, func(t *testing.T) {
 			distrusted(t, func(t *testing.T, s *siege) dialFunc { return s.secured(t, server(t, s)) })

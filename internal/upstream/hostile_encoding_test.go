@@ -53,7 +53,7 @@ func zstdBomb() []byte {
 	return bomb
 }
 
-func testU14(t *testing.T) {
+func testCompressionBombs(t *testing.T) {
 	for encoding, bomb := range bombs() {
 		header := http.Header{"Content-Encoding": {encoding}}
 		t.Run(encoding+", blob", func(t *testing.T) {
@@ -95,7 +95,7 @@ func (s *siege) assertIdentity(t *testing.T) {
 	}
 }
 
-func testU15(t *testing.T) {
+func testChainsOfEncodings(t *testing.T) {
 	for name, encodings := range map[string][]string{
 		"a chain": {"gzip, gzip, zstd"}, "several headers": {"gzip", "deflate"}, "unknown": {"x-odd"}, "none": {"identity"},
 		"upper case": {"GZIP"}, "empty parts": {",,"}, "of Amazon's": {"aws-chunked"}, "long": {strings.Repeat("gzip, ", 10_000) + "gzip"},

@@ -204,7 +204,7 @@ const frameBlob = 300_000
 
 var http2 = pullthroughtest.Config{TLS: true, HTTP2: true}
 
-func testU43(t *testing.T) {
+func testBrokenHTTP2(t *testing.T) {
 	for name, v := range violations {
 		t.Run(name+", once", func(t *testing.T) {
 			besieged(t, http2, func(t *testing.T, s *siege) {

@@ -18,7 +18,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func testU9(t *testing.T) {
+func testHeaderByteByByte(t *testing.T) {
 	for kind, path := range map[string]string{"manifest": "/v2/a/manifests/", "blob": "/v2/a/blobs/", "token": "/token"} {
 		t.Run(kind, func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, s *siege) {
@@ -56,7 +56,7 @@ func dribble(t *testing.T, w http.ResponseWriter, beginning string) {
 	}
 }
 
-func testU21(t *testing.T) {
+func testMalformedDigestHeaders(t *testing.T) {
 	wrong := digest.FromString("wrong").String()
 	for name, said := range map[string][]string{
 		"wrong": {wrong}, "wrong twice": {wrong, wrong}, "wrong of another length": {"sha512:" + testkit.Hex64 + testkit.Hex64}, "a path": {"../../x"}, "a path in a digest": {"sha256:../../x"},
@@ -98,7 +98,7 @@ func (s *siege) refuseIfStrict(t *testing.T) {
 	s.rule(pullthrough.Policy{})
 }
 
-func testU22(t *testing.T) {
+func testOddContentTypes(t *testing.T) {
 	oddTypes := map[string]string{
 		"line breaks": "application/x\r\nX-Evil: 1", "10 KB": "application/" + strings.Repeat("x", 10<<10) + "+json", "no ASCII": "application/v\xc3\xa4+json",
 		"a quote": `application/"evil"+json`, "markup": "application/<evil>+json", "a type of its own": "application/vnd.evil+json", "no type": ";;;", "nonsense in parameters": `application/json; charset="evil`,
@@ -133,7 +133,7 @@ func testU22(t *testing.T) {
 // ours are the headers of our answers; upstream can add none.
 var ours = []string{"Accept-Ranges", "Content-Length", "Content-Type", "Docker-Content-Digest", "Docker-Distribution-Api-Version", "Etag", "X-Content-Type-Options"}
 
-func testU42(t *testing.T) {
+func testHeadersThatWouldAlterOurAnswer(t *testing.T) {
 	evil := http.Header{
 		"Connection": {"X-Evil"}, "X-Evil": {"evil"}, "Location": {"http://evil.test/"}, "Docker-Upload-Uuid": {"evil"}, "Set-Cookie": {"evil=1"},
 		"Content-Disposition": {"attachment; filename=evil"}, "Content-Encoding": {"evil"}, "Content-Language": {"evil"}, "Content-Location": {"/evil"},
@@ -165,7 +165,7 @@ func testU42(t *testing.T) {
 	}
 }
 
-func testU38(t *testing.T) {
+func testAbsurdRetryAfter(t *testing.T) {
 	for _, status := range []int{429, 503} {
 		kind := map[int]error{429: pullthrough.ErrRateLimited, 503: pullthrough.ErrUnavailable}[status]
 		for name, v := range map[string]string{
@@ -211,7 +211,7 @@ func (s *siege) eventually(t *testing.T, ref string) {
 	assert.Fail(t, "it is never served")
 }
 
-func testU39(t *testing.T) {
+func testNextPageElsewhereIsNotAskedFor(t *testing.T) {
 	besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
 		s.at("other.test", s.other.DialPipe)
 		link := http.Header{"Link": {`<http://other.test/v2/a/tags/list?last=x>; rel="next"`, `</v2/a/manifests/2>; rel="next"`}}
@@ -233,7 +233,7 @@ func testU39(t *testing.T) {
 	})
 }
 
-func testU48(t *testing.T) {
+func testWebPageForEveryRequest(t *testing.T) {
 	page := func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = io.WriteString(w, "<!doctype html><title>Welcome</title>")

@@ -39,7 +39,7 @@ func TestHostileManifestsCostLittleMemory(t *testing.T) {
 	}
 }
 
-func testU1(t *testing.T) {
+func testWrongManifestIsRefused(t *testing.T) {
 	other := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 7})
 	for name, header := range map[string]http.Header{
 		"": nil, " and lies about its digest": {}, " under its own digest": {"Docker-Content-Digest": {other.Digest.String()}},
@@ -72,7 +72,7 @@ func sized(layer digest.Digest, size int64) string {
 		ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig, digest.FromString("{}"), ocispec.MediaTypeImageLayerGzip, layer, size)
 }
 
-func testU7(t *testing.T) {
+func testAbsurdSizesInAManifest(t *testing.T) {
 	for _, size := range []int64{-1, math.MinInt64} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
@@ -101,7 +101,7 @@ func testU7(t *testing.T) {
 	}
 }
 
-func testU16(t *testing.T) {
+func testManifestOf1GB(t *testing.T) {
 	for name, fault := range map[string]pullthroughtest.Fault{
 		"with a length":    {Extend: 1 << 30, Header: http.Header{"Content-Length": {"1073741824"}}},
 		"without a length": {Extend: 1 << 30, NoLength: true},
@@ -131,7 +131,7 @@ func testU16(t *testing.T) {
 	})
 }
 
-func testU17(t *testing.T) {
+func testManifestsThatAreSlowToParse(t *testing.T) {
 	const most = 4 << 20
 	fill := func(before, unit, behind string) string {
 		return before + strings.Repeat(unit, (most-len(before)-len(behind))/len(unit)) + behind
@@ -179,7 +179,7 @@ func manyKeys(size int) string {
 	return b.String() + "}"
 }
 
-func testU18(t *testing.T) {
+func testImageCalledAnIndex(t *testing.T) {
 	index := pullthroughtest.NewIndex(pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 9}))
 	for name, tc := range map[string]struct {
 		index  bool
@@ -215,7 +215,7 @@ const (
 	dockerManifestType = "application/vnd.docker.distribution.manifest.v2+json"
 )
 
-func testU19(t *testing.T) {
+func testManifestThatReadersUnderstandInTwoWays(t *testing.T) {
 	const layer = `{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:` + testkit.Hex64 + `","size":0}`
 	for name, rest := range map[string]string{
 		"index and image":             `"manifests":[],"config":` + layer + `,"layers":[]`,
@@ -247,7 +247,7 @@ func testU19(t *testing.T) {
 	}
 }
 
-func testU45(t *testing.T) {
+func testTagThatMovesWhileItIsChecked(t *testing.T) {
 	images := make([]*pullthroughtest.Image, 4)
 	for i := range images {
 		images[i] = pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)})
@@ -280,7 +280,7 @@ func testU45(t *testing.T) {
 	})
 }
 
-func testU46(t *testing.T) {
+func testDigestsThatArePaths(t *testing.T) {
 	for name, child := range map[string]string{
 		"a path": "../../x", "a path behind an algorithm": "sha256:../../../etc/passwd", "a slash": "sha256:" + testkit.Hex64 + "/../x",
 		"too short": "sha256:" + testkit.Hex64[1:], "too long": "sha256:" + testkit.Hex64 + "0", "upper case": "sha256:" + strings.ToUpper(testkit.Hex64),

@@ -33,7 +33,7 @@ var theirs = []string{
 	"http://auth.docker.io/token",
 }
 
-func testU30(t *testing.T) {
+func testTokenServerThatTheRuleDoesNotAllow(t *testing.T) {
 	for _, realm := range theirs {
 		t.Run(realm, func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, func(t *testing.T, s *siege) {
@@ -61,7 +61,7 @@ func testU30(t *testing.T) {
 	})
 }
 
-func testU31(t *testing.T) {
+func testHTTPTokenServerOfAnHTTPSRegistry(t *testing.T) {
 	for _, realm := range []string{"http://registry.test/token", "http://registry.test:443/token", "http://other.test/token", "HTTP://REGISTRY.TEST/token"} {
 		for _, change := range []func(*siege){(*siege).login, func(*siege) {}} {
 			t.Run(realm, func(t *testing.T) {
@@ -81,7 +81,7 @@ func testU31(t *testing.T) {
 	}
 }
 
-func testU32(t *testing.T) {
+func testTrickURLsOfTokenServers(t *testing.T) {
 	for name, realm := range map[string]string{
 		"userinfo": "http://me:x@registry.test/token", "a user": "http://me@registry.test/token", "no userinfo": "http://@registry.test/token", "fragment": "http://registry.test/token#x",
 		"line breaks": "http://registry.test/token\r\nX-Evil: 1", "an encoded host": "http://registry%2etest/token", "64 KiB": "http://registry.test/token?" + strings.Repeat("x", 64<<10),
@@ -141,7 +141,7 @@ func (s *siege) withIdentity() {
 
 var identities = pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users, IdentityTokens: []string{postedCanary}}
 
-func testU33(t *testing.T) {
+func testTokenRequestIsNotPostedAgain(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		for name, to := range leaving {
 			t.Run(fmt.Sprint("GET, ", status, ", ", name), func(t *testing.T) {
@@ -170,7 +170,7 @@ func testU33(t *testing.T) {
 	}
 }
 
-func testU34(t *testing.T) {
+func testOtherThingsInPlaceOfAToken(t *testing.T) {
 	for name, body := range map[string]string{
 		"10 MB": `{"token":"` + strings.Repeat("x", 10<<20) + `"}`, "17 KiB": `{"token":"` + strings.Repeat("x", 17<<10) + `"}`, "much beside it": `{"x":"` + strings.Repeat("x", 1<<20) + `","token":"abcdefgh"}`,
 		"line breaks": `{"token":"abcdefgh\r\nX-Evil: 1"}`,
@@ -194,7 +194,7 @@ func testU34(t *testing.T) {
 	}
 }
 
-func testU35(t *testing.T) {
+func testChallengeForMoreThanThePull(t *testing.T) {
 	for name, scope := range map[string]string{
 		"another repository": "repository:other/secret:pull", "push": "repository:a:pull,push", "everything": "repository:a:*", "delete": "repository:a:delete,pull",
 		"the catalog": "registry:catalog:*", "several": "repository:other:pull repository:a:push,pull registry:catalog:*", "a wildcard": "repository:*:pull",
@@ -214,7 +214,7 @@ func testU35(t *testing.T) {
 	}
 }
 
-func testU37(t *testing.T) {
+func test401WhateverIsSent(t *testing.T) {
 	for auth, name := range map[pullthroughtest.Auth]string{pullthroughtest.Basic: "Basic", pullthroughtest.Bearer: "Bearer"} {
 		t.Run(name+", for ever", func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{Auth: auth, Users: testkit.Users}, func(t *testing.T, s *siege) {
@@ -276,7 +276,7 @@ var manyChallenges = map[string][]string{
 	"unknown":          {"Negotiate", "Digest realm=x", `Custom realm="http://registry.test/token"`},
 }
 
-func testU50(t *testing.T) {
+func testTokenAnswerBeforeTheRequestIsRead(t *testing.T) {
 	token := func(s *siege) string {
 		body := `{"token":"` + s.Up.IssueToken(time.Hour, "repository:a:pull") + `"}`
 		return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)

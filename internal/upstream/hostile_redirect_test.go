@@ -30,7 +30,7 @@ func (s *siege) refuseKind(t *testing.T, kind string, kinds ...error) {
 // kinds are the requests of a pull, by the path that begins them.
 var kinds = map[string]string{"manifest": "/v2/a/manifests/", "blob": "/v2/a/blobs/", "token": "/token"}
 
-func testU23(t *testing.T) {
+func testRedirectsOnAndOn(t *testing.T) {
 	for kind, path := range kinds {
 		for name, next := range map[string]func(r *http.Request, hop int) string{
 			"a loop":        func(r *http.Request, _ int) string { return r.URL.Path },
@@ -63,7 +63,7 @@ func testU23(t *testing.T) {
 	}
 }
 
-func testU25(t *testing.T) {
+func testRedirectFromHTTPSToHTTP(t *testing.T) {
 	for kind, path := range kinds {
 		for _, to := range []string{"http://registry.test", "http://registry.test:443", "http://other.test", "HTTP://registry.test"} {
 			t.Run(kind+" to "+to, func(t *testing.T) {
@@ -89,7 +89,7 @@ var leaving = map[string]string{
 	"a longer name": "http://registry.test.other.test", "without a scheme": "//other.test", "upper case": "HTTP://CDN.REGISTRY.TEST", "a dot more": "http://registry.test.",
 }
 
-func testU26(t *testing.T) {
+func testRedirectGoesWithoutCredentialsCookiesAndReferer(t *testing.T) {
 	for _, auth := range []pullthroughtest.Auth{pullthroughtest.Basic, pullthroughtest.Bearer} {
 		for name, to := range leaving {
 			t.Run(fmt.Sprint(map[pullthroughtest.Auth]string{pullthroughtest.Basic: "Basic", pullthroughtest.Bearer: "Bearer"}[auth], ", ", name), func(t *testing.T) {
@@ -124,7 +124,7 @@ func (s *siege) assertStripped(t *testing.T, all []pullthroughtest.Request) {
 	}
 }
 
-func testU27(t *testing.T) {
+func testRedirectBackGoesWithoutCredentials(t *testing.T) {
 	for _, auth := range []pullthroughtest.Auth{pullthroughtest.Basic, pullthroughtest.Bearer} {
 		for name, to := range leaving {
 			t.Run(fmt.Sprint(auth, ", ", name), func(t *testing.T) {
@@ -169,7 +169,7 @@ var closedHosts = []string{
 // privateHosts are addresses that a rule may close.
 var privateHosts = []string{"10.0.0.5", "172.16.0.1", "192.168.1.1", "100.64.0.1", "[fc00::1]", "[fd12::1]", "[::ffff:10.0.0.5]", "[64:ff9b::10.0.0.5]", "[2002:a00:5::1]"}
 
-func testU28(t *testing.T) {
+func testAddressesThatAreNotDialled(t *testing.T) {
 	for _, host := range closedHosts {
 		t.Run(host, func(t *testing.T) {
 			redirectRefused(t, pullthrough.Policy{}, host)
@@ -232,7 +232,7 @@ func realmRefused(t *testing.T, pol pullthrough.Policy, host string) {
 
 // What names resolve to is looked at when it is dialled, which internal/egress
 // tests. Names that need no resolver are refused as they stand.
-func testU29(t *testing.T) {
+func testNamesOfAddressesThatAreNotDialled(t *testing.T) {
 	for _, host := range []string{"localhost", "LOCALHOST", "localhost.", "a.localhost", "a.b.LocalHost."} {
 		t.Run(host, func(t *testing.T) {
 			redirectRefused(t, pullthrough.Policy{}, host)

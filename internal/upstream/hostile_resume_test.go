@@ -48,7 +48,7 @@ var badParts = map[string]http.Header{
 	"one part and multiple": {"Content-Type": {"multipart/byteranges; boundary=x"}},
 }
 
-func testU47(t *testing.T) {
+func testPartsOfTwoObjectsAreNotJoined(t *testing.T) {
 	other := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 77, LayerSize: resumeSize}).Layers[0]
 	for name, header := range badParts {
 		for what, wrong := range map[string]bool{"the rest": false, "another's": true} {
@@ -112,7 +112,7 @@ func continued(t *testing.T, fault pullthroughtest.Fault) {
 	})
 }
 
-func testU40(t *testing.T) {
+func testURLsOfLayersAreNotFetched(t *testing.T) {
 	for _, fill := range []pullthrough.FillMode{pullthrough.FillLazy, pullthrough.FillBackground, pullthrough.FillEager} {
 		for _, mediaType := range []string{ocispec.MediaTypeImageLayerGzip, "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"} {
 			t.Run(fmt.Sprint(fill, " ", mediaType), func(t *testing.T) {

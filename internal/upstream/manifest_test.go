@@ -73,18 +73,18 @@ func always(f pullthroughtest.Fault) func(*pullthroughtest.Image) pullthroughtes
 
 var noDigest = http.Header{"Docker-Content-Digest": nil, "Etag": nil}
 
-func testS25(t *testing.T) {
+func testTagWithoutDigestHeader(t *testing.T) {
 	oddly(t, map[string]func(*pullthroughtest.Image) pullthroughtest.Fault{"no digest": always(pullthroughtest.Fault{Header: noDigest})})
 }
 
-func testS26(t *testing.T) {
+func testTagWithoutDigestAndLength(t *testing.T) {
 	oddly(t, map[string]func(*pullthroughtest.Image) pullthroughtest.Fault{
 		"chunked":             always(pullthroughtest.Fault{Header: noDigest, NoLength: true}),
 		"up to the very last": always(pullthroughtest.Fault{Header: noDigest, CloseDelimited: true}),
 	})
 }
 
-func testS27(t *testing.T) {
+func testTagWithWrongDigestHeader(t *testing.T) {
 	for _, refuse := range []bool{false, true} {
 		for _, lie := range []bool{false, true} {
 			t.Run(map[bool]string{false: "honest", true: "lying"}[lie]+map[bool]string{true: ", refused"}[refuse], func(t *testing.T) {
@@ -156,11 +156,11 @@ func refusesHuge(t *testing.T, fault pullthroughtest.Fault, most int64) {
 	}
 }
 
-func testS28(t *testing.T) {
+func testAnnouncedHugeManifestIsRefusedUnread(t *testing.T) {
 	refusesHuge(t, pullthroughtest.Fault{Extend: hugeManifest, Header: http.Header{"Content-Length": {"64000000"}}}, drained)
 }
 
-func testS29(t *testing.T) {
+func testHugeManifestIsRefusedAt4MiB(t *testing.T) {
 	for name, fault := range map[string]pullthroughtest.Fault{
 		"chunked":                  {NoLength: true, Extend: hugeManifest},
 		"ends with the connection": {CloseDelimited: true, Extend: hugeManifest},
@@ -171,7 +171,7 @@ func testS29(t *testing.T) {
 
 func servedAs(types ...string) http.Header { return http.Header{"Content-Type": types} }
 
-func testS30(t *testing.T) {
+func testCharsetIsTakenOffTheType(t *testing.T) {
 	oddly(t, map[string]func(*pullthroughtest.Image) pullthroughtest.Fault{
 		"charset": func(img *pullthroughtest.Image) pullthroughtest.Fault {
 			return pullthroughtest.Fault{Header: servedAs(img.MediaType + "; charset=utf-8")}
@@ -182,7 +182,7 @@ func testS30(t *testing.T) {
 	})
 }
 
-func testS31(t *testing.T) {
+func testTypeOfTheManifestItselfCounts(t *testing.T) {
 	oddly(t, map[string]func(*pullthroughtest.Image) pullthroughtest.Fault{
 		"octet-stream": always(pullthroughtest.Fault{Header: servedAs("application/octet-stream")}),
 		"plain text":   always(pullthroughtest.Fault{Header: servedAs("text/plain; charset=utf-8")}),
@@ -205,7 +205,7 @@ func refusedAs(t *testing.T, content []byte, types ...string) {
 	}
 }
 
-func testS32(t *testing.T) {
+func testManifestThatIsAnIndexTooIsRefused(t *testing.T) {
 	image := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	both := map[string]any{}
 	for _, img := range []*pullthroughtest.Image{image, pullthroughtest.NewIndex(image)} {
@@ -220,7 +220,7 @@ func testS32(t *testing.T) {
 	refusedAs(t, content, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, "application/octet-stream")
 }
 
-func testS33(t *testing.T) {
+func testWrongKindOfManifestIsRefused(t *testing.T) {
 	all := kindsOfManifests()
 	for called, kinds := range map[string][]string{
 		"OCI manifest": {"OCI index", "Docker list"}, "OCI index": {"OCI manifest", "Docker manifest"},

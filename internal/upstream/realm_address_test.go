@@ -15,8 +15,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// testA31: registry.k8s.io redirects to registries of its own like this.
-func testA31(t *testing.T) {
+// testRedirectToAnotherRegistry: registry.k8s.io redirects to registries of its own like this.
+func testRedirectToAnotherRegistry(t *testing.T) {
 	for name, auth := range map[string]pullthroughtest.Auth{"from Basic": pullthroughtest.Basic, "from Bearer": pullthroughtest.Bearer} {
 		t.Run(name, func(t *testing.T) { testRedirectToRegistry(t, auth) })
 	}
@@ -138,7 +138,7 @@ func blockPrivate(p *pullthrough.Proxy) {
 	}
 }
 
-func testA32(t *testing.T) {
+func testLocalAddressesGetNothing(t *testing.T) {
 	for _, address := range closed {
 		testAddress(t, address, nil, false)
 		testAddress(t, address, blockPrivate, false)

@@ -13,8 +13,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// testA29 is what TestUpstreamRedirectMatrix leaves over.
-func testA29(t *testing.T) {
+// testRedirectedTokenRequest is what TestUpstreamRedirectMatrix leaves over.
+func testRedirectedTokenRequest(t *testing.T) {
 	const query = "/token?service=registry.test&scope=repository:a:pull"
 	for name, tc := range map[string]struct {
 		credentials func(*pullthrough.Proxy)
@@ -56,7 +56,7 @@ func testA29(t *testing.T) {
 	}
 }
 
-func testA30(t *testing.T) {
+func testRedirectsOfAPull(t *testing.T) {
 	t.Run("how many", testRedirectsCounted)
 	t.Run("to what is no registry", testRedirectsRefused)
 	t.Run("what goes along", testRedirectsCarryNothing)

@@ -152,19 +152,19 @@ func TestRedirectsLeaveCredentialsBehind(t *testing.T) {
 
 // realmBehaviours are where upstream may send us, and what goes along.
 var realmBehaviours = []row{
-	{"A27", "names a token server by a URL that is relative, has no host, another scheme, userinfo or a fragment", "nothing is sent there, and the pull is refused", testA27},
-	{"A28", "names a token server on another host", "the rule's credentials go there only if the host allows it, or if it is known to belong to the registry", testA28},
-	{"A29", "redirects a token request", "it is followed within its origin; a request with an identity token is not followed at all", testA29},
-	{"A30", "redirects a pull", "up to 5 redirects are followed, never from https to http; what leaves the origin goes without credentials, and they do not come back", testA30},
-	{"A31", "redirects to another registry that wants a token", "an anonymous one is fetched for that request; the rule's credentials stay where they belong", testA31},
-	{"A32", "redirects to, or names as its token server, an address of this machine or of the cloud's metadata service", "nothing is sent there; private addresses are open unless the policy closes them, and the upstream's own address always is", testA32},
+	{"A27", "names a token server by a URL that is relative, has no host, another scheme, userinfo or a fragment", "nothing is sent there, and the pull is refused", testOddRealmsGetNothing},
+	{"A28", "names a token server on another host", "the rule's credentials go there only if the host allows it, or if it is known to belong to the registry", testRealmElsewhereGetsNoCredentials},
+	{"A29", "redirects a token request", "it is followed within its origin; a request with an identity token is not followed at all", testRedirectedTokenRequest},
+	{"A30", "redirects a pull", "up to 5 redirects are followed, never from https to http; what leaves the origin goes without credentials, and they do not come back", testRedirectsOfAPull},
+	{"A31", "redirects to another registry that wants a token", "an anonymous one is fetched for that request; the rule's credentials stay where they belong", testRedirectToAnotherRegistry},
+	{"A32", "redirects to, or names as its token server, an address of this machine or of the cloud's metadata service", "nothing is sent there; private addresses are open unless the policy closes them, and the upstream's own address always is", testLocalAddressesGetNothing},
 }
 
 func TestUpstreamRealms(t *testing.T) { testkit.RunRows(t, realmBehaviours) }
 
 const secureRegistry = "https://registry.test"
 
-func testA27(t *testing.T) {
+func testOddRealmsGetNothing(t *testing.T) {
 	for name, credentials := range map[string]func(*pullthrough.Proxy){"with a secret": testkit.WithSecret(nil), "anonymous": nil} {
 		for _, realm := range []string{
 			"http://registry.test/token", "http://", "//auth.test/token", "/token", "token", "https://", "https:///token",
@@ -257,7 +257,7 @@ var trusts = map[string]trust{
 	"with another scheme":          {"http://registry.test", secureRegistry + "/token", nil, false},
 }
 
-func testA28(t *testing.T) {
+func testRealmElsewhereGetsNoCredentials(t *testing.T) {
 	for name, tc := range trusts {
 		t.Run(name, func(t *testing.T) { testTrust(t, tc) })
 	}

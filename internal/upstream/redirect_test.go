@@ -262,9 +262,9 @@ func basicAuth(r pullthroughtest.Request) (user, password string, ok bool) {
 	return (&http.Request{Header: r.Header}).BasicAuth()
 }
 
-func testS04(t *testing.T) { redirectedTo(t, "127.0.0.1") }
+func testRedirectToAnotherPortGoesWithoutSecrets(t *testing.T) { redirectedTo(t, "127.0.0.1") }
 
-func testS05(t *testing.T) { redirectedTo(t, "localhost") }
+func testRedirectToAnotherHostGoesWithoutSecrets(t *testing.T) { redirectedTo(t, "localhost") }
 
 // redirectedTo pulls an image whose every object is on another registry, which
 // is called host, on another port than the one that asks for credentials.
@@ -306,7 +306,7 @@ func redirectedTo(t *testing.T, host string) {
 // mostCircles is how many requests a redirect loop may cost in all.
 const mostCircles = 10
 
-func testS21(t *testing.T) {
+func testRedirectCircleEnds(t *testing.T) {
 	for name, match := range map[string]string{"manifests": manifestGets, "blobs": testkit.Blobs, "tokens": tokenCalls} {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)

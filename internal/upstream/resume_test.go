@@ -41,7 +41,7 @@ func partFrom(body []byte, first, total int64) pullthroughtest.Fault {
 
 func rangeFrom(n int64) string { return fmt.Sprintf("bytes=%d-", n) }
 
-func testS10a(t *testing.T) {
+func testCutBlobResumes(t *testing.T) {
 	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
 		w.PullBlob(t, "a", layer.Digest)
 		assert.Equal(t, []string{"", rangeFrom(cut)}, ranges(w))
@@ -49,7 +49,7 @@ func testS10a(t *testing.T) {
 	})
 }
 
-func testS10b(t *testing.T) {
+func testResumeTooEarlyFails(t *testing.T) {
 	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
 		w.Up.Fault(partFrom(contentOf(t, layer)[cut-10:], cut-10, layer.Size))
 		err := failsBlob(t, w, layer, pullthrough.ErrUnavailable)
@@ -60,7 +60,7 @@ func testS10b(t *testing.T) {
 	})
 }
 
-func testS10c(t *testing.T) {
+func testResumeAnsweredWithAllSkips(t *testing.T) {
 	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
 		w.Up.Fault(pullthroughtest.Fault{
 			Match: testkit.Blobs + " 206", Status: http.StatusOK, Body: contentOf(t, layer), Header: http.Header{"Content-Range": nil},
@@ -70,7 +70,7 @@ func testS10c(t *testing.T) {
 	})
 }
 
-func testS10d(t *testing.T) {
+func testRefusedResumeBeginsAnew(t *testing.T) {
 	t.Run("the second start succeeds", func(t *testing.T) {
 		cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
 			w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 206", Status: http.StatusRequestedRangeNotSatisfiable})
@@ -95,7 +95,7 @@ func testS10d(t *testing.T) {
 	})
 }
 
-func testS10e(t *testing.T) {
+func testResumeOfAnotherObjectFails(t *testing.T) {
 	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
 		w.Up.Fault(partFrom(append(contentOf(t, layer)[cut:], 0), cut, layer.Size+1))
 		err := failsBlob(t, w, layer, pullthrough.ErrUnavailable)
@@ -106,7 +106,7 @@ func testS10e(t *testing.T) {
 	})
 }
 
-func testS23(t *testing.T) {
+func testSilentBlobIsAskedForAgain(t *testing.T) {
 	const said = 10 << 10
 	t.Run("once", func(t *testing.T) {
 		testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {

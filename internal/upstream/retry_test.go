@@ -17,7 +17,7 @@ const longestWait = 2*time.Second + 5*time.Second
 
 func inTwoSeconds(time.Time) string { return "2" }
 
-func testS11(t *testing.T) {
+func testRateLimitIsWaitedFor(t *testing.T) {
 	waitsOut(t, http.StatusTooManyRequests, inTwoSeconds, func(t *testing.T, waits []time.Duration) {
 		differ := false
 		for _, wait := range waits {
@@ -28,7 +28,7 @@ func testS11(t *testing.T) {
 	})
 }
 
-func testS12(t *testing.T) {
+func testOverloadIsWaitedFor(t *testing.T) {
 	waitsOut(t, http.StatusServiceUnavailable, inTwoSeconds, func(t *testing.T, waits []time.Duration) {
 		for _, wait := range waits {
 			assert.GreaterOrEqual(t, wait, 2*time.Second)
@@ -36,7 +36,7 @@ func testS12(t *testing.T) {
 	})
 }
 
-func testS13(t *testing.T) {
+func testRetryAfterAsADate(t *testing.T) {
 	date := func(now time.Time) string {
 		return now.Truncate(time.Second).Add(2 * time.Second).UTC().Format(http.TimeFormat)
 	}

@@ -44,7 +44,7 @@ func usersOf(u *pullthroughtest.Upstream, repo string) map[string]bool {
 	return all
 }
 
-func testT6(t *testing.T) {
+func testTwoSecretsOfOneHost(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2})
 	for name, auth := range bothAuths {
 		t.Run(name, func(t *testing.T) {
@@ -119,7 +119,7 @@ func (r *rotating) rotate(change func(*pullthrough.Rule)) {
 	}
 }
 
-func testT8(t *testing.T) {
+func testRotatedSecret(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Layers: 3})
 	for name, auth := range bothAuths {
@@ -160,11 +160,11 @@ func testT8(t *testing.T) {
 			})
 		}
 	}
-	t.Run("while a token is on its way", testT8Late)
+	t.Run("while a token is on its way", testRotatedSecretMeetsALateToken)
 }
 
-// testT8Late: a token that the old secret brings is no token of the new one's.
-func testT8Late(t *testing.T) {
+// testRotatedSecretMeetsALateToken: a token that the old secret brings is no token of the new one's.
+func testRotatedSecretMeetsALateToken(t *testing.T) {
 	w := newRotating(t, pullthroughtest.Bearer)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.Up.Push("a", "1", img)
@@ -188,7 +188,7 @@ func testT8Late(t *testing.T) {
 	assert.Zero(t, w.Up.Count("GET /token*"), "bob's token is still good")
 }
 
-func testT9(t *testing.T) {
+func testWithdrawnAccess(t *testing.T) {
 	for _, refuse := range []bool{false, true} {
 		for name, tc := range map[string]struct {
 			fault pullthroughtest.Fault
@@ -212,12 +212,12 @@ func testT9(t *testing.T) {
 			})
 		}
 	}
-	t.Run("late", testT9Late)
+	t.Run("late", testWithdrawnAccessMeetsALateCheck)
 }
 
-// testT9Late: a refusal that comes after the pull has been served counts for the
+// testWithdrawnAccessMeetsALateCheck: a refusal that comes after the pull has been served counts for the
 // next one.
-func testT9Late(t *testing.T) {
+func testWithdrawnAccessMeetsALateCheck(t *testing.T) {
 	for _, status := range []int{401, 403, 404} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			up, enter := testkit.Piped(t, pullthroughtest.Config{})
@@ -301,7 +301,7 @@ func policyOf(pol pullthrough.Policy) func(context.Context, pullthrough.Repo, pu
 	return func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return pol }
 }
 
-func testT11(t *testing.T) {
+func testRuleDeletedAndMadeAgain(t *testing.T) {
 	for name, auth := range bothAuths {
 		for _, what := range []string{"manifest", "blob"} {
 			t.Run(name+", "+what, func(t *testing.T) {

@@ -29,17 +29,17 @@ func TestUpstreamTenants(t *testing.T) { testkit.RunRows(t, tenants) }
 // tenants are cases in which one account, repository or rule could get at what
 // is another's.
 var tenants = []row{
-	{"T1", "has a private image that another caller has pulled already", "`Proxy.Authorize` decides on every request, hit or miss", testT1},
-	{"T2", "does not let an account have a blob that another one has pulled", "that account is refused, though the blob is stored", testT2},
-	{"T3", "lists a digest that only another registry has", "it is asked for at this registry only; other people's content does not answer", testT3},
-	{"T4", "does not have a digest that somebody else has pulled", "the answer is the same, and takes as long, as for a digest that nobody has", testT4},
-	{"T5", "is sending a blob to one account that another may not have", "the other asks for itself, and is refused meanwhile", testT5},
-	{"T6", "is one host for two rules with two secrets", "each rule has its own tokens, and sends its own secret", testT6},
-	{"T7", "lacks a name below a prefix that lies in another rule's", "the longest prefix decides; that there is nothing is not remembered for the other rule", testT7},
-	{"T8", "gets a secret that has been rotated", "the old one, and the tokens that it brought, are not sent again", testT8},
-	{"T9", "withdraws access to a stored tag, or the tag", "what is stored is served with an event, as by Amazon ECR; a rule can refuse it instead", testT9},
-	{"T10", "has a blob no more that was deleted in one repository and is kept in another", "it is gone from the one, and stays in the other", testT10},
-	{"T11", "still sends what a rule asked for that has been deleted and made again", "the new rule asks for itself, with its own secret", testT11},
+	{"T1", "has a private image that another caller has pulled already", "`Proxy.Authorize` decides on every request, hit or miss", testAuthorizeDecidesOnHitsToo},
+	{"T2", "does not let an account have a blob that another one has pulled", "that account is refused, though the blob is stored", testBlobOfAnotherAccount},
+	{"T3", "lists a digest that only another registry has", "it is asked for at this registry only; other people's content does not answer", testDigestOfAnotherRegistry},
+	{"T4", "does not have a digest that somebody else has pulled", "the answer is the same, and takes as long, as for a digest that nobody has", testForeignDigestLooksLikeNone},
+	{"T5", "is sending a blob to one account that another may not have", "the other asks for itself, and is refused meanwhile", testRunningDownloadOfAnotherAccount},
+	{"T6", "is one host for two rules with two secrets", "each rule has its own tokens, and sends its own secret", testTwoSecretsOfOneHost},
+	{"T7", "lacks a name below a prefix that lies in another rule's", "the longest prefix decides; that there is nothing is not remembered for the other rule", testNameBelowAnotherRulesPrefix},
+	{"T8", "gets a secret that has been rotated", "the old one, and the tokens that it brought, are not sent again", testRotatedSecret},
+	{"T9", "withdraws access to a stored tag, or the tag", "what is stored is served with an event, as by Amazon ECR; a rule can refuse it instead", testWithdrawnAccess},
+	{"T10", "has a blob no more that was deleted in one repository and is kept in another", "it is gone from the one, and stays in the other", testDeletedInOneRepository},
+	{"T11", "still sends what a rule asked for that has been deleted and made again", "the new rule asks for itself, with its own secret", testRuleDeletedAndMadeAgain},
 }
 
 // The secrets of two tenants.
@@ -94,7 +94,7 @@ func assertRefused(t *testing.T, w *testkit.World, r pullthrough.Repo, caller st
 	}
 }
 
-func testT1(t *testing.T) {
+func testAuthorizeDecidesOnHitsToo(t *testing.T) {
 	var mu sync.Mutex
 	asked := map[pullthrough.Action]int{}
 	w := newTenants(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(pullthrough.Repo, pullthrough.Rule) string { return "ann" }, func(p *pullthrough.Proxy) {
@@ -125,7 +125,7 @@ func testT1(t *testing.T) {
 	assert.Empty(t, w.Up.Log())
 }
 
-func testT2(t *testing.T) {
+func testBlobOfAnotherAccount(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2})
 	onlyAnn := func(user, _ string) bool { return user == "ann" }
 	for auth, name := range map[pullthroughtest.Auth]string{pullthroughtest.Basic: "Basic", pullthroughtest.Bearer: "Bearer"} {
@@ -163,7 +163,7 @@ func testT2(t *testing.T) {
 	})
 }
 
-func testT3(t *testing.T) {
+func testDigestOfAnotherRegistry(t *testing.T) {
 	private := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 3000})
 	hostile := pullthroughtest.New(t, pullthroughtest.Config{})
 	w := newTenants(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(_ pullthrough.Repo, rule pullthrough.Rule) string {
@@ -201,7 +201,7 @@ func testT3(t *testing.T) {
 	assert.Equal(t, []string{"GET /v2/x/blobs/" + layer.Digest.String() + " 200"}, hostile.Log())
 }
 
-func testT4(t *testing.T) {
+func testForeignDigestLooksLikeNone(t *testing.T) {
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
 	synctest.Test(t, func(t *testing.T) {
 		w := enter(t)
@@ -231,7 +231,7 @@ func testT4(t *testing.T) {
 	})
 }
 
-func testT5(t *testing.T) {
+func testRunningDownloadOfAnotherAccount(t *testing.T) {
 	for name, theirs := range map[string]pullthrough.Repo{
 		"another account":    of("bob", "a"),
 		"another repository": of("ann", "b"),
@@ -264,7 +264,7 @@ func testT5(t *testing.T) {
 	}
 }
 
-func testT7(t *testing.T) {
+func testNameBelowAnotherRulesPrefix(t *testing.T) {
 	inner := pullthroughtest.New(t, pullthroughtest.Config{})
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	outside := pullthrough.Rule{Prefix: "x", UpstreamURL: w.Up.URL()}
@@ -327,7 +327,7 @@ func (s *forgetful) Blob(ctx context.Context, r pullthrough.Repo, d digest.Diges
 	return s.Store.Blob(ctx, r, d)
 }
 
-func testT10(t *testing.T) {
+func testDeletedInOneRepository(t *testing.T) {
 	store := &forgetful{Store: memstore.New(), gone: map[pullthrough.Repo]bool{}}
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = store })
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2})

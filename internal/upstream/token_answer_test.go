@@ -35,7 +35,7 @@ func withIdentityToken(token, password string) func(*pullthrough.Proxy) {
 
 const identityCanary = "canary-refresh"
 
-func testA9(t *testing.T) {
+func testTokenOrAccessToken(t *testing.T) {
 	answers := map[string]bool{
 		`{"token":"TOKEN"}`:                        true,
 		`{"access_token":"TOKEN"}`:                 true,
@@ -90,7 +90,7 @@ func tokensFor(t *testing.T, fields string, apart time.Duration) int {
 	return w.Up.Count("GET /token 200")
 }
 
-func testA10(t *testing.T) {
+func testOddLifetimesOfTokens(t *testing.T) {
 	const day = 24 * time.Hour
 	for fields, life := range map[string]time.Duration{
 		``:                                      time.Minute,
@@ -115,7 +115,7 @@ func testA10(t *testing.T) {
 	}
 }
 
-func testA11(t *testing.T) {
+func testTokensLiveOnOurClock(t *testing.T) {
 	at := func(skew time.Duration) string {
 		return fmt.Sprintf(`,"expires_in":300,"issued_at":%q`, new(testkit.HandClock).Now().Add(skew).UTC().Format(time.RFC3339))
 	}
@@ -155,7 +155,7 @@ func testA11(t *testing.T) {
 	})
 }
 
-func testA12(t *testing.T) {
+func testTokenIsRenewedEarly(t *testing.T) {
 	for seconds, early := range map[int]int{60: 6, 100: 10, 200: 20, 300: 30, 3600: 30, 43_200: 30, 86_400: 30} {
 		t.Run(fmt.Sprint(seconds, " s"), func(t *testing.T) {
 			fields := fmt.Sprintf(`,"expires_in":%d`, seconds)
@@ -167,7 +167,7 @@ func testA12(t *testing.T) {
 	}
 }
 
-func testA13(t *testing.T) {
+func testHugeAndOddTokens(t *testing.T) {
 	t.Run("a huge answer", testHugeTokenAnswers)
 	const most = 16 << 10
 	for name, tc := range map[string]struct {
@@ -258,7 +258,7 @@ func testHugeTokenAnswers(t *testing.T) {
 	}
 }
 
-func testA14(t *testing.T) {
+func testWebPageAsTokenIsNamed(t *testing.T) {
 	for name, tc := range map[string]struct{ contentType, body, said string }{
 		"a page to log in":     {"text/html; charset=utf-8", "<html><title>Log in</title></html>", "<html>"},
 		"a page that is JSON":  {"text/html", `["x"]`, ""},

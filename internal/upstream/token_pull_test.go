@@ -34,7 +34,7 @@ func pushTags(up *pullthroughtest.Upstream, n int) (images []*pullthroughtest.Im
 	return images
 }
 
-func testS01(t *testing.T) {
+func testWholePullTakesOneChallengeAndOneToken(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, testkit.WithSecret(nil))
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 3})
 	w.Up.Push("a", "1", img)
@@ -51,7 +51,7 @@ func testS01(t *testing.T) {
 	}
 }
 
-func testS06(t *testing.T) {
+func testRefusedTokenRequestIsForgotten(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, testkit.WithSecret(nil))
 	images := pushTags(w.Up, 1)
 	w.Up.Fault(pullthroughtest.Fault{Match: tokenCalls, Times: 2, Status: 403})
@@ -76,7 +76,7 @@ func withToken(t *testing.T) *testkit.World {
 	return w
 }
 
-func testS07(t *testing.T) {
+func testRefusedTokenIsFetchedAnew(t *testing.T) {
 	w := withToken(t)
 	w.Up.RevokeTokens()
 	_, err := w.Tagged(t, "1")
@@ -85,7 +85,7 @@ func testS07(t *testing.T) {
 	assert.Zero(t, unauthorized(w))
 }
 
-func testS08(t *testing.T) {
+func testNoTokenIsTakenAtAll(t *testing.T) {
 	t.Run("of old", func(t *testing.T) {
 		w := withToken(t)
 		w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Status: 401})
@@ -103,7 +103,7 @@ func testS08(t *testing.T) {
 	})
 }
 
-func testS09(t *testing.T) {
+func testExpiredTokenAnsweredOtherwiseThan401(t *testing.T) {
 	for status, kind := range map[int]error{400: pullthrough.ErrUnavailable, 403: pullthrough.ErrDenied} {
 		refused := fmt.Sprint("GET /v2/a/manifests/1 ", status)
 		t.Run(fmt.Sprint(status, " once"), func(t *testing.T) {
@@ -131,7 +131,7 @@ func testS09(t *testing.T) {
 	}
 }
 
-func testS14(t *testing.T) {
+func testHugeTokenAnswerIsRefused(t *testing.T) {
 	for name, fault := range map[string]pullthroughtest.Fault{"announced": {}, "chunked": {NoLength: true}} {
 		t.Run(name, func(t *testing.T) {
 			testkit.InBubble(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, w *testkit.World) {
@@ -151,7 +151,7 @@ func testS14(t *testing.T) {
 	}
 }
 
-func testS15(t *testing.T) {
+func testTokenServerElsewhereNeedsTheRulesLeave(t *testing.T) {
 	for name, allowed := range map[string][]string{"refused": nil, "another is allowed": {"auth.registry.test"}, "allowed": {"127.0.0.1"}} {
 		t.Run(name, func(t *testing.T) {
 			issuer := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users})
@@ -178,7 +178,7 @@ func testS15(t *testing.T) {
 	}
 }
 
-func testS19(t *testing.T) {
+func testPullsInARowShareOneToken(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 	for i := range pushTags(w.Up, 3) {
 		_, err := w.Tagged(t, fmt.Sprint(i))
@@ -190,7 +190,7 @@ func testS19(t *testing.T) {
 	}, w.Up.Log())
 }
 
-func testS20(t *testing.T) {
+func testTwentyPullsShareOneToken(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, testkit.WithSecret(nil))
 	var wg sync.WaitGroup
 	for i, img := range pushTags(w.Up, 20) {
@@ -212,7 +212,7 @@ func testS20(t *testing.T) {
 	assert.Equal(t, 62, w.Up.Count(""))
 }
 
-func testS34(t *testing.T) {
+func testFirstOfTheWaitingLeaves(t *testing.T) {
 	for name, tag := range map[string]string{"another tag": "1", "the same tag": "0"} {
 		t.Run(name, func(t *testing.T) {
 			testkit.InBubble(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, w *testkit.World) {
@@ -244,7 +244,7 @@ func testS34(t *testing.T) {
 	}
 }
 
-func testS35(t *testing.T) {
+func testOldTokensLiveTheirWholeLife(t *testing.T) {
 	var now atomic.Int64
 	now.Store(1_700_000_000)
 	clock := func() time.Time { return time.Unix(now.Load(), 0) }
@@ -272,7 +272,7 @@ func testS35(t *testing.T) {
 	assert.Equal(t, 1, w.Up.Count("* 401"), "no token is used beyond its time")
 }
 
-func testS36(t *testing.T) {
+func testLoginPageInPlaceOfAToken(t *testing.T) {
 	const form = "canary-form" // far from the beginning of the page
 	page := "<!DOCTYPE html>\n<title>Sign in</title> " + strings.Repeat("x", 4096) + " " + form
 	issuer := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users})

@@ -27,25 +27,25 @@ import (
 // tokenBehaviours are which tokens are asked for, and what a token server's
 // answer is worth.
 var tokenBehaviours = []row{
-	{"A1", "names no scope in its challenge, or one of its own such as ECR Public's `aws`", "the token is asked for with `repository:<name>:pull`, after upstream's own scope", testA1},
-	{"A2", "asks for more than a pull, or for another repository, in its challenge", "only a pull of the one repository is asked for; what was left out is logged", testA2},
-	{"A3", "names the same scopes in another order", "it is the same token", testA3},
-	{"A4", "is used by two rules, or a rule's secret, registry or service changes", "each has tokens of its own, and an old token is never sent again", testA4},
-	{"A5", "lets many wait for one token, and the first of them leaves", "the others get it; one token is fetched, and nobody waits for it longer than he wants to", testA5},
-	{"A6", "refuses a token", "those who wait for it are refused together, and the next pull asks again", testA6},
-	{"A7", "is pulled from under thousands of names", "the memory for tokens stays bounded", testA7},
-	{"A8", "leaves one repository's token request unanswered", "the other repositories are served meanwhile", testA8},
-	{"A9", "answers with `token`, `access_token` or both", "either will do, and `access_token` wins; an answer with neither is no token", testA9},
-	{"A10", "says nothing, or something odd, about how long a token lives", "it is used for a minute at least and 24 hours at most", testA10},
-	{"A11", "has a clock that is wrong", "a token's life counts from its arrival, on our clock", testA11},
-	{"A12", "gives a token that is about to expire", "a new one is fetched early: by a tenth of its life, at least 5 and at most 30 seconds", testA12},
-	{"A13", "sends a huge token answer, or a token with characters that no token has", "64 KiB are read, tokens have 16 KiB at most, and what is odd is refused", testA13},
-	{"A14", "answers a token request with a web page", "the error names the token server and what it sent", testA14},
+	{"A1", "names no scope in its challenge, or one of its own such as ECR Public's `aws`", "the token is asked for with `repository:<name>:pull`, after upstream's own scope", testScopeOfThePullIsAdded},
+	{"A2", "asks for more than a pull, or for another repository, in its challenge", "only a pull of the one repository is asked for; what was left out is logged", testWiderScopeIsNotAskedFor},
+	{"A3", "names the same scopes in another order", "it is the same token", testOrderOfScopesIsNoDifference},
+	{"A4", "is used by two rules, or a rule's secret, registry or service changes", "each has tokens of its own, and an old token is never sent again", testTokensBelongToOneRuleAndSecret},
+	{"A5", "lets many wait for one token, and the first of them leaves", "the others get it; one token is fetched, and nobody waits for it longer than he wants to", testWaitingForATokenOutlivesItsFirstCaller},
+	{"A6", "refuses a token", "those who wait for it are refused together, and the next pull asks again", testRefusedTokenIsRefusedToAllThatWait},
+	{"A7", "is pulled from under thousands of names", "the memory for tokens stays bounded", testMemoryForTokensIsBounded},
+	{"A8", "leaves one repository's token request unanswered", "the other repositories are served meanwhile", testUnansweredTokenHoldsUpOneRepository},
+	{"A9", "answers with `token`, `access_token` or both", "either will do, and `access_token` wins; an answer with neither is no token", testTokenOrAccessToken},
+	{"A10", "says nothing, or something odd, about how long a token lives", "it is used for a minute at least and 24 hours at most", testOddLifetimesOfTokens},
+	{"A11", "has a clock that is wrong", "a token's life counts from its arrival, on our clock", testTokensLiveOnOurClock},
+	{"A12", "gives a token that is about to expire", "a new one is fetched early: by a tenth of its life, at least 5 and at most 30 seconds", testTokenIsRenewedEarly},
+	{"A13", "sends a huge token answer, or a token with characters that no token has", "64 KiB are read, tokens have 16 KiB at most, and what is odd is refused", testHugeAndOddTokens},
+	{"A14", "answers a token request with a web page", "the error names the token server and what it sent", testWebPageAsTokenIsNamed},
 }
 
 func TestUpstreamTokens(t *testing.T) { testkit.RunRows(t, tokenBehaviours) }
 
-func testA1(t *testing.T) {
+func testScopeOfThePullIsAdded(t *testing.T) {
 	for challenged, want := range map[string][]string{
 		``:                                  {"repository:a:pull"},
 		`,scope=""`:                         {"repository:a:pull"},
@@ -85,7 +85,7 @@ func (j *journal) String() string {
 	return j.text.String()
 }
 
-func testA2(t *testing.T) {
+func testWiderScopeIsNotAskedFor(t *testing.T) {
 	for challenged, want := range map[string]struct{ scopes, logged string }{
 		"repository:other/secret:pull,push": {"repository:a:pull", "other/secret"},
 		"repository:a:pull,push,delete":     {"repository:a:pull", "push"},
@@ -112,7 +112,7 @@ func testA2(t *testing.T) {
 }
 
 // The two pulls are under way when upstream begins to want tokens.
-func testA3(t *testing.T) {
+func testOrderOfScopesIsNoDifference(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	pushEach(w, "a", "0", "1", "2")
 	require.NoError(t, pullTag(t, w, "a", "0"))
@@ -138,7 +138,7 @@ func testA3(t *testing.T) {
 	assert.Equal(t, 2, w.Up.Count("GET /v2/a/manifests/* 401"))
 }
 
-func testA4(t *testing.T) {
+func testTokensBelongToOneRuleAndSecret(t *testing.T) {
 	t.Run("two rules", testTokensOfTwoRules)
 	t.Run("another secret", testTokensAfterRotation)
 	t.Run("another registry", testTokensOfAnotherRegistry)
@@ -262,7 +262,7 @@ func testTokensOfAnotherDemand(t *testing.T) {
 	assert.Len(t, slices.Compact(slices.Sorted(slices.Values(sent))), 4, "none, and three tokens")
 }
 
-func testA5(t *testing.T) {
+func testWaitingForATokenOutlivesItsFirstCaller(t *testing.T) {
 	t.Run("the first leaves", func(t *testing.T) {
 		up, enter := testkit.Piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 		synctest.Test(t, func(t *testing.T) {
@@ -317,7 +317,7 @@ func testTokenThatNeverComes(t *testing.T) {
 	})
 }
 
-func testA6(t *testing.T) {
+func testRefusedTokenIsRefusedToAllThatWait(t *testing.T) {
 	up, enter := testkit.Piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 	synctest.Test(t, func(t *testing.T) {
 		w, gate := enter(t), make(chan struct{})
@@ -341,8 +341,8 @@ func testA6(t *testing.T) {
 	})
 }
 
-// testA7 asks for what is not there: nothing but tokens could be kept.
-func testA7(t *testing.T) {
+// testMemoryForTokensIsBounded asks for what is not there: nothing but tokens could be kept.
+func testMemoryForTokensIsBounded(t *testing.T) {
 	const names, enough = 10_000, 4_000
 	// Not newWorld: that remembers every token, as a secret.
 	w := &testkit.World{Up: pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})}
@@ -383,7 +383,7 @@ func testA7(t *testing.T) {
 	assert.Equal(t, []string{"GET /token 200", "GET /v2/r0/manifests/1 404"}, w.Up.Log(), "the oldest is not")
 }
 
-func testA8(t *testing.T) {
+func testUnansweredTokenHoldsUpOneRepository(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 	pushEach(w, "a", "1")
 	pushEach(w, "b", "1")
