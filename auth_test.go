@@ -3,303 +3,221 @@ package pullthrough_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-const canary = "canary-secret"
-
-var users = map[string]string{"me": canary}
-
-// withSecret gives every rule the one good credential, and counts how often it
-// was asked for.
-func withSecret(asked *atomic.Int32) func(*pullthrough.Proxy) {
-	return func(p *pullthrough.Proxy) {
-		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
-			if asked != nil {
-				asked.Add(1)
-			}
-			return pullthrough.Credential{Username: "me", AccessToken: canary}, nil
-		}
-	}
-}
-
-func TestABasicUpstreamIsAskedOnceWithoutAndThenWithCredentials(t *testing.T) {
-	var asked atomic.Int32
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: users}, withSecret(&asked))
-	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2})
-	w.up.Push("a", "1", img)
-	w.pull(t, "a", "1", img)
-	assert.Equal(t, 1, w.up.Count("* 401"), "after the challenge the credentials go along at once")
-	assert.Equal(t, 4, w.up.Count("* 200"))
-	assert.EqualValues(t, 1, asked.Load(), "the host is asked once, not for each request")
-}
-
-func TestABearerUpstreamGetsTheCredentialsAtItsTokenServerOnly(t *testing.T) {
-	var asked atomic.Int32
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users}, withSecret(&asked))
-	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 3})
-	w.up.Push("a", "1", img)
-	w.pull(t, "a", "1", img)
-	assert.Equal(t, 1, w.up.Count("GET /token 200"))
-	assert.EqualValues(t, 1, asked.Load())
-	for _, r := range w.up.Requests() {
-		user, _, basic := (&http.Request{Header: r.Header}).BasicAuth()
-		assert.Equal(t, r.Path == "/token", basic)
-		if basic {
-			assert.Equal(t, "me", user)
-			assert.Equal(t, "scope=repository%3Aa%3Apull&service=registry.test", r.Query)
-		}
-	}
-}
-
-func TestAnotherRepositoryCostsOneTokenAndNoChallenge(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-	for i := range 10 {
-		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)})
-		name := fmt.Sprintf("a%d", i)
-		w.up.Push(name, "1", img)
-		w.pull(t, name, "1", img)
-	}
-	assert.Equal(t, 1, w.up.Count("* 401"), "realm and service are learnt once per upstream")
-	assert.Equal(t, 10, w.up.Count("GET /token 200"))
-}
-
-func TestAColdHerdSharesTheChallengeAndTheToken(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-	const n = 20
-	for i := range n {
-		w.up.Push("a", fmt.Sprint("t", i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
-	}
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: fmt.Sprint("t", i)})
-			assert.NoError(t, err)
-		})
-	}
-	wg.Wait()
-	assert.Equal(t, 1, w.up.Count("* 401"))
-	assert.Equal(t, 1, w.up.Count("GET /token 200"))
-	assert.Equal(t, n, w.up.Count("GET /v2/a/manifests/* 200"))
-}
-
-func TestATokenIsFetchedAnewWhenItExpiresOrIsRefused(t *testing.T) {
-	clock := new(handClock)
-	newClocked := func(t *testing.T) *world {
-		w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, TokenTTL: 5 * time.Minute}, func(p *pullthrough.Proxy) {
-			p.Now = clock.now
-		})
-		for i := range 9 {
-			w.up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
-		}
-		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "0"})
-		require.NoError(t, err)
-		w.up.Reset()
-		return w
-	}
-	get := func(t *testing.T, w *world, ref string) error {
-		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: ref})
-		return err
-	}
-	t.Run("kept", func(t *testing.T) {
-		w := newClocked(t)
-		clock.pass(4 * time.Minute)
-		require.NoError(t, get(t, w, "1"))
-		assert.Equal(t, []string{"GET /v2/a/manifests/1 200"}, w.up.Log())
-	})
-	t.Run("expired", func(t *testing.T) {
-		w := newClocked(t)
-		clock.pass(4*time.Minute + 31*time.Second) // a little early, so that it does not die on the way
-		require.NoError(t, get(t, w, "1"))
-		assert.Equal(t, []string{"GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
-	})
-	t.Run("revoked", func(t *testing.T) {
-		w := newClocked(t)
-		w.up.RevokeTokens()
-		require.NoError(t, get(t, w, "1"))
-		assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
-	})
-	for _, status := range []int{400, 403} { // ECR Public and ECR answer so to an expired token
-		t.Run(fmt.Sprint("refused with ", status), func(t *testing.T) {
-			w := newClocked(t)
-			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: status})
-			require.NoError(t, get(t, w, "1"))
-			assert.Equal(t, []string{fmt.Sprint("GET /v2/a/manifests/1 ", status), "GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
-		})
-	}
-	t.Run("refused for ever", func(t *testing.T) {
-		w := newClocked(t)
-		w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Status: 401})
-		assert.ErrorIs(t, get(t, w, "1"), pullthrough.ErrDenied)
-		assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 401"}, w.up.Log())
-	})
-}
-
-func TestTwentyRequestsWithARevokedTokenFetchOneNewOne(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-	for i := range 21 {
-		w.up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
-	}
-	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "20"})
-	require.NoError(t, err)
-	w.up.RevokeTokens()
-	w.up.Reset()
-	gate := make(chan struct{})
-	w.up.Fault(pullthroughtest.Fault{Match: "* 401", Stall: gate})
-	var wg sync.WaitGroup
-	for i := range 20 {
-		wg.Go(func() {
-			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: fmt.Sprint(i)})
-			assert.NoError(t, err)
-		})
-	}
-	assert.NoError(t, w.up.Wait(t.Context(), "GET /v2/a/manifests/*", 20))
-	close(gate)
-	wg.Wait()
-	assert.Equal(t, 1, w.up.Count("GET /token*"))
-}
-
-func TestAFailedTokenFetchIsForgotten(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	w.up.Push("a", "1", img)
-	w.up.Fault(pullthroughtest.Fault{Match: "GET /token*", Times: 2, Status: 403})
-	for range 2 {
-		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
-		require.ErrorIs(t, err, pullthrough.ErrDenied)
-	}
-	w.pull(t, "a", "1", img)
-	assert.Equal(t, 3, w.up.Count("GET /token*"))
-}
-
-func TestTheChallengeIsFoundAmongOthers(t *testing.T) {
-	for name, lines := range map[string][]string{
-		"Basic before Bearer in one line":  {`Basic realm="x", Bearer realm="URL/token",service="registry.test"`},
-		"Basic before Bearer in two lines": {`Basic realm="x"`, `Bearer realm="URL/token",service="registry.test"`},
-		"a scheme nobody knows":            {`Negotiate abc==, BEARER REALM="URL/token" , Service="registry.test"`},
-		"a comma and a scope in quotes":    {`Bearer realm="URL/token",service="registry.test",scope="repository:a:pull,push"`},
-		"a bad challenge first":            {`Bearer realm=URL/token`, `Bearer realm="URL/token",service="registry.test"`},
-		"a realm that cannot be used":      {`Bearer realm="ftp://x/"`, `Bearer realm="URL/token",service="registry.test"`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-			for i := range lines {
-				lines[i] = replace(lines[i], "URL", w.up.URL())
-			}
-			w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401, Header: http.Header{"Www-Authenticate": lines}})
-			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
-			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
-			assert.NoError(t, err)
-			assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
-		})
-	}
-}
-
-func TestTokenAnswers(t *testing.T) {
-	const good = "TOKEN"
+func TestAuthorizeTellsClientsWhatItMeansToAndNoMore(t *testing.T) {
+	const own = "hunter2" // of the host, which may log and tell itself what it panics with
+	secret := "postgres://u:" + own + "@db"
 	for name, tc := range map[string]struct {
-		body string
-		ok   bool
+		authorize func() error
+		status    int
 	}{
-		"token":                      {`{"token":"TOKEN"}`, true},
-		"access_token":               {`{"access_token":"TOKEN"}`, true},
-		"both, different":            {`{"token":"wrong","access_token":"TOKEN"}`, true},
-		"null hides nothing":         {`{"token":null,"access_token":"TOKEN"}`, true},
-		"empty hides nothing":        {`{"access_token":"","token":"TOKEN"}`, true},
-		"a lifetime in quotes":       {`{"token":"TOKEN","expires_in":"300"}`, true},
-		"a fraction":                 {`{"token":"TOKEN","expires_in":1.5}`, true},
-		"a huge lifetime":            {`{"token":"TOKEN","expires_in":1e300}`, true},
-		"a negative lifetime":        {`{"token":"TOKEN","expires_in":-5}`, true},
-		"neither":                    {`{"expires_in":300}`, false},
-		"both empty":                 {`{"token":"","access_token":null}`, false},
-		"a page":                     {`<html>log in</html>`, false},
-		"an array":                   {`[]`, false},
-		"a token that is a number":   {`{"token":5}`, false},
-		"a token with a line break":  {`{"token":"TOKEN\r\nX-Y: z"}`, false},
-		"a token with a space":       {`{"token":"TOKEN x"}`, false},
-		"a token that is too long":   {`{"token":"` + repeat("x", 17<<10) + `"}`, false},
-		"an answer that is too long": {`{"token":"TOKEN","x":"` + repeat("x", 10<<20) + `"}`, false},
+		"a refusal":      {func() error { return errors.New("User: me is not authorized") }, 403},
+		"a panic":        {func() error { panic(secret) }, 500},
+		"not identified": {func() error { return pullthrough.ErrUnauthorized }, 401},
+		"its own error":  {func() error { return &pullthrough.Error{Kind: pullthrough.ErrRateLimited} }, 429},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
-			body := replace(tc.body, good, w.up.IssueToken(time.Hour, "repository:a:pull"))
-			w.up.Fault(pullthroughtest.Fault{Match: "GET /token*", Status: 200, Body: []byte(body)})
-			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
-			if tc.ok {
-				assert.NoError(t, err)
-				assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
-				return
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.Authorize = func(context.Context, pullthrough.Action, pullthrough.Request) error { return tc.authorize() }
+			})
+			body, status := getBody(t, testkit.Serve(t, w.Proxy).URL+"/v2/hub/a/manifests/1")
+			assert.Equal(t, tc.status, status)
+			assert.NotContains(t, string(body), own)
+			assert.Empty(t, w.Up.Log())
+		})
+	}
+}
+
+func newDoor(t *testing.T, change func(*pullthrough.Proxy)) (*testkit.Face, *testkit.Door, *pullthroughtest.Image) {
+	t.Helper()
+	d := &testkit.Door{}
+	f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Authorize = d.Authorize
+		if change != nil {
+			change(p)
+		}
+	})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	f.Up.Push("a", "v1", img)
+	f.Up.Reset()
+	return f, d, img
+}
+
+func TestUnknownCallersAreChallengedAsByECR(t *testing.T) {
+	f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Identify = func(r *http.Request) (pullthrough.Identity, error) {
+			if r.Header.Get("Authorization") == "" {
+				return pullthrough.Identity{}, errors.Join(errors.New("canary"), pullthrough.ErrUnauthorized)
 			}
-			assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-			assert.Equal(t, 1, w.up.Count("GET /token*"))
-		})
-	}
-}
-
-func TestASecretThatCannotBeReadRefusesThePull(t *testing.T) {
-	gone := errors.New("the secret is gone")
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users}, func(p *pullthrough.Proxy) {
-		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
-			return pullthrough.Credential{}, gone
+			return pullthrough.Identity{}, nil
 		}
 	})
-	w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
-	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
-	assert.ErrorIs(t, err, pullthrough.ErrDenied)
-	assert.ErrorIs(t, err, gone)
-	assert.Zero(t, w.up.Count("GET /token*"))
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	f.Up.Push("a", "v1", img)
+	f.Up.Reset()
+	for _, path := range []string{"/v2/", "/v2", testkit.ManifestPath("a", "v1"), testkit.BlobPath("a", img.Layers[0].Digest), "/v2/mine/manifests/v1"} {
+		for _, host := range []string{testkit.RegistryHost, "localhost:5000"} {
+			r := f.Get(t, path, "Host", host)
+			assert.NotContains(t, testkit.AssertOCI(t, r, 401, "UNAUTHORIZED"), "canary")
+			assert.Equal(t, []string{`Basic realm="https://` + host + `/",service="ecr.amazonaws.com"`}, r.Header.Values("WWW-Authenticate"), path)
+		}
+	}
+	h := f.Ask(t, http.MethodHead, testkit.ManifestPath("a", "v1"))
+	assert.Equal(t, 401, h.StatusCode)
+	assert.NotEmpty(t, h.Header.Get("WWW-Authenticate"))
+	assert.Empty(t, h.Content)
+	assert.Empty(t, f.Up.Log())
+
+	assert.Equal(t, 200, f.Get(t, "/v2/", "Authorization", "Basic x").StatusCode)
+	assert.Equal(t, 200, f.Get(t, testkit.ManifestPath("a", "v1"), "Authorization", "Basic x").StatusCode)
+	assert.Equal(t, []string{testkit.UpstreamGet(testkit.ManifestPath("a", "v1"), 200)}, f.Up.Log())
 }
 
-func TestACredentialThatExpiresIsAskedForAgain(t *testing.T) {
-	clock := new(handClock)
-	asked := 0
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: users}, func(p *pullthrough.Proxy) {
-		p.Now = clock.now
-		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
-			asked++
-			return pullthrough.Credential{Username: "me", AccessToken: canary, ExpiresAt: clock.now().Add(time.Hour)}, nil
+func TestIdentifyThatFailsOtherwise(t *testing.T) {
+	var failure error
+	f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Identify = func(*http.Request) (pullthrough.Identity, error) { return pullthrough.Identity{}, failure }
+	})
+	failure = errors.New("canary: directory is down")
+	assert.NotContains(t, testkit.AssertOCI(t, f.Get(t, testkit.ManifestPath("a", "v1")), 500, "UNKNOWN"), "canary")
+	failure = &pullthrough.Error{Kind: pullthrough.ErrDenied, Message: "Your authorization token has expired."}
+	assert.Equal(t, "Your authorization token has expired.", testkit.AssertOCI(t, f.Get(t, testkit.ManifestPath("a", "v1")), 403, "DENIED"))
+	assert.Empty(t, f.Up.Log())
+}
+
+func TestAuthorizeIsAskedWhoWantsWhat(t *testing.T) {
+	f, d, img := newDoor(t, func(p *pullthrough.Proxy) {
+		p.Identify = func(r *http.Request) (pullthrough.Identity, error) {
+			id, err := pullthrough.HostIdentity(r)
+			id.Caller = r.Header.Get("X-Caller")
+			return id, err
 		}
 	})
-	for i := range 3 {
-		w.up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
-		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: fmt.Sprint(i)})
-		require.NoError(t, err)
-		clock.pass(40 * time.Minute)
+	both := []pullthrough.Action{pullthrough.ActionPull, pullthrough.ActionImport}
+	want := pullthrough.Request{
+		Repo:   pullthrough.Repo{Account: testkit.RegistryAccount, Region: "eu-west-1", Name: testkit.Prefix + "/a"},
+		Caller: "arn:aws:iam::123456789012:user/ann",
 	}
-	assert.Equal(t, 2, asked)
-	assert.Equal(t, 1, w.up.Count("* 401"))
+	header := []string{"Host", testkit.RegistryHost, "X-Caller", want.Caller}
+	for path, ref := range map[string]string{
+		testkit.ManifestPath("a", "v1"):                "v1",
+		testkit.BlobPath("a", img.Layers[0].Digest):    img.Layers[0].Digest.String(),
+		testkit.ManifestPath("a", img.Digest.String()): img.Digest.String(),
+	} {
+		want.Ref = ref
+		d.Set(nil)
+		require.Equal(t, 200, f.Get(t, path, header...).StatusCode)
+		requests, actions := d.Requests()
+		assert.Subset(t, both, actions)
+		assert.Equal(t, pullthrough.ActionPull, actions[0])
+		for _, r := range requests {
+			assert.Equal(t, want, r)
+		}
+		f.Settled(t)
+
+		d.Set(nil)
+		require.Equal(t, 200, f.Get(t, path, header...).StatusCode)
+		requests, actions = d.Requests()
+		assert.Equal(t, []pullthrough.Action{pullthrough.ActionPull}, actions, "what is stored is not imported")
+		assert.Equal(t, []pullthrough.Request{want}, requests)
+
+		d.Set(nil)
+		require.Equal(t, 200, f.Ask(t, http.MethodHead, path, header...).StatusCode)
+		requests, _ = d.Requests()
+		head := want
+		head.Head = true
+		assert.Equal(t, []pullthrough.Request{head}, requests)
+	}
+	assert.Equal(t, 1, f.Up.Count("GET /v2/a/manifests/v1 200"))
+	assert.LessOrEqual(t, len(f.Up.Log()), 3, "upstream: %s", f.Up.Log())
 }
 
-func TestWrongCredentialsAreTriedOnce(t *testing.T) {
-	for name, auth := range map[string]pullthroughtest.Auth{"basic": pullthroughtest.Basic, "bearer": pullthroughtest.Bearer} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, pullthroughtest.Config{Auth: auth, Users: map[string]string{"me": "another"}}, withSecret(nil))
-			w.up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
-			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
-			assert.ErrorIs(t, err, pullthrough.ErrDenied)
-			assert.NotContains(t, err.Error(), canary)
-			assert.Len(t, w.up.Log(), 2, "a second guess could lock the account")
-		})
+func TestRefusedPullsAreDeniedInTheHostsWords(t *testing.T) {
+	f, d, img := newDoor(t, nil)
+	say := "User: arn:aws:iam::123456789012:user/bob is not authorized to perform: ecr:BatchGetImage on resource: hub/a"
+	refuse := map[pullthrough.Action]error{pullthrough.ActionPull: errors.New(say)}
+	paths := []string{testkit.ManifestPath("a", "v1"), testkit.ManifestPath("a", img.Digest.String()), testkit.BlobPath("a", img.Layers[0].Digest)}
+	refused := func() {
+		t.Helper()
+		d.Set(refuse)
+		for _, path := range paths {
+			assert.Equal(t, say, testkit.AssertOCI(t, f.Get(t, path), 403, "DENIED"))
+			assert.Equal(t, 403, f.Ask(t, http.MethodHead, path).StatusCode)
+			_, actions := d.Requests()
+			assert.NotContains(t, actions, pullthrough.ActionImport)
+		}
+		_, err := f.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "v1"})
+		assert.ErrorIs(t, err, pullthrough.ErrDenied)
+		status, code, message := pullthrough.OCI(err)
+		assert.Equal(t, []any{403, "DENIED", say}, []any{status, code, message})
 	}
+	refused()
+	assert.Empty(t, f.Up.Log(), "a refused miss asks nobody")
+
+	d.Set(nil)
+	for _, path := range paths {
+		require.Equal(t, 200, f.Get(t, path).StatusCode)
+	}
+	f.Settled(t)
+	f.Up.Reset()
+	refused()
+	assert.Empty(t, f.Up.Log(), "a refusal is for hits as well")
+
+	d.Set(nil)
+	assert.Equal(t, 200, f.Get(t, paths[0]).StatusCode, "a refusal is one caller's, and remembered for nobody")
+	assert.Empty(t, f.Up.Log())
 }
 
-func TestCredentialsDoNotPrint(t *testing.T) {
-	c := pullthrough.Credential{Username: "me", AccessToken: canary}
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
-		assert.NotContains(t, fmt.Sprintf(verb, c), canary)
-		assert.NotContains(t, fmt.Sprintf(verb, []any{c, &c}), canary)
+func TestARefusedPullMayHaveACodeOfItsOwn(t *testing.T) {
+	f, d, _ := newDoor(t, nil)
+	d.Set(map[pullthrough.Action]error{pullthrough.ActionPull: &pullthrough.Error{Kind: pullthrough.ErrDenied, Message: "not you"}})
+	assert.Equal(t, "not you", testkit.AssertOCI(t, f.Get(t, testkit.ManifestPath("a", "v1")), 403, "DENIED"))
+	assert.Empty(t, f.Up.Log())
+}
+
+func TestRefusedImportsAreMasked(t *testing.T) {
+	f, d, img := newDoor(t, nil)
+	refuse := map[pullthrough.Action]error{pullthrough.ActionImport: errors.New("canary")}
+	d.Set(refuse)
+	for _, path := range []string{testkit.ManifestPath("a", "v1"), testkit.ManifestPath("a", img.Digest.String()), testkit.ManifestPath("absent", "v1")} {
+		assert.Equal(t, testkit.SayNotFound, testkit.AssertOCI(t, f.Get(t, path), 404, "MANIFEST_UNKNOWN"))
+		assert.Equal(t, 404, f.Ask(t, http.MethodHead, path).StatusCode)
 	}
-	assert.NotContains(t, c.LogValue().String(), canary)
+	blob := testkit.BlobPath("a", img.Layers[0].Digest)
+	assert.NotContains(t, testkit.AssertOCI(t, f.Get(t, blob), 404, "BLOB_UNKNOWN"), "canary")
+	assert.Equal(t, 404, f.Ask(t, http.MethodHead, blob).StatusCode)
+	assert.Empty(t, f.Up.Log(), "a refused import asks nobody")
+
+	d.Set(nil)
+	assert.Equal(t, 200, f.Get(t, testkit.ManifestPath("a", "v1")).StatusCode, "a refusal is remembered for nobody")
+	assert.Equal(t, []string{testkit.UpstreamGet(testkit.ManifestPath("a", "v1"), 200)}, f.Up.Log())
+}
+
+func TestRefusedImportsAreServedWhatIsStored(t *testing.T) {
+	f, d, img := newDoor(t, func(p *pullthrough.Proxy) {
+		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			return pullthrough.Policy{TagTTL: pullthrough.EveryPull}
+		}
+	})
+	require.Equal(t, 200, f.Get(t, testkit.ManifestPath("a", "v1")).StatusCode)
+	require.Equal(t, 200, f.Get(t, testkit.BlobPath("a", img.Layers[0].Digest)).StatusCode)
+	f.Settled(t)
+	f.Up.Push("a", "v1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2}))
+	f.Up.Reset()
+	d.Set(map[pullthrough.Action]error{pullthrough.ActionImport: errors.New("canary")})
+	for _, ref := range []string{"v1", img.Digest.String()} { // the tag is due for a check
+		testkit.AssertManifest(t, f.Get(t, testkit.ManifestPath("a", ref)), http.MethodGet, img, img.Digest)
+	}
+	testkit.AssertContent(t, f.Get(t, testkit.BlobPath("a", img.Layers[0].Digest)), img.Layers[0].Digest, testkit.OctetStream, int(img.Layers[0].Size))
+	assert.Empty(t, f.Up.Log(), "a refused import asks nobody")
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
@@ -68,7 +69,7 @@ func (c *coldLayer) behind(b *testing.B, store pullthrough.Store, forget func() 
 	b.Helper()
 	p := &pullthrough.Proxy{
 		Store:    store,
-		Rules:    pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: c.up.URL()}},
+		Rules:    pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: c.up.URL()}},
 		SpoolDir: b.TempDir(),
 	}
 	s := httptest.NewServer(p)
@@ -80,7 +81,7 @@ func (c *coldLayer) behind(b *testing.B, store pullthrough.Store, forget func() 
 		}
 		return forget()
 	}
-	url = s.URL + "/v2/" + prefix + "/a/blobs/" + c.Digest.String()
+	url = s.URL + "/v2/" + testkit.Prefix + "/a/blobs/" + c.Digest.String()
 	c.local.verify(b, url, c.Size, c.Digest)
 	if err := again(); err != nil {
 		b.Fatal(err)
@@ -123,7 +124,7 @@ func BenchmarkColdLayer(b *testing.B) {
 				_, err := layer.local.get(url, layer.Size, nil)
 				return errors.Join(err, again())
 			}
-			beside(b, "copy", ours, func() error { return layer.copyTo(copied) })
+			testkit.Beside(b, "copy", ours, func() error { return layer.copyTo(copied) })
 			if before > 0 {
 				b.ReportMetric(float64(peakRSS(b)-before)/(1<<20), "MiB-RSS")
 			}
@@ -168,7 +169,7 @@ func BenchmarkHerd(b *testing.B) {
 		return errors.Join(err, again())
 	}
 	pulls := 0
-	beside(b, "direct", ours, func() error {
+	testkit.Beside(b, "direct", ours, func() error {
 		// The log is ours alone, whoever goes first.
 		seen := layer.up.Count("")
 		pulls++
@@ -179,8 +180,8 @@ func BenchmarkHerd(b *testing.B) {
 		return err
 	})
 	b.ReportMetric(float64(layer.up.Count("")-clients*pulls)/float64(pulls), "requests")
-	b.ReportMetric(float64(median(firsts).Microseconds())/1000, "ms-first-p50")
-	b.ReportMetric(float64(percentile(firsts, 99).Microseconds())/1000, "ms-first-p99")
+	b.ReportMetric(float64(testkit.Median(firsts).Microseconds())/1000, "ms-first-p50")
+	b.ReportMetric(float64(testkit.Percentile(firsts, 99).Microseconds())/1000, "ms-first-p99")
 }
 
 // BenchmarkFirstByte is the first byte of a cold blob of 4 MiB from an upstream
@@ -204,8 +205,8 @@ func BenchmarkFirstByte(b *testing.B) {
 			direct = append(direct, first)
 		}
 	}
-	b.ReportMetric(float64(median(ours).Microseconds())/1000, "ms-first")
-	b.ReportMetric(float64((median(ours)-median(direct)).Microseconds())/1000, "ms-late")
+	b.ReportMetric(float64(testkit.Median(ours).Microseconds())/1000, "ms-first")
+	b.ReportMetric(float64((testkit.Median(ours)-testkit.Median(direct)).Microseconds())/1000, "ms-late")
 	layer.reportUpstream(b, len(ours)+len(direct))
 }
 
@@ -258,15 +259,15 @@ func BenchmarkColdManifests(b *testing.B) {
 		})
 	}
 	ours := func() error {
-		p := &pullthrough.Proxy{Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL()}}}
+		p := &pullthrough.Proxy{Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL()}}}
 		s := httptest.NewServer(p)
 		defer s.Close()
 		up.Reset()
-		err := pullAll(s.URL+"/v2/"+prefix+"/", func(string) (string, error) { return "", nil })
+		err := pullAll(s.URL+"/v2/"+testkit.Prefix+"/", func(string) (string, error) { return "", nil })
 		requests = up.Count("")
 		return errors.Join(err, p.Shutdown(b.Context()))
 	}
-	beside(b, "direct", ours, func() error {
+	testkit.Beside(b, "direct", ours, func() error {
 		return pullAll(up.URL()+"/v2/", func(repo string) (string, error) { return handshake(up, repo, images[0]) })
 	})
 	b.ReportMetric(float64(requests), "requests")

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
@@ -39,19 +40,19 @@ func (h fromMap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // registryRepo is a repository of the registry that registryHost names.
-var registryRepo = pullthrough.Repo{Account: registryAccount, Region: "eu-west-1", Name: prefix + "/a"}
+var registryRepo = pullthrough.Repo{Account: testkit.RegistryAccount, Region: "eu-west-1", Name: testkit.Prefix + "/a"}
 
 // storedManifest is a proxy that has a manifest at path, and a map that has it
 // too.
 func storedManifest(b *testing.B) (p *pullthrough.Proxy, plain fromMap, path string, m *pullthrough.Manifest) {
 	b.Helper()
 	store := memstore.New()
-	m = localManifest("1")
+	m = testkit.LocalManifest("1")
 	if err := store.PutManifest(b.Context(), registryRepo, m); err != nil {
 		b.Fatal(err)
 	}
 	p = &pullthrough.Proxy{Store: store, Rules: pullthrough.StaticRules{}, Identify: pullthrough.HostIdentity}
-	path = "/v2/" + prefix + "/a/manifests/" + m.Descriptor.Digest.String()
+	path = "/v2/" + testkit.Prefix + "/a/manifests/" + m.Descriptor.Digest.String()
 	return p, fromMap{path: m}, path, m
 }
 
@@ -60,7 +61,7 @@ func storedManifest(b *testing.B) (p *pullthrough.Proxy, plain fromMap, path str
 func BenchmarkManifestHit(b *testing.B) {
 	p, plain, path, _ := storedManifest(b)
 	r := httptest.NewRequest(http.MethodGet, path, nil)
-	r.Host = registryHost
+	r.Host = testkit.RegistryHost
 	w := &discard{h: make(http.Header, 8)}
 	call := func(h http.Handler) {
 		clear(w.h)
@@ -86,7 +87,7 @@ func BenchmarkManifestHit(b *testing.B) {
 	for range 31 {
 		ratios = append(ratios, many(p)/many(plain))
 	}
-	b.ReportMetric(median(ratios), "x-map")
+	b.ReportMetric(testkit.Median(ratios), "x-map")
 }
 
 // discard is a ResponseWriter without a connection, used again and again: what
@@ -97,7 +98,8 @@ type discard struct {
 	n      int
 }
 
-func (d *discard) Header() http.Header    { return d.h }
+func (d *discard) Header() http.Header { return d.h }
+
 func (d *discard) WriteHeader(status int) { d.status = status }
 
 func (d *discard) Write(p []byte) (int, error) {
@@ -128,7 +130,7 @@ func BenchmarkManifestHitHTTP(b *testing.B) {
 					})
 				}
 			}
-			beside(b, "map", get(ours.URL), get(bound.URL))
+			testkit.Beside(b, "map", get(ours.URL), get(bound.URL))
 		})
 	}
 }
@@ -146,7 +148,7 @@ func BenchmarkBlobHitHTTP(b *testing.B) {
 	defer ours.Close()
 	bound := httptest.NewServer(serveFile(store.path(layer.Digest), layer.Digest))
 	defer bound.Close()
-	path := "/v2/" + prefix + "/a/blobs/" + layer.Digest.String()
+	path := "/v2/" + testkit.Prefix + "/a/blobs/" + layer.Digest.String()
 	c := newClient(b, "")
 	c.verify(b, ours.URL+path, size, layer.Digest)
 	c.verify(b, bound.URL+path, size, layer.Digest)
@@ -162,7 +164,7 @@ func BenchmarkBlobHitHTTP(b *testing.B) {
 					})
 				}
 			}
-			beside(b, "servecontent", get(ours.URL), get(bound.URL))
+			testkit.Beside(b, "servecontent", get(ours.URL), get(bound.URL))
 		})
 	}
 }

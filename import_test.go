@@ -12,30 +12,31 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 // platforms is an index of three images, as library/hello:1 of the upstream.
-func (w *world) platforms() (index *pullthroughtest.Image, children []*pullthroughtest.Image) {
+func platforms(w *testkit.World) (index *pullthroughtest.Image, children []*pullthroughtest.Image) {
 	for i, arch := range []string{"amd64", "arm64", "s390x"} {
 		children = append(children, pullthroughtest.NewImage(pullthroughtest.ImageOptions{
 			Seed: int64(i), Layers: 2, LayerSize: 1_500_000, Platform: ocispec.Platform{OS: "linux", Architecture: arch},
 		}))
 	}
 	index = pullthroughtest.NewIndex(children...)
-	w.up.Push("a", "1", index)
+	w.Up.Push("a", "1", index)
 	return index, children
 }
 
 // stored reports whether the Store has the image with all its blobs.
-func (w *world) holds(t *testing.T, img *pullthroughtest.Image) bool {
+func holds(t *testing.T, w *testkit.World, img *pullthroughtest.Image) bool {
 	t.Helper()
-	if _, err := w.stored(t, img.Digest.String()); err != nil {
+	if _, err := w.Stored(t, img.Digest.String()); err != nil {
 		return false
 	}
 	for _, b := range img.Blobs() {
-		if _, err := w.store.Blob(t.Context(), repo("a"), b.Digest); err != nil {
+		if _, err := w.Mem.Blob(t.Context(), testkit.Repo("a"), b.Digest); err != nil {
 			return false
 		}
 	}
@@ -43,10 +44,10 @@ func (w *world) holds(t *testing.T, img *pullthroughtest.Image) bool {
 }
 
 func TestImportOfOnePlatformFetchesNothingElse(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-	index, children := w.platforms()
+	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	index, children := platforms(w)
 	arm := children[1]
-	m, err := w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{
+	m, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
 		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64"}},
 	})
 	require.NoError(t, err)
@@ -58,24 +59,24 @@ func TestImportOfOnePlatformFetchesNothingElse(t *testing.T) {
 	for _, b := range arm.Blobs() {
 		want = append(want, "GET /v2/a/blobs/"+b.Digest.String()+" 200")
 	}
-	assert.ElementsMatch(t, want, w.up.Log())
-	assert.True(t, w.holds(t, arm), "it is stored when Import returns")
-	assert.False(t, w.holds(t, children[0]))
+	assert.ElementsMatch(t, want, w.Up.Log())
+	assert.True(t, holds(t, w, arm), "it is stored when Import returns")
+	assert.False(t, holds(t, w, children[0]))
 
-	w.up.Reset()
-	_, err = w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{
+	w.Up.Reset()
+	_, err = w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
 		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64"}},
 	})
 	require.NoError(t, err)
-	assert.Empty(t, w.up.Log(), "what is stored is not fetched again")
+	assert.Empty(t, w.Up.Log(), "what is stored is not fetched again")
 }
 
 func TestImportTellsItsProgress(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{}, nil)
-	index, children := w.platforms()
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	index, children := platforms(w)
 	var mu sync.Mutex
 	seen := map[string][]pullthrough.ImportProgress{}
-	_, err := w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{
+	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
 		Progress: func(p pullthrough.ImportProgress) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -88,7 +89,7 @@ func TestImportTellsItsProgress(t *testing.T) {
 	want = append(want, children...)
 	objects := 0
 	for _, img := range want {
-		assert.True(t, w.holds(t, img))
+		assert.True(t, holds(t, w, img))
 		descriptors := []ocispec.Descriptor{img.Descriptor()}
 		for _, b := range img.Blobs() {
 			descriptors = append(descriptors, b.Descriptor())
@@ -108,25 +109,25 @@ func TestImportTellsItsProgress(t *testing.T) {
 		}
 	}
 	assert.Len(t, seen, objects)
-	assert.Equal(t, objects, w.up.Count("GET *"))
+	assert.Equal(t, objects, w.Up.Count("GET *"))
 }
 
 func TestImportFailsWithWhatFailed(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{}, nil)
-	_, children := w.platforms()
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	_, children := platforms(w)
 	bad := children[2].Layers[1].Digest
-	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/" + bad.String(), Flip: new(int64(0))})
-	_, err := w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
+	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/" + bad.String(), Flip: new(int64(0))})
+	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
 	assert.ErrorIs(t, err, pullthrough.ErrDigest)
-	w.settled(t)
-	w.up.Heal()
-	_, err = w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
+	w.Settled(t)
+	w.Up.Heal()
+	_, err = w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
 	require.NoError(t, err)
-	assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1"))
+	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1"))
 }
 
 func TestImportNeedsThePermission(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
 		p.Authorize = func(_ context.Context, a pullthrough.Action, r pullthrough.Request) error {
 			if a == pullthrough.ActionImport && r.Caller == "guest" {
 				return pullthrough.ErrDenied
@@ -134,28 +135,28 @@ func TestImportNeedsThePermission(t *testing.T) {
 			return nil
 		}
 	})
-	w.platforms()
-	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	platforms(w)
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
 	require.NoError(t, err)
-	w.up.Reset()
-	_, err = w.Import(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1", Caller: "guest"}, pullthrough.ImportOptions{})
+	w.Up.Reset()
+	_, err = w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1", Caller: "guest"}, pullthrough.ImportOptions{})
 	assert.ErrorIs(t, err, pullthrough.ErrNotFound)
-	assert.Empty(t, w.up.Log(), "a stored manifest does not open the way to its blobs")
+	assert.Empty(t, w.Up.Log(), "a stored manifest does not open the way to its blobs")
 }
 
 func TestFillBackgroundBringsInTheWholeImage(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(p *pullthrough.Proxy) { p.Fill = pullthrough.FillBackground })
-	index, children := w.platforms()
-	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(p *pullthrough.Proxy) { p.Fill = pullthrough.FillBackground })
+	index, children := platforms(w)
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
 	require.NoError(t, err)
-	w.settled(t)
+	w.Settled(t)
 	for _, img := range append(children, index) {
-		assert.True(t, w.holds(t, img))
+		assert.True(t, holds(t, w, img))
 	}
-	assert.Equal(t, 2+4+9, w.up.Count("*"), "each object once")
-	w.up.Reset()
-	w.pull(t, "a", children[0].Digest.String(), children[0])
-	assert.Empty(t, w.up.Log())
+	assert.Equal(t, 2+4+9, w.Up.Count("*"), "each object once")
+	w.Up.Reset()
+	w.Pull(t, "a", children[0].Digest.String(), children[0])
+	assert.Empty(t, w.Up.Log())
 }
 
 // referring is a Store that refuses a manifest whose parts it does not have.
@@ -183,7 +184,7 @@ func (s *referring) PutManifest(ctx context.Context, r pullthrough.Repo, m *pull
 func TestFillEagerPutsPartsFirst(t *testing.T) {
 	store := &referring{Store: memstore.New(), parts: map[string][]string{}}
 	var failures []error
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
 		p.Store, p.Fill = store, pullthrough.FillEager
 		p.OnEvent = func(_ context.Context, e pullthrough.Event) {
 			if e.Kind == pullthrough.EventStoreFailed {
@@ -191,8 +192,8 @@ func TestFillEagerPutsPartsFirst(t *testing.T) {
 			}
 		}
 	})
-	w.store = store.Store
-	index, children := w.platforms()
+	w.Mem = store.Store
+	index, children := platforms(w)
 	for _, img := range append(children, index) {
 		for _, b := range img.Blobs() {
 			store.parts[img.Digest.String()] = append(store.parts[img.Digest.String()], b.Digest.String())
@@ -202,28 +203,28 @@ func TestFillEagerPutsPartsFirst(t *testing.T) {
 		}
 	}
 	gate := make(chan struct{})
-	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate})
-	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate})
+	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
 	require.NoError(t, err, "the answer waits for no blob")
 	assert.Equal(t, index.Digest, m.Descriptor.Digest)
-	again, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	again, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
 	require.NoError(t, err)
 	assert.Equal(t, pullthrough.SourceShared, again.Source)
 	close(gate)
-	w.settled(t)
+	w.Settled(t)
 	assert.Empty(t, failures)
 	require.Len(t, store.order, 4)
 	assert.Equal(t, index.Digest.String(), store.order[3], "the index comes last")
-	assert.Equal(t, 4+9, w.up.Count("*"))
+	assert.Equal(t, 4+9, w.Up.Count("*"))
 }
 
 func TestAnIncompleteImageIsNotStoredEagerly(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Fill = pullthrough.FillEager })
-	_, children := w.platforms()
-	w.up.Delete("a", children[1].Layers[0].Digest.String())
-	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Fill = pullthrough.FillEager })
+	_, children := platforms(w)
+	w.Up.Delete("a", children[1].Layers[0].Digest.String())
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
 	require.NoError(t, err)
-	_, err = w.stored(t, "1")
+	_, err = w.Stored(t, "1")
 	assert.Error(t, err)
-	assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
+	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 200"))
 }

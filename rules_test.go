@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -122,11 +123,11 @@ func TestCheck(t *testing.T) {
 // A rule that can never match is the host's mistake: the error for a name that no
 // rule covers tells of it, and pulls by the other rules go on.
 func TestARuleThatCannotMatchIsReported(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{}, nil)
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	w.up.Push("a", "1", img)
+	w.Up.Push("a", "1", img)
 	w.Rules = append(pullthrough.StaticRules{{Prefix: "", UpstreamURL: "quay.io"}}, w.Rules.(pullthrough.StaticRules)...)
-	w.pull(t, "a", "1", img)
+	w.Pull(t, "a", "1", img)
 	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: pullthrough.Repo{Name: "other/a"}, Ref: "1"})
 	assert.ErrorIs(t, err, pullthrough.ErrNoRule, "the name is not covered, and hosts go on with their own 404")
 	assert.ErrorIs(t, err, pullthrough.ErrInvalid)
@@ -136,13 +137,13 @@ func TestARuleThatCannotMatchIsReported(t *testing.T) {
 }
 
 func TestABrokenRuleIsTheHostsFault(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{}, nil)
-	w.Rules = pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: "https://u:canary@quay.io/?x"}}
-	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	w.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: "https://u:canary@quay.io/?x"}}
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
 	require.ErrorIs(t, err, pullthrough.ErrInvalid)
 	assert.NotContains(t, err.Error(), "canary")
 	status, code, _ := pullthrough.OCI(err)
 	assert.Equal(t, 500, status)
 	assert.Equal(t, "UNKNOWN", code)
-	assert.Empty(t, w.up.Log())
+	assert.Empty(t, w.Up.Log())
 }

@@ -25,10 +25,10 @@ func TestWhatIsWrongIsNeverCompleteAndNeverStored(t *testing.T) {
 		kind    error
 		text    string
 	}{
-		"another digest":      {total: 4 * mib, sent: damaged(content), kind: fill.ErrDigest, text: "blob has the digest sha256:"},
+		"another digest":      {total: 4 * mib, sent: flipped(content), kind: fill.ErrDigest, text: "blob has the digest sha256:"},
 		"too short":           {total: 4 * mib, sent: content[:3*mib], kind: fill.ErrBroken, text: "blob ended after 3145728 of 4194304 bytes"},
 		"too long":            {total: 3 * mib, sent: content, kind: fill.ErrDigest, text: "blob is longer than the 3145728 bytes announced"},
-		"unknown, wrong":      {total: -1, sent: damaged(content), kind: fill.ErrDigest, text: "blob has the digest sha256:"},
+		"unknown, wrong":      {total: -1, sent: flipped(content), kind: fill.ErrDigest, text: "blob has the digest sha256:"},
 		"another length":      {total: 4 * mib, told: 3, kind: fill.ErrDigest, text: "blob of 3 bytes is announced with 4194304"},
 		"told, short":         {total: -1, told: 4 * mib, sent: content[:mib], kind: fill.ErrBroken, text: "blob ended after 1048576 of 4194304 bytes"},
 		"announced too large": {total: 4 * mib, max: 3 * mib, kind: fill.ErrTooLarge, text: "blob of 4194304 bytes"},
@@ -67,9 +67,9 @@ func TestSmallBlobsAreVerifiedBeforeTheyAreShown(t *testing.T) {
 		err    bool
 	}{
 		"right":               {[]*body{wholeBody(small)}, true, 1, false},
-		"damaged once":        {[]*body{wholeBody(damaged(small)), wholeBody(small)}, true, 2, false},
-		"damaged twice":       {[]*body{wholeBody(damaged(small)), wholeBody(damaged(small))}, true, 2, true},
-		"damaged, no retries": {[]*body{wholeBody(damaged(small))}, false, 1, true},
+		"flipped once":        {[]*body{wholeBody(flipped(small)), wholeBody(small)}, true, 2, false},
+		"flipped twice":       {[]*body{wholeBody(flipped(small)), wholeBody(flipped(small))}, true, 2, true},
+		"flipped, no retries": {[]*body{wholeBody(flipped(small))}, false, 1, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, o := newWorld(t, fill.Options{}), newOwner(small, c.bodies...)
@@ -101,7 +101,7 @@ func TestSmallBlobsThatTakeLongAreShownUnverified(t *testing.T) {
 		start := time.Now()
 		a := w.open(t, t.Context(), o)
 		assert.Equal(t, 2*time.Second, time.Since(start))
-		b.send(damaged(small))
+		b.send(flipped(small))
 		got := make([]byte, len(small))
 		n, err := io.ReadAtLeast(a.Body, got, len(small)-64<<10)
 		require.NoError(t, err)

@@ -69,7 +69,7 @@ func TestAPlaceIsAborted(t *testing.T) {
 		times  int
 	}{
 		"when the content is wrong":   {[]*body{wholeBody(content)}, 1},
-		"before each new try":         {[]*body{wholeBody(damaged(small)), wholeBody(damaged(small))}, 2},
+		"before each new try":         {[]*body{wholeBody(flipped(small)), wholeBody(flipped(small))}, 2},
 		"when nobody would commit it": {[]*body{wholeBody(small)}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestFollowTellsOfAllThatComes(t *testing.T) {
 }
 
 func TestFollowFailsAsTheFillDoes(t *testing.T) {
-	w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(damaged(content)))
+	w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(flipped(content)))
 	hold := make(chan struct{})
 	o.Explain = func(err error) error { <-hold; return &explained{err} }
 	f, _, err := w.Join(t.Context(), "k", o.job)

@@ -165,7 +165,7 @@ func TestAClientComesAtTheEndOfAFill(t *testing.T) {
 		body []byte
 		when func(p *memoryPlace, come func())
 	}{
-		"has failed": {damaged(content), func(p *memoryPlace, come func()) { p.onAbort = come }},
+		"has failed": {flipped(content), func(p *memoryPlace, come func()) { p.onAbort = come }},
 		"is stored":  {content, func(p *memoryPlace, come func()) { p.onClose = come }},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -262,7 +262,7 @@ func (b *body) end(all ...[]byte) {
 	close(b.chunks)
 }
 
-func damaged(b []byte) []byte {
+func flipped(b []byte) []byte {
 	c := bytes.Clone(b)
 	c[len(c)/2] ^= 1
 	return c

@@ -15,7 +15,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
-func assertBusy(t *testing.T, err error, retryAfter time.Duration) {
+func assertNoRoom(t *testing.T, err error, retryAfter time.Duration) {
 	t.Helper()
 	e, ok := errors.AsType[*fill.Error](err)
 	require.True(t, ok, "%v", err)
@@ -31,7 +31,7 @@ func TestMoreThanSpoolBytesIsRefusedAtOnce(t *testing.T) {
 			w, o := newWorld(t, fill.Options{SpoolBytes: 3 * mib}), newOwner(content, b)
 			start := time.Now()
 			_, err := w.Open(t.Context(), "k", o.job)
-			assertBusy(t, err, 0)
+			assertNoRoom(t, err, 0)
 			assert.ErrorContains(t, err, text)
 			assert.Zero(t, time.Since(start))
 			w.idle(t)
@@ -55,7 +55,7 @@ func TestAFillWaitsForRoom(t *testing.T) {
 				a := w.open(t, t.Context(), first)
 				start := time.Now()
 				_, err := w.Open(t.Context(), "other", second.job)
-				assertBusy(t, err, 10*time.Second)
+				assertNoRoom(t, err, 10*time.Second)
 				assert.Equal(t, 10*time.Second, time.Since(start))
 
 				go func() {
@@ -154,7 +154,7 @@ func TestAReaderThatHoldsRoomAndHardlyReadsIsCut(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, b.Body.Close())
 			} else {
-				assertBusy(t, err, 10*time.Second)
+				assertNoRoom(t, err, 10*time.Second)
 				require.NoError(t, a.Body.Close())
 			}
 			w.idle(t)

@@ -13,7 +13,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-const manifests = "GET /v2/a/manifests/*"
+const manifestRequests = "GET /v2/a/manifests/*"
 
 func TestWhatIsNoManifest(t *testing.T) {
 	huge := []byte(`{"schemaVersion":2,"x":"` + strings.Repeat("x", 5<<20) + `"}`)
@@ -37,12 +37,12 @@ func TestWhatIsNoManifest(t *testing.T) {
 			if img := w.push(pullthroughtest.ImageOptions{}); tc.byDigest {
 				ref = img.Digest.String()
 			}
-			tc.fault.Match = manifests
+			tc.fault.Match = manifestRequests
 			w.up.Fault(tc.fault)
 			m, err := w.Manifest(t.Context(), w.target, ref, upstream.Pull)
 			assert.Nil(t, m)
 			assert.ErrorIs(t, err, tc.want)
-			assert.Equal(t, tc.requests, w.up.Count(manifests))
+			assert.Equal(t, tc.requests, w.up.Count(manifestRequests))
 		})
 	}
 }
@@ -50,13 +50,13 @@ func TestWhatIsNoManifest(t *testing.T) {
 func TestAWrongDigestHeaderIsRefusedIfTheOptionsSaySo(t *testing.T) {
 	w := newWorld(t, pullthroughtest.Config{})
 	w.push(pullthroughtest.ImageOptions{})
-	w.up.Script(t, manifests, "digest wrong; digest wrong")
+	w.up.Script(t, manifestRequests, "digest wrong; digest wrong")
 	_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
 	require.NoError(t, err)
 	w.target.Options.RefuseWrongDigest = true
 	_, err = w.Manifest(t.Context(), w.target, "1", upstream.Pull)
 	assert.ErrorIs(t, err, upstream.ErrDigest)
-	assert.Equal(t, 2, w.up.Count(manifests))
+	assert.Equal(t, 2, w.up.Count(manifestRequests))
 }
 
 func TestHeadsThatAreNoEvidence(t *testing.T) {

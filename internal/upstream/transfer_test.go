@@ -25,7 +25,7 @@ func (w *world) layer(size int64) *pullthroughtest.Blob {
 }
 
 // ranges are the Range headers of the requests for blobs.
-func ranges(up *pullthroughtest.Upstream) []string {
+func rangesOf(up *pullthroughtest.Upstream) []string {
 	var all []string
 	for _, r := range up.Requests() {
 		all = append(all, r.Range)
@@ -44,7 +44,7 @@ func TestATransferGoesOnWhereItBroke(t *testing.T) {
 	body, err := io.ReadAll(x)
 	require.NoError(t, err)
 	assert.Equal(t, layer.Digest, layer.Digest.Algorithm().FromBytes(body))
-	assert.Equal(t, []string{"", "bytes=262144-", "bytes=524288-"}, ranges(w.up))
+	assert.Equal(t, []string{"", "bytes=262144-", "bytes=524288-"}, rangesOf(w.up))
 }
 
 func TestATransferAsksTheRegistryAgainAndNotWhereItWasRedirectedTo(t *testing.T) {
@@ -61,7 +61,7 @@ func TestATransferAsksTheRegistryAgainAndNotWhereItWasRedirectedTo(t *testing.T)
 	require.NoError(t, err)
 	assert.EqualValues(t, size, n)
 	assert.Equal(t, 2, w.up.Count(blobs+" 307"))
-	assert.Equal(t, []string{"", "bytes=100-"}, ranges(storage))
+	assert.Equal(t, []string{"", "bytes=100-"}, rangesOf(storage))
 }
 
 func TestAnInterruptedTransferGoesOn(t *testing.T) {
@@ -77,7 +77,7 @@ func TestAnInterruptedTransferGoesOn(t *testing.T) {
 	n, err := io.Copy(io.Discard, x)
 	require.NoError(t, err)
 	assert.EqualValues(t, size-1000, n)
-	assert.Equal(t, []string{"", "bytes=1000-"}, ranges(w.up))
+	assert.Equal(t, []string{"", "bytes=1000-"}, rangesOf(w.up))
 }
 
 // The cause is no error of the network's: it is shown, found, and worth a resume,
@@ -160,7 +160,7 @@ func TestARefusedRangeIsAskedForWhole(t *testing.T) {
 	body, err := io.ReadAll(x)
 	require.NoError(t, err)
 	assert.Equal(t, layer.Digest, layer.Digest.Algorithm().FromBytes(body))
-	assert.Equal(t, []string{"", "bytes=1000-", ""}, ranges(w.up))
+	assert.Equal(t, []string{"", "bytes=1000-", ""}, rangesOf(w.up))
 }
 
 func TestTheSizeOfABlob(t *testing.T) {
@@ -169,7 +169,7 @@ func TestTheSizeOfABlob(t *testing.T) {
 	n, err := w.BlobSize(t.Context(), w.target, layer.Digest)
 	require.NoError(t, err)
 	assert.EqualValues(t, size, n)
-	assert.Equal(t, []string{"bytes=0-0"}, ranges(w.up))
+	assert.Equal(t, []string{"bytes=0-0"}, rangesOf(w.up))
 	_, err = w.BlobSize(t.Context(), w.target, layer.Digest.Algorithm().FromString("x"))
 	assert.ErrorIs(t, err, upstream.ErrNotFound)
 }

@@ -1,0 +1,139 @@
+package fill_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+// A middleware that sets Content-Encoding makes net/http send no Content-Length.
+func TestAFailedBodyIsSeenWithoutAContentLengthToo(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.Layer(3 << 20)
+	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Flip: new(int64(-1))})
+	s := testkit.Serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Encoding", "x-odd")
+		w.ServeHTTP(rw, r)
+	}))
+	resp, err := http.Get(s.URL + "/v2/hub/a/blobs/" + layer.Digest.String())
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode == http.StatusOK { // not where the download had failed before the answer began
+		assert.Error(t, err)
+	}
+	require.NoError(t, resp.Body.Close())
+	assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
+}
+
+func TestADamagedBlobIsFetchedAgain(t *testing.T) {
+	for name, body := range map[string]func() io.ReadCloser{
+		"cut":         func() io.ReadCloser { return seeker{bytes.NewReader(make([]byte, 500))} },
+		"empty":       func() io.ReadCloser { return seeker{bytes.NewReader(nil)} },
+		"of no size":  func() io.ReadCloser { return io.NopCloser(strings.NewReader("x")) },
+		"of no bytes": func() io.ReadCloser { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var failed atomic.Int32
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.OnEvent = func(_ context.Context, e pullthrough.Event) {
+					if e.Kind == pullthrough.EventStoreFailed {
+						failed.Add(1)
+					}
+				}
+			})
+			layer := w.Layer(1000)
+			size := map[bool]int64{true: 1000, false: 0}[name == "cut"]
+			w.Store = &damaged{Store: w.Mem, blob: func() *pullthrough.Blob {
+				return &pullthrough.Blob{Descriptor: ocispec.Descriptor{Size: size}, Body: body()}
+			}}
+			w.PullBlob(t, "a", layer.Digest)
+			assert.Positive(t, failed.Load())
+			assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
+		})
+	}
+}
+
+type seeker struct{ *bytes.Reader }
+
+func (seeker) Close() error { return nil }
+
+type damaged struct {
+	pullthrough.Store
+	blob func() *pullthrough.Blob
+}
+
+func (d *damaged) Blob(context.Context, pullthrough.Repo, digest.Digest) (*pullthrough.Blob, error) {
+	return d.blob(), nil
+}
+
+// A manifest of one repository says nothing of another's blobs.
+func TestSizesThatAManifestTellsStayInItsRepository(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	good := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 3000})
+	w.Up.Push("nginx", "1", good)
+	d := good.Layers[0].Digest
+	evil := &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageManifest}
+	evil.Content = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"digest":%q,"size":5},"layers":[]}`, evil.MediaType, d)
+	evil.Digest = digest.FromBytes(evil.Content)
+	w.Up.Push("evil", "1", evil)
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("evil"), Ref: "1"})
+	require.NoError(t, err)
+	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, NoLength: true})
+	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/nginx/blobs/*", NoLength: true})
+	w.PullBlob(t, "nginx", d)
+	_, err = w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: d.String(), Head: true})
+	assert.ErrorIs(t, err, pullthrough.ErrNotFound)
+	assert.Equal(t, 1, w.Up.Count("GET /v2/nginx/blobs/*"))
+}
+
+func TestASizeThatWasALieIsForgotten(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.Layer(3000)
+	liar := &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageManifest}
+	liar.Content = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"digest":%q,"size":5},"layers":[]}`, liar.MediaType, layer.Digest)
+	liar.Digest = digest.FromBytes(liar.Content)
+	w.Up.Push("a", "lie", liar)
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "lie"})
+	require.NoError(t, err)
+	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, NoLength: true})
+	_, err = w.Open(t.Context(), layer.Digest)
+	require.ErrorIs(t, err, pullthrough.ErrDigest)
+	w.Settled(t)
+	w.PullBlob(t, "a", layer.Digest)
+	assert.Equal(t, 2, w.Up.Count(testkit.Blobs))
+}
+
+func TestManyHeadsOfAColdBlobAreOneRequest(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.Layer(1000)
+	gate := make(chan struct{})
+	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Stall: gate})
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			b, err := w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: layer.Digest.String(), Head: true})
+			if assert.NoError(t, err) {
+				assert.EqualValues(t, 1000, b.Descriptor.Size)
+			}
+		})
+	}
+	require.NoError(t, w.Up.Wait(t.Context(), testkit.Blobs, 1))
+	close(gate)
+	wg.Wait()
+	assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
+}

@@ -1,0 +1,55 @@
+package testkit
+
+import (
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// Baseline checks at the very end of the test, after all that was cleaned up
+// since, that goroutines, descriptors and heap are what they were. It is called
+// before anything else.
+func Baseline(t *testing.T) {
+	t.Helper()
+	goroutines, files, heap := runtime.NumGoroutine(), OpenFiles(t), InUse()
+	t.Cleanup(func() {
+		if t.Failed() {
+			return // what is left then is no news
+		}
+		assert.Eventually(t, func() bool {
+			return runtime.NumGoroutine() <= goroutines+1 && len(OpenFiles(t)) <= len(files) // Eventually has one of its own
+		}, 10*time.Second, 5*time.Millisecond, "goroutines or descriptors are left")
+		if t.Failed() {
+			t.Logf("goroutines %d, before %d; descriptors %q, before %q", runtime.NumGoroutine(), goroutines, OpenFiles(t), files)
+		}
+		assert.Less(t, InUse(), heap+heapSlack, "heap is left")
+	})
+}
+
+// OpenFiles are the files and sockets that the process has open.
+func OpenFiles(t *testing.T) (open []string) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil // no such thing here
+	}
+	for _, e := range entries {
+		name, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if err == nil && !strings.HasPrefix(name, "anon_inode:") {
+			open = append(open, name)
+		}
+	}
+	return open
+}
+
+// InUse is heap and stacks, without garbage.
+func InUse() uint64 {
+	runtime.GC()
+	runtime.GC() // what pools keep goes with the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}

@@ -1,0 +1,120 @@
+package testkit
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+// RangeCase is a Range header and what RFC 9110, section 14, makes of it.
+type RangeCase struct {
+	Name, Header string
+	From, To     int // of the bytes wanted, to excluded
+	Status       int
+}
+
+// RangeCases are of an object of n bytes, n > 1000.
+func RangeCases(n int) []RangeCase {
+	many := strings.TrimSuffix(strings.Repeat("0-0,", 1000), ",")
+	part := http.StatusPartialContent
+	return []RangeCase{
+		{"first byte", "bytes=0-0", 0, 1, part},
+		{"middle", "bytes=300-399", 300, 400, part},
+		{"last byte", fmt.Sprintf("bytes=%d-%[1]d", n-1), n - 1, n, part},
+		{"suffix", "bytes=-7", n - 7, n, part},
+		{"suffix longer than all", fmt.Sprintf("bytes=-%d", n+5), 0, n, part},
+		{"open", fmt.Sprintf("bytes=%d-", n-10), n - 10, n, part},
+		{"all of it", "bytes=0-", 0, n, part},
+		{"end behind the end", fmt.Sprintf("bytes=%d-%d", n-10, n+10), n - 10, n, part},
+		{"behind the end", fmt.Sprintf("bytes=%d-", n), 0, 0, http.StatusRequestedRangeNotSatisfiable},
+		{"far behind the end", "bytes=9000000000000-9000000000001", 0, 0, http.StatusRequestedRangeNotSatisfiable},
+		{"two ranges", "bytes=0-1,5-6", 0, n, http.StatusOK},
+		{"overlapping ranges", "bytes=0-100,50-150,60-", 0, n, http.StatusOK},
+		{"1000 ranges", "bytes=" + many, 0, n, http.StatusOK},
+		{"another unit", "items=0-5", 0, n, http.StatusOK},
+		{"garbage unit", "b%n@n@s=0-5", 0, n, http.StatusOK},
+	}
+}
+
+func AssertRange(t *testing.T, r Reply, c RangeCase, content []byte) {
+	t.Helper()
+	assert.NoError(t, r.Err)
+	if !assert.Equal(t, c.Status, r.StatusCode, "%s: %.200q", c.Header, r.Content) {
+		return
+	}
+	assert.Empty(t, r.TransferEncoding, "nothing is chunked")
+	assert.Empty(t, r.Header.Values("Content-Encoding"))
+	total := strconv.Itoa(len(content))
+	switch c.Status {
+	case http.StatusRequestedRangeNotSatisfiable:
+		assert.Equal(t, "bytes */"+total, r.Header.Get("Content-Range"))
+		code, _ := OCIError(t, r)
+		assert.NotEmpty(t, code)
+		return
+	case http.StatusPartialContent:
+		assert.Equal(t, fmt.Sprintf("bytes %d-%d/%s", c.From, c.To-1, total), r.Header.Get("Content-Range"))
+	default:
+		assert.Empty(t, r.Header.Values("Content-Range"))
+	}
+	assert.Equal(t, OctetStream, r.Header.Get("Content-Type"))
+	assert.Equal(t, int64(c.To-c.From), r.ContentLength)
+	AssertSame(t, content[c.From:c.To], r.Content)
+}
+
+// stalled is a face whose upstream holds a blob of 4 MiB after 2 MiB, with
+// one client that waits for it.
+type stalled struct {
+	*Face
+	Path    string
+	Content []byte
+	Blob    *pullthroughtest.Blob
+	Release func() // may be called twice
+	leader  chan Reply
+}
+
+func NewStalled(t *testing.T, fault pullthroughtest.Fault) *stalled {
+	t.Helper()
+	s := &stalled{Face: NewFace(t, pullthroughtest.Config{}, nil), leader: make(chan Reply, 1)}
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 4 << 20})
+	s.Up.Push("a", "v1", img)
+	s.Blob = img.Layers[0]
+	s.Path, s.Content = BlobPath("a", s.Blob.Digest), BlobContent(t, s.Blob)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.Release = cancel
+	t.Cleanup(cancel)
+	fault.Match, fault.Stall, fault.StallAfter = "GET /v2/a/blobs/*", ctx.Done(), new(int64(2<<20))
+	s.Up.Fault(fault)
+	s.Up.Reset()
+
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.Server.URL+s.Path, nil)
+	require.NoError(t, err)
+	resp, err := s.Server.Client().Transport.RoundTrip(r)
+	require.NoError(t, err, "the header does not wait for the end of the download")
+	go func() {
+		content, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		s.leader <- Reply{resp, content, err}
+	}()
+	return s
+}
+
+func (s *stalled) WaitLeader(t *testing.T) Reply {
+	t.Helper()
+	select {
+	case r := <-s.leader:
+		return r
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "the first client still waits")
+		return Reply{}
+	}
+}

@@ -1,0 +1,64 @@
+package testkit
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"reflect"
+)
+
+// Sink is a ResponseWriter like net/http's: it takes files by ReadFrom, and
+// remembers from what.
+type Sink struct {
+	Headers http.Header
+	Status  int
+	Body    bytes.Buffer
+	Sources []string // types that came by ReadFrom
+	Plain   int64    // bytes that came by Write
+	Aborted bool
+}
+
+func (s *Sink) Header() http.Header { return s.Headers }
+
+func (s *Sink) Flush() {}
+
+func (s *Sink) WriteHeader(status int) {
+	if s.Status == 0 {
+		s.Status = status
+	}
+}
+
+func (s *Sink) Write(p []byte) (int, error) {
+	s.WriteHeader(http.StatusOK)
+	s.Plain += int64(len(p))
+	return s.Body.Write(p)
+}
+
+func (s *Sink) ReadFrom(r io.Reader) (int64, error) {
+	s.WriteHeader(http.StatusOK)
+	source := "no LimitedReader"
+	if l, ok := r.(*io.LimitedReader); ok {
+		source = typeName(l.R)
+	}
+	s.Sources = append(s.Sources, source)
+	return s.Body.ReadFrom(r)
+}
+
+// ServeSink has h answer a GET of path.
+func ServeSink(ctx context.Context, h http.Handler, path string) (s *Sink) {
+	s = &Sink{Headers: http.Header{}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://registry.test"+path, nil)
+	if err != nil {
+		return s
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.Aborted = true
+		}
+	}()
+	h.ServeHTTP(s, r)
+	return s
+}
+
+func typeName(v any) string { return reflect.TypeOf(v).String() }

@@ -1,0 +1,96 @@
+package upstream_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+func testInsufficientScopeIsMetOnce(t *testing.T) {
+	const scarce = `,error="insufficient_scope",scope="aws repository:a:pull,push"`
+	for name, tc := range map[string]struct {
+		cached bool
+		params string
+		times  int
+		scopes []string // of the last token
+		tokens int
+		asks   int // for the manifest
+	}{
+		"insufficient_scope for a token from before": {true, scarce, 1, []string{"aws", "repository:a:pull"}, 1, 2},
+		"insufficient_scope for a new token":         {false, scarce, 1, []string{"aws", "repository:a:pull"}, 2, 3},
+		"insufficient_scope without a scope":         {true, `,error="insufficient_scope"`, 1, []string{"repository:a:pull"}, 1, 2},
+		"insufficient_scope for another repository":  {true, `,error="insufficient_scope",scope="repository:b:pull"`, 1, []string{"repository:a:pull"}, 1, 2},
+		"insufficient_scope twice":                   {true, scarce, 0, []string{"aws", "repository:a:pull"}, 1, 2},
+		"insufficient_scope twice for new tokens":    {false, scarce, 0, []string{"aws", "repository:a:pull"}, 2, 3},
+		"invalid_token":                              {true, `,error="invalid_token"`, 1, []string{"repository:a:pull"}, 1, 2},
+		"invalid_token twice":                        {true, `,error="invalid_token"`, 0, []string{"repository:a:pull"}, 1, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+			pushEach(w, "a", "1", "2")
+			if tc.cached {
+				require.NoError(t, pullTag(t, w, "a", "1"))
+				w.Up.Reset()
+			}
+			challengeWith(w, "GET /v2/a/manifests/2 200", tc.times, tc.params)
+			err := pullTag(t, w, "a", "2")
+			if tc.times > 0 {
+				assert.NoError(t, err)
+			} else {
+				assert.ErrorIs(t, err, pullthrough.ErrDenied)
+			}
+			assert.Equal(t, tc.asks, w.Up.Count("GET /v2/a/manifests/2"))
+			forms := tokenForms(t, w.Up)
+			require.Len(t, forms, tc.tokens)
+			assert.Equal(t, tc.scopes, forms[len(forms)-1]["scope"])
+		})
+	}
+	t.Run("the reason", testReasonOfRefusal)
+}
+
+func testReasonOfRefusal(t *testing.T) {
+	const reason = "the subscription of this organisation has ended in October: that, and more, at the desk"
+	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	pushEach(w, "a", "1")
+	challengeWith(w, "GET /v2/a/manifests/1 200", 0, `,error="insufficient_scope",error_description="`+reason+`"`)
+	err := pullTag(t, w, "a", "1")
+	require.ErrorIs(t, err, pullthrough.ErrDenied)
+	assert.ErrorContains(t, err, reason[:50])
+	assert.NotContains(t, err.Error(), reason[:65], "64 characters are enough")
+	_, _, message := pullthrough.OCI(err)
+	assert.NotContains(t, message, "subscription", "clients do not read upstream's text")
+	assert.Positive(t, w.Up.Count("GET /v2/a/manifests/1 401"))
+}
+
+func testChallengesThatCannotBeMet(t *testing.T) {
+	for name, lines := range map[string][]string{
+		"no header":             nil,
+		"an empty one":          {" "},
+		"a scheme of no use":    {`Negotiate abc==`},
+		"Digest":                {`Digest realm="x", nonce="y"`},
+		"Bearer without a word": {`Bearer`},
+		"Bearer without realm":  {`Bearer service="registry.test",scope="repository:a:pull"`},
+		"an empty realm":        {`Bearer realm="",service="registry.test"`},
+		"a realm that is open":  {`Bearer realm="http://127.0.0.1/token`},
+		"a realm twice":         {`Bearer realm="http://127.0.0.1/a",realm="http://127.0.0.1/b"`},
+		"no challenge":          {`, , ;;;`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, testkit.WithSecret(nil))
+			pushEach(w, "a", "1")
+			w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Status: 401, Header: http.Header{"Www-Authenticate": lines}})
+			err := pullTag(t, w, "a", "1")
+			assert.ErrorIs(t, err, pullthrough.ErrDenied)
+			status, _, _ := pullthrough.OCI(err)
+			assert.Equal(t, http.StatusForbidden, status)
+			assert.Equal(t, []string{"GET /v2/a/manifests/1 401"}, w.Up.Log())
+			assert.False(t, w.Up.Saw(testkit.Canary))
+		})
+	}
+}
