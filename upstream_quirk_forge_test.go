@@ -107,10 +107,8 @@ func testQuirkGHCRExpired(t *testing.T, img *pullthroughtest.Image) {
 
 // anonymousFetches reports whether a fetch went without its credentials.
 func anonymousFetches(e *testkit.Events) bool {
-	e.Mu.Lock()
-	defer e.Mu.Unlock()
-	for _, event := range e.All {
-		if event.Kind == pullthrough.EventFetch && event.Anonymous {
+	for _, event := range e.Of(pullthrough.EventFetch) {
+		if event.Anonymous {
 			return true
 		}
 	}
