@@ -32,8 +32,8 @@ func TestTheKindDecidesWhatAClientGets(t *testing.T) {
 // manifestFailures are those of manifests only.
 var manifestFailures = map[string]testkit.Failure{
 	"404":                      {Fault: testkit.Status(404), Status: 404, Code: "MANIFEST_UNKNOWN", Message: testkit.SayNotFound, Kinds: []error{pullthrough.ErrNotFound}},
-	"oversize":                 {Fault: oversize(false), Status: 502, Code: "UNKNOWN", Kinds: testkit.TooLarge},
-	"oversize, length unknown": {Fault: oversize(true), Status: 502, Code: "UNKNOWN", Kinds: testkit.TooLarge},
+	"oversize":                 {Fault: oversize(false), Status: 502, Code: "UNKNOWN", Kinds: []error{pullthrough.ErrTooLarge}},
+	"oversize, length unknown": {Fault: oversize(true), Status: 502, Code: "UNKNOWN", Kinds: []error{pullthrough.ErrTooLarge}},
 }
 
 var blobFailures = map[string]testkit.Failure{

@@ -91,7 +91,7 @@ func testNothingIsInflated(t *testing.T) {
 	t.Run("a refusal with a bomb", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 		w.Up.Fault(pullthroughtest.Fault{Status: 404, Body: bomb, Header: encoded("gzip")})
-		assert.Less(t, allocated(func() {
+		assert.Less(t, testkit.Allocated(func() {
 			_, err := w.Resolve(t.Context(), "1")
 			assert.ErrorIs(t, err, pullthrough.ErrNotFound)
 		}), uint64(8<<20))
@@ -260,7 +260,7 @@ func testAbsurdSizeTakesNoMemory(t *testing.T) {
 					fault.Header, fault.NoLength = nil, true
 				}
 				p.Up.Fault(fault)
-				assert.Less(t, allocated(func() {
+				assert.Less(t, testkit.Allocated(func() {
 					err := p.Whole(t.Context(), layer.Digest)
 					if assert.Error(t, err); c.kind != nil {
 						assert.ErrorIs(t, err, c.kind)

@@ -129,7 +129,7 @@ func testManifestOver4MiB(t *testing.T) {
 			inTime(t, pullthroughtest.Config{}, nil, func(t *testing.T, p *pipeworks) {
 				p.Layer(1)
 				heal := p.Up.Fault(c.fault)
-				assert.Less(t, allocated(func() {
+				assert.Less(t, testkit.Allocated(func() {
 					_, err := p.Resolve(t.Context(), "1")
 					assert.ErrorIs(t, err, pullthrough.ErrTooLarge)
 				}), uint64(32<<20))
@@ -219,19 +219,11 @@ func testManifestByDigestMustMatch(t *testing.T) {
 }
 
 // fetchEvent is the one event of a fetch.
-func fetchEvent(t *testing.T, e *testkit.Events) (fetch pullthrough.Event) {
+func fetchEvent(t *testing.T, e *testkit.Events) pullthrough.Event {
 	t.Helper()
-	e.Mu.Lock()
-	defer e.Mu.Unlock()
-	n := 0
-	for _, event := range e.All {
-		if event.Kind == pullthrough.EventFetch {
-			fetch = event
-			n++
-		}
-	}
-	assert.Equal(t, 1, n, "one fetch, one event")
-	return fetch
+	fetches := e.Of(pullthrough.EventFetch)
+	require.Len(t, fetches, 1, "one fetch, one event")
+	return fetches[0]
 }
 
 func testHeadOfAManifestDecidesNothing(t *testing.T) {

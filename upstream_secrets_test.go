@@ -187,9 +187,7 @@ func keepsSecrets(t *testing.T, c pullthroughtest.Config, cred pullthrough.Crede
 			require.NoError(t, rec.Result().Write(&said))
 		}
 		p.Settled(t)
-		told.Mu.Lock()
-		defer told.Mu.Unlock()
-		for _, e := range told.All {
+		for _, e := range told.All() {
 			_, _ = fmt.Fprintf(&said, "%+v %s\n", e, spelled(e.Err))
 		}
 		all := said.String() + log.String()

@@ -19,7 +19,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// Tests of tags whose check fails are in ecr_stale_test.go.
+// Tests of tags whose check fails are in stale_test.go.
 var ecrFreshness = []trait{
 	{"F01", "a tag counts as fresh for 24 hours from its last successful check", "documented, `window-basis`", "the same; `Policy.TagTTL` sets another time, per rule. Pulls within it ask nobody and do not prolong it", testFreshFor24Hours},
 	{"F02", "tags are checked when they are pulled, never in the background", "documented", "the same", testChecksOnlyWhenPulled},

@@ -20,7 +20,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// Tests of referrers are in ecr_referrers_test.go and ecr_referrers_pages_test.go.
+// Tests of referrers are in referrers_test.go and referrers_pages_test.go.
 var ecrLists = []trait{
 	{"L01", "a list of tags has what is cached, and never asks upstream", "inferred", "the same", testTagsAskNobody},
 	{"L02", "the tags of a repository that is not there are `NAME_UNKNOWN`, and it is not made", "inferred", "the same", testTagsOfAMissingRepository},

@@ -176,7 +176,7 @@ func TestSlowClientSlowsNobody(t *testing.T) {
 		w := enter(t)
 		layer := w.Layer(4 << 20)
 		content := testkit.BlobContent(t, layer)
-		transport := servePiped(t, w.Proxy)
+		transport := testkit.ServePiped(t, w.Proxy)
 		get := func() *http.Response {
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://registry.test"+testkit.BlobPath("a", layer.Digest), nil)
 			assert.NoError(t, err)
@@ -289,7 +289,7 @@ func TestEverybodyLeaves(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := enter(t)
 				w.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return tc.policy }
-				transport := servePiped(t, w.Proxy)
+				transport := testkit.ServePiped(t, w.Proxy)
 				g := testkit.NewGate(t)
 				up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Stall: g.C, StallAfter: new(int64(128 << 10))})
 				var layers []*pullthroughtest.Blob

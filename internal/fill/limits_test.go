@@ -334,7 +334,7 @@ func TestSlowReaderIsCutWhenRoomIsWanted(t *testing.T) {
 		layer, next := w.Layer(3<<20), w.Layer(3<<20+1)
 		g := testkit.NewGate(t)
 		stall(w, g, layer, 2<<20)
-		transport := servePiped(t, w.Proxy)
+		transport := testkit.ServePiped(t, w.Proxy)
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://registry.test"+testkit.BlobPath("a", layer.Digest), nil)
 		require.NoError(t, err)
 		slow, err := transport.RoundTrip(r)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -31,21 +29,6 @@ func assertEmptyDir(t *testing.T, dir string) {
 	left, err := filepath.Glob(filepath.Join(dir, "*"))
 	assert.NoError(t, err)
 	assert.Empty(t, left)
-}
-
-// servePiped serves h on connections in memory, for tests in a bubble, and
-// returns a transport to it.
-func servePiped(t *testing.T, h http.Handler) *http.Transport {
-	t.Helper()
-	l := &testkit.Pipes{Conns: make(chan net.Conn), Done: make(chan struct{})}
-	srv := &http.Server{Handler: h}
-	go func() { assert.ErrorIs(t, srv.Serve(l), http.ErrServerClosed) }()
-	transport := &http.Transport{DialContext: l.Dial, DisableCompression: true}
-	t.Cleanup(func() {
-		transport.CloseIdleConnections()
-		assert.NoError(t, srv.Close())
-	})
-	return transport
 }
 
 // files is a Store with its blobs in files, one by digest.

@@ -10,6 +10,9 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
+// heapSlack is what a test may leave on the heap: pools and the logs of tests.
+const heapSlack = 24 << 20
+
 // Baseline checks at the very end of the test, after all that was cleaned up
 // since, that goroutines, descriptors and heap are what they were. It is called
 // before anything else.
@@ -52,4 +55,14 @@ func InUse() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc + m.StackInuse
+}
+
+// Allocated runs f and returns how much memory that took, garbage included, and the
+// upstream's share too.
+func Allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
 }

@@ -45,25 +45,27 @@ func Beside(b *testing.B, bound string, ours, plain func() error) {
 // timed returns how long f took, and cpu with the ticks that it used on top.
 func timed(b *testing.B, f func() error, cpu int64) (time.Duration, int64) {
 	b.Helper()
-	before := CpuTicks()
+	before := CPUTicks()
 	start := time.Now()
 	if err := f(); err != nil {
 		b.Fatal(err)
 	}
 	took := time.Since(start)
-	return took, cpu + CpuTicks() - before
+	return took, cpu + CPUTicks() - before
 }
 
+// Median is the 50th percentile.
 func Median[T int64 | float64 | time.Duration](of []T) T { return Percentile(of, 50) }
 
+// Percentile is the value that p % of the values do not exceed.
 func Percentile[T int64 | float64 | time.Duration](of []T, p int) T {
 	sorted := slices.Sorted(slices.Values(of))
 	return sorted[min(len(sorted)-1, len(sorted)*p/100)]
 }
 
-// CpuTicks is the processor time of this process, in ticks; 0 where only Linux
+// CPUTicks is the processor time of this process, in ticks; 0 where only Linux
 // tells.
-func CpuTicks() int64 {
+func CPUTicks() int64 {
 	stat, err := os.ReadFile("/proc/self/stat")
 	if err != nil {
 		return 0

@@ -15,47 +15,66 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
+// ServePiped serves h on connections in memory, for tests in a bubble, and returns
+// a transport to it.
+func ServePiped(t *testing.T, h http.Handler) *http.Transport {
+	t.Helper()
+	l := NewPipes()
+	srv := &http.Server{Handler: h}
+	go func() { assert.ErrorIs(t, srv.Serve(l), http.ErrServerClosed) }()
+	transport := &http.Transport{DialContext: l.Dial, DisableCompression: true}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		assert.NoError(t, srv.Close())
+	})
+	return transport
+}
+
+// Pipes is a listener whose connections are in memory. Only its Dial makes them.
 type Pipes struct {
-	Conns chan net.Conn
-	Done  chan struct{}
+	conns chan net.Conn
+	done  chan struct{}
 	once  sync.Once
 }
 
+// NewPipes returns a listener that nobody has dialled yet.
+func NewPipes() *Pipes { return &Pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+// Dial returns the client's end of a new connection, whatever the address.
 func (l *Pipes) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	client, server := net.Pipe()
 	select {
-	case l.Conns <- server:
+	case l.conns <- server:
 		return client, nil
-	case <-l.Done:
+	case <-l.done:
 	case <-ctx.Done():
 	}
 	return nil, net.ErrClosed
 }
 
+// Accept returns the server's end of the next connection.
 func (l *Pipes) Accept() (net.Conn, error) {
 	select {
-	case c := <-l.Conns:
+	case c := <-l.conns:
 		return c, nil
-	case <-l.Done:
+	case <-l.done:
 		return nil, net.ErrClosed
 	}
 }
 
+// Close ends Accept and Dial. It may be called twice.
 func (l *Pipes) Close() error {
-	l.once.Do(func() { close(l.Done) })
+	l.once.Do(func() { close(l.done) })
 	return nil
 }
 
-func (l *Pipes) Addr() net.Addr { return pipeAddr{} }
+// Addr is no address.
+func (l *Pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
 
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-
-func (pipeAddr) String() string { return "pipe" }
-
+// RoundTripper is a function as an http.RoundTripper.
 type RoundTripper func(*http.Request) (*http.Response, error)
 
+// RoundTrip calls the function.
 func (f RoundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // Piped returns a world whose time is synctest's: it must be called outside the

@@ -53,6 +53,7 @@ var Protocols = map[string]func(*testing.T, http.Handler, string) Reply{
 	},
 }
 
+// Fetch pulls a path and reads what comes, to its end or to the error.
 func Fetch(t *testing.T, srv *httptest.Server, path string) Reply {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+path, nil)

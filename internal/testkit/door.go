@@ -13,9 +13,10 @@ type Door struct {
 	mu     sync.Mutex
 	asked  []pullthrough.Request
 	action []pullthrough.Action
-	Refuse map[pullthrough.Action]error
+	Refuse map[pullthrough.Action]error // what is refused at first
 }
 
+// Authorize is a Proxy.Authorize.
 func (d *Door) Authorize(_ context.Context, a pullthrough.Action, r pullthrough.Request) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -30,6 +31,7 @@ func (d *Door) Set(refuse map[pullthrough.Action]error) {
 	d.asked, d.action, d.Refuse = nil, nil, refuse
 }
 
+// Requests are what it was asked since the last Set, with the actions.
 func (d *Door) Requests() ([]pullthrough.Request, []pullthrough.Action) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -18,24 +18,15 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-const Hex64 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-
-const OctetStream = "application/octet-stream"
-
-func AssertManifest(t *testing.T, r Reply, method string, img *pullthroughtest.Image, d digest.Digest) {
-	t.Helper()
-	AssertContent(t, r, d, img.MediaType, len(img.Content))
-	if method == http.MethodHead {
-		assert.Empty(t, r.Content)
-		return
-	}
-	AssertSame(t, img.Content, r.Content)
-}
-
-// registryHost is the name of a private registry as Amazon ECR spells it.
+// RegistryHost is the name of a private registry as Amazon ECR spells it.
 const (
 	RegistryAccount = "123456789012"
 	RegistryHost    = RegistryAccount + ".dkr.ecr.eu-west-1.amazonaws.com"
+)
+
+const (
+	Hex64       = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // digits of a digest
+	OctetStream = "application/octet-stream"                                         // the type of blobs
 )
 
 // Face is a world whose proxy can be asked over HTTP.
@@ -44,6 +35,7 @@ type Face struct {
 	Server *httptest.Server
 }
 
+// NewFace returns a world as NewWorld does, on a server of its own.
 func NewFace(t *testing.T, c pullthroughtest.Config, change func(*pullthrough.Proxy)) *Face {
 	t.Helper()
 	w := NewWorld(t, c, change)
@@ -63,6 +55,7 @@ func (f *Face) Ask(t *testing.T, method, path string, header ...string) Reply {
 	return Send(t, f.Server, method, path, "", header...)
 }
 
+// Get is Ask with the method GET.
 func (f *Face) Get(t *testing.T, path string, header ...string) Reply {
 	t.Helper()
 	return f.Ask(t, http.MethodGet, path, header...)
@@ -86,6 +79,7 @@ func Send(t *testing.T, srv *httptest.Server, method, path, body string, header 
 	return ReadReply(t, resp)
 }
 
+// ReadReply reads the answer to its end.
 func ReadReply(t *testing.T, resp *http.Response) Reply {
 	t.Helper()
 	content, err := io.ReadAll(resp.Body)
@@ -141,23 +135,39 @@ func AssertSame(t *testing.T, want, got []byte) bool {
 	return assert.Equal(t, len(want), len(got)) && assert.True(t, string(want) == string(got), "the bytes are not the ones asked for")
 }
 
+// ETag is the entity tag that the content of a digest has.
 func ETag(d digest.Digest) string { return `"` + d.String() + `"` }
 
+// ManifestPath is where the proxy has a manifest of an upstream repository.
 func ManifestPath(name, ref string) string { return "/v2/" + Prefix + "/" + name + "/manifests/" + ref }
 
+// BlobPath is where the proxy has a blob of an upstream repository.
 func BlobPath(name string, d digest.Digest) string {
 	return "/v2/" + Prefix + "/" + name + "/blobs/" + d.String()
 }
 
 // UpstreamGet is the line in the upstream's log for a request of a path made
-// by manifestPath or blobPath.
+// by ManifestPath or BlobPath.
 func UpstreamGet(path string, status int) string {
 	return "GET " + strings.Replace(path, "/"+Prefix+"/", "/", 1) + " " + strconv.Itoa(status)
 }
 
+// BlobContent is all of a blob.
 func BlobContent(t *testing.T, b *pullthroughtest.Blob) []byte {
 	t.Helper()
 	content, err := io.ReadAll(b.Open())
 	require.NoError(t, err)
 	return content
+}
+
+// AssertManifest checks an answer that has the image's manifest, or would have it if
+// method were GET.
+func AssertManifest(t *testing.T, r Reply, method string, img *pullthroughtest.Image, d digest.Digest) {
+	t.Helper()
+	AssertContent(t, r, d, img.MediaType, len(img.Content))
+	if method == http.MethodHead {
+		assert.Empty(t, r.Content)
+		return
+	}
+	AssertSame(t, img.Content, r.Content)
 }

@@ -24,6 +24,7 @@ const (
 		"pull through cache rule are correct, and try again."
 )
 
+// SayNoRepository is its sentence about a repository that is not there.
 func SayNoRepository(name, account string) string {
 	return "The repository with name '" + name + "' does not exist in the registry with id '" + account + "'"
 }
@@ -46,7 +47,6 @@ var (
 	badContent  = []error{pullthrough.ErrUnavailable, pullthrough.ErrDigest}
 	denied      = []error{pullthrough.ErrDenied}
 	rateLimited = []error{pullthrough.ErrRateLimited}
-	TooLarge    = []error{pullthrough.ErrTooLarge}
 )
 
 // Failures are those of manifests and blobs alike.
@@ -82,6 +82,7 @@ var Failures = map[string]Failure{
 	},
 }
 
+// Status is an answer with that status and headers, in pairs of name and value.
 func Status(code int, header ...string) pullthroughtest.Fault {
 	f := pullthroughtest.Fault{Status: code, Header: http.Header{}}
 	for i := 0; i < len(header); i += 2 {
@@ -90,6 +91,8 @@ func Status(code int, header ...string) pullthroughtest.Fault {
 	return f
 }
 
+// CheckFailure pulls the path of the image or of one of its blobs, which must fail so
+// over HTTP and in Go, and say nothing of the upstream. match is what the fault is for.
 func CheckFailure(t *testing.T, c Failure, img *pullthroughtest.Image, match, path string) {
 	const user, password = "canary-robot", "canary-password"
 	config := pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: map[string]string{user: password}, Service: "canary-service"}

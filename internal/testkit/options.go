@@ -10,8 +10,10 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
+// Canary is the one good secret. Only the upstream may see it.
 const Canary = "canary-secret"
 
+// Users are an upstream's, with the good secret.
 var Users = map[string]string{"me": Canary}
 
 // WithSecret gives every rule the one good credential, and counts how often it
@@ -27,14 +29,14 @@ func WithSecret(asked *atomic.Int32) func(*pullthrough.Proxy) {
 	}
 }
 
-// WithPolicy makes every rule have it.
+// WithPolicy gives every rule the policy.
 func WithPolicy(pol pullthrough.Policy) func(*pullthrough.Proxy) {
 	return func(p *pullthrough.Proxy) {
 		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return pol }
 	}
 }
 
-// Image makes one that differs from those of other seeds.
+// Image returns an image that differs from those of other seeds.
 func Image(seed int64) *pullthroughtest.Image {
 	return pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: seed})
 }
@@ -46,9 +48,10 @@ func OneTry(p *pullthrough.Proxy) {
 	}
 }
 
-// Account is whose rule it is.
+// Account is an account in a Region, for rules that belong to one.
 var Account = pullthrough.Repo{Account: "123456789012", Region: "us-east-1"}
 
+// EveryPull has every tag checked by each pull.
 func EveryPull(p *pullthrough.Proxy) {
 	p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 		return pullthrough.Policy{TagTTL: pullthrough.EveryPull}
@@ -65,8 +68,10 @@ func LocalManifest(tag string) *pullthrough.Manifest {
 	}
 }
 
+// Port is where the upstream listens.
 func Port(u *pullthroughtest.Upstream) string { return u.Host()[len("127.0.0.1:"):] }
 
+// Blobs matches upstream's answers to GET of blobs of the repository a.
 const Blobs = "GET /v2/a/blobs/*"
 
 // WithCredential gives every rule c.

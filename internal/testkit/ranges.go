@@ -46,6 +46,7 @@ func RangeCases(n int) []RangeCase {
 	}
 }
 
+// AssertRange checks the answer to a Range of the content.
 func AssertRange(t *testing.T, r Reply, c RangeCase, content []byte) {
 	t.Helper()
 	assert.NoError(t, r.Err)
@@ -71,9 +72,9 @@ func AssertRange(t *testing.T, r Reply, c RangeCase, content []byte) {
 	AssertSame(t, content[c.From:c.To], r.Content)
 }
 
-// stalled is a face whose upstream holds a blob of 4 MiB after 2 MiB, with
+// Stalled is a face whose upstream holds a blob of 4 MiB after 2 MiB, with
 // one client that waits for it.
-type stalled struct {
+type Stalled struct {
 	*Face
 	Path    string
 	Content []byte
@@ -82,9 +83,10 @@ type stalled struct {
 	leader  chan Reply
 }
 
-func NewStalled(t *testing.T, fault pullthroughtest.Fault) *stalled {
+// NewStalled returns one whose fault is on top of the stall.
+func NewStalled(t *testing.T, fault pullthroughtest.Fault) *Stalled {
 	t.Helper()
-	s := &stalled{Face: NewFace(t, pullthroughtest.Config{}, nil), leader: make(chan Reply, 1)}
+	s := &Stalled{Face: NewFace(t, pullthroughtest.Config{}, nil), leader: make(chan Reply, 1)}
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 4 << 20})
 	s.Up.Push("a", "v1", img)
 	s.Blob = img.Layers[0]
@@ -108,7 +110,8 @@ func NewStalled(t *testing.T, fault pullthroughtest.Fault) *stalled {
 	return s
 }
 
-func (s *stalled) WaitLeader(t *testing.T) Reply {
+// WaitLeader returns what the first client got.
+func (s *Stalled) WaitLeader(t *testing.T) Reply {
 	t.Helper()
 	select {
 	case r := <-s.leader:

@@ -7,20 +7,21 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/doctable"
 )
 
-// line is a line of a table in docs/, together with the test that proves it.
-type line interface {
+// Line is a line of a table in docs/, together with the test that proves it.
+type Line interface {
 	Name() string    // of the test
 	Cells() []string // one for each column
 	Proof() func(*testing.T)
 }
 
 // Section is one table of a document, and the rows of one test.
-type Section[L line] struct {
+type Section[L Line] struct {
 	Title string
 	Rows  []L
 }
 
-func RunRows[L line](t *testing.T, rows []L) {
+// RunRows runs the tests of the rows, each under its name.
+func RunRows[L Line](t *testing.T, rows []L) {
 	for _, r := range rows {
 		t.Run(r.Name(), r.Proof())
 	}
@@ -28,7 +29,7 @@ func RunRows[L line](t *testing.T, rows []L) {
 
 // CheckDocument holds the tables of a file in docs/ against the rows that are tested. All have
 // the same columns.
-func CheckDocument[L line](t *testing.T, file string, columns []string, sections []Section[L]) {
+func CheckDocument[L Line](t *testing.T, file string, columns []string, sections []Section[L]) {
 	t.Helper()
 	tables := make([]doctable.Table, len(sections))
 	for i, s := range sections {
@@ -42,7 +43,7 @@ func CheckDocument[L line](t *testing.T, file string, columns []string, sections
 
 // CheckUpstream holds tables of docs/upstream.md, one after the other there, against
 // their rows.
-func CheckUpstream[L line](t *testing.T, tables []Section[L]) {
+func CheckUpstream[L Line](t *testing.T, tables []Section[L]) {
 	t.Helper()
 	CheckDocument(t, "upstream.md", []string{"", "When upstream …", "… this happens"}, tables)
 }

@@ -19,27 +19,32 @@ type Sink struct {
 	Aborted bool
 }
 
+// Header returns Headers.
 func (s *Sink) Header() http.Header { return s.Headers }
 
+// Flush does nothing.
 func (s *Sink) Flush() {}
 
+// WriteHeader notes the first status.
 func (s *Sink) WriteHeader(status int) {
 	if s.Status == 0 {
 		s.Status = status
 	}
 }
 
+// Write appends to Body.
 func (s *Sink) Write(p []byte) (int, error) {
 	s.WriteHeader(http.StatusOK)
 	s.Plain += int64(len(p))
 	return s.Body.Write(p)
 }
 
+// ReadFrom appends to Body and notes what it was given.
 func (s *Sink) ReadFrom(r io.Reader) (int64, error) {
 	s.WriteHeader(http.StatusOK)
 	source := "no LimitedReader"
 	if l, ok := r.(*io.LimitedReader); ok {
-		source = typeName(l.R)
+		source = reflect.TypeOf(l.R).String()
 	}
 	s.Sources = append(s.Sources, source)
 	return s.Body.ReadFrom(r)
@@ -60,5 +65,3 @@ func ServeSink(ctx context.Context, h http.Handler, path string) (s *Sink) {
 	h.ServeHTTP(s, r)
 	return s
 }
-
-func typeName(v any) string { return reflect.TypeOf(v).String() }

@@ -11,10 +11,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
-// heapSlack is what a test may leave on the heap: pools and the logs of tests.
-const heapSlack = 24 << 20
-
-// FaultyStore fails as its functions say; nil functions do what MemStore does.
+// FaultyStore fails as its functions say; where one is nil it does what memstore.Store does.
 type FaultyStore struct {
 	*memstore.Store
 	OnManifest    func() error
@@ -23,6 +20,7 @@ type FaultyStore struct {
 	OnPutBlob     func(io.ReadSeeker) error
 }
 
+// Manifest fails if OnManifest does.
 func (s *FaultyStore) Manifest(ctx context.Context, r pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
 	if s.OnManifest != nil {
 		if err := s.OnManifest(); err != nil {
@@ -32,6 +30,7 @@ func (s *FaultyStore) Manifest(ctx context.Context, r pullthrough.Repo, ref stri
 	return s.Store.Manifest(ctx, r, ref)
 }
 
+// PutManifest fails if OnPutManifest does.
 func (s *FaultyStore) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
 	if s.OnPutManifest != nil {
 		if err := s.OnPutManifest(); err != nil {
@@ -41,6 +40,7 @@ func (s *FaultyStore) PutManifest(ctx context.Context, r pullthrough.Repo, m *pu
 	return s.Store.PutManifest(ctx, r, m)
 }
 
+// Blob fails if OnBlob does.
 func (s *FaultyStore) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	if s.OnBlob != nil {
 		if err := s.OnBlob(); err != nil {
@@ -50,6 +50,7 @@ func (s *FaultyStore) Blob(ctx context.Context, r pullthrough.Repo, d digest.Dig
 	return s.Store.Blob(ctx, r, d)
 }
 
+// PutBlob fails if OnPutBlob does.
 func (s *FaultyStore) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocispec.Descriptor, body io.ReadSeeker) error {
 	if s.OnPutBlob != nil {
 		if err := s.OnPutBlob(body); err != nil {

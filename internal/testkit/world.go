@@ -20,22 +20,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// Layer pushes an image with one layer of size bytes to the repository a, and
-// returns the layer.
-func (w *World) Layer(size int64) *pullthroughtest.Blob {
-	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: size, LayerSize: size})
-	w.Up.Push("a", "1", img)
-	return img.Layers[0]
-}
-
-func (w *World) Open(ctx context.Context, d digest.Digest) (*pullthrough.Blob, error) {
-	return w.Blob(ctx, pullthrough.Request{Repo: Repo("a"), Ref: d.String()})
-}
-
-// LayerSizes are one that is verified before its answer starts, and one that
-// is not.
-var LayerSizes = map[string]int64{"small": 200_000, "large": 3<<20 + 11}
-
 // Prefix is the one rule's in most tests; its repositories are upstream's
 // without it.
 const Prefix = "hub"
@@ -44,7 +28,7 @@ const Prefix = "hub"
 type World struct {
 	*pullthrough.Proxy
 	Up      *pullthroughtest.Upstream
-	Mem     *memstore.Store
+	Mem     *memstore.Store // the proxy's Store, unless the test has one of its own
 	Secrets *pullthroughtest.Secrets
 }
 
@@ -84,6 +68,7 @@ func (w *World) Watch() {
 	}
 }
 
+// Repo is the proxy's name of an upstream repository.
 func Repo(name string) pullthrough.Repo { return pullthrough.Repo{Name: Prefix + "/" + name} }
 
 // Pull reads a whole image of an upstream repository and waits until the Store has
@@ -93,7 +78,7 @@ func (w *World) Pull(t *testing.T, name, ref string, img *pullthroughtest.Image)
 	w.FetchImage(t, Repo(name), ref, img)
 }
 
-// FetchImage is pull for any repository of the proxy.
+// FetchImage is Pull for any repository of the proxy.
 func (w *World) FetchImage(t *testing.T, r pullthrough.Repo, ref string, img *pullthroughtest.Image) {
 	t.Helper()
 	w.ReadImage(t, r, ref, img)
@@ -135,6 +120,24 @@ func (w *World) readWhole(t *testing.T, r pullthrough.Repo, d digest.Digest) {
 	AssertBody(t, d, b)
 }
 
+// Layer pushes an image with one layer of size bytes to the repository a, and
+// returns the layer.
+func (w *World) Layer(size int64) *pullthroughtest.Blob {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: size, LayerSize: size})
+	w.Up.Push("a", "1", img)
+	return img.Layers[0]
+}
+
+// Open begins to read a blob of the repository a.
+func (w *World) Open(ctx context.Context, d digest.Digest) (*pullthrough.Blob, error) {
+	return w.Blob(ctx, pullthrough.Request{Repo: Repo("a"), Ref: d.String()})
+}
+
+// LayerSizes are one that is verified before its answer starts, and one that
+// is not.
+var LayerSizes = map[string]int64{"small": 200_000, "large": 3<<20 + 11}
+
+// AssertBody reads the blob to its end and closes it. It must be what its digest says.
 func AssertBody(t *testing.T, d digest.Digest, b *pullthrough.Blob) {
 	t.Helper()
 	v := d.Verifier()
@@ -160,6 +163,7 @@ func (w *World) Settled(t *testing.T) {
 	require.NoError(t, w.Idle(context.Background()))
 }
 
+// MustURL parses a URL.
 func MustURL(t *testing.T, s string) *url.URL {
 	t.Helper()
 	u, err := url.Parse(s)
@@ -167,6 +171,7 @@ func MustURL(t *testing.T, s string) *url.URL {
 	return u
 }
 
+// TextLogger logs to w.
 func TextLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 // Whole reads a blob as one client does, and says what was wrong with it.
@@ -184,6 +189,7 @@ func (w *World) Whole(ctx context.Context, d digest.Digest) error {
 	return err
 }
 
+// RequireRead reads exactly n bytes.
 func RequireRead(t *testing.T, r io.Reader, n int64) []byte {
 	t.Helper()
 	p := make([]byte, n)

@@ -60,7 +60,7 @@ func testGzippedLayersStayAsTheyAre(t *testing.T) {
 	for name, size := range testkit.LayerSizes {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			raw := gzipped(t, contentOf(t, w.Layer(size)))
+			raw := gzipped(t, testkit.BlobContent(t, w.Layer(size)))
 			d := w.Up.PushBlob("a", raw)
 			w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Header: http.Header{"Content-Encoding": {"gzip"}}})
 			got, err := readBlob(t, w, d)
@@ -101,7 +101,7 @@ func testWrongBlobOfTheRightLengthIsCutShort(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 			layer := w.Layer(size)
 			wrong := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: -1, LayerSize: size}).Layers[0]
-			w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Body: contentOf(t, wrong)})
+			w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Body: testkit.BlobContent(t, wrong)})
 			got, err := readBlob(t, w, layer.Digest)
 			assert.ErrorIs(t, err, pullthrough.ErrDigest)
 			assert.Less(t, int64(len(got)), size, "a client must see that it is not complete")

@@ -76,9 +76,7 @@ func testAnonymousFallback(t *testing.T) {
 
 // withoutCredentials is how many fetches went without the rule's credentials.
 func withoutCredentials(e *testkit.Events) (n int) {
-	e.Mu.Lock()
-	defer e.Mu.Unlock()
-	for _, event := range e.All {
+	for _, event := range e.All() {
 		if event.Anonymous {
 			n++
 		}

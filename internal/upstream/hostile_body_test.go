@@ -100,7 +100,7 @@ func testBlobThatEndsEarlyAndLooksComplete(t *testing.T) {
 				besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
 					layer := s.push(size)
 					if known {
-						_, err := s.manifest(t, "1")
+						_, err := s.Resolve(t.Context(), "1")
 						require.NoError(t, err)
 					}
 					s.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, CloseDelimited: true, Truncate: 1})
@@ -126,7 +126,7 @@ func testBlobThatGoesOnForEver(t *testing.T) {
 			besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
 				s.rule(pullthrough.Policy{MaxBlobBytes: 32 << 20}) // far beyond what is expected
 				layer := s.push(size)
-				_, err := s.manifest(t, "1")
+				_, err := s.Resolve(t.Context(), "1")
 				require.NoError(t, err)
 				s.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, NoLength: true, Extend: math.MaxInt64})
 				s.refuseBlob(t, layer.Digest, pullthrough.ErrDigest, pullthrough.ErrTooLarge)
@@ -261,11 +261,11 @@ func testHugeTrailers(t *testing.T) {
 					return ours
 				})
 				var err error
-				cost := memoryOf(func() {
+				cost := testkit.Allocated(func() {
 					if kind == "blob" {
 						err = s.Whole(t.Context(), s.img.Layers[0].Digest)
 					} else {
-						_, err = s.manifest(t, "1")
+						_, err = s.Resolve(t.Context(), "1")
 					}
 				})
 				if err != nil {

@@ -50,7 +50,7 @@ func (s *siege) certify(t *testing.T, change func(*x509.Certificate)) tls.Certif
 // secured returns a way to upstream by TLS of this test's own.
 func (s *siege) secured(t *testing.T, c *tls.Config) dialFunc {
 	t.Helper()
-	l := &testkit.Pipes{Conns: make(chan net.Conn), Done: make(chan struct{})}
+	l := testkit.NewPipes()
 	srv := &http.Server{Handler: s.Up, ErrorLog: log.New(io.Discard, "", 0)}
 	go func() { assert.ErrorIs(t, srv.Serve(tls.NewListener(l, c)), http.ErrServerClosed) }()
 	t.Cleanup(func() { assert.NoError(t, srv.Close()) })

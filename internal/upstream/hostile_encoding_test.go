@@ -60,7 +60,7 @@ func testCompressionBombs(t *testing.T) {
 			besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
 				d := s.Up.PushBlob("a", bomb)
 				s.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Header: header})
-				cost := memoryOf(func() { s.PullBlob(t, "a", d) })
+				cost := testkit.Allocated(func() { s.PullBlob(t, "a", d) })
 				assert.Less(t, cost, uint64(bombBudget), "the raw bytes have the digest")
 				s.assertIdentity(t)
 			})
@@ -77,7 +77,7 @@ func testCompressionBombs(t *testing.T) {
 				besieged(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, s *siege) {
 					tc.fault.Header = header
 					s.Up.Fault(tc.fault)
-					cost := memoryOf(func() { s.refuse(t, "1", tc.kind) })
+					cost := testkit.Allocated(func() { s.refuse(t, "1", tc.kind) })
 					assert.Less(t, cost, uint64(bombBudget))
 					s.assertIdentity(t)
 				})

@@ -72,7 +72,7 @@ func testMalformedDigestHeaders(t *testing.T) {
 				s.Pull(t, "a", "1", s.img)
 				assert.True(t, wrongDigest(&heard, "1"), "the host is told")
 				s.rule(pullthrough.Policy{TagTTL: pullthrough.EveryPull})
-				_, err := s.manifest(t, "1") // and by HEAD
+				_, err := s.Resolve(t.Context(), "1") // and by HEAD
 				require.NoError(t, err)
 				for _, r := range s.Up.Requests() {
 					if strings.Contains(r.Path, "/manifests/") {
@@ -203,7 +203,7 @@ func testAbsurdRetryAfter(t *testing.T) {
 func (s *siege) eventually(t *testing.T, ref string) {
 	t.Helper()
 	for range 600 {
-		if _, err := s.manifest(t, ref); err == nil {
+		if _, err := s.Resolve(t.Context(), ref); err == nil {
 			return
 		}
 		<-time.After(time.Second)
@@ -252,7 +252,7 @@ func testWebPageForEveryRequest(t *testing.T) {
 				s.refuse(t, s.img.Digest.String(), pullthrough.ErrDigest, pullthrough.ErrUnavailable)
 				s.refuseBlob(t, s.img.Layers[0].Digest, pullthrough.ErrDigest, pullthrough.ErrUnavailable)
 				assert.LessOrEqual(t, s.Up.Count("*"), 6)
-				m, err := s.manifest(t, "stored")
+				m, err := s.Resolve(t.Context(), "stored")
 				require.NoError(t, err)
 				assert.Equal(t, pullthrough.SourceStale, m.Source)
 			})

@@ -87,10 +87,10 @@ func testAbsurdSizesInAManifest(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
 				s.pushRaw(ocispec.MediaTypeImageManifest, sized(s.img.Layers[0].Digest, size))
-				_, err := s.manifest(t, "1")
+				_, err := s.Resolve(t.Context(), "1")
 				require.NoError(t, err, "that it is a lie is not known yet")
 				s.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, NoLength: true})
-				cost := memoryOf(func() { err = s.Whole(t.Context(), s.img.Layers[0].Digest) })
+				cost := testkit.Allocated(func() { err = s.Whole(t.Context(), s.img.Layers[0].Digest) })
 				if err != nil {
 					assert.True(t, isOneOf(err, pullthrough.ErrDigest, pullthrough.ErrUnavailable, pullthrough.ErrTooLarge), "%v", err)
 				}
@@ -113,7 +113,7 @@ func testManifestOf1GB(t *testing.T) {
 					ref := map[bool]string{false: "1", true: s.img.Digest.String()}[byDigest]
 					fault.Match = manifests
 					s.Up.Fault(fault)
-					cost := memoryOf(func() { s.refuse(t, ref, pullthrough.ErrTooLarge) })
+					cost := testkit.Allocated(func() { s.refuse(t, ref, pullthrough.ErrTooLarge) })
 					assert.Less(t, cost, uint64(32<<20))
 					s.assertSent(t, 4<<20+256<<10)
 					assert.Equal(t, 1, s.Up.Count("*"))
@@ -155,9 +155,9 @@ func testManifestsThatAreSlowToParse(t *testing.T) {
 			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 			w.Up.Push("a", "1", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageManifest, Content: []byte(content)})
 			var err error
-			before := testkit.CpuTicks()
-			cost := memoryOf(func() { _, err = w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}) })
-			took := time.Duration(testkit.CpuTicks()-before) * 10 * time.Millisecond
+			before := testkit.CPUTicks()
+			cost := testkit.Allocated(func() { _, err = w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}) })
+			took := time.Duration(testkit.CPUTicks()-before) * 10 * time.Millisecond
 			if err != nil {
 				require.True(t, isOneOf(err, pullthrough.ErrUnavailable, pullthrough.ErrTooLarge), "%v", err)
 			}
@@ -267,7 +267,7 @@ func testTagThatMovesWhileItIsChecked(t *testing.T) {
 			}
 			return false
 		})
-		m, err := s.manifest(t, "1")
+		m, err := s.Resolve(t.Context(), "1")
 		require.NoError(t, err)
 		assert.Equal(t, digest.FromBytes(m.Content), m.Descriptor.Digest)
 		assert.EqualValues(t, len(m.Content), m.Descriptor.Size)
@@ -293,7 +293,7 @@ func testDigestsThatArePaths(t *testing.T) {
 				content := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":"%s","size":10}]}`,
 					ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, child)
 				s.pushRaw(ocispec.MediaTypeImageIndex, content)
-				m, err := s.manifest(t, "1")
+				m, err := s.Resolve(t.Context(), "1")
 				s.Settled(t)
 				if err == nil {
 					assert.Equal(t, content, string(m.Content), "what is served is what upstream has")

@@ -183,7 +183,7 @@ func testOtherThingsInPlaceOfAToken(t *testing.T) {
 			besieged(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, func(t *testing.T, s *siege) {
 				s.login()
 				s.Up.Fault(pullthroughtest.Fault{Match: "GET /token*", Body: []byte(body)})
-				cost := memoryOf(func() {
+				cost := testkit.Allocated(func() {
 					e := s.refuse(t, "1", pullthrough.ErrUnavailable)
 					assert.NotContains(t, e.Error(), "abcd", "what could be a token is not repeated")
 				})
@@ -231,7 +231,7 @@ func test401WhateverIsSent(t *testing.T) {
 		t.Run(name+", for a while", func(t *testing.T) {
 			besieged(t, pullthroughtest.Config{Auth: auth, Users: testkit.Users}, func(t *testing.T, s *siege) {
 				s.login()
-				_, err := s.manifest(t, "1")
+				_, err := s.Resolve(t.Context(), "1")
 				require.NoError(t, err)
 				s.Up.Reset()
 				s.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401})
@@ -246,9 +246,9 @@ func test401WhateverIsSent(t *testing.T) {
 			besieged(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, func(t *testing.T, s *siege) {
 				s.login()
 				s.challenge(lines...)
-				before := testkit.CpuTicks()
-				cost := memoryOf(func() { s.refuse(t, "1", pullthrough.ErrDenied, pullthrough.ErrUnavailable) })
-				assert.Less(t, testkit.CpuTicks()-before, int64(100), "the parser is not linear")
+				before := testkit.CPUTicks()
+				cost := testkit.Allocated(func() { s.refuse(t, "1", pullthrough.ErrDenied, pullthrough.ErrUnavailable) })
+				assert.Less(t, testkit.CPUTicks()-before, int64(100), "the parser is not linear")
 				assert.Less(t, cost, uint64(8<<20))
 				assert.LessOrEqual(t, s.Up.Count("*"), 3)
 			})
@@ -300,7 +300,7 @@ func testTokenAnswerBeforeTheRequestIsRead(t *testing.T) {
 				s.at("registry.test:5001", hangUp(answer))
 				s.challenge(bearer("http://registry.test:5001/token"))
 				took := elapsed(func() {
-					_, err := s.manifest(t, "1")
+					_, err := s.Resolve(t.Context(), "1")
 					if !tc.ok {
 						s.assertRefusal(t, "1", err, pullthrough.ErrDenied, pullthrough.ErrUnavailable)
 					}

@@ -141,7 +141,7 @@ func testRedirectBackGoesWithoutCredentials(t *testing.T) {
 					})
 					s.Up.Fault(pullthroughtest.Fault{Match: manifests + " 200", Redirect: to + "/away"})
 					s.other.Fault(pullthroughtest.Fault{Match: "GET /away*", Redirect: "http://registry.test/back"})
-					m, err := s.manifest(t, "1")
+					m, err := s.Resolve(t.Context(), "1")
 					require.NoError(t, err)
 					assert.Equal(t, s.img.Digest, m.Descriptor.Digest)
 					for _, r := range s.Up.Requests() {

@@ -127,7 +127,7 @@ func testURLsOfLayersAreNotFetched(t *testing.T) {
 					content := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":%q,"size":2,%[5]s},"layers":[{"mediaType":%[4]q,"digest":%[6]q,"size":29,%[5]s}]}`,
 						ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig, config, mediaType, urls, missing)
 					s.pushRaw(ocispec.MediaTypeImageManifest, content)
-					m, err := s.manifest(t, "1")
+					m, err := s.Resolve(t.Context(), "1")
 					require.NoError(t, err)
 					assert.Equal(t, content, string(m.Content), "clients may know what to make of it")
 					s.Settled(t)

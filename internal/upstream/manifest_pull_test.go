@@ -116,10 +116,8 @@ func testTagWithWrongDigestHeader(t *testing.T) {
 
 // wrongDigest reports whether the fetch of ref was told to have met one.
 func wrongDigest(e *testkit.Events, ref string) bool {
-	e.Mu.Lock()
-	defer e.Mu.Unlock()
-	for _, event := range e.All {
-		if event.Kind == pullthrough.EventFetch && event.Request.Ref == ref {
+	for _, event := range e.Of(pullthrough.EventFetch) {
+		if event.Request.Ref == ref {
 			return event.WrongDigest
 		}
 	}

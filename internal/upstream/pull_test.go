@@ -16,7 +16,7 @@ import (
 )
 
 // scenarios are whole pulls from upstreams that behave well, badly or oddly.
-// Their tests are in the files named upstream_scenario_….
+// Their tests are in the files that are named after what they are about.
 var scenarios = []row{
 	{"S01", "wants a bearer token", "one challenge and one token serve the whole pull", testWholePullTakesOneChallengeAndOneToken},
 	{"S02", "compresses manifests for clients that let it", "it is told not to (`Accept-Encoding: identity`), and the manifest is kept byte for byte", testManifestsAreAskedForUncompressed},
@@ -90,7 +90,7 @@ func failsBlob(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, kind
 	got, err := readBlob(t, w, layer.Digest)
 	assert.ErrorIs(t, err, kind)
 	assert.Less(t, int64(len(got)), layer.Size, "a client must see that it is not complete")
-	assert.True(t, bytes.HasPrefix(contentOf(t, layer), got), "what a client got is right")
+	assert.True(t, bytes.HasPrefix(testkit.BlobContent(t, layer), got), "what a client got is right")
 	w.Settled(t)
 	_, stored := w.Mem.Blob(t.Context(), testkit.Repo("a"), layer.Digest)
 	assert.Error(t, stored, "nothing of it is kept")
@@ -144,11 +144,4 @@ func sent(w *testkit.World) (n int64) {
 		n += r.Bytes
 	}
 	return n
-}
-
-func contentOf(t *testing.T, b *pullthroughtest.Blob) []byte {
-	t.Helper()
-	all, err := io.ReadAll(b.Open())
-	require.NoError(t, err)
-	return all
 }

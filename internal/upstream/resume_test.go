@@ -51,7 +51,7 @@ func testCutBlobResumes(t *testing.T) {
 
 func testResumeTooEarlyFails(t *testing.T) {
 	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
-		w.Up.Fault(partFrom(contentOf(t, layer)[cut-10:], cut-10, layer.Size))
+		w.Up.Fault(partFrom(testkit.BlobContent(t, layer)[cut-10:], cut-10, layer.Size))
 		err := failsBlob(t, w, layer, pullthrough.ErrUnavailable)
 		assert.NotErrorIs(t, err, pullthrough.ErrDigest, "it is seen before a digest is wrong")
 		assert.Equal(t, []string{"", rangeFrom(cut)}, ranges(w))
@@ -63,7 +63,7 @@ func testResumeTooEarlyFails(t *testing.T) {
 func testResumeAnsweredWithAllSkips(t *testing.T) {
 	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
 		w.Up.Fault(pullthroughtest.Fault{
-			Match: testkit.Blobs + " 206", Status: http.StatusOK, Body: contentOf(t, layer), Header: http.Header{"Content-Range": nil},
+			Match: testkit.Blobs + " 206", Status: http.StatusOK, Body: testkit.BlobContent(t, layer), Header: http.Header{"Content-Range": nil},
 		})
 		w.PullBlob(t, "a", layer.Digest)
 		assert.Equal(t, []string{"", rangeFrom(cut)}, ranges(w))
@@ -97,7 +97,7 @@ func testRefusedResumeBeginsAnew(t *testing.T) {
 
 func testResumeOfAnotherObjectFails(t *testing.T) {
 	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
-		w.Up.Fault(partFrom(append(contentOf(t, layer)[cut:], 0), cut, layer.Size+1))
+		w.Up.Fault(partFrom(append(testkit.BlobContent(t, layer)[cut:], 0), cut, layer.Size+1))
 		err := failsBlob(t, w, layer, pullthrough.ErrUnavailable)
 		assert.NotErrorIs(t, err, pullthrough.ErrDigest, "it is seen before a digest is wrong")
 		assert.Equal(t, []string{"", rangeFrom(cut)}, ranges(w))

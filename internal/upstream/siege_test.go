@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -190,16 +189,11 @@ func (s *siege) answer(w http.ResponseWriter, r *http.Request) bool {
 	return f != nil && f(w, r)
 }
 
-// manifest pulls a manifest of the repository a.
-func (s *siege) manifest(t *testing.T, ref string) (*pullthrough.Manifest, error) {
-	return s.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: ref})
-}
-
 // refuse pulls ref and checks that it fails as one of the kinds and leaves
 // nothing in the Store.
 func (s *siege) refuse(t *testing.T, ref string, kinds ...error) *pullthrough.Error {
 	t.Helper()
-	m, err := s.manifest(t, ref)
+	m, err := s.Resolve(t.Context(), ref)
 	assert.True(t, m == nil, "it is served")
 	_, stored := s.Stored(t, ref)
 	assert.Error(t, stored, "nothing of it is kept")
@@ -265,16 +259,6 @@ func elapsed(f func()) time.Duration {
 	start := time.Now()
 	f()
 	return time.Since(start)
-}
-
-// memoryOf runs f and returns how much memory that took, garbage included and
-// upstream's share too.
-func memoryOf(f func()) uint64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	f()
-	runtime.ReadMemStats(&after)
-	return after.TotalAlloc - before.TotalAlloc
 }
 
 // meanwhile runs f in the background, then test when f can get no further without

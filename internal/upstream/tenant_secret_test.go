@@ -281,14 +281,14 @@ func withdrawn(t *testing.T, w *testkit.World, up *pullthroughtest.Upstream, fau
 // answers that were not checked.
 func assertTold(t *testing.T, e *testkit.Events, served bool) {
 	t.Helper()
-	e.Mu.Lock()
-	defer e.Mu.Unlock()
 	failed, stale := 0, 0
-	for _, event := range e.All {
-		if event.Kind == pullthrough.EventFetch && event.Err != nil {
+	for _, event := range e.Of(pullthrough.EventFetch) {
+		if event.Err != nil {
 			failed++
 		}
-		if event.Kind == pullthrough.EventManifest && event.Source == pullthrough.SourceStale {
+	}
+	for _, source := range e.Sources() {
+		if source == pullthrough.SourceStale {
 			stale++
 		}
 	}
