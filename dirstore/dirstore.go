@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
@@ -66,15 +67,19 @@ type Store struct {
 	// Logger is told of damage and of sweeps. nil: nobody is.
 	Logger *slog.Logger
 
-	disk     disk
-	staging  string   // this Store's own directory for files without a name yet
-	lock     *os.File // holds staging for as long as the process lives
-	memory   *memory
-	verifier *verifier
-	staged   stagedSet
-	sweeper  *sweeper
-	empty    *lru.Cache[object, emptyList] // lists of referrers
+	disk      disk
+	staging   string   // this Store's own directory for files without a name yet
+	lock      *os.File // holds staging for as long as the process lives
+	manifests *layout.Manifests
+	verifier  *verifier
+	staged    stagedSet
+	sweeper   *sweeper
+	empty     *lru.Cache[layout.Object, emptyList] // lists of referrers
 }
+
+// linkAge is how old what is known of a link may be: another process may have
+// changed it.
+const linkAge = time.Second
 
 // Open opens the store in dir, which is made if need be. It does not scan what
 // is there; it removes what processes that have died left half-written.
@@ -88,7 +93,10 @@ func open(dir string, probe func(op, name string) error) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dirstore: %w", err)
 	}
-	s := &Store{disk: disk{root, probe}, memory: newMemory(), verifier: newVerifier(), sweeper: newSweeper(), empty: lru.New[object, emptyList](maxEmpty)}
+	s := &Store{
+		disk: disk{root, probe}, manifests: layout.NewManifests(linkAge, linkAge), verifier: newVerifier(), sweeper: newSweeper(),
+		empty: lru.New[layout.Object, emptyList](maxEmpty),
+	}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
 	}
@@ -115,7 +123,7 @@ func (s *Store) prepare() error {
 func (s *Store) Close() error {
 	s.sweeper.stop()
 	s.verifier.stop()
-	s.memory.stop()
+	s.manifests.Stop()
 	// It is empty unless a download still runs; the next Open would remove it.
 	_ = s.disk.remove(s.staging)
 	return errors.Join(s.lock.Close(), s.disk.root.Close())

@@ -226,7 +226,7 @@ func (c *scan) evictNode(p *place, n *node, tags map[digest.Digest][]string, nee
 		n.removed = true
 		return nil
 	}
-	defer c.store.memory.forget(p.repo, append(tags[n.digest], string(n.digest))...)
+	defer c.store.manifests.Forget(p.repo, append(tags[n.digest], string(n.digest))...)
 	if err := c.removeManifest(p, n, tags[n.digest]); err != nil {
 		return err
 	}
@@ -247,7 +247,7 @@ func (c *scan) usedSince(p *place, n *node) (bool, error) {
 	if c.neededBy(n) || c.busy(n) {
 		return true, nil
 	}
-	if !n.blob && c.store.memory.lastUse(p.repo, n.digest) > max(n.used, c.began) {
+	if !n.blob && c.store.manifests.LastUse(p.repo, n.digest) > max(n.used, c.began) {
 		return true, nil
 	}
 	changed, err := c.changed(n.content)

@@ -292,7 +292,7 @@ func (c *scan) readManifests(p place) (refs [][]digest.Digest, err error) {
 			if err != nil {
 				return err
 			}
-			n.used = max(c.contents[n.content].used, c.store.memory.lastUse(p.repo, d))
+			n.used = max(c.contents[n.content].used, c.store.manifests.LastUse(p.repo, d))
 			c.nodes = append(c.nodes, n)
 			refs = append(refs, layout.References(body))
 			return nil
@@ -364,7 +364,7 @@ func (c *scan) contentsOf(refs []int32, d digest.Digest, layers map[digest.Diges
 // counts who needs which content. What seems to be used in the future, by a clock
 // that was wrong, is not kept for ever: it goes first.
 func (c *scan) inherit() {
-	limit := time.Now().Add(markEvery).UnixNano()
+	limit := time.Now().Add(layout.MarkEvery).UnixNano()
 	for i := range c.nodes {
 		if c.nodes[i].used > limit {
 			c.nodes[i].used = 0

@@ -111,7 +111,7 @@ func (t *stage) commit(ctx context.Context, desc ocispec.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	here, _, err := t.store.have(t.at, desc)
+	here, _, err := t.store.have(ctx, t.at, desc)
 	if err != nil {
 		return err
 	}

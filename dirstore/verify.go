@@ -89,7 +89,7 @@ func (s *Store) hash(ctx context.Context, name string, d digest.Digest) (fs.File
 	}
 	verifier := d.Verifier()
 	buffer := make([]byte, copyBuffer)
-	if _, err := io.CopyBuffer(verifier, contextReader{ctx, f}, buffer); err != nil {
+	if _, err := io.CopyBuffer(verifier, layout.WithContext(ctx, f), buffer); err != nil {
 		return nil, err
 	}
 	if !verifier.Verified() {

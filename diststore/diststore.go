@@ -58,16 +58,17 @@ type Store struct {
 	// with S3. False: all bytes come from the proxy.
 	Redirect bool
 
-	bucket  bucket
-	memory  *memory
-	habits  habits
-	sweptAt atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
+	bucket    bucket
+	manifests *layout.Manifests
+	places    places
+	habits    habits
+	sweptAt   atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
 }
 
 // New returns a store over driver, which must not be nil. It makes no request.
 func New(driver storagedriver.StorageDriver) *Store {
 	h := habitsOf(driver.Name())
-	return &Store{bucket: bucket{driver, h.wholePuts}, memory: newMemory(), habits: h}
+	return &Store{bucket: bucket{driver, h.wholePuts}, manifests: layout.NewManifests(tagAge, linkAge), places: newPlaces(), habits: h}
 }
 
 // habits are what drivers do differently.

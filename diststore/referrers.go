@@ -17,11 +17,7 @@ func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject di
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	content, err := s.bucket.read(ctx, at.Referrers(subject), layout.MaxReferrers)
-	if err != nil {
-		return nil, time.Time{}, during(err, "read referrers", repo, subject.String())
-	}
-	list, checked, err := layout.ParseReferrers(content)
+	list, checked, err := layout.ReadReferrers(ctx, files{s}, at, subject)
 	return list, checked, during(err, "read referrers", repo, subject.String())
 }
 

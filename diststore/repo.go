@@ -48,13 +48,13 @@ func (s *Store) exists(ctx context.Context, at layout.Repository) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.memory.exists(at) {
+	if s.places.exists(at) {
 		return nil
 	}
 	for _, dir := range []string{at.Layers(), path.Join(at.Root(), manifestsDir)} {
 		err := s.bucket.exists(ctx, dir)
 		if err == nil && dir == at.Layers() {
-			s.memory.keepRepo(at)
+			s.places.keepRepo(at)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -66,7 +66,7 @@ func (s *Store) exists(ctx context.Context, at layout.Repository) error {
 // makeRepo makes the directory without which the registry's garbage collection
 // ends with an error.
 func (s *Store) makeRepo(ctx context.Context, at layout.Repository) error {
-	if s.memory.exists(at) {
+	if s.places.exists(at) {
 		return nil
 	}
 	err := s.bucket.exists(ctx, at.Layers())
@@ -74,7 +74,7 @@ func (s *Store) makeRepo(ctx context.Context, at layout.Repository) error {
 		err = s.makeLayers(ctx, at)
 	}
 	if err == nil {
-		s.memory.keepRepo(at)
+		s.places.keepRepo(at)
 	}
 	return err
 }

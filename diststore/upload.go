@@ -32,7 +32,7 @@ const (
 // upload makes name an object with the size bytes of r, which is not seen before
 // it is whole.
 func (s *Store) upload(ctx context.Context, name string, r io.Reader, size int64) error {
-	r = contextReader{ctx, io.LimitReader(r, size+1)}
+	r = layout.WithContext(ctx, io.LimitReader(r, size+1))
 	switch {
 	case size <= maxPut && s.habits.wholePuts:
 		return s.sendAtOnce(ctx, name, r, size)
@@ -145,17 +145,4 @@ type driverWriter struct {
 func (w *driverWriter) Write(p []byte) (int, error) {
 	n, err := w.w.Write(p)
 	return n, fault(w.ctx, "write", w.name, err)
-}
-
-// contextReader is r until ctx ends.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }

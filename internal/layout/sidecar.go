@@ -1,8 +1,11 @@
 package layout
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"time"
 
@@ -50,6 +53,28 @@ func ParseSidecar(content []byte, d digest.Digest) (side Sidecar, ok bool) {
 	return side, true
 }
 
+// readSidecar returns the sidecar of d in dir. That there is none that can be used
+// is no error: then it was not us who stored d there.
+func readSidecar(ctx context.Context, r Reader, dir string, d digest.Digest) (side Sidecar, ok bool, err error) {
+	content, err := r.Read(ctx, SidecarFile(dir, d), MaxSidecar)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Sidecar{}, false, nil
+	}
+	if err != nil {
+		return Sidecar{}, false, err
+	}
+	side, ok = ParseSidecar(content, d)
+	return side, ok, nil
+}
+
+func writeSidecar(ctx context.Context, w Writer, dir string, side Sidecar) error {
+	content, err := side.Encode()
+	if err != nil {
+		return err
+	}
+	return w.Write(ctx, SidecarFile(dir, side.Digest), content)
+}
+
 // Encode is the content of the sidecar's file.
 func (s Sidecar) Encode() ([]byte, error) {
 	content, err := json.Marshal(s)
@@ -59,10 +84,10 @@ func (s Sidecar) Encode() ([]byte, error) {
 	return content, err
 }
 
-// Manifest is the manifest d with this content, which has been checked. side is
+// NewManifest is the manifest d with this content, which has been checked. side is
 // the revision's sidecar; a zero one says that the registry stored the manifest,
 // and its content tells what it is. The error Is [ErrDamaged].
-func Manifest(content []byte, d digest.Digest, side Sidecar) (*pullthrough.Manifest, error) {
+func NewManifest(content []byte, d digest.Digest, side Sidecar) (*pullthrough.Manifest, error) {
 	m := &pullthrough.Manifest{Content: content, CheckedAt: side.CheckedAt, Origin: side.Origin}
 	m.Descriptor = ocispec.Descriptor{MediaType: side.MediaType, Digest: d, Size: int64(len(content))}
 	if side.MediaType != "" {
