@@ -30,6 +30,7 @@ package dirstore
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -69,7 +70,7 @@ type Store struct {
 
 	disk      disk
 	staging   string   // this Store's own directory for files without a name yet
-	lock      *os.File // holds staging for as long as the process lives
+	lock      *os.File // holds staging for as long as the process lives; nil: we may not write
 	manifests *layout.Manifests
 	verifier  *verifier
 	staged    stagedSet
@@ -82,7 +83,9 @@ type Store struct {
 const linkAge = time.Second
 
 // Open opens the store in dir, which is made if need be. It does not scan what
-// is there; it removes what processes that have died left half-written.
+// is there; it removes what processes that have died left half-written. A directory
+// that may not be written is served as it is. For one of a newer format the error is
+// a [*FormatError].
 func Open(dir string) (*Store, error) { return open(dir, nil) }
 
 func open(dir string, probe func(op, name string) error) (*Store, error) {
@@ -103,18 +106,43 @@ func open(dir string, probe func(op, name string) error) (*Store, error) {
 	return s, nil
 }
 
-// prepare makes what the registry wants to find even when nothing is stored.
+// prepare makes what the registry wants to find even when nothing is stored. It
+// touches nothing before it knows the format.
 func (s *Store) prepare() error {
+	noted, err := s.readFormat()
+	if err != nil {
+		return err
+	}
 	for _, dir := range []string{layout.Registry.Blobs(), layout.Registry.Repositories(), layout.Staging} {
-		if err := s.disk.before("mkdir", dir); err != nil {
-			return err
-		}
-		if err := s.disk.root.MkdirAll(dir, dirMode); err != nil {
+		if err := s.makeRoot(dir); err != nil {
 			return err
 		}
 	}
 	s.sweepStaging()
-	return s.claim()
+	if err := s.claim(); err != nil || noted {
+		return err
+	}
+	return s.writeFormat()
+}
+
+// makeRoot makes one of the directories that all others are in. Where we may not,
+// those that are there are good to read; staging is for writing only.
+func (s *Store) makeRoot(dir string) error {
+	err := s.disk.before("mkdir", dir)
+	if err == nil {
+		err = s.disk.root.MkdirAll(dir, dirMode)
+	}
+	if isReadOnly(err) {
+		if _, statErr := s.disk.stat(dir); statErr == nil || dir == layout.Staging {
+			return nil
+		}
+	}
+	return err
+}
+
+// isReadOnly reports whether err says that we may not write here.
+func isReadOnly(err error) bool {
+	return errors.Is(err, errReadOnly) || errors.Is(err, fs.ErrPermission)
 }
 
 // Close releases the directory, and stops a sweep that is under way. Bodies and
@@ -126,6 +154,9 @@ func (s *Store) Close() error {
 	s.manifests.Stop()
 	// It is empty unless a download still runs; the next Open would remove it.
 	_ = s.disk.remove(s.staging)
+	if s.lock == nil {
+		return s.disk.root.Close()
+	}
 	return errors.Join(s.lock.Close(), s.disk.root.Close())
 }
 

@@ -272,7 +272,7 @@ func TestStoresMoveATagAtOnce(t *testing.T) {
 	dir := scratch(t)
 	put(t, open(t, dir), repo, manifestOf(image(1), "v1"))
 	stores := []*dirstore.Store{open(t, dir), open(t, dir), open(t, dir)}
-	for round := range int64(500) {
+	for round := range int64(200) {
 		var wg sync.WaitGroup
 		for i, s := range stores {
 			wg.Go(func() {
