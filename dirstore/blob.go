@@ -14,6 +14,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Blob implements [pullthrough.Store]. The Body is an [*os.File].
@@ -56,7 +57,7 @@ func (s *Store) openBlob(ctx context.Context, at layout.Repository, d digest.Dig
 	if err != nil {
 		return nil, 0, errors.Join(err, f.Close())
 	}
-	if time.Since(info.ModTime()).Abs() >= layout.MarkEvery {
+	if time.Since(info.ModTime()).Abs() >= filing.MarkEvery {
 		_ = s.disk.touch(name) // what has gone since can still be read
 	}
 	return f, info.Size(), nil
@@ -127,7 +128,7 @@ func (s *Store) attachLocked(ctx context.Context, at layout.Repository, desc oci
 		return 0, err
 	}
 	if !linked {
-		if err := layout.WriteLink(ctx, w, at.Layer(desc.Digest), desc.Digest); err != nil {
+		if err := filing.WriteLink(ctx, w, at.Layer(desc.Digest), desc.Digest); err != nil {
 			return added, err
 		}
 	}
@@ -137,7 +138,7 @@ func (s *Store) attachLocked(ctx context.Context, at layout.Repository, desc oci
 // have reports whether the content is here, in full, and whether the repository
 // has a link to it.
 func (s *Store) have(ctx context.Context, at layout.Repository, desc ocispec.Descriptor) (here, linked bool, err error) {
-	return layout.HaveBlob(ctx, reader{s}, at, desc, s.size)
+	return filing.HaveBlob(ctx, reader{s}, at, desc, s.size)
 }
 
 // size is the size of the file. What is no file is a miss.

@@ -37,6 +37,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 )
 
@@ -71,11 +72,11 @@ type Store struct {
 	disk      disk
 	staging   string   // this Store's own directory for files without a name yet
 	lock      *os.File // holds staging for as long as the process lives; nil: we may not write
-	manifests *layout.Manifests
+	manifests *filing.Manifests
 	verifier  *verifier
 	staged    stagedSet
 	sweeper   *sweeper
-	empty     *lru.Cache[layout.Object, emptyList] // lists of referrers
+	empty     *lru.Cache[filing.Object, emptyList] // lists of referrers
 }
 
 // linkAge is how old what is known of a link may be: another process may have
@@ -97,8 +98,8 @@ func open(dir string, probe func(op, name string) error) (*Store, error) {
 		return nil, fmt.Errorf("dirstore: %w", err)
 	}
 	s := &Store{
-		disk: disk{root, probe}, manifests: layout.NewManifests(linkAge, linkAge), verifier: newVerifier(), sweeper: newSweeper(),
-		empty: lru.New[layout.Object, emptyList](maxEmpty),
+		disk: disk{root, probe}, manifests: filing.NewManifests(linkAge, linkAge), verifier: newVerifier(), sweeper: newSweeper(),
+		empty: lru.New[filing.Object, emptyList](maxEmpty),
 	}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))

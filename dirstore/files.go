@@ -15,13 +15,14 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
-// reader is the disk as a [layout.Reader]. It does not look at contexts: a step on
+// reader is the disk as a [filing.Reader]. It does not look at contexts: a step on
 // the disk is short, and the callers look between steps.
 type reader struct{ s *Store }
 
-// Read implements [layout.Reader].
+// Read implements [filing.Reader].
 func (r reader) Read(_ context.Context, name string, limit int64) ([]byte, error) {
 	f, err := r.s.disk.open(name)
 	if err != nil {
@@ -35,15 +36,15 @@ func (r reader) Read(_ context.Context, name string, limit int64) ([]byte, error
 	return content, err
 }
 
-// Content implements [layout.Reader].
+// Content implements [filing.Reader].
 func (r reader) Content(_ context.Context, name string, d digest.Digest) ([]byte, time.Time, error) {
 	return r.s.readManifest(name, d)
 }
 
-// Touch implements [layout.Reader].
+// Touch implements [filing.Reader].
 func (r reader) Touch(_ context.Context, name string) error { return r.s.disk.touch(name) }
 
-// Discard implements [layout.Reader]. Somebody may have replaced the link just
+// Discard implements [filing.Reader]. Somebody may have replaced the link just
 // now: one that turns out to be good is put back.
 func (r reader) Discard(name string, good func(content []byte) bool) {
 	if good == nil {
@@ -60,19 +61,19 @@ func (r reader) Discard(name string, good func(content []byte) bool) {
 	_ = r.s.disk.remove(aside)
 }
 
-// readLink returns the digest in the link in dir; see [layout.ReadLink].
+// readLink returns the digest in the link in dir; see [filing.ReadLink].
 func (s *Store) readLink(dir string, d digest.Digest) (digest.Digest, error) {
-	return layout.ReadLink(context.Background(), reader{s}, dir, d)
+	return filing.ReadLink(context.Background(), reader{s}, dir, d)
 }
 
-// writer is one put, as a [layout.Writer].
+// writer is one put, as a [filing.Writer].
 type writer struct {
 	reader
 	changes changes
 	added   int64 // bytes of content that are new
 }
 
-// Write implements [layout.Writer].
+// Write implements [filing.Writer].
 func (w *writer) Write(_ context.Context, name string, content []byte) error {
 	temp, err := w.s.spill(context.Background(), bytes.NewReader(content), int64(len(content)))
 	if err != nil {
@@ -84,7 +85,7 @@ func (w *writer) Write(_ context.Context, name string, content []byte) error {
 	return err
 }
 
-// WriteContent implements [layout.Writer].
+// WriteContent implements [filing.Writer].
 func (w *writer) WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error {
 	if err := w.s.disk.makeDir(at.Layers(), &w.changes); err != nil {
 		return err
@@ -104,8 +105,8 @@ func (w *writer) WriteContent(ctx context.Context, at layout.Repository, name st
 	return w.s.disk.touch(name) // the system's own time of a write is old by milliseconds
 }
 
-// Remove implements [layout.Writer].
+// Remove implements [filing.Writer].
 func (w *writer) Remove(_ context.Context, name string) error { return w.s.disk.remove(name) }
 
-// Sync implements [layout.Writer].
+// Sync implements [filing.Writer].
 func (w *writer) Sync() error { return w.s.disk.flush(&w.changes) }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Manifest implements [pullthrough.Store]. What another process has changed is
@@ -20,7 +21,7 @@ func (s *Store) Manifest(ctx context.Context, repo pullthrough.Repo, ref string)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	key := layout.Object{Repo: repo, Ref: ref}
+	key := filing.Object{Repo: repo, Ref: ref}
 	if m := s.manifests.Fresh(key); m != nil {
 		return m, nil
 	}
@@ -91,10 +92,10 @@ func (s *Store) putManifest(ctx context.Context, at layout.Repository, repo pull
 
 // holds reports whether all that m says is stored.
 func (s *Store) holds(ctx context.Context, at layout.Repository, m *pullthrough.Manifest) (bool, error) {
-	v, err := layout.ReadRevision(ctx, reader{s}, at, m.Descriptor.Digest)
+	v, err := filing.ReadRevision(ctx, reader{s}, at, m.Descriptor.Digest)
 	if err == nil && m.Tag != "" {
 		var side layout.Sidecar
-		_, side, err = layout.ReadTag(ctx, reader{s}, at.Tag(m.Tag))
+		_, side, err = filing.ReadTag(ctx, reader{s}, at.Tag(m.Tag))
 		if err == nil && side != layout.SidecarOf(m, v.Manifest.Descriptor.MediaType) {
 			return false, nil
 		}

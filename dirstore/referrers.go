@@ -11,6 +11,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // maxEmpty is how many empty lists of referrers are kept, in memory: a client may
@@ -32,9 +33,9 @@ func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject di
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	list, checked, err := layout.ReadReferrers(ctx, reader{s}, at, subject)
+	list, checked, err := filing.ReadReferrers(ctx, reader{s}, at, subject)
 	if errors.Is(err, fs.ErrNotExist) {
-		if known, ok := s.empty.Get(layout.Object{Repo: repo, Ref: string(subject)}); ok {
+		if known, ok := s.empty.Get(filing.Object{Repo: repo, Ref: string(subject)}); ok {
 			return known.list, known.checked, nil
 		}
 	}
@@ -52,13 +53,13 @@ func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject
 	if err != nil {
 		return err
 	}
-	return during(s.putReferrers(ctx, at, layout.Object{Repo: repo, Ref: string(subject)}, list, checked), "store referrers", repo, subject.String())
+	return during(s.putReferrers(ctx, at, filing.Object{Repo: repo, Ref: string(subject)}, list, checked), "store referrers", repo, subject.String())
 }
 
-func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key layout.Object, list *ocispec.Index, checked time.Time) error {
+func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key filing.Object, list *ocispec.Index, checked time.Time) error {
 	subject := digest.Digest(key.Ref)
 	if len(list.Manifests) == 0 {
-		if _, _, err := layout.ReadReferrers(ctx, reader{s}, at, subject); errors.Is(err, fs.ErrNotExist) {
+		if _, _, err := filing.ReadReferrers(ctx, reader{s}, at, subject); errors.Is(err, fs.ErrNotExist) {
 			s.empty.Put(key.Clone(), emptyList{list, checked})
 			return nil
 		}

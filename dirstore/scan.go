@@ -14,6 +14,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
@@ -364,7 +365,7 @@ func (c *scan) contentsOf(refs []int32, d digest.Digest, layers map[digest.Diges
 // counts who needs which content. What seems to be used in the future, by a clock
 // that was wrong, is not kept for ever: it goes first.
 func (c *scan) inherit() {
-	limit := time.Now().Add(layout.MarkEvery).UnixNano()
+	limit := time.Now().Add(filing.MarkEvery).UnixNano()
 	for i := range c.nodes {
 		if c.nodes[i].used > limit {
 			c.nodes[i].used = 0

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 const (
@@ -152,7 +153,7 @@ func (s *Store) copy(ctx context.Context, f *os.File, r io.Reader, size int64) (
 	}
 	// Hiding the file's ReadFrom and the reader's WriteTo keeps us in the loop,
 	// where a cancelled context is noticed.
-	return io.CopyBuffer(struct{ io.Writer }{f}, layout.WithContext(ctx, io.LimitReader(r, size+1)), make([]byte, min(max(size, 1), copyBuffer)))
+	return io.CopyBuffer(struct{ io.Writer }{f}, filing.WithContext(ctx, io.LimitReader(r, size+1)), make([]byte, min(max(size, 1), copyBuffer)))
 }
 
 // finish syncs and closes f, unless err says that it is lost already.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Blob implements [pullthrough.Store]. The Body seeks, and opens the object when
@@ -43,7 +44,7 @@ func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest)
 	if known, ok := s.places.blob(at, d); ok {
 		return known, nil
 	}
-	target, err := layout.ReadLink(ctx, files{s}, at.Layer(d), d)
+	target, err := filing.ReadLink(ctx, files{s}, at.Layer(d), d)
 	if err != nil {
 		return place{}, err
 	}
@@ -68,7 +69,7 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 }
 
 func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, r io.Reader) error {
-	here, linked, err := layout.HaveBlob(ctx, files{s}, at, desc, s.bucket.size)
+	here, linked, err := filing.HaveBlob(ctx, files{s}, at, desc, s.bucket.size)
 	if err != nil || here && linked {
 		return err
 	}
@@ -81,5 +82,5 @@ func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.
 	if linked {
 		return nil
 	}
-	return layout.WriteLink(ctx, files{s}, at.Layer(desc.Digest), desc.Digest)
+	return filing.WriteLink(ctx, files{s}, at.Layer(desc.Digest), desc.Digest)
 }

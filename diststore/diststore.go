@@ -34,6 +34,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Store is a [pullthrough.Store] over a storage driver. It is also a
@@ -59,7 +60,7 @@ type Store struct {
 	Redirect bool
 
 	bucket    bucket
-	manifests *layout.Manifests
+	manifests *filing.Manifests
 	places    places
 	habits    habits
 	sweptAt   atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
@@ -68,7 +69,7 @@ type Store struct {
 // New returns a store over driver, which must not be nil. It makes no request.
 func New(driver storagedriver.StorageDriver) *Store {
 	h := habitsOf(driver.Name())
-	return &Store{bucket: bucket{driver, h.wholePuts}, manifests: layout.NewManifests(tagAge, linkAge), places: newPlaces(), habits: h}
+	return &Store{bucket: bucket{driver, h.wholePuts}, manifests: filing.NewManifests(tagAge, linkAge), places: newPlaces(), habits: h}
 }
 
 // habits are what drivers do differently.

@@ -10,15 +10,15 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
-// files are the objects of the bucket, as a [layout.Writer].
+// files are the objects of the bucket, as a [filing.Writer].
 type files struct{ s *Store }
 
-// Read implements [layout.Reader].
+// Read implements [filing.Reader].
 func (f files) Read(ctx context.Context, name string, limit int64) ([]byte, error) {
 	return f.s.bucket.read(ctx, name, limit)
 }
 
-// Content implements [layout.Reader].
+// Content implements [filing.Reader].
 func (f files) Content(ctx context.Context, name string, d digest.Digest) ([]byte, time.Time, error) {
 	content, err := f.s.bucket.read(ctx, name, layout.MaxManifest)
 	if err == nil {
@@ -27,19 +27,19 @@ func (f files) Content(ctx context.Context, name string, d digest.Digest) ([]byt
 	return content, time.Time{}, err
 }
 
-// Touch implements [layout.Reader]. A bucket notes no uses.
+// Touch implements [filing.Reader]. A bucket notes no uses.
 func (f files) Touch(context.Context, string) error { return nil }
 
-// Discard implements [layout.Reader]. The next put replaces what cannot be used:
+// Discard implements [filing.Reader]. The next put replaces what cannot be used:
 // another proxy may just be doing so.
 func (f files) Discard(string, func([]byte) bool) {}
 
-// Write implements [layout.Writer].
+// Write implements [filing.Writer].
 func (f files) Write(ctx context.Context, name string, content []byte) error {
 	return f.s.bucket.put(ctx, name, content)
 }
 
-// WriteContent implements [layout.Writer]. It writes the content even if another
+// WriteContent implements [filing.Writer]. It writes the content even if another
 // repository has it: these are the same bytes, and asking would be as much work.
 func (f files) WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error {
 	if err := f.s.makeRepo(ctx, at); err != nil {
@@ -48,8 +48,8 @@ func (f files) WriteContent(ctx context.Context, at layout.Repository, name stri
 	return f.s.bucket.put(ctx, name, m.Content)
 }
 
-// Remove implements [layout.Writer].
+// Remove implements [filing.Writer].
 func (f files) Remove(ctx context.Context, name string) error { return f.s.bucket.remove(ctx, name) }
 
-// Sync implements [layout.Writer]. The drivers sync what they write.
+// Sync implements [filing.Writer]. The drivers sync what they write.
 func (f files) Sync() error { return nil }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Manifest implements [pullthrough.Store]. Where another proxy has moved a tag,
@@ -14,7 +15,7 @@ func (s *Store) Manifest(ctx context.Context, repo pullthrough.Repo, ref string)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	key := layout.Object{Repo: repo, Ref: ref}
+	key := filing.Object{Repo: repo, Ref: ref}
 	if m := s.manifests.Fresh(key); m != nil {
 		return m, nil
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Referrers implements [pullthrough.ReferrerStore].
@@ -17,7 +18,7 @@ func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject di
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	list, checked, err := layout.ReadReferrers(ctx, files{s}, at, subject)
+	list, checked, err := filing.ReadReferrers(ctx, files{s}, at, subject)
 	return list, checked, during(err, "read referrers", repo, subject.String())
 }
 

@@ -13,6 +13,7 @@ import (
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 const (
@@ -32,7 +33,7 @@ const (
 // upload makes name an object with the size bytes of r, which is not seen before
 // it is whole.
 func (s *Store) upload(ctx context.Context, name string, r io.Reader, size int64) error {
-	r = layout.WithContext(ctx, io.LimitReader(r, size+1))
+	r = filing.WithContext(ctx, io.LimitReader(r, size+1))
 	switch {
 	case size <= maxPut && s.habits.wholePuts:
 		return s.sendAtOnce(ctx, name, r, size)

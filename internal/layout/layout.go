@@ -10,9 +10,9 @@
 //	docker/registry/v2/repositories/NAME/_manifests/tags/TAG/...   current/link, index/.../link
 //	pullthrough/                                                   out of the registry's sight
 //
-// To store a blob is to write its data, then its link. To store a manifest is to
-// write data, sidecar and link of the revision, then the sidecar of the tag, the
-// note of its history, and its link: who reads a link finds all that it names.
+// To store a blob is to write its data, then its link. For manifests see package
+// filing, which has the order in which the files are read and written. The page
+// docs/layout.md tells the whole format, and what is reserved in it.
 package layout
 
 import (

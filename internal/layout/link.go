@@ -1,9 +1,7 @@
 package layout
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -44,27 +42,6 @@ func ParseLink(content []byte, d digest.Digest) (digest.Digest, error) {
 		return "", fmt.Errorf("a link that says %.80q: %w", content, ErrDamaged)
 	}
 	return target, nil
-}
-
-// ReadLink returns the digest in the link in dir; see [ParseLink].
-func ReadLink(ctx context.Context, r Reader, dir string, d digest.Digest) (digest.Digest, error) {
-	target := digest.Digest("")
-	content, err := r.Read(ctx, Link(dir), MaxLink)
-	if err == nil {
-		target, err = ParseLink(content, d)
-	}
-	if errors.Is(err, ErrDamaged) {
-		r.Discard(Link(dir), func(content []byte) bool {
-			_, err := ParseLink(content, d)
-			return err == nil
-		})
-	}
-	return target, err
-}
-
-// WriteLink makes the link in dir name d.
-func WriteLink(ctx context.Context, w Writer, dir string, d digest.Digest) error {
-	return w.Write(ctx, Link(dir), []byte(d))
 }
 
 // CheckManifest refuses a manifest whose content is too large or not the

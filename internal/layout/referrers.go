@@ -1,12 +1,10 @@
 package layout
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
@@ -37,13 +35,4 @@ func ParseReferrers(content []byte) (*ocispec.Index, time.Time, error) {
 		return nil, time.Time{}, fmt.Errorf("a list of referrers: %w", ErrDamaged)
 	}
 	return r.Index, r.CheckedAt, nil
-}
-
-// ReadReferrers reads the list of what refers to subject in the repository at.
-func ReadReferrers(ctx context.Context, r Reader, at Repository, subject digest.Digest) (*ocispec.Index, time.Time, error) {
-	content, err := r.Read(ctx, at.Referrers(subject), MaxReferrers)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	return ParseReferrers(content)
 }

@@ -1,11 +1,8 @@
 package layout
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"time"
 
@@ -51,28 +48,6 @@ func ParseSidecar(content []byte, d digest.Digest) (side Sidecar, ok bool) {
 		return Sidecar{}, false
 	}
 	return side, true
-}
-
-// readSidecar returns the sidecar of d in dir. That there is none that can be used
-// is no error: then it was not us who stored d there.
-func readSidecar(ctx context.Context, r Reader, dir string, d digest.Digest) (side Sidecar, ok bool, err error) {
-	content, err := r.Read(ctx, SidecarFile(dir, d), MaxSidecar)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Sidecar{}, false, nil
-	}
-	if err != nil {
-		return Sidecar{}, false, err
-	}
-	side, ok = ParseSidecar(content, d)
-	return side, ok, nil
-}
-
-func writeSidecar(ctx context.Context, w Writer, dir string, side Sidecar) error {
-	content, err := side.Encode()
-	if err != nil {
-		return err
-	}
-	return w.Write(ctx, SidecarFile(dir, side.Digest), content)
 }
 
 // Encode is the content of the sidecar's file.

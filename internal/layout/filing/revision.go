@@ -1,4 +1,4 @@
-package layout
+package filing
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
 // Revision is a manifest of a repository, and where it is.
@@ -20,7 +21,7 @@ type Revision struct {
 }
 
 // ReadRevision reads the manifest d of the repository at, and checks its content.
-func ReadRevision(ctx context.Context, r Reader, at Repository, d digest.Digest) (v Revision, err error) {
+func ReadRevision(ctx context.Context, r Reader, at layout.Repository, d digest.Digest) (v Revision, err error) {
 	for _, home := range at.Homes() {
 		v, err = readRevisionIn(ctx, r, home, d)
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -30,7 +31,7 @@ func ReadRevision(ctx context.Context, r Reader, at Repository, d digest.Digest)
 	return v, err
 }
 
-func readRevisionIn(ctx context.Context, r Reader, home Repository, d digest.Digest) (Revision, error) {
+func readRevisionIn(ctx context.Context, r Reader, home layout.Repository, d digest.Digest) (Revision, error) {
 	v := Revision{Dir: home.Revision(d)}
 	target, err := ReadLink(ctx, r, v.Dir, d)
 	if err != nil {
@@ -38,8 +39,8 @@ func readRevisionIn(ctx context.Context, r Reader, home Repository, d digest.Dig
 	}
 	v.Data = home.Tree.Data(target)
 	content, used, err := r.Content(ctx, v.Data, d)
-	if errors.Is(err, ErrDamaged) {
-		r.Discard(Link(v.Dir), nil) // the registry must not serve it either
+	if errors.Is(err, layout.ErrDamaged) {
+		r.Discard(layout.Link(v.Dir), nil) // the registry must not serve it either
 	}
 	if err != nil {
 		return Revision{}, err
@@ -49,13 +50,13 @@ func readRevisionIn(ctx context.Context, r Reader, home Repository, d digest.Dig
 		return Revision{}, err
 	}
 	v.Used = used
-	v.Manifest, err = NewManifest(content, d, side)
+	v.Manifest, err = layout.NewManifest(content, d, side)
 	return v, err
 }
 
 // writeRevision stores the manifest, unless it is here, and returns the media type
 // that it has here.
-func writeRevision(ctx context.Context, w Writer, at Repository, m *pullthrough.Manifest) (mediaType string, err error) {
+func writeRevision(ctx context.Context, w Writer, at layout.Repository, m *pullthrough.Manifest) (mediaType string, err error) {
 	d := m.Descriptor.Digest
 	have, err := ReadRevision(ctx, w, at, d)
 	if err == nil {
@@ -71,7 +72,7 @@ func writeRevision(ctx context.Context, w Writer, at Repository, m *pullthrough.
 	if err := w.WriteContent(ctx, at, home.Tree.Data(d), m); err != nil {
 		return "", err
 	}
-	if err := writeSidecar(ctx, w, home.Revision(d), SidecarOf(m, m.Descriptor.MediaType)); err != nil {
+	if err := writeSidecar(ctx, w, home.Revision(d), layout.SidecarOf(m, m.Descriptor.MediaType)); err != nil {
 		return "", err
 	}
 	if err := WriteLink(ctx, w, home.Revision(d), d); err != nil {

@@ -1,4 +1,4 @@
-package layout
+package filing
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
@@ -55,7 +56,7 @@ func (f *Manifests) Forget(repo pullthrough.Repo, refs ...string) { f.memory.for
 func (f *Manifests) Stop() { f.memory.closed.Store(true) }
 
 // Read returns the manifest o of the repository at.
-func (f *Manifests) Read(ctx context.Context, r Reader, at Repository, o Object) (*pullthrough.Manifest, error) {
+func (f *Manifests) Read(ctx context.Context, r Reader, at layout.Repository, o Object) (*pullthrough.Manifest, error) {
 	known, err := f.read(ctx, r, at, o)
 	if err != nil {
 		return nil, err
@@ -63,7 +64,7 @@ func (f *Manifests) Read(ctx context.Context, r Reader, at Repository, o Object)
 	return known.m, nil
 }
 
-func (f *Manifests) read(ctx context.Context, r Reader, at Repository, o Object) (known *memo, err error) {
+func (f *Manifests) read(ctx context.Context, r Reader, at layout.Repository, o Object) (known *memo, err error) {
 	if known = f.memory.fresh(o); known != nil {
 		return known, nil
 	}
@@ -81,7 +82,7 @@ func (f *Manifests) read(ctx context.Context, r Reader, at Repository, o Object)
 }
 
 // readTag reads the manifest that the tag names.
-func (f *Manifests) readTag(ctx context.Context, r Reader, at Repository, o Object) (*memo, error) {
+func (f *Manifests) readTag(ctx context.Context, r Reader, at layout.Repository, o Object) (*memo, error) {
 	until := time.Now().Add(f.tagAge)
 	d, side, err := ReadTag(ctx, r, at.Tag(o.Ref))
 	if err != nil {
@@ -103,7 +104,7 @@ func (f *Manifests) readTag(ctx context.Context, r Reader, at Repository, o Obje
 
 // readDigest reads the manifest only if memory does not have it. Otherwise it
 // looks whether the link is still there.
-func (f *Manifests) readDigest(ctx context.Context, r Reader, at Repository, o Object) (*memo, error) {
+func (f *Manifests) readDigest(ctx context.Context, r Reader, at layout.Repository, o Object) (*memo, error) {
 	now, d := time.Now(), digest.Digest(o.Ref)
 	known := f.memory.known(o.Repo, d)
 	if known != nil {
@@ -144,9 +145,9 @@ func mark(ctx context.Context, r Reader, u *use, now time.Time) error {
 	return nil // a store that we may not write is still good to read
 }
 
-// Write stores the manifest m, which [CheckManifest] has accepted, in the
+// Write stores the manifest m, which [layout.CheckManifest] has accepted, in the
 // repository at. The tag moves when all else is stored.
-func (f *Manifests) Write(ctx context.Context, w Writer, at Repository, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+func (f *Manifests) Write(ctx context.Context, w Writer, at layout.Repository, repo pullthrough.Repo, m *pullthrough.Manifest) error {
 	defer func() { f.memory.forget(repo, m.Tag, string(m.Descriptor.Digest)) }()
 	if m.Source == pullthrough.SourceRevalidated {
 		if done, err := f.recheck(ctx, w, at, repo, m); done {
@@ -157,13 +158,13 @@ func (f *Manifests) Write(ctx context.Context, w Writer, at Repository, repo pul
 	if err != nil || m.Tag == "" {
 		return err
 	}
-	return writeTag(ctx, w, at, m.Tag, SidecarOf(m, mediaType))
+	return writeTag(ctx, w, at, m.Tag, layout.SidecarOf(m, mediaType))
 }
 
 // recheck notes that upstream has confirmed the tag. A tag that has moved since
 // stays where it is. A tag that is not here is for the caller to store. Nothing is
 // synced: after a power failure the tag is checked once more.
-func (f *Manifests) recheck(ctx context.Context, w Writer, at Repository, repo pullthrough.Repo, m *pullthrough.Manifest) (done bool, err error) {
+func (f *Manifests) recheck(ctx context.Context, w Writer, at layout.Repository, repo pullthrough.Repo, m *pullthrough.Manifest) (done bool, err error) {
 	if m.Tag == "" {
 		return false, nil
 	}
@@ -182,6 +183,6 @@ func (f *Manifests) recheck(ctx context.Context, w Writer, at Repository, repo p
 		return true, err
 	}
 	side.Digest, side.MediaType = d, known.m.Descriptor.MediaType
-	side.CheckedAt = SidecarOf(m, "").CheckedAt
+	side.CheckedAt = layout.SidecarOf(m, "").CheckedAt
 	return true, writeSidecar(ctx, w, at.Tag(m.Tag), side)
 }
