@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -173,4 +174,44 @@ func TestAStoreWithoutANoteIsAsGood(t *testing.T) {
 		get(t, open(t, dir), repo, "v1")
 		assert.FileExists(t, filepath.Join(dir, layout.Format), broken)
 	}
+}
+
+// TestWhatIsReservedIsOverlooked: docs/layout.md says where the next versions put
+// what, and that this one uses the directory all the same.
+func TestWhatIsReservedIsOverlooked(t *testing.T) {
+	dir := scratch(t)
+	layouttest.Unpack(t, firstFormat, dir)
+	layer := digest.FromString("layer one")
+	reserved := map[string]string{
+		filepath.Join(filepath.Dir(layerLink("", layouttest.Own.Name, layer)), "size"):                          "9",
+		filepath.Join(filepath.Dir(layerLink("", layouttest.Own.Name, digest.FromString("collected"))), "size"): "9",
+		"pullthrough/partial/key/sha256-" + layer.Encoded():                                                     "lay",
+		"pullthrough/partial/key/sha256-" + layer.Encoded() + ".note":                                           `{"v":1}` + "\n0 3\n",
+	}
+	for name, content := range reserved {
+		write(t, content, dir, name)
+	}
+	sidecars, err := filepath.Glob(filepath.Join(filepath.Dir(tagLink(dir, layouttest.Own.Name, "v1")), "*.json"))
+	require.NoError(t, err)
+	require.Len(t, sidecars, 1)
+	side, err := os.ReadFile(sidecars[0])
+	require.NoError(t, err)
+	write(t, strings.Replace(string(side), "{", `{"tag":"v1",`, 1), sidecars[0])
+	tree := filepath.Join(dir, layout.Staging, "dead/tree/sha256", layer.Encoded())
+	write(t, string(layer), tree, "link")
+
+	s := open(t, dir)
+	layouttest.AssertServed(t, s)
+	layouttest.Add(t, s)
+	require.NoError(t, s.Sweep(t.Context()))
+	layouttest.AssertServed(t, s)
+	for name, content := range reserved {
+		got, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		assert.Equal(t, content, string(got))
+	}
+	assert.NoDirExists(t, tree)
+	s.MaxBytes = 1 // all images go
+	require.NoError(t, s.Sweep(t.Context()))
+	assert.NoDirExists(t, filepath.Dir(layerLink(dir, layouttest.Own.Name, layer)))
 }

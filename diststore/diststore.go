@@ -23,6 +23,9 @@
 //
 // An unreadable link, a link to nothing and a manifest without its digest are
 // misses, and the next put heals them. A blob is checked by its size only.
+//
+// The page docs/layout.md tells the whole format. [Store.CheckFormat] refuses a
+// bucket that a newer version of this package has written.
 package diststore
 
 import (
@@ -66,7 +69,8 @@ type Store struct {
 	sweptAt   atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
 }
 
-// New returns a store over driver, which must not be nil. It makes no request.
+// New returns a store over driver, which must not be nil. It makes no request: see
+// [Store.CheckFormat].
 func New(driver storagedriver.StorageDriver) *Store {
 	h := habitsOf(driver.Name())
 	return &Store{bucket: bucket{driver, h.wholePuts}, manifests: filing.NewManifests(tagAge, linkAge), places: newPlaces(), habits: h}
