@@ -19,7 +19,7 @@ import (
 
 // Blob implements [pullthrough.Store]. The Body is an [*os.File].
 func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
-	at, err := s.locateBlob(ctx, repo, d)
+	at, err := s.owner().LocateDigest(ctx, repo, d)
 	if err != nil {
 		return nil, err
 	}
@@ -29,13 +29,6 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 	}
 	desc := ocispec.Descriptor{MediaType: layout.BlobType, Digest: d, Size: size}
 	return &pullthrough.Blob{Descriptor: desc, Body: f}, nil
-}
-
-func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (layout.Repository, error) {
-	if err := ctx.Err(); err != nil {
-		return layout.Repository{}, err
-	}
-	return s.owner().LocateDigest(repo, d)
 }
 
 // openBlob opens the link first: without it the content is not the repository's,
@@ -65,7 +58,7 @@ func (s *Store) openBlob(ctx context.Context, at layout.Repository, d digest.Dig
 
 // PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
 func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
-	at, err := s.locateBlob(ctx, repo, desc.Digest)
+	at, err := s.owner().LocateDigest(ctx, repo, desc.Digest)
 	if err != nil {
 		return err
 	}

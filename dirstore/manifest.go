@@ -25,7 +25,7 @@ func (s *Store) Manifest(ctx context.Context, repo pullthrough.Repo, ref string)
 	if m := s.manifests.Fresh(key); m != nil {
 		return m, nil
 	}
-	at, err := s.owner().Locate(repo, ref)
+	at, err := s.owner().Locate(ctx, repo, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -65,13 +65,7 @@ func readChecked(f io.Reader, info fs.FileInfo, d digest.Digest) ([]byte, error)
 // PutManifest implements [pullthrough.Store]. The tag moves when all else is on
 // the disk.
 func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	at, err := s.owner().LocateManifest(repo, m)
-	if err == nil {
-		err = layout.CheckManifest(m)
-	}
+	at, err := s.owner().LocateManifest(ctx, repo, m)
 	if err != nil {
 		return err
 	}

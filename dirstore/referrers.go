@@ -26,10 +26,7 @@ type emptyList struct {
 
 // Referrers implements [pullthrough.ReferrerStore].
 func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, time.Time{}, err
-	}
-	at, err := s.owner().LocateDigest(repo, subject)
+	at, err := s.owner().LocateDigest(ctx, repo, subject)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -46,10 +43,7 @@ func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject di
 // subject when that is evicted. An empty one that replaces none is kept in memory
 // only, one of the last thousand: there may be one for every digest there is.
 func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	at, err := s.owner().LocateDigest(repo, subject)
+	at, err := s.owner().LocateDigest(ctx, repo, subject)
 	if err != nil {
 		return err
 	}

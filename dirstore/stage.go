@@ -16,7 +16,7 @@ import (
 
 // StageBlob implements [pullthrough.BlobStager].
 func (s *Store) StageBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (pullthrough.Stage, error) {
-	at, err := s.locateBlob(ctx, repo, d)
+	at, err := s.owner().LocateDigest(ctx, repo, d)
 	if err != nil {
 		return nil, err
 	}

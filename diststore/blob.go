@@ -15,7 +15,7 @@ import (
 // Blob implements [pullthrough.Store]. The Body seeks, and opens the object when
 // it is first read. With Redirect it is an [net/http.Handler], too.
 func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
-	at, err := s.locateBlob(ctx, repo, d)
+	at, err := s.owner().LocateDigest(ctx, repo, d)
 	if err != nil {
 		return nil, err
 	}
@@ -29,13 +29,6 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 		b.Body = &redirectBody{body: body, desc: b.Descriptor}
 	}
 	return b, nil
-}
-
-func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (layout.Repository, error) {
-	if err := ctx.Err(); err != nil {
-		return layout.Repository{}, err
-	}
-	return s.owner().LocateDigest(repo, d)
 }
 
 // find reads the link first: without it the content is not the repository's,
@@ -61,7 +54,7 @@ func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest)
 
 // PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
 func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
-	at, err := s.locateBlob(ctx, repo, desc.Digest)
+	at, err := s.owner().LocateDigest(ctx, repo, desc.Digest)
 	if err != nil {
 		return err
 	}

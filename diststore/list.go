@@ -33,7 +33,7 @@ func listable(n int) error {
 // Tags implements [pullthrough.TagLister]. More than 100,000 are an error that Is
 // [pullthrough.ErrTooLarge].
 func (s *Store) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return nil, err
 	}

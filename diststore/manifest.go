@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/ecr-pullthrough/pullthrough"
-	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
@@ -19,7 +18,7 @@ func (s *Store) Manifest(ctx context.Context, repo pullthrough.Repo, ref string)
 	if m := s.manifests.Fresh(key); m != nil {
 		return m, nil
 	}
-	at, err := s.owner().Locate(repo, ref)
+	at, err := s.owner().Locate(ctx, repo, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -30,13 +29,7 @@ func (s *Store) Manifest(ctx context.Context, repo pullthrough.Repo, ref string)
 // PutManifest implements [pullthrough.Store]. The tag moves when all else is in
 // the bucket.
 func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	at, err := s.owner().LocateManifest(repo, m)
-	if err == nil {
-		err = layout.CheckManifest(m)
-	}
+	at, err := s.owner().LocateManifest(ctx, repo, m)
 	if err != nil {
 		return err
 	}

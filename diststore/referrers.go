@@ -14,7 +14,7 @@ import (
 
 // Referrers implements [pullthrough.ReferrerStore].
 func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {
-	at, err := s.locateBlob(ctx, repo, subject)
+	at, err := s.owner().LocateDigest(ctx, repo, subject)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -24,7 +24,7 @@ func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject di
 
 // PutReferrers implements [pullthrough.ReferrerStore].
 func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
-	at, err := s.locateBlob(ctx, repo, subject)
+	at, err := s.owner().LocateDigest(ctx, repo, subject)
 	if err != nil {
 		return err
 	}

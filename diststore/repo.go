@@ -22,7 +22,7 @@ const (
 // RepoExists implements [pullthrough.RepoCreator]. A repository is there since
 // something was put into it.
 func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return false, err
 	}
@@ -36,7 +36,7 @@ func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, er
 // CreateRepo implements [pullthrough.RepoCreator]. The rule and the request make
 // no difference.
 func (s *Store) CreateRepo(ctx context.Context, repo pullthrough.Repo, _ pullthrough.Rule, _ pullthrough.Request) error {
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return err
 	}
