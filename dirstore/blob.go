@@ -31,8 +31,8 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 	return &pullthrough.Blob{Descriptor: desc, Body: f}, nil
 }
 
-// openBlob opens the link first: without it the content is not the repository's,
-// whoever else has it.
+// openBlob opens the link first: without a link the content is not the repository's,
+// even if other repositories have it.
 func (s *Store) openBlob(ctx context.Context, at layout.Repository, d digest.Digest) (*os.File, int64, error) {
 	target, err := s.readLink(at.Layer(d), d)
 	if err != nil {

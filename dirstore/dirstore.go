@@ -22,9 +22,9 @@
 // misses; they are removed, and the next put heals them. Manifests are checked when
 // they are read, blobs by their size, or in full with [Store.VerifyBlobs].
 //
-// The manifests that were asked for last are in memory, 32 MiB of them at most, and
-// their links are read again after a second: so late is seen what another process
-// does. With [Store.MaxBytes] the images used least recently make room.
+// The manifests that were asked for last are in memory, 32 MiB of them at most.
+// Their links are read again after a second, so a change by another process is seen
+// after a second. With [Store.MaxBytes] the images used least recently make room.
 package dirstore
 
 import (
@@ -60,13 +60,13 @@ type Store struct {
 	MaxBytes int64
 
 	// VerifyBlobs has each blob read and checked when this Store opens it for the
-	// first time, before anything of it is returned; a damaged one is removed, and a
-	// miss. It costs the time to read the blob once. What is damaged afterwards is
-	// found by the next process. false: only the size 0 is found out. Manifests are
-	// always checked when they are read.
+	// first time, before anything of it is returned. A damaged blob is removed, and is
+	// a miss. The check costs the time to read the blob once. Damage that comes
+	// afterwards is found by the next process. false: only an empty file is found.
+	// Manifests are always checked when they are read.
 	VerifyBlobs bool
 
-	// Logger is told of damage and of sweeps. nil: nobody is.
+	// Logger is told of damage and of sweeps. nil: nothing is logged.
 	Logger *slog.Logger
 
 	disk      disk
@@ -83,10 +83,10 @@ type Store struct {
 // changed it.
 const linkAge = time.Second
 
-// Open opens the store in dir, which is made if need be. It does not scan what
-// is there; it removes what processes that have died left half-written. A directory
-// that may not be written is served as it is. For one of a newer format the error is
-// a [*FormatError].
+// Open opens the store in dir, and makes dir if it is not there. It does not scan
+// the content. It removes the half-written files of processes that have died. A
+// directory that may not be written is served as it is. For a directory of a newer
+// format the error is a [*FormatError].
 func Open(dir string) (*Store, error) { return open(dir, nil) }
 
 func open(dir string, probe func(op, name string) error) (*Store, error) {

@@ -187,7 +187,7 @@ func (d *disk) touch(name string) error {
 		err = d.root.Chtimes(name, now, now)
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		err = nil // somebody else's file: then it is as old as he says
+		err = nil // somebody else's file: its time stays as it is
 	}
 	return err
 }

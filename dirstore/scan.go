@@ -23,7 +23,7 @@ import (
 //
 // It looks at the content first and at the links later, and waits in between until
 // those who commit are done. So a link that it misses was made after its content
-// was looked at; and who makes a link changes the time of the content, and of all
+// was looked at. A put that makes a link changes the time of the content, and of all
 // that a new manifest refers to. Content whose time is another one when it is to be
 // removed therefore stays, whatever the scan has found, and so does content that
 // the scan has seen only by its link; no clock needs to be right for that.

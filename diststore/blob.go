@@ -31,8 +31,8 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 	return b, nil
 }
 
-// find reads the link first: without it the content is not the repository's,
-// whoever else has it.
+// find reads the link first: without a link the content is not the repository's,
+// even if other repositories have it.
 func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest) (place, error) {
 	if known, ok := s.places.blob(at, d); ok {
 		return known, nil

@@ -12,7 +12,7 @@
 //	pullthrough/                                                   out of the registry's sight
 //
 // Any number of proxies share a bucket, each with a [Store] of its own. They need
-// no lock: content is stored under its digest, so whoever is second writes the
+// no lock: content is stored under its digest, so the second to store it writes the
 // same bytes, and a link is written when all that it names is there. Where two
 // move a tag at once, one of them is last.
 //

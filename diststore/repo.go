@@ -11,14 +11,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
-const (
-	// manifestsDir is the name of the other directory that only repositories have.
-	manifestsDir = "_manifests"
-	// note stands in a repository's directory of links where a directory needs
-	// something in it. It is empty, and the registry overlooks it.
-	note = "_pullthrough"
-)
-
 // RepoExists implements [pullthrough.RepoCreator]. A repository is there since
 // something was put into it.
 func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
@@ -51,7 +43,7 @@ func (s *Store) exists(ctx context.Context, at layout.Repository) error {
 	if s.places.exists(at) {
 		return nil
 	}
-	for _, dir := range []string{at.Layers(), path.Join(at.Root(), manifestsDir)} {
+	for _, dir := range []string{at.Layers(), path.Join(at.Root(), layout.ManifestsDir)} {
 		err := s.bucket.exists(ctx, dir)
 		if err == nil && dir == at.Layers() {
 			s.places.keepRepo(at)
@@ -80,7 +72,7 @@ func (s *Store) makeRepo(ctx context.Context, at layout.Repository) error {
 }
 
 func (s *Store) makeLayers(ctx context.Context, at layout.Repository) error {
-	name := path.Join(at.Layers(), note)
+	name := at.LayersNote()
 	if err := s.bucket.put(ctx, name, nil); err != nil || !s.habits.emptyDirs {
 		return err
 	}

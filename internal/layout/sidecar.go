@@ -42,7 +42,7 @@ func SidecarFile(dir string, d digest.Digest) string {
 }
 
 // ParseSidecar reads the sidecar of d. One that cannot be used is as good as none:
-// then it was not us who stored d there.
+// then another program stored d there.
 func ParseSidecar(content []byte, d digest.Digest) (side Sidecar, ok bool) {
 	if json.Unmarshal(content, &side) != nil || side.Digest != d || side.MediaType == "" {
 		return Sidecar{}, false

@@ -34,7 +34,7 @@ func WriteLink(ctx context.Context, w Writer, dir string, d digest.Digest) error
 }
 
 // readSidecar returns the sidecar of d in dir. That there is none that can be used
-// is no error: then it was not us who stored d there.
+// is no error: then another program stored d there.
 func readSidecar(ctx context.Context, r Reader, dir string, d digest.Digest) (side layout.Sidecar, ok bool, err error) {
 	content, err := r.Read(ctx, layout.SidecarFile(dir, d), layout.MaxSidecar)
 	if errors.Is(err, fs.ErrNotExist) {

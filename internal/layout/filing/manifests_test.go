@@ -242,3 +242,47 @@ func TestAUseIsNotedOnceAnHour(t *testing.T) {
 		assert.Len(t, w.steps, 2)
 	})
 }
+
+// TestATagIsBelievedNoLongerThanItsManifest: what is removed is seen after
+// linkAge, by tag too.
+func TestATagIsBelievedNoLongerThanItsManifest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(map[string]string{})
+		w.all = filing.NewManifests(time.Second, time.Second)
+		m := manifest("1", "v1")
+		require.NoError(t, w.put(m))
+		_, err := w.get(string(m.Descriptor.Digest))
+		require.NoError(t, err)
+		time.Sleep(900 * time.Millisecond)
+		_, err = w.get("v1")
+		require.NoError(t, err)
+		delete(w.files, layout.Link(w.at.Revision(m.Descriptor.Digest)))
+		time.Sleep(100 * time.Millisecond)
+		_, err = w.get("v1")
+		assert.ErrorIs(t, err, fs.ErrNotExist)
+	})
+}
+
+// TestATagThatMovesWhileItIsRead is not remembered as it was.
+func TestATagThatMovesWhileItIsRead(t *testing.T) {
+	w := newWorld(map[string]string{})
+	one, two := manifest("1", "v1"), manifest("2", "v1")
+	require.NoError(t, w.put(one))
+	slow := slowShelf{w.shelf, func() { require.NoError(t, w.put(two)) }}
+	_, err := w.all.Read(t.Context(), slow, w.at, filing.Object{Repo: repo, Ref: "v1"})
+	require.NoError(t, err)
+	m, err := w.get("v1")
+	require.NoError(t, err)
+	assert.Equal(t, two, m)
+}
+
+// slowShelf has something happen while content is read.
+type slowShelf struct {
+	*shelf
+	meanwhile func()
+}
+
+func (s slowShelf) Content(ctx context.Context, name string, d digest.Digest) ([]byte, time.Time, error) {
+	s.meanwhile()
+	return s.shelf.Content(ctx, name, d)
+}

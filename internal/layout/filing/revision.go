@@ -60,7 +60,7 @@ func writeRevision(ctx context.Context, w Writer, at layout.Repository, m *pullt
 	d := m.Descriptor.Digest
 	have, err := ReadRevision(ctx, w, at, d)
 	if err == nil {
-		err = w.Touch(ctx, have.Data) // whoever removes what is not used leaves it alone
+		err = w.Touch(ctx, have.Data) // an eviction that has seen it unused leaves it alone
 	}
 	if err == nil {
 		return have.Manifest.Descriptor.MediaType, nil
