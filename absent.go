@@ -92,7 +92,7 @@ func (m *memory) learn(rt *route, info manifest.Info) {
 		m.children.Put(rt.key(d.Digest.String()), struct{}{})
 	}
 	for _, d := range info.Blobs {
-		if !isForeign(d.MediaType) {
+		if !manifest.IsForeign(d.MediaType) {
 			m.sizes.Put(rt.key(d.Digest.String()), d.Size)
 		}
 	}

@@ -9,10 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
-	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
@@ -80,42 +77,13 @@ func HostIdentity(r *http.Request) (Identity, error) {
 	return Identity{Account: account, Region: region}, nil
 }
 
-// gate asks the host who may do what.
-type gate struct {
-	authorize func(ctx context.Context, a Action, r Request) error // nil: everybody may
-}
-
-// admit checks the grammar of a request before anything else, then the right to
-// pull. It is on the way of every hit.
-func (g *gate) admit(ctx context.Context, r Request) error {
-	err := ocipath.CheckName(r.Repo.Name)
-	if err == nil {
-		err = ocipath.CheckRef(r.Ref)
-	}
-	if err != nil {
-		return invalid(r.Repo, r.Ref, err)
-	}
-	return g.may(ctx, ActionPull, r)
-}
-
-// admitDigest is admit for what has no tags: r.Ref must be a digest.
-func (g *gate) admitDigest(ctx context.Context, r Request) (digest.Digest, error) {
-	if err := g.admit(ctx, r); err != nil {
-		return "", err
-	}
-	if !ocipath.ValidDigest(r.Ref) {
-		return "", invalid(r.Repo, r.Ref, &ocipath.Error{Part: ocipath.Digest, Value: r.Ref})
-	}
-	return digest.Digest(r.Ref), nil
-}
-
-// may asks Proxy.Authorize. A refusal that is no [*Error] is an ErrDenied whose
-// text the client reads.
-func (g *gate) may(ctx context.Context, a Action, r Request) error {
-	if g.authorize == nil {
+// authorize asks Proxy.Authorize, which may be nil. A refusal that is no [*Error] is
+// an ErrDenied whose text the client reads.
+func authorize(ctx context.Context, ask func(context.Context, Action, Request) error, a Action, r Request) (err error) {
+	if ask == nil {
 		return nil
 	}
-	err := g.ask(ctx, a, r)
+	err = hostcall.Guard("Authorize", func() error { return ask(ctx, a, r) })
 	if err == nil {
 		return nil
 	}
@@ -128,16 +96,11 @@ func (g *gate) may(ctx context.Context, a Action, r Request) error {
 	return &Error{Kind: ErrDenied, Message: err.Error(), Err: err}
 }
 
-func (g *gate) ask(ctx context.Context, a Action, r Request) (err error) {
-	defer hostcall.Recover("Authorize", &err)
-	return g.authorize(ctx, a, r)
-}
-
-// mayFetch asks for an action that causes a fetch. A refusal reads "not found", as
-// in Amazon ECR, since a refusal would tell what exists upstream. errors.Is still
+// authorizeFetch asks for an action that causes a fetch. A refusal reads "not found",
+// as in Amazon ECR, since a refusal would tell what exists upstream. errors.Is still
 // finds the refusal.
-func (g *gate) mayFetch(ctx context.Context, a Action, r Request) error {
-	err := g.may(ctx, a, r)
+func authorizeFetch(ctx context.Context, ask func(context.Context, Action, Request) error, a Action, r Request) error {
+	err := authorize(ctx, ask, a, r)
 	if errors.Is(err, ErrDenied) {
 		return &Error{Kind: ErrNotFound, Err: err}
 	}

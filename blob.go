@@ -5,8 +5,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,40 +13,29 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
-	"github.com/ecr-pullthrough/pullthrough/internal/spool"
-	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
-// Download is a blob on its way from an upstream registry to its clients, as it
-// stood when [Proxy.Downloads] was called.
-type Download struct {
-	Repo     Repo
-	Digest   digest.Digest
-	Upstream string    // its host
-	Part     bool      // an import has begun it, no client
-	Began    time.Time // when upstream answered, by Proxy.Now
-	Size     int64     // in bytes; -1: nobody knows yet
-	Written  int64     // bytes that have come from upstream
-	Readers  []int64   // how far each client has got, the slowest first; clients that a Store's file serves are not among them
-}
+// maxLosses bounds how often a blob that the Store loses is looked for again.
+const maxLosses = 3
 
 // blobs finds blobs: in the Store, or upstream. What comes from upstream is a fill,
 // which any number of clients read.
 type blobs struct {
 	*core
-	fills *fill.Group[objectKey]
-	heads flight.Group[objectKey, int64]
+	memory *memory
+	fills  *fill.Group[objectKey]
+	heads  flight.Group[objectKey, int64]
 }
 
 func newBlobs(c *core, o fill.Options) *blobs {
-	bl := &blobs{core: c, fills: fill.New[objectKey](o)}
+	bl := &blobs{core: c, memory: c.registries.memory, fills: fill.New[objectKey](o)}
 	bl.heads.Join(o.Flights, "size of")
 	return bl
 }
 
 // pull answers HEAD and GET of a blob.
 func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
-	d, err := bl.gate.admitDigest(ctx, r)
+	d, err := bl.admitDigest(ctx, r)
 	if err != nil {
 		return nil, outcome{}, err
 	}
@@ -60,7 +47,7 @@ func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
 	switch {
 	case err != nil:
 		return nil, out, err
-	case out.repository == absent && !rt.policy.BlobsFirst:
+	case out.repository == absent && rt.wantsManifestFirst():
 		return nil, out, &Error{Kind: ErrNotFound} // blobs come after their manifest
 	case r.Head:
 		b, err = bl.head(ctx, rt, d)
@@ -116,7 +103,7 @@ func (bl *blobs) size(rt *route, d digest.Digest) (int64, bool) {
 // get opens a reader on the fill of d, and starts one if none runs. A blob that the
 // Store has got since we looked is the Store's, unless it is gone again by now.
 func (bl *blobs) get(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
-	for range maxRejoins {
+	for range maxLosses {
 		a, err := bl.fills.Open(ctx, rt.key(d.String()), func() fill.Job { return bl.job(rt, d, false) })
 		if err == nil {
 			return filling(a, d), nil
@@ -147,6 +134,11 @@ func (bl *blobs) part(ctx context.Context, rt *route, d digest.Digest) (*fill.Fi
 	return f, err
 }
 
+// isStored reports whether the Store has the blob.
+func (bl *blobs) isStored(ctx context.Context, rt *route, d digest.Digest) bool {
+	return bl.store.hasBlob(ctx, rt.repo, d)
+}
+
 // downloads is what is on its way.
 func (bl *blobs) downloads() []Download {
 	all := []Download{}
@@ -161,17 +153,12 @@ func (bl *blobs) downloads() []Download {
 // job is how a blob comes from the route's upstream into the Store. part says that
 // an import wants it, no client.
 func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
-	start, trace := bl.now(), new(upstream.Trace)
-	pol := &rt.policy
-	return fill.Job{
-		Digest:   d,
-		Owner:    Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
-		MaxBytes: pol.maxBlob(),
-		Lane:     rt.id, MaxPerLane: pol.maxDownloads(),
-		Orphans: pol.maxOrphans(), OrphanBytes: pol.maxOrphanBytes(),
-		Retry:  pol.Retries >= 0,
+	event := bl.fetchEvent(EventBlob, part)
+	j := fill.Job{
+		Digest: d,
+		Owner:  Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
 		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
-		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(trace.Attach(ctx), rt, d) },
+		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(event.Attach(ctx), rt, d) },
 		Size: func() int64 {
 			if size, ok := bl.memory.size(rt, d); ok {
 				return size
@@ -179,17 +166,19 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 			return -1
 		},
 		Place:       func(ctx context.Context) fill.Place { return bl.place(ctx, rt, d) },
-		PlaceFailed: func(ctx context.Context, err error) { bl.observer.storeFailed(ctx, rt.repo, d.String(), err) },
+		PlaceFailed: func(ctx context.Context, err error) { bl.storeFailed(ctx, rt.repo, d.String(), err) },
 		Explain: func(err error) error {
 			return outcome{}.words(context.Background(), rt.repo, d.String(), fromFill(rt, err))
 		},
 		Put: func(ctx context.Context, f *fill.Fill) error { return bl.put(ctx, rt, f) },
 		Ended: func(ctx context.Context, r fill.Result) {
 			bl.learn(rt, d, r)
-			e := Event{Object: EventBlob, Part: part, Digest: d.String(), Source: SourceFill, Bytes: r.Size}
-			bl.tellFetch(ctx, rt, d.String(), e, trace, start, r.Err)
+			desc := ocispec.Descriptor{Digest: d, Size: r.Size}
+			bl.tellFetch(ctx, event, rt, d.String(), desc, SourceFill, r.Err)
 		},
 	}
+	rt.limit(&j)
+	return j
 }
 
 // learn draws conclusions from the end of a fill.
@@ -239,7 +228,7 @@ func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
 	}
 	err := bl.commit(ctx, rt, f, place)
 	if err != nil {
-		bl.observer.storeFailed(ctx, rt.repo, f.Digest().String(), err)
+		bl.storeFailed(ctx, rt.repo, f.Digest().String(), err)
 		return err
 	}
 	if place == nil { // the spool has space of its own
@@ -280,56 +269,14 @@ func (bl *blobs) successor(ctx context.Context, rt *route, f *fill.Fill) (io.Rea
 	return nil, errors.Join(errors.ErrUnsupported, b.Body.Close())
 }
 
-// stagePlace is a Stage as the place of a fill. It keeps a file of its own on the
-// content, since a Stage need not be readable once it is committed, and clients read
-// on.
-type stagePlace struct {
-	stage Stage
-	file  *os.File
-}
-
 // place asks the Store for a place; nil: it lends none.
 func (bl *blobs) place(ctx context.Context, rt *route, d digest.Digest) fill.Place {
 	p, err := bl.store.stage(ctx, rt.repo, d)
 	if err != nil {
-		bl.observer.storeFailed(ctx, rt.repo, d.String(), err)
+		bl.storeFailed(ctx, rt.repo, d.String(), err)
 	}
 	if p == nil || err != nil {
 		return nil // and no nil *stagePlace
 	}
 	return p
-}
-
-func (s *stagePlace) WriteAt(p []byte, off int64) (n int, err error) {
-	defer hostcall.Recover("Stage.WriteAt", &err)
-	return s.stage.WriteAt(p, off)
-}
-
-func (s *stagePlace) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }
-
-// Open opens the content once more: by way of our own file, since the Stage may be
-// gone, or by the Stage where the system cannot do that.
-func (s *stagePlace) Open() (*os.File, error) {
-	if f, err := spool.Reopen(s.file); err == nil {
-		return f, nil
-	}
-	return s.openStage()
-}
-
-func (s *stagePlace) openStage() (f *os.File, err error) {
-	defer hostcall.Recover("Stage.Open", &err)
-	return s.stage.Open()
-}
-
-// Abort forgets what was staged. What it says changes nothing: nothing of it is
-// visible. A nil place has nothing to forget.
-func (s *stagePlace) Abort() {
-	if s != nil {
-		_ = hostcall.Guard("Stage.Abort", s.stage.Abort)
-	}
-}
-
-// Close ends our own reading.
-func (s *stagePlace) Close() {
-	_ = s.file.Close() // it was only read
 }

@@ -13,6 +13,13 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 )
 
+// Repo names a repository of one private registry. It is comparable.
+type Repo struct {
+	Account string // 12-digit account id; a host with one account may leave it empty
+	Region  string // for example "us-east-1"; a host with one Region may leave it empty
+	Name    string // "docker-hub/library/alpine"
+}
+
 // Store is where images live: four methods over the host's maps, files or
 // buckets. It must be safe for concurrent use.
 //
@@ -181,3 +188,83 @@ const (
 	// put after its children and blobs. Clients do not wait for that.
 	FillEager
 )
+
+// Source says how an answer came about.
+type Source int
+
+const (
+	SourceHit         Source = iota // it was stored
+	SourceFill                      // it was fetched from upstream for this request
+	SourceShared                    // it was being fetched for another request already
+	SourceRevalidated               // it was stored, and upstream has just confirmed the tag
+	SourceStale                     // it was stored, and upstream could not be asked
+)
+
+// String returns "hit", "fill", "shared", "revalidated" or "stale".
+func (s Source) String() string {
+	switch s {
+	case SourceHit:
+		return "hit"
+	case SourceFill:
+		return "fill"
+	case SourceShared:
+		return "shared"
+	case SourceRevalidated:
+		return "revalidated"
+	case SourceStale:
+		return "stale"
+	}
+	return "unknown"
+}
+
+// Request is one pull.
+type Request struct {
+	Repo   Repo
+	Ref    string // tag or digest; of a blob always a digest
+	Head   bool   // an existence check: never counts as a pull
+	Caller string // opaque, for example a principal ARN
+}
+
+// Event says what happened. Credentials and tokens are in none of its fields.
+type Event struct {
+	Kind     EventKind
+	Request  Request       // the request; of a fetch only Repo and Ref are set
+	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; else ""
+	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
+	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
+	Digest   string        // of the content; "" on failure
+	Source   Source        // of the answer; SourceFill for a fetch
+	Bytes    int64         // length of the content; 0 on failure
+	Upstream int           // requests that a fetch made to upstream, tokens included; 0 for a request
+	Duration time.Duration // until the answer was there, or the fetch was committed
+	Err      error         // nil: it went well. EventStoreFailed: what the Store said
+
+	// What else a fetch has found out.
+	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)
+	WrongDigest bool     // upstream named another digest than the manifest's content has
+	Warnings    []string // texts of upstream's Warning headers, 4096 bytes at most
+}
+
+// EventKind tells events apart.
+type EventKind string
+
+const (
+	EventManifest    EventKind = "manifest"     // a manifest was asked for
+	EventBlob        EventKind = "blob"         // a blob was asked for
+	EventReferrers   EventKind = "referrers"    // a list of referrers was asked for
+	EventFetch       EventKind = "fetch"        // one of these was fetched from upstream, or could not be
+	EventStoreFailed EventKind = "store-failed" // the Store failed; the pull went on without it
+)
+
+// Download is a blob on its way from an upstream registry to its clients, as it
+// stood when [Proxy.Downloads] was called.
+type Download struct {
+	Repo     Repo
+	Digest   digest.Digest
+	Upstream string    // its host
+	Part     bool      // an import has begun it, no client
+	Began    time.Time // when upstream answered, by Proxy.Now
+	Size     int64     // in bytes; -1: nobody knows yet
+	Written  int64     // bytes that have come from upstream
+	Readers  []int64   // how far each client has got, the slowest first; clients that a Store's file serves are not among them
+}

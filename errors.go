@@ -129,6 +129,9 @@ var wire = []wireRow{
 // registry was not asked.
 var errSecret = errors.New("credentials of the rule")
 
+// errNotListed says that the Store does not list tags, or repositories.
+var errNotListed = errors.New("the Store does not list this")
+
 // errBusy is an ErrUnavailable that is our own doing.
 var errBusy = fmt.Errorf("no room for the download: %w", ErrUnavailable)
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -72,7 +71,7 @@ func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Mani
 		return nil, out, err
 	}
 	// The manifest may have been a hit: what it refers to has its own price.
-	if err := im.gate.mayFetch(ctx, ActionImport, r); err != nil {
+	if err := im.mayImport(ctx, r); err != nil {
 		return nil, out, err
 	}
 	o.tell(m.Descriptor, m.Descriptor.Size, true)
@@ -139,13 +138,9 @@ func (o ImportOptions) tell(d ocispec.Descriptor, done int64, stored bool) {
 
 // importChild brings in a manifest of an index, and what that refers to.
 func (im *importer) importChild(ctx context.Context, rt *route, d ocispec.Descriptor, o ImportOptions, depth int) error {
-	m := im.store.findManifest(ctx, rt.repo, d.Digest.String())
-	if m == nil {
-		o.tell(d, 0, false)
-		var err error
-		if m, err = im.manifests.child(ctx, rt, d.Digest, depth); err != nil {
-			return err
-		}
+	m, err := im.manifests.child(ctx, rt, d.Digest, depth, func() { o.tell(d, 0, false) })
+	if err != nil {
+		return err
 	}
 	if err := im.importParts(ctx, rt, m, o, depth); err != nil {
 		return err
@@ -159,12 +154,12 @@ func (im *importer) importChild(ctx context.Context, rt *route, d ocispec.Descri
 
 // importBlob brings in a blob and waits until the Store has it.
 func (im *importer) importBlob(ctx context.Context, rt *route, d ocispec.Descriptor, o ImportOptions) error {
-	if im.store.hasBlob(ctx, rt.repo, d.Digest) {
+	if im.blobs.isStored(ctx, rt, d.Digest) {
 		o.tell(d, d.Size, true)
 		return nil
 	}
 	f, err := im.blobs.part(ctx, rt, d.Digest)
-	if errors.Is(err, ErrNotFound) && isForeign(d.MediaType) {
+	if errors.Is(err, ErrNotFound) && manifest.IsForeign(d.MediaType) {
 		return nil // the registry is not meant to have it
 	}
 	if err != nil {
@@ -179,11 +174,6 @@ func (im *importer) importBlob(ctx context.Context, rt *route, d ocispec.Descrip
 		o.tell(d, d.Size, true)
 	}
 	return err
-}
-
-// isForeign reports whether layers of the type need not be in any registry.
-func isForeign(mediaType string) bool {
-	return strings.Contains(mediaType, "nondistributable") || strings.Contains(mediaType, ".foreign.")
 }
 
 // importLater brings in what m refers to while nobody waits, once at a time.

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
-	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
@@ -53,7 +53,7 @@ type fetching struct {
 
 // pull answers HEAD and GET of a manifest.
 func (re *resolver) pull(ctx context.Context, r Request) (*Manifest, outcome, error) {
-	if err := re.gate.admit(ctx, r); err != nil {
+	if err := re.admit(ctx, r); err != nil {
 		return nil, outcome{}, err
 	}
 	have, storeErr := re.store.manifest(ctx, r.Repo, r.Ref)
@@ -62,7 +62,7 @@ func (re *resolver) pull(ctx context.Context, r Request) (*Manifest, outcome, er
 	}
 	rt, out, err := re.enter(ctx, r, storeErr)
 	if err == nil {
-		err = re.memory.refuse(ctx, rt, r.Ref)
+		err = re.registries.refuse(ctx, rt, r.Ref)
 	}
 	if err != nil {
 		return nil, out, err
@@ -74,14 +74,14 @@ func (re *resolver) pull(ctx context.Context, r Request) (*Manifest, outcome, er
 // pullStored answers with what is stored. A tag that is due is checked first, if the
 // caller may cause that.
 func (re *resolver) pullStored(ctx context.Context, r Request, have *Manifest) (*Manifest, outcome, error) {
-	if ocipath.IsDigest(r.Ref) || re.router.policy == nil && !(Policy{}).due(have.Origin, have.CheckedAt, re.now()) {
+	if ocipath.IsDigest(r.Ref) || re.router.isFresh(have, re.now()) {
 		return have, outcome{}, nil
 	}
 	rt, err := re.router.route(ctx, r.Repo)
-	if err != nil || !rt.policy.due(have.Origin, have.CheckedAt, re.now()) {
+	if err != nil || !rt.isDue(have, re.now()) {
 		return have, outcome{}, nil // what is stored is served, also without a rule
 	}
-	if re.gate.mayFetch(ctx, ActionImport, r) != nil {
+	if re.mayImport(ctx, r) != nil {
 		return have, outcome{}, nil
 	}
 	m, err := re.join(ctx, rt, r)
@@ -137,7 +137,7 @@ func (re *resolver) resolve(f *fetching) (*Manifest, error) {
 	switch {
 	case have == nil:
 		return re.traced(f, re.fetch)
-	case ocipath.IsDigest(f.r.Ref), !f.rt.policy.due(have.Origin, have.CheckedAt, f.start):
+	case ocipath.IsDigest(f.r.Ref), !f.rt.isDue(have, f.start):
 		return have, nil
 	case re.checks.isRefused(f.rt, f.r.Ref):
 		// Nobody has taken the refusal back: it is asked again, and nothing else will do.
@@ -150,114 +150,29 @@ func (re *resolver) resolve(f *fetching) (*Manifest, error) {
 
 // traced runs one exchange with upstream and tells it as an event.
 func (re *resolver) traced(f *fetching, run func(context.Context, *fetching) (*Manifest, error)) (*Manifest, error) {
-	trace := new(upstream.Trace)
-	ctx := trace.Attach(f.Context())
+	event := re.fetchEvent(EventManifest, f.depth > 0)
+	event.start = f.start
+	ctx := event.Attach(f.Context())
 	m, err := run(ctx, f)
-	e := Event{Object: EventManifest, Part: f.depth > 0, Source: SourceFill}
-	if err == nil {
-		e.Source, e.Digest, e.Bytes = m.Source, m.Descriptor.Digest.String(), m.Descriptor.Size
+	if err != nil {
+		re.tellFetch(ctx, event, f.rt, f.r.Ref, ocispec.Descriptor{}, SourceFill, err)
+		return nil, err
 	}
-	re.tellFetch(ctx, f.rt, f.r.Ref, e, trace, f.start, err)
-	return m, err
+	re.tellFetch(ctx, event, f.rt, f.r.Ref, m.Descriptor, m.Source, nil)
+	return m, nil
 }
 
 // fetch brings in a manifest that is not stored.
 func (re *resolver) fetch(ctx context.Context, f *fetching) (*Manifest, error) {
-	m, info, err := re.registries.manifest(ctx, f.rt, f.r.Ref, upstream.Pull)
-	if err == nil {
-		re.checks.confirm(f.rt, f.r.Ref)
-		re.memory.learn(f.rt, info)
-		err = re.store.createRepo(ctx, f.rt, f.r)
-	}
+	m, err := re.registries.manifest(ctx, f.rt, f.r.Ref, upstream.Pull)
 	if err != nil {
-		re.memory.noteMissing(f.rt, f.r.Ref, err)
+		return nil, err
+	}
+	re.checks.confirm(f.rt, f.r.Ref)
+	if err := re.createRepo(ctx, f.rt, f.r); err != nil {
 		return nil, err
 	}
 	return re.keep(f, stamp(m, f.start)), nil
-}
-
-// recheck asks upstream whether a stored tag is still what it was. It never fails
-// for those who wait unless the Policy says so: they are given what is stored when
-// upstream fails, or when it takes too long.
-func (re *resolver) recheck(f *fetching) (*Manifest, error) {
-	refused := re.checks.isRefused(f.rt, f.r.Ref)
-	limit := new(checkLimit)
-	if !refused {
-		limit = startLimit(f.rt.policy, func(late bool) {
-			if late {
-				re.checks.pause(f.rt, ErrUnavailable, true, re.now())
-			}
-			f.Publish(asStale(f.have))
-		})
-		defer limit.stop()
-	}
-	slow := false
-	m, err := re.traced(f, func(ctx context.Context, f *fetching) (*Manifest, error) {
-		m, info, err := re.confirm(ctx, f)
-		slow = limit.answer()
-		if err != nil {
-			return nil, err
-		}
-		re.checks.confirm(f.rt, f.r.Ref)
-		re.memory.learn(f.rt, info)
-		return re.keep(f, m), nil
-	})
-	if err == nil {
-		return m, nil
-	}
-	return re.serveUnconfirmed(f, err, slow, refused)
-}
-
-// serveUnconfirmed decides what becomes of a stored tag whose check has failed.
-func (re *resolver) serveUnconfirmed(f *fetching, err error, slow, refused bool) (*Manifest, error) {
-	switch {
-	case errors.Is(err, ErrNotFound) && f.have.Origin == "":
-		// Upstream has nothing to put in place of what was pushed here.
-		return re.keep(f, asConfirmed(f.have, f.r.Ref, f.start)), nil
-	case !f.rt.mayServeStale(err):
-		re.checks.refuse(f.rt, f.r.Ref)
-		return nil, err
-	}
-	re.checks.pause(f.rt, err, slow, re.now())
-	if refused {
-		return nil, err
-	}
-	re.log.Warn("serving a stored tag that could not be checked", "repository", f.rt.repo.Name, "tag", f.r.Ref, "err", err)
-	return asStale(f.have), nil
-}
-
-// confirm asks upstream for the tag: by HEAD whether it has moved, and only then for
-// the manifest, by the digest that HEAD told.
-func (re *resolver) confirm(ctx context.Context, f *fetching) (*Manifest, manifest.Info, error) {
-	d, err := re.registries.head(ctx, f.rt, f.r.Ref)
-	switch {
-	case err != nil:
-		return nil, manifest.Info{}, err
-	case d == f.have.Descriptor.Digest:
-		return asConfirmed(f.have, f.r.Ref, f.start), manifest.Info{}, nil
-	case d != "":
-		m, info, err := re.registries.manifest(ctx, f.rt, d.String(), upstream.Check)
-		if err == nil {
-			m.Tag = f.r.Ref
-			return stamp(m, f.start), info, nil
-		}
-		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDigest) {
-			return nil, manifest.Info{}, err
-		}
-		// The tag moved on between the two requests, or HEAD told a wrong digest: the
-		// body decides now.
-	}
-	m, info, err := re.registries.manifest(ctx, f.rt, f.r.Ref, upstream.Check)
-	return stamp(m, f.start), info, err
-}
-
-// stamp notes when upstream confirmed the tag: the time before it was asked, to be
-// safe.
-func stamp(m *Manifest, now time.Time) *Manifest {
-	if m != nil && m.Tag != "" {
-		m.CheckedAt = now
-	}
-	return m
 }
 
 // keep answers those who wait with m, which is verified, and has it stored, as Fill
@@ -319,14 +234,18 @@ func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 		}
 	}
 	if err != nil {
-		re.observer.storeFailed(ctx, f.rt.repo, f.r.Ref, err)
+		re.storeFailed(ctx, f.rt.repo, f.r.Ref, err)
 	}
 	return m
 }
 
-// child fetches the manifest d of an index. depth is how many indexes it came
-// through.
-func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, depth int) (*Manifest, error) {
+// child returns the manifest d of an index. depth is how many indexes it came through.
+// begin is called if the manifest must be fetched.
+func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, depth int, begin func()) (*Manifest, error) {
+	if m := re.store.findManifest(ctx, rt.repo, d.String()); m != nil {
+		return m, nil
+	}
+	begin()
 	m, _, err := re.do(ctx, rt, Request{Repo: rt.repo, Ref: d.String()}, depth)
 	return m, err
 }

@@ -52,11 +52,9 @@ package pullthrough
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -130,9 +128,16 @@ type Proxy struct {
 	parts *engine // made by once
 }
 
-// engine returns what the Proxy keeps in memory.
+// engine returns what the Proxy keeps in memory. It is made on first use, of the
+// fields as they are then.
 func (p *Proxy) engine() *engine {
-	p.once.Do(func() { p.parts = newEngine(p) })
+	p.once.Do(func() {
+		p.parts = newEngine(settings{
+			store: p.Store, rules: p.Rules, credentials: p.Credentials, rotated: p.Rotated, endpoint: p.Endpoint,
+			policy: p.Policy, authorize: p.Authorize, transport: p.Transport, fill: p.Fill, spoolDir: p.SpoolDir,
+			spoolBytes: p.SpoolBytes, onEvent: p.OnEvent, logger: p.Logger, now: p.Now,
+		})
+	})
 	return p.parts
 }
 
@@ -142,16 +147,7 @@ func (p *Proxy) engine() *engine {
 // error is an [*Error]; where nothing is stored and no rule covers the name it Is
 // [ErrNoRule]. HEAD and GET of a manifest are both this call.
 func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
-	e := p.engine()
-	start := e.start()
-	m, out, err := e.manifests.pull(ctx, r)
-	if err != nil {
-		err = out.words(ctx, r.Repo, r.Ref, err)
-		e.request(ctx, EventManifest, r, ocispec.Descriptor{}, 0, start, err)
-		return nil, err
-	}
-	e.request(ctx, EventManifest, r, m.Descriptor, m.Source, start, nil)
-	return m, nil
+	return p.engine().manifest(ctx, r)
 }
 
 // Blob returns the blob r.Ref of r.Repo: from the Store, or from the upstream
@@ -160,17 +156,7 @@ func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
 // for Manifest. With r.Head set nothing is downloaded, and the Body is empty if
 // the blob is not stored.
 func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
-	e := p.engine()
-	start := e.start()
-	b, out, err := e.blobs.pull(ctx, r)
-	if err != nil {
-		out.blob = true
-		err = out.words(ctx, r.Repo, r.Ref, err)
-		e.request(ctx, EventBlob, r, ocispec.Descriptor{}, 0, start, err)
-		return nil, err
-	}
-	e.request(ctx, EventBlob, r, b.Descriptor, b.Source, start, nil)
-	return b, nil
+	return p.engine().blob(ctx, r)
 }
 
 // Referrers returns the list of what refers to the manifest r.Ref, a digest:
@@ -182,15 +168,7 @@ func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 // Errors are as for [Proxy.Manifest]; where no rule covers the repository the
 // error Is [ErrNoRule].
 func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, error) {
-	e := p.engine()
-	start := e.start()
-	index, source, out, err := e.referrers.pull(ctx, r)
-	err = out.words(ctx, r.Repo, r.Ref, err)
-	e.request(ctx, EventReferrers, r, ocispec.Descriptor{}, source, start, err)
-	if err != nil {
-		return nil, err
-	}
-	return onlyType(index, artifactType), nil
+	return p.engine().listReferrers(ctx, r, artifactType)
 }
 
 // Import brings the image r.Ref of r.Repo into the Store, with all that it
@@ -198,14 +176,13 @@ func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (
 // again, what is being fetched for a client is shared with it. When it fails,
 // what has come so far stays. Errors and permissions are those of [Proxy.Manifest].
 func (p *Proxy) Import(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {
-	m, out, err := p.engine().importer.pull(ctx, r, o)
-	return m, out.words(ctx, r.Repo, r.Ref, err)
+	return p.engine().importImage(ctx, r, o)
 }
 
 // Downloads returns the blobs that are being downloaded, and those that are here
 // but that clients still read from the spool, the oldest first. It is made for
 // showing them, and costs nothing to downloads. It may be called at any time.
-func (p *Proxy) Downloads() []Download { return p.engine().blobs.downloads() }
+func (p *Proxy) Downloads() []Download { return p.engine().downloads() }
 
 // ValidateRule tells whether a pull by the rule would get anywhere now: it asks the
 // rule's upstream registry for /v2/ (OCI distribution spec, "Determining Support"),
@@ -218,29 +195,18 @@ func (p *Proxy) Downloads() []Download { return p.engine().blobs.downloads() }
 // cannot be reached, ErrNotFound when what answers is no registry, ErrInvalid for a
 // rule that can never work. Rule.Validate is not asked, nor is Authorize.
 func (p *Proxy) ValidateRule(ctx context.Context, repo Repo, rule Rule) error {
-	err := p.engine().validateRule(ctx, repo, rule)
-	return outcome{}.words(ctx, repo, "", err)
+	return p.engine().validateRule(ctx, repo, rule)
 }
 
 // Shutdown ends the proxy: from now on what is stored is served, and a miss is
 // an [ErrClosed]. It waits for running downloads; when ctx ends first it
 // cancels them, waits for their end, and returns ctx's error. Shut the
 // http.Server down first.
-func (p *Proxy) Shutdown(ctx context.Context) error {
-	e := p.engine()
-	defer e.registries.client.Close()
-	return e.flights.Shutdown(ctx)
-}
+func (p *Proxy) Shutdown(ctx context.Context) error { return p.engine().shutdown(ctx) }
 
 // Idle waits until nothing is being fetched from an upstream registry and nothing
 // is being put into the Store: what was answered before is stored then, or an event
 // said why not. It is for tests, and for hosts that read the Store themselves after
 // a pull. New pulls may begin while it waits, and are waited for too. When ctx ends
 // first, the error says what still goes on, and Is the cause of ctx's end.
-func (p *Proxy) Idle(ctx context.Context) error {
-	flights := &p.engine().flights
-	if err := flights.Idle(ctx); err != nil {
-		return fmt.Errorf("pullthrough: not idle: %s: %w", strings.Join(flights.Running(), ", "), err)
-	}
-	return nil
-}
+func (p *Proxy) Idle(ctx context.Context) error { return p.engine().idle(ctx) }

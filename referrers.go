@@ -3,14 +3,16 @@ package pullthrough
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
-	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
 const (
@@ -35,7 +37,7 @@ func newReferrers(c *core, flights *flight.Set) *referrers {
 
 // pull returns the list of what refers to the manifest r.Ref, a digest.
 func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Source, outcome, error) {
-	subject, err := re.gate.admitDigest(ctx, r)
+	subject, err := re.admitDigest(ctx, r)
 	if err != nil {
 		return nil, 0, outcome{}, err
 	}
@@ -44,7 +46,7 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 		return nil, 0, outcome{}, err
 	}
 	known := re.known(ctx, rt, subject)
-	if known.index != nil && !rt.policy.referrersDue(known.checked, re.now()) {
+	if known.index != nil && !rt.isListDue(known.checked, re.now()) {
 		return known.index, SourceHit, outcome{}, nil
 	}
 	index, shared, err := re.flights.Do(ctx, rt.key(r.Ref), func(call *flight.Call[objectKey, *ocispec.Index]) (*ocispec.Index, error) {
@@ -72,17 +74,16 @@ func (re *referrers) known(ctx context.Context, rt *route, subject digest.Digest
 // fetch runs in the flight. The flight before may have kept the list after our
 // caller looked.
 func (re *referrers) fetch(ctx context.Context, rt *route, subject digest.Digest) (*ocispec.Index, error) {
-	trace := new(upstream.Trace)
-	ctx = trace.Attach(ctx)
-	start := re.now()
-	if known := re.known(ctx, rt, subject); known.index != nil && !rt.policy.referrersDue(known.checked, start) {
+	event := re.fetchEvent(EventReferrers, false)
+	ctx = event.Attach(ctx)
+	if known := re.known(ctx, rt, subject); known.index != nil && !rt.isListDue(known.checked, event.start) {
 		return known.index, nil
 	}
 	index, err := re.registries.referrers(ctx, rt, subject)
 	if err == nil && re.router.unchanged(ctx, rt) == nil {
-		re.keep(ctx, rt, subject, referrerList{index, start})
+		re.keep(ctx, rt, subject, referrerList{index, event.start})
 	}
-	re.tellFetch(ctx, rt, subject.String(), Event{Object: EventReferrers, Source: SourceFill}, trace, start, err)
+	re.tellFetch(ctx, event, rt, subject.String(), ocispec.Descriptor{}, SourceFill, err)
 	return index, err
 }
 
@@ -94,12 +95,6 @@ func (re *referrers) keep(ctx context.Context, rt *route, subject digest.Digest,
 	if b, err := json.Marshal(list.index); err == nil && len(b) <= maxListBytes {
 		re.lists.Put(rt.key(subject.String()), list)
 	}
-}
-
-// referrersDue reports whether a list that upstream confirmed at checked must be
-// asked for again.
-func (pol Policy) referrersDue(checked, now time.Time) bool {
-	return !pol.Offline && expired(pol.ReferrersTTL, defaultReferrersTTL, checked, now)
 }
 
 // onlyType returns the part of a list that has the artifact type; "" is any.
@@ -115,4 +110,43 @@ func onlyType(index *ocispec.Index, artifactType string) *ocispec.Index {
 		}
 	}
 	return &part
+}
+
+// referrerList is what is known of the referrers of a subject; the zero list is
+// none.
+type referrerList struct {
+	index   *ocispec.Index
+	checked time.Time
+}
+
+// keepsReferrers reports whether the Store is a ReferrerStore.
+func (s *guardedStore) keepsReferrers() bool {
+	_, ok := s.host.(ReferrerStore)
+	return ok
+}
+
+// referrers returns the list that a ReferrerStore has; an empty one for a miss.
+func (s *guardedStore) referrers(ctx context.Context, repo Repo, subject digest.Digest) referrerList {
+	known, err := hostcall.Do(ctx, s.lookups, "Store.Referrers", nil, func(ctx context.Context) (referrerList, error) {
+		index, checked, err := s.host.(ReferrerStore).Referrers(ctx, repo, subject)
+		if err == nil && index == nil {
+			err = errors.New("no list and no error")
+		}
+		return referrerList{index, checked}, err
+	})
+	switch {
+	case err == nil:
+		return known
+	case !errors.Is(err, fs.ErrNotExist):
+		s.failed(ctx, repo, subject.String(), err)
+	}
+	return referrerList{}
+}
+
+// putReferrers has a ReferrerStore keep the list.
+func (s *guardedStore) putReferrers(ctx context.Context, repo Repo, subject digest.Digest, list referrerList) {
+	_, err := hostcall.Do(ctx, s.lookups, "Store.PutReferrers", nil, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.host.(ReferrerStore).PutReferrers(ctx, repo, subject, list.index, list.checked)
+	})
+	s.failed(ctx, repo, subject.String(), err)
 }

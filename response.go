@@ -1,9 +1,7 @@
 package pullthrough
 
 import (
-	"context"
 	"errors"
-	"io/fs"
 	"net/http"
 	"strconv"
 	"strings"
@@ -73,12 +71,11 @@ func isPullMethod(method string) bool { return method == http.MethodGet || metho
 // repository of next's stays open. When the rules cannot be read the request is
 // the proxy's, which has stored content to serve and an error to tell.
 func (p *Proxy) covers(r *http.Request, c caller, name string) bool {
-	rules, err := p.engine().router.askRules(r.Context(), c.Account, c.Region)
+	covered, err := p.engine().covers(r.Context(), c.Account, c.Region, name)
 	if err != nil {
 		return c.err == nil
 	}
-	_, _, ok := Match(rules, name)
-	return ok
+	return covered
 }
 
 // caller is who sends a request, or why that is not known.
@@ -206,24 +203,6 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
 	}{req.Repo.Name, names})
-}
-
-// names asks the Store. Who may list tags is who may pull.
-func (e *engine) names(ctx context.Context, kind ocipath.Kind, req Request) (names []string, err error) {
-	if kind == ocipath.Catalog {
-		return e.store.repos(ctx, req.Repo.Account, req.Repo.Region)
-	}
-	if !e.store.listsTags() {
-		return nil, errNotListed
-	}
-	if err := e.gate.may(ctx, ActionPull, req); err != nil {
-		return nil, err
-	}
-	names, err = e.store.tags(ctx, req.Repo)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = &Error{Kind: ErrNotFound, Code: codeNameUnknown, Err: err}
-	}
-	return names, err
 }
 
 // serveReferrers answers GET /v2/<name>/referrers/<digest>. Where no rule covers

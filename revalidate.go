@@ -1,6 +1,7 @@
 package pullthrough
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"sync"
@@ -15,6 +16,7 @@ const (
 	minPause            = 15 * time.Second
 	maxPause            = 5 * time.Minute
 	maxPauses           = 1024
+	maxRefusals         = 4096
 )
 
 // checks are paused when they fail: a pull of a stored tag must not wait, each time
@@ -33,7 +35,7 @@ type pause struct {
 }
 
 func newChecks() *checks {
-	return &checks{lru.New[objectKey, pause](maxPauses), lru.New[objectKey, struct{}](maxMissing)}
+	return &checks{lru.New[objectKey, pause](maxPauses), lru.New[objectKey, struct{}](maxRefusals)}
 }
 
 // refuse keeps a tag back: its check was answered in a way that RefuseStale is
@@ -137,6 +139,89 @@ func (l *checkLimit) stop() {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
+}
+
+// recheck asks upstream whether a stored tag is still what it was. It never fails
+// for those who wait unless the Policy says so: they are given what is stored when
+// upstream fails, or when it takes too long.
+func (re *resolver) recheck(f *fetching) (*Manifest, error) {
+	refused := re.checks.isRefused(f.rt, f.r.Ref)
+	limit := new(checkLimit)
+	if !refused {
+		limit = startLimit(f.rt.policy, func(late bool) {
+			if late {
+				re.checks.pause(f.rt, ErrUnavailable, true, re.now())
+			}
+			f.Publish(asStale(f.have))
+		})
+		defer limit.stop()
+	}
+	slow := false
+	m, err := re.traced(f, func(ctx context.Context, f *fetching) (*Manifest, error) {
+		m, err := re.confirm(ctx, f)
+		slow = limit.answer()
+		if err != nil {
+			return nil, err
+		}
+		re.checks.confirm(f.rt, f.r.Ref)
+		return re.keep(f, m), nil
+	})
+	if err == nil {
+		return m, nil
+	}
+	return re.serveUnconfirmed(f, err, slow, refused)
+}
+
+// serveUnconfirmed decides what becomes of a stored tag whose check has failed.
+func (re *resolver) serveUnconfirmed(f *fetching, err error, slow, refused bool) (*Manifest, error) {
+	switch {
+	case errors.Is(err, ErrNotFound) && f.have.Origin == "":
+		// Upstream has nothing to put in place of what was pushed here.
+		return re.keep(f, asConfirmed(f.have, f.r.Ref, f.start)), nil
+	case !f.rt.mayServeStale(err):
+		re.checks.refuse(f.rt, f.r.Ref)
+		return nil, err
+	}
+	re.checks.pause(f.rt, err, slow, re.now())
+	if refused {
+		return nil, err
+	}
+	re.log.Warn("serving a stored tag that could not be checked", "repository", f.rt.repo.Name, "tag", f.r.Ref, "err", err)
+	return asStale(f.have), nil
+}
+
+// confirm asks upstream for the tag: by HEAD whether it has moved, and only then for
+// the manifest, by the digest that HEAD told.
+func (re *resolver) confirm(ctx context.Context, f *fetching) (*Manifest, error) {
+	d, err := re.registries.head(ctx, f.rt, f.r.Ref)
+	switch {
+	case err != nil:
+		return nil, err
+	case d == f.have.Descriptor.Digest:
+		return asConfirmed(f.have, f.r.Ref, f.start), nil
+	case d != "":
+		m, err := re.registries.manifest(ctx, f.rt, d.String(), upstream.Check)
+		if err == nil {
+			m.Tag = f.r.Ref
+			return stamp(m, f.start), nil
+		}
+		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDigest) {
+			return nil, err
+		}
+		// The tag moved on between the two requests, or HEAD told a wrong digest: the
+		// body decides now.
+	}
+	m, err := re.registries.manifest(ctx, f.rt, f.r.Ref, upstream.Check)
+	return stamp(m, f.start), err
+}
+
+// stamp notes when upstream confirmed the tag: the time before it was asked, to be
+// safe.
+func stamp(m *Manifest, now time.Time) *Manifest {
+	if m != nil && m.Tag != "" {
+		m.CheckedAt = now
+	}
+	return m
 }
 
 // asStale is what is stored, unchecked.

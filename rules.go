@@ -13,17 +13,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
-// Root is the prefix of the rule that covers every name no other rule covers,
-// and the upstream prefix that adds nothing.
-const Root = ecr.Root
-
-// Repo names a repository of one private registry. It is comparable.
-type Repo struct {
-	Account string // 12-digit account id; a host with one account may leave it empty
-	Region  string // for example "us-east-1"; a host with one Region may leave it empty
-	Name    string // "docker-hub/library/alpine"
-}
-
 // Rule is a pull through cache rule. The zero Rule covers nothing.
 //
 // See [CreatePullThroughCacheRule] for what Amazon ECR means by each field.
@@ -31,14 +20,14 @@ type Repo struct {
 // [CreatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreatePullThroughCacheRule.html
 type Rule struct {
 	// Prefix is the first part of the names that the rule covers, whole path
-	// components; [Root] is the fallback for every name. A slash at the end
+	// components; "ROOT" is the fallback for every name. A slash at the end
 	// means the same as none.
 	Prefix string
 	// UpstreamURL is the upstream registry as ECR spells it,
 	// "registry-1.docker.io", or any http or https URL; its path, if any, stands
 	// before /v2/. Without a scheme it is https.
 	UpstreamURL string
-	// UpstreamPrefix stands before the rest of the name upstream; "" and [Root]
+	// UpstreamPrefix stands before the rest of the name upstream; "" and "ROOT"
 	// add nothing.
 	UpstreamPrefix string
 	// Upstream is ECR's name for the kind of upstream registry, as the caller of
@@ -53,7 +42,7 @@ type Rule struct {
 
 // Match returns the rule that covers the repository name and the repository's
 // name upstream: the rule with the longest matching prefix on whole path
-// components wins, [Root] comes last, and of two equal prefixes the first. ok
+// components wins, "ROOT" comes last, and of two equal prefixes the first. ok
 // is false if no rule covers the name. Rules without a prefix cover nothing.
 // Match is pure: it does no I/O and keeps nothing.
 func Match(rules []Rule, name string) (rule Rule, upstreamName string, ok bool) {
@@ -67,7 +56,7 @@ func Match(rules []Rule, name string) (rule Rule, upstreamName string, ok bool) 
 	if best < 0 {
 		return Rule{}, "", false
 	}
-	if up := rules[best].UpstreamPrefix; up != "" && up != Root {
+	if up := rules[best].UpstreamPrefix; up != "" && up != ecr.Root {
 		upstreamName = strings.TrimSuffix(up, "/") + "/" + upstreamName
 	}
 	return rules[best], upstreamName, true
@@ -75,7 +64,7 @@ func Match(rules []Rule, name string) (rule Rule, upstreamName string, ok bool) 
 
 // rest is what follows the rule's prefix in name.
 func (r *Rule) rest(name string) (string, bool) {
-	if r.Prefix == Root {
+	if r.Prefix == ecr.Root {
 		return name, name != ""
 	}
 	prefix := strings.TrimSuffix(r.Prefix, "/")
@@ -87,7 +76,7 @@ func (r *Rule) rest(name string) (string, bool) {
 
 // weight orders matching rules: the length of the prefix, nothing for ROOT.
 func (r *Rule) weight() int {
-	if r.Prefix == Root {
+	if r.Prefix == ecr.Root {
 		return 0
 	}
 	return len(strings.TrimSuffix(r.Prefix, "/"))
@@ -134,7 +123,7 @@ func (r *Rule) endpoint() (*url.URL, error) {
 		return nil, ruleError("prefix", r.Prefix, "must be path components of a repository name, or ROOT")
 	case r.UpstreamPrefix != "" && !ocipath.ValidPrefix(r.UpstreamPrefix):
 		return nil, ruleError("upstream prefix", r.UpstreamPrefix, "must be path components of a repository name, or ROOT")
-	case r.Prefix == Root && r.UpstreamPrefix != "" && r.UpstreamPrefix != Root:
+	case r.Prefix == ecr.Root && r.UpstreamPrefix != "" && r.UpstreamPrefix != ecr.Root:
 		return nil, ruleError("upstream prefix", r.UpstreamPrefix, "must be ROOT, as the prefix is")
 	}
 	raw := r.UpstreamURL

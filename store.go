@@ -7,7 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"time"
+	"os"
 	"weak"
 
 	"github.com/opencontainers/go-digest"
@@ -17,6 +17,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
 const maxVerified = 4096
@@ -32,7 +33,7 @@ const maxVerified = 4096
 // fs.ErrNotExist, and any other error is told by an event and harms no pull.
 type guardedStore struct {
 	host     Store
-	observer *observer
+	tell     func(ctx context.Context, repo Repo, ref string, err error) // of a failure
 	lookups  *hostcall.Lookups
 	verified *lru.Cache[digest.Digest, verifiedContent]
 
@@ -40,14 +41,14 @@ type guardedStore struct {
 	manifestPuts, blobPuts hostcall.Puts
 }
 
-func newGuardedStore(host Store, o *observer, l *hostcall.Lookups) *guardedStore {
-	return &guardedStore{host: host, observer: o, lookups: l, verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
+func newGuardedStore(host Store, tell func(context.Context, Repo, string, error), l *hostcall.Lookups) *guardedStore {
+	return &guardedStore{host: host, tell: tell, lookups: l, verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
 }
 
 // failed reports a failure, unless it is the caller who left.
 func (s *guardedStore) failed(ctx context.Context, repo Repo, ref string, err error) {
 	if err != nil && ctx.Err() == nil {
-		s.observer.storeFailed(ctx, repo, ref, err)
+		s.tell(ctx, repo, ref, err)
 	}
 }
 
@@ -292,21 +293,18 @@ func (s *guardedStore) repository(ctx context.Context, repo Repo) (presence, err
 
 // createRepo has the Store make the repository, if it is not there: upstream has
 // shown the image that it is for.
-func (s *guardedStore) createRepo(ctx context.Context, rt *route, r Request) error {
-	if found, err := s.repository(ctx, rt.repo); found != absent {
+func (s *guardedStore) createRepo(ctx context.Context, rule Rule, r Request) error {
+	if found, err := s.repository(ctx, r.Repo); found != absent {
 		return err
 	}
 	_, err := hostcall.Do(ctx, s.lookups, "Store.CreateRepo", nil, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.host.(RepoCreator).CreateRepo(ctx, rt.repo, rt.rule, r)
+		return struct{}{}, s.host.(RepoCreator).CreateRepo(ctx, r.Repo, rule, r)
 	})
 	if _, typed := errors.AsType[*Error](err); err == nil || typed {
 		return err
 	}
 	return &Error{Kind: ErrNotFound, Code: codeNameUnknown, Err: fmt.Errorf("the repository could not be created: %w", err)}
 }
-
-// errNotListed says that the Store has no such list.
-var errNotListed = errors.New("the Store does not list this")
 
 // listsTags reports whether the Store is a TagLister.
 func (s *guardedStore) listsTags() bool {
@@ -336,41 +334,44 @@ func (s *guardedStore) repos(ctx context.Context, account, region string) ([]str
 	})
 }
 
-// referrerList is what is known of the referrers of a subject; the zero list is
-// none.
-type referrerList struct {
-	index   *ocispec.Index
-	checked time.Time
+// stagePlace is a Stage as the place of a fill. It keeps a file of its own on the
+// content, since a Stage need not be readable once it is committed, and clients read
+// on.
+type stagePlace struct {
+	stage Stage
+	file  *os.File
 }
 
-// keepsReferrers reports whether the Store is a ReferrerStore.
-func (s *guardedStore) keepsReferrers() bool {
-	_, ok := s.host.(ReferrerStore)
-	return ok
+func (s *stagePlace) WriteAt(p []byte, off int64) (n int, err error) {
+	defer hostcall.Recover("Stage.WriteAt", &err)
+	return s.stage.WriteAt(p, off)
 }
 
-// referrers returns the list that a ReferrerStore has; an empty one for a miss.
-func (s *guardedStore) referrers(ctx context.Context, repo Repo, subject digest.Digest) referrerList {
-	known, err := hostcall.Do(ctx, s.lookups, "Store.Referrers", nil, func(ctx context.Context) (referrerList, error) {
-		index, checked, err := s.host.(ReferrerStore).Referrers(ctx, repo, subject)
-		if err == nil && index == nil {
-			err = errors.New("no list and no error")
-		}
-		return referrerList{index, checked}, err
-	})
-	switch {
-	case err == nil:
-		return known
-	case !errors.Is(err, fs.ErrNotExist):
-		s.failed(ctx, repo, subject.String(), err)
+func (s *stagePlace) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }
+
+// Open opens the content once more: by way of our own file, since the Stage may be
+// gone, or by the Stage where the system cannot do that.
+func (s *stagePlace) Open() (*os.File, error) {
+	if f, err := spool.Reopen(s.file); err == nil {
+		return f, nil
 	}
-	return referrerList{}
+	return s.openStage()
 }
 
-// putReferrers has a ReferrerStore keep the list.
-func (s *guardedStore) putReferrers(ctx context.Context, repo Repo, subject digest.Digest, list referrerList) {
-	_, err := hostcall.Do(ctx, s.lookups, "Store.PutReferrers", nil, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.host.(ReferrerStore).PutReferrers(ctx, repo, subject, list.index, list.checked)
-	})
-	s.failed(ctx, repo, subject.String(), err)
+func (s *stagePlace) openStage() (f *os.File, err error) {
+	defer hostcall.Recover("Stage.Open", &err)
+	return s.stage.Open()
+}
+
+// Abort forgets what was staged. What it says changes nothing: nothing of it is
+// visible. A nil place has nothing to forget.
+func (s *stagePlace) Abort() {
+	if s != nil {
+		_ = hostcall.Guard("Stage.Abort", s.stage.Abort)
+	}
+}
+
+// Close ends our own reading.
+func (s *stagePlace) Close() {
+	_ = s.file.Close() // it was only read
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,7 +14,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ecr"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
-	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
@@ -51,6 +51,37 @@ type objectKey struct {
 func (k objectKey) String() string { return ocipath.Object(k.repo, k.ref) }
 
 func (rt *route) key(ref string) objectKey { return objectKey{rt.id, rt.repo.Name, ref} }
+
+// limit gives the job of a fill what the Policy allows it.
+func (rt *route) limit(j *fill.Job) {
+	pol := &rt.policy
+	j.MaxBytes, j.Retry = pol.maxBlob(), pol.Retries >= 0
+	j.Lane, j.MaxPerLane = rt.id, pol.maxDownloads()
+	j.Orphans, j.OrphanBytes = pol.maxOrphans(), pol.maxOrphanBytes()
+}
+
+// prefix names the rule.
+func (rt *route) prefix() string { return rt.rule.Prefix }
+
+// wantsManifestFirst reports whether a blob is no business of a repository that is
+// not there: the image makes the repository.
+func (rt *route) wantsManifestFirst() bool { return !rt.policy.BlobsFirst }
+
+// isDue reports whether a stored tag must be confirmed again.
+func (rt *route) isDue(have *Manifest, now time.Time) bool {
+	return rt.policy.due(have.Origin, have.CheckedAt, now)
+}
+
+// isListDue reports whether a list of referrers that upstream confirmed at checked
+// must be asked for again.
+func (rt *route) isListDue(checked, now time.Time) bool {
+	return !rt.policy.Offline && expired(rt.policy.ReferrersTTL, defaultReferrersTTL, checked, now)
+}
+
+// outcome is what is known once upstream was asked by the route.
+func (rt *route) outcome(repository presence) outcome {
+	return outcome{hideDenied: rt.policy.HideDenied, repository: repository}
+}
 
 func (rt *route) error(kind, cause error) *Error {
 	return &Error{Kind: kind, Host: rt.base.Host, Err: cause}
@@ -99,6 +130,22 @@ func (ro *router) routeBy(ctx context.Context, rule Rule, repo Repo, name string
 func (ro *router) askRules(ctx context.Context, account, region string) (rules []Rule, err error) {
 	defer hostcall.Recover("Rules", &err)
 	return ro.rules.Rules(ctx, account, region)
+}
+
+// covers reports whether a rule of the account and Region covers the name.
+func (ro *router) covers(ctx context.Context, account, region, name string) (bool, error) {
+	rules, err := ro.askRules(ctx, account, region)
+	if err != nil {
+		return false, err
+	}
+	_, _, ok := Match(rules, name)
+	return ok, nil
+}
+
+// isFresh reports whether a stored tag need not be checked, as far as that can be said
+// without its rule.
+func (ro *router) isFresh(have *Manifest, now time.Time) bool {
+	return ro.policy == nil && !(Policy{}).due(have.Origin, have.CheckedAt, now)
 }
 
 // noRule is ErrNoRule. If there is a rule that can never match, the error says so,
@@ -154,6 +201,11 @@ type registries struct {
 	client      *upstream.Client
 	credentials func(ctx context.Context, repo Repo, rule Rule) (Credential, error) // nil: anonymous
 	rotated     func(ctx context.Context, repo Repo, rule Rule, identityToken string)
+	memory      *memory // is told what upstream tells of other objects
+}
+
+func newRegistries(client *upstream.Client, s *guardedStore, now func() time.Time) *registries {
+	return &registries{client: client, memory: newMemory(s, now)}
 }
 
 // target is the route as the client knows it. It refuses what the Policy keeps off
@@ -199,21 +251,32 @@ func (g *registries) credential(ctx context.Context, rt *route) (cred upstream.C
 	return cred, nil
 }
 
-// manifest fetches the manifest ref and what it refers to.
-func (g *registries) manifest(ctx context.Context, rt *route, ref string, effort upstream.Effort) (*Manifest, manifest.Info, error) {
+// refuse returns an error for a manifest that upstream need not be asked for.
+func (g *registries) refuse(ctx context.Context, rt *route, ref string) error {
+	return g.memory.refuse(ctx, rt, ref)
+}
+
+// manifest fetches the manifest ref. What it refers to is remembered, and so is that
+// upstream does not have what is pulled for the first time.
+func (g *registries) manifest(ctx context.Context, rt *route, ref string, effort upstream.Effort) (*Manifest, error) {
 	t, err := g.target(rt, ref)
 	if err != nil {
-		return nil, manifest.Info{}, err
+		return nil, err
 	}
 	got, err := g.client.Manifest(ctx, t, ref, effort)
 	if err != nil {
-		return nil, manifest.Info{}, fromClient(err)
+		err = fromClient(err)
+		if effort == upstream.Pull {
+			g.memory.noteMissing(rt, ref, err)
+		}
+		return nil, err
 	}
+	g.memory.learn(rt, got.Info)
 	m := &Manifest{Descriptor: got.Descriptor, Content: got.Content, Origin: rt.base.Host, Source: SourceFill}
 	if !ocipath.IsDigest(ref) {
 		m.Tag = ref
 	}
-	return m, got.Info, nil
+	return m, nil
 }
 
 // head asks which digest tag has now; "" where upstream does not say so.
