@@ -32,7 +32,7 @@ func platforms(w *testkit.World) (index *pullthroughtest.Image, children []*pull
 // stored reports whether the Store has the image with all its blobs.
 func holds(t *testing.T, w *testkit.World, img *pullthroughtest.Image) bool {
 	t.Helper()
-	if _, err := w.Stored(t, img.Digest.String()); err != nil {
+	if _, err := w.Mem.Manifest(t.Context(), testkit.Repo("a"), img.Digest.String()); err != nil {
 		return false
 	}
 	for _, b := range img.Blobs() {

@@ -20,7 +20,3 @@ func readFile(t *testing.T, name string) string {
 }
 
 func join(s []string) string { return strings.Join(s, " ") }
-
-func repeat(s string, n int) string { return strings.Repeat(s, n) }
-
-func replace(s, old, new string) string { return strings.ReplaceAll(s, old, new) }

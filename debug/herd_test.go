@@ -53,6 +53,7 @@ func TestAHerdOnAStalledBlobIsShown(t *testing.T) {
 		up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/* 200", Stall: stall, StallAfter: new(int64(stalled))})
 		_, err := page.Proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
 		require.NoError(t, err)
+		require.NoError(t, page.Proxy.Idle(t.Context()))
 		layer := img.Layers[0].Digest.String()
 		herd := []*pullthrough.Blob{open(t, page, layer, 0), open(t, page, layer, 1<<20), open(t, page, layer, 1<<20), open(t, page, layer, 0), open(t, page, layer, 2<<20)}
 		synctest.Wait()

@@ -85,6 +85,13 @@ func (r *registry) pull(t *testing.T, name, ref string) {
 	t.Helper()
 	_, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo(name), Ref: ref})
 	require.NoError(t, err)
+	r.settled(t)
+}
+
+// settled waits until all that was pulled is in the Store.
+func (r *registry) settled(t *testing.T) {
+	t.Helper()
+	require.NoError(t, r.proxy.Idle(context.Background()))
 }
 
 // bring brings the whole image in.
@@ -94,10 +101,11 @@ func (r *registry) bring(t *testing.T, name, ref string) {
 	require.NoError(t, err)
 }
 
-// request sends a request to /v2/.
+// request sends a request to /v2/, and waits until the Store has what came.
 func (r *registry) request(method, path string) int {
 	w := httptest.NewRecorder()
 	r.proxy.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	_ = r.proxy.Idle(context.Background())
 	return w.Code
 }
 
@@ -143,6 +151,7 @@ func (r *registry) tagged(t *testing.T) map[string][]string {
 // pulledAt is what DescribeImages says of the last pull, in seconds; 0: nothing.
 func (r *registry) pulledAt(t *testing.T, img *pullthroughtest.Image) int64 {
 	t.Helper()
+	r.settled(t)
 	out, err := r.api.DescribeImages(t.Context(), pullthrough.Identity{}, ecrapi.DescribeImagesInput{
 		RepositoryName: new("hub/a"), ImageIds: []ecrapi.ImageIdentifier{{ImageDigest: new(img.Digest.String())}},
 	})

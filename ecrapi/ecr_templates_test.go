@@ -107,6 +107,7 @@ func testH08(t *testing.T) {
 		t.Helper()
 		m, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "v1", Caller: role})
 		require.NoError(t, err)
+		r.settled(t)
 		assert.Equal(t, want, m.Descriptor.Digest.String())
 	}
 	pull(image(1).Digest.String())

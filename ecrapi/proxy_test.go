@@ -34,6 +34,7 @@ func TestARulePulls(t *testing.T) {
 	t.Cleanup(func() { assert.NoError(t, proxy.Shutdown(context.Background())) })
 	pull := func() error {
 		_, err := proxy.Manifest(t.Context(), pullthrough.Request{Repo: pullthrough.Repo{Name: "docker-hub/library/alpine"}, Ref: "latest"})
+		_ = proxy.Idle(t.Context()) // until the Store has it
 		return err
 	}
 

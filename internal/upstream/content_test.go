@@ -83,43 +83,6 @@ func assertAskedTwiceAtMost(t *testing.T, w *testkit.World) {
 	w.Up.Reset()
 }
 
-func testWrongManifestByDigestIsServedToNobody(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	images := pushTags(w.Up, 2)
-	w.Up.Fault(pullthroughtest.Fault{Match: manifestGets, Body: images[1].Content})
-	right := images[0].Digest.String()
-	_ = leavesNothing(t, w, right, pullthrough.ErrDigest)
-	_, stored := w.Stored(t, images[1].Digest.String())
-	assert.Error(t, stored)
-	assertAskedTwiceAtMost(t, w)
-	heals(t, w, right, images[0])
-}
-
-func testWrongBlobOfTheRightLengthIsCutShort(t *testing.T) {
-	for name, size := range testkit.LayerSizes {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			layer := w.Layer(size)
-			wrong := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: -1, LayerSize: size}).Layers[0]
-			w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Body: testkit.BlobContent(t, wrong)})
-			got, err := readBlob(t, w, layer.Digest)
-			assert.ErrorIs(t, err, pullthrough.ErrDigest)
-			assert.Less(t, int64(len(got)), size, "a client must see that it is not complete")
-			if name == "small" {
-				assert.Empty(t, got)
-			}
-			w.Settled(t)
-			for _, d := range []*pullthroughtest.Blob{layer, wrong} {
-				_, stored := w.Mem.Blob(t.Context(), testkit.Repo("a"), d.Digest)
-				assert.Error(t, stored)
-			}
-			assertAskedTwiceAtMost(t, w)
-			w.Up.Heal()
-			w.PullBlob(t, "a", layer.Digest)
-		})
-	}
-}
-
 func testBlobWithoutEndIsLimited(t *testing.T) {
 	const (
 		size = 3 << 20

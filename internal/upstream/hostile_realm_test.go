@@ -194,26 +194,6 @@ func testOtherThingsInPlaceOfAToken(t *testing.T) {
 	}
 }
 
-func testChallengeForMoreThanThePull(t *testing.T) {
-	for name, scope := range map[string]string{
-		"another repository": "repository:other/secret:pull", "push": "repository:a:pull,push", "everything": "repository:a:*", "delete": "repository:a:delete,pull",
-		"the catalog": "registry:catalog:*", "several": "repository:other:pull repository:a:push,pull registry:catalog:*", "a wildcard": "repository:*:pull",
-		"a name in ours": "repository:a/b:pull", "with a class": "repository(plugin):a:pull,push", "tabs": "repository:other:pull\trepository:x:push", "much": strings.Repeat("repository:other:pull ", 300),
-	} {
-		t.Run(name, func(t *testing.T) {
-			besieged(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, func(t *testing.T, s *siege) {
-				s.login()
-				s.challenge(bearer("http://registry.test/token") + `,scope="` + scope + `"`)
-				s.Pull(t, "a", "1", s.img)
-				q := s.tokenQueries(t)
-				require.Len(t, q, 1)
-				assert.Equal(t, []string{"repository:a:pull"}, q[0]["scope"])
-				assert.Equal(t, 1, s.Up.Count("* 401"))
-			})
-		})
-	}
-}
-
 func test401WhateverIsSent(t *testing.T) {
 	for auth, name := range map[pullthroughtest.Auth]string{pullthroughtest.Basic: "Basic", pullthroughtest.Bearer: "Bearer"} {
 		t.Run(name+", for ever", func(t *testing.T) {

@@ -31,6 +31,10 @@ func (s *siege) refuseKind(t *testing.T, kind string, kinds ...error) {
 var kinds = map[string]string{"manifest": "/v2/a/manifests/", "blob": "/v2/a/blobs/", "token": "/token"}
 
 func testRedirectsOnAndOn(t *testing.T) {
+	t.Run("in the middle of a blob", func(t *testing.T) {
+		testkit.InBubble(t, pullthroughtest.Config{}, circlesInABlob)
+	})
+	t.Run("when a stored tag is checked", circlesInACheck)
 	for kind, path := range kinds {
 		for name, next := range map[string]func(r *http.Request, hop int) string{
 			"a loop":        func(r *http.Request, _ int) string { return r.URL.Path },

@@ -2,10 +2,8 @@ package upstream_test
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"testing"
-	"testing/synctest"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -124,48 +122,9 @@ func wrongDigest(e *testkit.Events, ref string) bool {
 	return false
 }
 
-const (
-	hugeManifest = 64_000_000
-	maxManifest  = 4 << 20
-	// drained is what may be read of an answer that is not wanted, in case its
-	// connection can be used again, and what buffers hold.
-	drained = 72 << 10
-)
-
-// refusesHuge pulls a manifest that fault makes huge, and checks how much of it
-// upstream could send.
-func refusesHuge(t *testing.T, fault pullthroughtest.Fault, most int64) {
-	for _, by := range []string{"tag", "digest"} {
-		t.Run(by, func(t *testing.T) {
-			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
-				images := pushTags(w.Up, 1)
-				ref := "0"
-				if by == "digest" {
-					ref = images[0].Digest.String()
-				}
-				fault.Match = manifestGets
-				w.Up.Fault(fault)
-				_ = refusesManifest(t, w, ref, pullthrough.ErrTooLarge)
-				synctest.Wait() // for upstream to notice
-				assert.LessOrEqual(t, sent(w), most)
-				heals(t, w, ref, images[0])
-			})
-		})
-	}
-}
-
-func testAnnouncedHugeManifestIsRefusedUnread(t *testing.T) {
-	refusesHuge(t, pullthroughtest.Fault{Extend: hugeManifest, Header: http.Header{"Content-Length": {"64000000"}}}, drained)
-}
-
-func testHugeManifestIsRefusedAt4MiB(t *testing.T) {
-	for name, fault := range map[string]pullthroughtest.Fault{
-		"chunked":                  {NoLength: true, Extend: hugeManifest},
-		"ends with the connection": {CloseDelimited: true, Extend: hugeManifest},
-	} {
-		t.Run(name, func(t *testing.T) { refusesHuge(t, fault, maxManifest+drained) })
-	}
-}
+// drained is what may be read of an answer that is not wanted, in case its
+// connection can be used again, and what buffers hold.
+const drained = 72 << 10
 
 func servedAs(types ...string) http.Header { return http.Header{"Content-Type": types} }
 
@@ -189,43 +148,26 @@ func testTypeOfTheManifestItselfCounts(t *testing.T) {
 	})
 }
 
-// refusedAs serves content as each of the types, by tag and by digest. All must
-// be refused.
-func refusedAs(t *testing.T, content []byte, types ...string) {
-	for _, mediaType := range types {
-		t.Run(mediaType, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			img := &pullthroughtest.Image{MediaType: mediaType, Digest: digest.FromBytes(content), Content: content}
-			w.Up.Push("a", "1", img)
-			_ = refusesManifest(t, w, "1", pullthrough.ErrUnavailable)
-			_ = refusesManifest(t, w, img.Digest.String(), pullthrough.ErrUnavailable)
-		})
-	}
-}
-
-func testManifestThatIsAnIndexTooIsRefused(t *testing.T) {
-	image := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	both := map[string]any{}
-	for _, img := range []*pullthroughtest.Image{image, pullthroughtest.NewIndex(image)} {
-		require.NoError(t, json.Unmarshal(img.Content, &both))
-	}
-	delete(both, "mediaType")
-	for _, field := range []string{"config", "layers", "manifests"} {
-		require.Contains(t, both, field)
-	}
-	content, err := json.Marshal(both)
-	require.NoError(t, err)
-	refusedAs(t, content, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, "application/octet-stream")
-}
-
 func testWrongKindOfManifestIsRefused(t *testing.T) {
 	all := kindsOfManifests()
-	for called, kinds := range map[string][]string{
-		"OCI manifest": {"OCI index", "Docker list"}, "OCI index": {"OCI manifest", "Docker manifest"},
-		"Docker manifest": {"Docker list", "OCI index"}, "Docker list": {"Docker manifest", "OCI manifest"},
-	} {
-		for _, kind := range kinds {
-			t.Run(kind+" called "+called, func(t *testing.T) { refusedAs(t, all[kind].Content, all[called].MediaType) })
+	others := []string{ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageConfig, "text/html"}
+	for _, img := range all {
+		others = append(others, img.MediaType)
+	}
+	for kind, img := range all {
+		for _, served := range others {
+			if served == img.MediaType {
+				continue
+			}
+			t.Run(kind+" called "+served, func(t *testing.T) {
+				besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
+					s.Up.Push("a", "1", img)
+					s.Up.Fault(pullthroughtest.Fault{Match: manifests, Header: http.Header{"Content-Type": {served}}})
+					s.refuse(t, "1", pullthrough.ErrUnavailable)
+					s.refuse(t, img.Digest.String(), pullthrough.ErrUnavailable)
+					assert.Equal(t, 2, s.Up.Count("*"), "the same would come again")
+				})
+			})
 		}
 	}
 }

@@ -306,39 +306,6 @@ func redirectedTo(t *testing.T, host string) {
 // mostCircles is how many requests a redirect loop may cost in all.
 const mostCircles = 10
 
-func testRedirectCircleEnds(t *testing.T) {
-	for name, match := range map[string]string{"manifests": manifestGets, "blobs": testkit.Blobs, "tokens": tokenCalls} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-			layer := w.Layer(1000)
-			w.Up.Fault(pullthroughtest.Fault{Match: match, Redirect: "{path}"})
-			var err error
-			if match == testkit.Blobs {
-				_, err = w.Open(t.Context(), layer.Digest)
-			} else {
-				_, err = w.Tagged(t, "1")
-			}
-			assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-			assert.Positive(t, w.Up.Count("* 307"))
-			assert.LessOrEqual(t, w.Up.Count(""), mostCircles)
-		})
-	}
-	t.Run("between two registries", func(t *testing.T) {
-		elsewhere := pullthroughtest.New(t, pullthroughtest.Config{})
-		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-		elsewhere.Fault(pullthroughtest.Fault{Redirect: w.Up.URL() + "{path}"})
-		w.Up.Fault(pullthroughtest.Fault{Redirect: elsewhere.URL() + "{path}"})
-		_, err := w.Tagged(t, "1")
-		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-		assert.Positive(t, elsewhere.Count(""))
-		assert.LessOrEqual(t, w.Up.Count("")+elsewhere.Count(""), mostCircles)
-	})
-	t.Run("in the middle of a blob", func(t *testing.T) {
-		testkit.InBubble(t, pullthroughtest.Config{}, circlesInABlob)
-	})
-	t.Run("when a stored tag is checked", circlesInACheck)
-}
-
 func circlesInABlob(t *testing.T, w *testkit.World) {
 	layer := w.Layer(3 << 20)
 	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Times: 1, CutAfter: new(int64(2 << 20))})

@@ -131,26 +131,6 @@ func testExpiredTokenAnsweredOtherwiseThan401(t *testing.T) {
 	}
 }
 
-func testHugeTokenAnswerIsRefused(t *testing.T) {
-	for name, fault := range map[string]pullthroughtest.Fault{"announced": {}, "chunked": {NoLength: true}} {
-		t.Run(name, func(t *testing.T) {
-			testkit.InBubble(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, w *testkit.World) {
-				images := pushTags(w.Up, 1)
-				token := w.Up.IssueToken(time.Hour, "repository:a:pull")
-				fault.Match, fault.Body = tokenCalls, []byte(`{"token":"`+token+`","padding":"`+strings.Repeat("x", 10_000_000)+`"}`)
-				w.Up.Fault(fault)
-				_, err := w.Tagged(t, "0")
-				assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-				assert.Equal(t, []string{"GET /v2/a/manifests/0 401", "GET /token 200"}, w.Up.Log())
-				synctest.Wait() // for the token server to notice
-				assert.Less(t, w.Up.Requests()[1].Bytes, int64(136<<10), "what buffers hold was not read")
-				heals(t, w, "0", images[0])
-				assert.Equal(t, 2, w.Up.Count(tokenCalls))
-			})
-		})
-	}
-}
-
 func testTokenServerElsewhereNeedsTheRulesLeave(t *testing.T) {
 	for name, allowed := range map[string][]string{"refused": nil, "another is allowed": {"auth.registry.test"}, "allowed": {"127.0.0.1"}} {
 		t.Run(name, func(t *testing.T) {

@@ -94,6 +94,12 @@ func testWiderScopeIsNotAskedFor(t *testing.T) {
 		"registry:catalog:*":                {"repository:a:pull", "catalog"},
 		"aws repository:a/b:pull":           {"aws repository:a:pull", "a/b"},
 		"aws repository:a:pull":             {"aws repository:a:pull", ""},
+		"repository:*:pull":                 {"repository:a:pull", ""},
+		"repository(plugin):a:pull,push":    {"repository:a:pull", ""},
+
+		"repository:other:pull repository:a:push,pull registry:catalog:*": {"repository:a:pull", "other"},
+		"repository:other:pull\trepository:x:push":                        {"repository:a:pull", "other"},
+		strings.Repeat("repository:other:pull ", 300):                     {"repository:a:pull", "other"},
 	} {
 		t.Run(challenged, func(t *testing.T) {
 			log := new(journal)
