@@ -33,6 +33,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
@@ -114,27 +115,35 @@ func (s *Store) prepare() error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{layout.Registry.Blobs(), layout.Registry.Repositories(), layout.Staging} {
+	for _, dir := range []string{layout.Registry.Blobs(), layout.Registry.Repositories()} {
 		if err := s.makeRoot(dir); err != nil {
 			return err
 		}
 	}
-	s.sweepStaging()
-	if err := s.claim(); err != nil || noted {
+	err = s.makeRoot(layout.Staging)
+	if err == nil {
+		s.sweepStaging()
+		err = s.claim()
+	}
+	if isReadOnly(err) {
+		s.staging = path.Join(layout.Staging, "none") // what is to be written there fails
+		return nil
+	}
+	if err != nil || noted {
 		return err
 	}
 	return s.writeFormat()
 }
 
-// makeRoot makes one of the directories that all others are in. Where we may not,
-// those that are there are good to read; staging is for writing only.
+// makeRoot makes one of the directories that all others are in. One that is there
+// is good to read even if we may not write.
 func (s *Store) makeRoot(dir string) error {
 	err := s.disk.before("mkdir", dir)
 	if err == nil {
 		err = s.disk.root.MkdirAll(dir, dirMode)
 	}
 	if isReadOnly(err) {
-		if _, statErr := s.disk.stat(dir); statErr == nil || dir == layout.Staging {
+		if _, statErr := s.disk.stat(dir); statErr == nil {
 			return nil
 		}
 	}

@@ -113,7 +113,7 @@ func TestAnotherFormatIsRefused(t *testing.T) {
 	} {
 		dir := scratch(t)
 		layouttest.Unpack(t, firstFormat, dir)
-		plantStaging(t, dir)
+		write(t, "left behind", dir, layout.Staging, "dead/file")
 		write(t, content, dir, layout.Format)
 		before := everything(t, dir)
 		_, err := dirstore.Open(dir)
@@ -122,6 +122,7 @@ func TestAnotherFormatIsRefused(t *testing.T) {
 			assert.Equal(t, said, other.Format)
 			assert.ErrorContains(t, err, `pullthrough/format is "`+said+`"`)
 		}
+		assert.Len(t, staged(t, dir), 1, "not even what was left behind is removed")
 		assert.Equal(t, before, everything(t, dir))
 	}
 }

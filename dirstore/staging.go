@@ -34,10 +34,7 @@ var errLocked = errors.New("locked")
 func (s *Store) claim() (err error) {
 	for range claimsTried {
 		name := path.Join(layout.Staging, rand.Text())
-		if err := s.disk.mkdir(name); isReadOnly(err) {
-			s.staging = name // whatever is to be written there fails
-			return nil
-		} else if err != nil {
+		if err := s.disk.mkdir(name); err != nil {
 			return err
 		}
 		var f *os.File
