@@ -57,12 +57,11 @@ func newCore(s settings, flights *flight.Set) *core {
 	if o.now == nil {
 		o.now = time.Now
 	}
-	lookups := new(hostcall.Lookups)
-	store := newGuardedStore(s.store, o.storeFailed, lookups)
+	store := newGuardedStore(s.store, o.storeFailed)
 	client := upstream.New(upstream.Config{Transport: s.transport, Log: o.log, Now: o.now, Flights: flights})
 	c := &core{
 		observer: o, authorize: s.authorize, store: store,
-		router:     &router{rules: s.rules, endpoint: s.endpoint, policy: s.policy, lookups: lookups},
+		router:     &router{rules: s.rules, endpoint: s.endpoint, policy: s.policy, callbacks: new(hostcall.Lookups)},
 		registries: newRegistries(client, store, o.now),
 	}
 	c.probes.Join(flights, "rule")
@@ -80,6 +79,9 @@ func (c *core) admit(ctx context.Context, r Request) error {
 	if err != nil {
 		return invalid(r.Repo, r.Ref, err)
 	}
+	if c.authorize == nil {
+		return nil
+	}
 	return authorize(ctx, c.authorize, ActionPull, r)
 }
 
@@ -96,14 +98,25 @@ func (c *core) admitDigest(ctx context.Context, r Request) (digest.Digest, error
 
 // mayImport asks whether this caller may cause a fetch, or join one.
 func (c *core) mayImport(ctx context.Context, r Request) error {
-	return authorizeFetch(ctx, c.authorize, ActionImport, r)
+	return c.mayFetch(ctx, ActionImport, r)
+}
+
+// mayFetch asks beside the caller, who leaves when its context ends.
+func (c *core) mayFetch(ctx context.Context, a Action, r Request) error {
+	if c.authorize == nil {
+		return nil
+	}
+	_, err := hostcall.Do(ctx, c.router.callbacks, "Authorize", nil, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, authorizeFetch(ctx, c.authorize, a, r)
+	})
+	return err
 }
 
 // enter decides about a miss: by which rule upstream may be asked, and whether this
 // caller may cause that. storeErr is what the Store said: one that has failed must
 // not be read as one that has nothing.
 func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, outcome, error) {
-	rt, err := c.router.route(ctx, r.Repo)
+	rt, err := c.router.routeBeside(ctx, r.Repo)
 	switch {
 	case err == nil:
 		err = c.mayImport(ctx, r)
@@ -115,7 +128,7 @@ func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, ou
 	}
 	found, err := c.store.repository(ctx, r.Repo)
 	if err == nil && found == absent {
-		err = authorizeFetch(ctx, c.authorize, ActionCreate, r)
+		err = c.mayFetch(ctx, ActionCreate, r)
 	}
 	return rt, rt.outcome(found), err
 }
@@ -192,11 +205,14 @@ type fetchEvent struct {
 // tellFetch reports the end of a fetch by the route. desc is what came; its Digest may
 // be known although nothing came.
 func (c *core) tellFetch(ctx context.Context, f *fetchEvent, rt *route, ref string, desc ocispec.Descriptor, source Source, err error) {
+	if err != nil {
+		err = outcome{}.words(context.Background(), rt.repo, ref, err)
+	}
 	facts := f.Facts()
 	c.tell(ctx, Event{
 		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: ref}, Object: f.object, Part: f.part, Rule: rt.prefix(),
 		Digest: desc.Digest.String(), Source: source, Bytes: desc.Size,
-		Duration: c.now().Sub(f.start), Err: outcome{}.words(context.Background(), rt.repo, ref, err),
+		Duration: c.now().Sub(f.start), Err: err,
 		Upstream: facts.Requests, Anonymous: facts.Anonymous, WrongDigest: facts.WrongDigest, Warnings: facts.Warnings,
 	})
 }
@@ -230,9 +246,10 @@ func (o *observer) start() time.Time {
 // answer is what every request ends with: the error gets its words, and the host is
 // told. start is when the request began.
 func (o *observer) answer(ctx context.Context, e Event, start time.Time, out outcome, err error) error {
-	r := e.Request
-	out.blob = e.Kind == EventBlob
-	err = out.words(ctx, r.Repo, r.Ref, err)
+	if err != nil {
+		out.blob = e.Kind == EventBlob
+		err = out.words(ctx, e.Request.Repo, e.Request.Ref, err)
+	}
 	if o.onEvent != nil {
 		e.Duration, e.Err = o.now().Sub(start), err
 		o.tell(ctx, e)

@@ -62,7 +62,7 @@ func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
 
 // pull brings in the image r.Ref, and returns its manifest.
 func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Manifest, outcome, error) {
-	rt, err := im.router.route(ctx, r.Repo)
+	rt, err := im.router.routeBeside(ctx, r.Repo)
 	if err != nil {
 		return nil, outcome{}, err
 	}

@@ -175,6 +175,15 @@ func (re *resolver) fetch(ctx context.Context, f *fetching) (*Manifest, error) {
 	return re.keep(f, stamp(m, f.start)), nil
 }
 
+// stamp notes when upstream confirmed the tag: the time before it was asked, to be
+// safe.
+func stamp(m *Manifest, now time.Time) *Manifest {
+	if m != nil && m.Tag != "" {
+		m.CheckedAt = now
+	}
+	return m
+}
+
 // keep answers those who wait with m, which is verified, and has it stored, as Fill
 // says. It returns what the answer is for those who have not got one yet.
 //

@@ -41,7 +41,7 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 	if err != nil {
 		return nil, 0, outcome{}, err
 	}
-	rt, err := re.router.route(ctx, r.Repo)
+	rt, err := re.router.routeBeside(ctx, r.Repo)
 	if err != nil {
 		return nil, 0, outcome{}, err
 	}

@@ -215,15 +215,6 @@ func (re *resolver) confirm(ctx context.Context, f *fetching) (*Manifest, error)
 	return stamp(m, f.start), err
 }
 
-// stamp notes when upstream confirmed the tag: the time before it was asked, to be
-// safe.
-func stamp(m *Manifest, now time.Time) *Manifest {
-	if m != nil && m.Tag != "" {
-		m.CheckedAt = now
-	}
-	return m
-}
-
 // asStale is what is stored, unchecked.
 func asStale(have *Manifest) *Manifest {
 	m := *have

@@ -41,8 +41,8 @@ type guardedStore struct {
 	manifestPuts, blobPuts hostcall.Puts
 }
 
-func newGuardedStore(host Store, tell func(context.Context, Repo, string, error), l *hostcall.Lookups) *guardedStore {
-	return &guardedStore{host: host, tell: tell, lookups: l, verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
+func newGuardedStore(host Store, tell func(context.Context, Repo, string, error)) *guardedStore {
+	return &guardedStore{host: host, tell: tell, lookups: new(hostcall.Lookups), verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
 }
 
 // failed reports a failure, unless it is the caller who left.

@@ -92,7 +92,10 @@ type router struct {
 	rules    RuleSource
 	endpoint func(ctx context.Context, repo Repo, rule Rule) (*url.URL, error) // nil: where the rule says
 	policy   func(ctx context.Context, repo Repo, rule Rule) Policy            // nil: the zero Policy
-	lookups  *hostcall.Lookups
+	// callbacks bounds calls of the host that are not made on a request's own
+	// goroutine. They do not share the Store's bound: a Store that hangs must not keep
+	// anybody from upstream.
+	callbacks *hostcall.Lookups
 }
 
 // route finds the rule that covers repo. An error is ErrNoRule where there is none.
@@ -106,6 +109,13 @@ func (ro *router) route(ctx context.Context, repo Repo) (*route, error) {
 		return nil, noRule(rules)
 	}
 	return ro.routeBy(ctx, rule, repo, name)
+}
+
+// routeBeside is route for a miss: the caller leaves when its context ends.
+func (ro *router) routeBeside(ctx context.Context, repo Repo) (*route, error) {
+	return hostcall.Do(ctx, ro.callbacks, "Rules", nil, func(ctx context.Context) (*route, error) {
+		return ro.route(ctx, repo)
+	})
 }
 
 // routeBy is the way that rule says, to name upstream.
@@ -186,9 +196,7 @@ var errRuleGone = errors.New("the rule is not what it was when the fetch began")
 // What came by a rule that is gone, or that is another one by now, is served and
 // not stored.
 func (ro *router) unchanged(ctx context.Context, rt *route) error {
-	now, err := hostcall.Do(ctx, ro.lookups, "Rules", nil, func(ctx context.Context) (*route, error) {
-		return ro.route(ctx, rt.repo)
-	})
+	now, err := ro.routeBeside(ctx, rt.repo)
 	if errors.Is(err, ErrNoRule) || err == nil && now.id != rt.id {
 		return errRuleGone
 	}
