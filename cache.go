@@ -9,19 +9,34 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 )
+
+// Repo names a repository of one private registry. It is comparable.
+type Repo struct {
+	Account string // 12-digit account id; a host with one account may leave it empty
+	Region  string // for example "us-east-1"; a host with one Region may leave it empty
+	Name    string // "docker-hub/library/alpine"
+}
 
 // Store is where images live: four methods over the host's maps, files or
 // buckets. It must be safe for concurrent use.
 //
-// A miss is an error that Is [io/fs.ErrNotExist]; any other error is a failure
-// and never taken for a miss. Puts are idempotent: what is there stays. The
-// proxy gives a Store verified content only, and calls it without any lock of
-// its own held. A Store that fails, blocks or panics harms no pull: the
-// content is served all the same and fetched again next time. Contexts of puts
-// are not those of a request: a put outlives the client that caused it. One that
-// does not read or return for a minute is given up, and must not store anything
-// once its context has ended.
+// A miss is an error that Is [io/fs.ErrNotExist]. Any other error is a failure and
+// never taken for a miss. Puts are idempotent: what is there stays. The proxy gives
+// a Store verified content only, and calls it without any lock of its own held. A
+// Store that fails or panics harms no pull: the content is served all the same, and
+// fetched again next time.
+//
+// Manifest and Blob are called on the way of each request, with the request's own
+// context. A Store that blocks there and does not heed the context holds up that
+// request, and no other. The context of a put is not that of a request: a put
+// outlives the client that caused it, and takes as long as it takes. It ends when
+// [Proxy.Shutdown] runs out of time, and a Store must not store anything after that.
+// Eight puts of manifests and eight of blobs run at a time. Others wait for their
+// turn as long as any of these reads or ends. When none has for a minute, or when a
+// thousand wait, what comes next is served and not stored, and an event says so.
 //
 // What a Store returns is never written to; the proxy copies. A Body that is
 // an *os.File, or wraps one and has its SyscallConn, is sent by the kernel
@@ -32,7 +47,8 @@ type Store interface {
 	Manifest(ctx context.Context, repo Repo, ref string) (*Manifest, error)
 
 	// PutManifest stores m, creates the repository if need be, and moves m.Tag,
-	// if set, in one step. The Store may keep m and must not change it.
+	// if set, in one step. The Store may keep m and must not change it. It is not
+	// called with a context that has ended.
 	//
 	// Content that is stored already keeps all that the host knows of it, such as
 	// its push time. With m.Source == [SourceRevalidated] only the tag's
@@ -45,9 +61,10 @@ type Store interface {
 	Blob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error)
 
 	// PutBlob stores the desc.Size bytes of r under desc.Digest and makes them
-	// visible in repo. r is local, verified and complete; it may be read more than
-	// once and is not used after PutBlob returns. desc.MediaType is
-	// "application/octet-stream".
+	// visible in repo. r is local and verified. It ends after desc.Size bytes, reports
+	// a body that is shorter as an error, and fails once ctx has ended, so a Store that
+	// reads all and keeps it is right. It may be read more than once and must not be
+	// used after PutBlob returns. desc.MediaType is "application/octet-stream".
 	PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error
 }
 
@@ -101,7 +118,8 @@ type BlobStager interface {
 // in the Store before Commit. WriteAt is called by one goroutine, in order and
 // without gaps; ReadAt and Open may be called by others at the same time. After
 // Commit or Abort, of which exactly one is called once, ReadAt and Open may
-// fail; files that Open returned before stay readable until they are closed.
+// fail; files that Open returned before stay readable until they are closed. A
+// Stage that blocks in WriteAt holds up its own download.
 type Stage interface {
 	io.WriterAt
 	io.ReaderAt
@@ -146,19 +164,30 @@ type Blob struct {
 // not change. The Source is [SourceHit].
 func NewBlob(d digest.Digest, content []byte) *Blob {
 	return &Blob{
-		Descriptor: ocispec.Descriptor{MediaType: mediaTypeBlob, Digest: d, Size: int64(len(content))},
+		Descriptor: ocispec.Descriptor{MediaType: serve.MediaTypeBlob, Digest: d, Size: int64(len(content))},
 		Body:       &memoryBody{bytes.NewReader(content)},
 	}
 }
-
-// mediaTypeBlob is what a registry says of every blob: its real type stands in
-// the manifest that refers to it.
-const mediaTypeBlob = "application/octet-stream"
 
 // memoryBody is a bytes.Reader, with its WriterTo, that can be closed.
 type memoryBody struct{ *bytes.Reader }
 
 func (memoryBody) Close() error { return nil }
+
+// FillMode says how much of an image a pull brings in.
+type FillMode int
+
+const (
+	// FillLazy brings in what clients ask for. It is the zero value, and a
+	// departure from Amazon ECR.
+	FillLazy FillMode = iota
+	// FillBackground brings in, after a manifest, all that it refers to, children
+	// of every platform included, while nobody waits for it; as Amazon ECR does.
+	FillBackground
+	// FillEager is FillBackground for Stores that check references: a manifest is
+	// put after its children and blobs. Clients do not wait for that.
+	FillEager
+)
 
 // Source says how an answer came about.
 type Source int
@@ -186,4 +215,56 @@ func (s Source) String() string {
 		return "stale"
 	}
 	return "unknown"
+}
+
+// Request is one pull.
+type Request struct {
+	Repo   Repo
+	Ref    string // tag or digest; of a blob always a digest
+	Head   bool   // an existence check: never counts as a pull
+	Caller string // opaque, for example a principal ARN
+}
+
+// Event says what happened. Credentials and tokens are in none of its fields.
+type Event struct {
+	Kind     EventKind
+	Request  Request       // the request; of a fetch only Repo and Ref are set
+	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; else ""
+	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
+	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
+	Digest   string        // of the content; "" on failure
+	Source   Source        // of the answer; SourceFill for a fetch
+	Bytes    int64         // length of the content; 0 on failure
+	Upstream int           // requests that a fetch made to upstream, tokens included; 0 for a request
+	Duration time.Duration // until the answer was there, or the fetch was committed
+	Err      error         // nil: it went well. EventStoreFailed: what the Store said
+
+	// What else a fetch has found out.
+	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)
+	WrongDigest bool     // upstream named another digest than the manifest's content has
+	Warnings    []string // texts of upstream's Warning headers, 4096 bytes at most
+}
+
+// EventKind tells events apart.
+type EventKind string
+
+const (
+	EventManifest    EventKind = "manifest"     // a manifest was asked for
+	EventBlob        EventKind = "blob"         // a blob was asked for
+	EventReferrers   EventKind = "referrers"    // a list of referrers was asked for
+	EventFetch       EventKind = "fetch"        // one of these was fetched from upstream, or could not be
+	EventStoreFailed EventKind = "store-failed" // the Store failed; the pull went on without it
+)
+
+// Download is a blob on its way from an upstream registry to its clients, as it
+// stood when [Proxy.Downloads] was called.
+type Download struct {
+	Repo     Repo
+	Digest   digest.Digest
+	Upstream string    // its host
+	Part     bool      // an import has begun it, no client
+	Began    time.Time // when upstream answered, by Proxy.Now
+	Size     int64     // in bytes; -1: nobody knows yet
+	Written  int64     // bytes that have come from upstream
+	Readers  []int64   // how far each client has got, the slowest first; clients that a Store's file serves are not among them
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/ecr"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
@@ -89,6 +90,7 @@ const denial = "The authentication to the upstream registry failed. Verify that 
 const (
 	codeNameUnknown     = "NAME_UNKNOWN"
 	codeManifestUnknown = "MANIFEST_UNKNOWN"
+	codeBlobUnknown     = "BLOB_UNKNOWN"
 	sayNotFound         = "Requested image not found"
 )
 
@@ -102,30 +104,36 @@ type wireRow struct {
 	code      string
 	message   string // "": the repository is not known
 	failure   string
-	exception string // or one of the words that upstreamOperations explains
+	exception string // or one of the words that ecr.Name explains
 }
 
 // wire is the one table of them.
 var wire = []wireRow{
-	{errBadRule, http.StatusInternalServerError, "UNKNOWN", "The pull through cache rule is not valid.", "", serverException},
-	{errBusy, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry has no room for this download now. Try again later.", "", serverException},
-	{errSecret, http.StatusForbidden, "DENIED", denial, "", upstreamTrouble},
+	{errBadRule, http.StatusInternalServerError, "UNKNOWN", "The pull through cache rule is not valid.", "", ecr.Server},
+	{errBusy, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry has no room for this download now. Try again later.", "", ecr.Server},
+	{errSecret, http.StatusForbidden, "DENIED", denial, "", ecr.UpstreamTrouble},
 	{ErrNoRule, http.StatusNotFound, codeNameUnknown, "", "", "RepositoryNotFoundException"},
-	{ErrNotFound, http.StatusNotFound, codeManifestUnknown, sayNotFound, "ImageNotFound", notThere},
-	{ErrDenied, http.StatusForbidden, "DENIED", denial, "UpstreamAccessDenied", upstreamTrouble},
+	{ErrNotFound, http.StatusNotFound, codeManifestUnknown, sayNotFound, "ImageNotFound", ecr.NotThere},
+	{ErrDenied, http.StatusForbidden, "DENIED", denial, "UpstreamAccessDenied", ecr.UpstreamTrouble},
 	{ErrUnauthorized, http.StatusUnauthorized, "UNAUTHORIZED", "Not Authorized", "", "UnrecognizedClientException"},
-	{ErrRateLimited, http.StatusTooManyRequests, "TOOMANYREQUESTS", "The upstream registry limits the rate of requests. Try again later.", "UpstreamTooManyRequests", upstreamTrouble},
-	{ErrInvalid, http.StatusBadRequest, "NAME_INVALID", "The request is not valid.", "", invalidParameter},
-	{ErrDigest, http.StatusBadGateway, "UNKNOWN", "The upstream registry sent content that does not match its digest.", "UpstreamUnavailable", upstreamTrouble},
-	{ErrTooLarge, http.StatusBadGateway, "UNKNOWN", "The upstream registry sent content that is too large.", "UpstreamUnavailable", upstreamTrouble},
-	{ErrUnavailable, http.StatusBadGateway, "UNKNOWN", "The upstream registry could not be reached or gave no usable answer.", "UpstreamUnavailable", upstreamTrouble},
-	{ErrClosed, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry is shutting down.", "", serverException},
-	{context.DeadlineExceeded, http.StatusGatewayTimeout, "UNKNOWN", "The request took too long.", "UpstreamUnavailable", upstreamTrouble},
+	{ErrRateLimited, http.StatusTooManyRequests, "TOOMANYREQUESTS", "The upstream registry limits the rate of requests. Try again later.", "UpstreamTooManyRequests", ecr.UpstreamTrouble},
+	{ErrInvalid, http.StatusBadRequest, "NAME_INVALID", "The request is not valid.", "", ecr.InvalidParameter},
+	{ErrDigest, http.StatusBadGateway, "UNKNOWN", "The upstream registry sent content that does not match its digest.", "UpstreamUnavailable", ecr.UpstreamTrouble},
+	{ErrTooLarge, http.StatusBadGateway, "UNKNOWN", "The upstream registry sent content that is too large.", "UpstreamUnavailable", ecr.UpstreamTrouble},
+	{ErrUnavailable, http.StatusBadGateway, "UNKNOWN", "The upstream registry could not be reached or gave no usable answer.", "UpstreamUnavailable", ecr.UpstreamTrouble},
+	{ErrClosed, http.StatusServiceUnavailable, "UNAVAILABLE", "The registry is shutting down.", "", ecr.Server},
+	{context.DeadlineExceeded, http.StatusGatewayTimeout, "UNKNOWN", "The request took too long.", "UpstreamUnavailable", ecr.UpstreamTrouble},
 }
 
 // errSecret is an ErrDenied that comes from the rule's secret: the upstream
 // registry was not asked.
 var errSecret = errors.New("credentials of the rule")
+
+// errNotListed says that the Store does not list tags, or repositories.
+var errNotListed = errors.New("the Store does not list this")
+
+// errBusy is an ErrUnavailable that is our own doing.
+var errBusy = fmt.Errorf("no room for the download: %w", ErrUnavailable)
 
 // wireOf finds the row of err. Beside it stands the *Error that err is, or an
 // empty one: what that says counts more than the row.
@@ -147,7 +155,7 @@ func wireOf(err error) (wireRow, *Error) {
 			return row, e
 		}
 	}
-	return wireRow{status: http.StatusInternalServerError, code: "UNKNOWN", message: "Internal error.", exception: serverException}, e
+	return wireRow{status: http.StatusInternalServerError, code: "UNKNOWN", message: "Internal error.", exception: ecr.Server}, e
 }
 
 // OCI returns what a registry client gets for err: HTTP status, error code of
@@ -160,6 +168,55 @@ func OCI(err error) (status int, code, message string) {
 		row.code = e.Code
 	}
 	return row.status, row.code, row.says(e)
+}
+
+// AWS returns what a caller of Amazon ECR's JSON API gets for err from the
+// operation op, "BatchGetImage" for example: the exception of the whole call, or a
+// failureCode for the one image that err is about. One of the two is empty, the
+// message never is. err comes from a [Proxy] or from [Rule.Validate]; a nil or
+// unknown error is ServerException without details, as is one that op cannot say.
+// See [OCI] for registry clients, and the errors of [BatchGetImage].
+//
+// An operation that lists referrers answers an [ErrNotFound] with an empty list,
+// and does not ask.
+//
+// [BatchGetImage]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchGetImage.html
+func AWS(err error, op string) (exception, failureCode, message string) {
+	if r, ok := errors.AsType[*ecr.Exception](err); ok {
+		return r.During(op), "", r.Message
+	}
+	row, e := wireOf(err)
+	message = row.says(e)
+	switch {
+	case row.kind == errSecret:
+		message = sayBadSecret
+	case row.kind == ErrDenied && e.Message != "" && e.Host == "":
+		return "AccessDeniedException", "", message // Proxy.Authorize refused the caller
+	}
+	if op == "BatchGetImage" {
+		if failureCode = row.failureOf(e); failureCode != "" {
+			return "", failureCode, message
+		}
+	}
+	return ecr.Name(row.exception, op), "", message
+}
+
+// sayBadSecret is our own sentence (upstream-exception-texts). The other kinds of
+// trouble with an upstream are told in the words that registry clients get.
+const sayBadSecret = "The credentials of the pull through cache rule could not be used. Verify that the secret exists, " +
+	"can be read and decrypted, and consists of username and accessToken."
+
+// failureOf is BatchGetImage's code for one image; "": the whole call fails.
+func (row wireRow) failureOf(e *Error) string {
+	if row.kind == ErrInvalid {
+		switch e.Code {
+		case "TAG_INVALID":
+			return "InvalidImageTag"
+		case "DIGEST_INVALID":
+			return "InvalidImageDigest"
+		}
+	}
+	return row.failure
 }
 
 // says is the message for a client.
@@ -190,35 +247,70 @@ func invalid(repo Repo, ref string, err error) *Error {
 	return e
 }
 
-// at gives err the repository and reference that it is about. When the caller's
-// own context has ended, its error stays as it is.
-func at(ctx context.Context, err error, repo Repo, ref string) error {
-	if _, typed := errors.AsType[*Error](err); err != nil && !typed && ctx.Err() != nil {
-		return err
-	}
-	return locate(err, repo, ref)
+// outcome is what was found out about a request on its way to an error. The words of
+// the error depend on it.
+type outcome struct {
+	blob       bool     // a blob was asked for, no manifest
+	hideDenied bool     // Policy.HideDenied of the rule by which upstream was asked
+	repository presence // as far as the Store tells
 }
 
-// locate makes err an Error about the repository and reference.
-func locate(err error, repo Repo, ref string) error {
+// presence says whether a repository is there.
+type presence int
+
+const (
+	unknown presence = iota
+	present
+	absent
+)
+
+// words is the one place where an error that leaves the proxy gets its kind, its
+// object, and what a client may know of it. ctx is the caller's: when it has ended,
+// and err is nothing but that, err stays as it is.
+func (o outcome) words(ctx context.Context, repo Repo, ref string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if _, typed := errors.AsType[*Error](err); !typed && ctx.Err() != nil {
+		return err
+	}
+	e := errorOf(err)
+	e.Repo, e.Ref = repo, ref
+	if o.hideDenied && e.Kind == ErrDenied {
+		// A name that upstream keeps to itself reads like one that does not exist.
+		// errors.Is still finds the refusal.
+		original := *e
+		e.Kind, e.Err = ErrNotFound, &original
+	}
+	switch {
+	case e.Kind == ErrNotFound && o.repository == absent:
+		e.Code, e.Message = codeNameUnknown, ""
+	case e.Kind == ErrNoRule && o.repository == present:
+		e.Code, e.Message = codeManifestUnknown, sayNotFound
+	}
+	if o.blob && (e.Kind == ErrNotFound && e.Code == "" || e.Code == codeManifestUnknown) {
+		e.Code, e.Message = codeBlobUnknown, "The blob '"+e.Ref+"' was not found in the repository with name '"+e.Repo.Name+"'"
+	}
+	return e
+}
+
+// errorOf returns a copy of the Error that err is or has in it, or a new one around
+// any other error.
+func errorOf(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
-		located := *e
-		located.Repo, located.Ref = repo, ref
-		return &located
+		own := *e
+		return &own
 	}
 	kind := errInternal
 	switch {
 	case errors.Is(err, flight.ErrClosed):
-		return &Error{Kind: ErrClosed, Repo: repo, Ref: ref}
+		return &Error{Kind: ErrClosed}
 	case errors.Is(err, ErrUnauthorized):
 		kind = ErrUnauthorized
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		kind = ErrUnavailable // ours, not the caller's
+		kind = ErrUnavailable // the end of our own context, not of the caller's
 	}
-	return &Error{Kind: kind, Repo: repo, Ref: ref, Err: err}
+	return &Error{Kind: kind, Err: err}
 }
 
 // errInternal is the kind of what should not happen: a Store or callback that

@@ -2,9 +2,7 @@ package pullthrough_test
 
 import (
 	"context"
-	"errors"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -108,61 +106,4 @@ func TestNoRuleIsAnUnknownRepository(t *testing.T) {
 		assert.Equal(t, testkit.SayNoRepository(name, testkit.RegistryAccount), message)
 	}
 	assert.Empty(t, f.Up.Log())
-}
-
-func TestOCI(t *testing.T) {
-	for name, c := range map[string]struct {
-		err    error
-		status int
-		code   string
-	}{
-		"nil":          {nil, 500, "UNKNOWN"},
-		"unknown":      {errors.New("canary: disk /dev/sda failed"), 500, "UNKNOWN"},
-		"canceled":     {context.Canceled, 500, "UNKNOWN"},
-		"no rule":      {pullthrough.ErrNoRule, 404, "NAME_UNKNOWN"},
-		"not found":    {pullthrough.ErrNotFound, 404, "MANIFEST_UNKNOWN"},
-		"denied":       {pullthrough.ErrDenied, 403, "DENIED"},
-		"unauthorized": {pullthrough.ErrUnauthorized, 401, "UNAUTHORIZED"},
-		"limited":      {pullthrough.ErrRateLimited, 429, "TOOMANYREQUESTS"},
-		"unavailable":  {pullthrough.ErrUnavailable, 502, "UNKNOWN"},
-		"digest":       {pullthrough.ErrDigest, 502, "UNKNOWN"},
-		"too large":    {pullthrough.ErrTooLarge, 502, "UNKNOWN"},
-		"own code":     {&pullthrough.Error{Kind: pullthrough.ErrDenied, Code: "OWN", Message: "my sentence"}, 403, "OWN"},
-		"wrapped":      {errors.Join(errors.New("canary"), &pullthrough.Error{Kind: pullthrough.ErrDigest, Err: errors.New("canary")}), 502, "UNKNOWN"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if name == "canceled" {
-				status, _, _ := pullthrough.OCI(c.err)
-				assert.GreaterOrEqual(t, status, 400)
-				return
-			}
-			status, code, message := pullthrough.OCI(c.err)
-			assert.Equal(t, c.status, status)
-			assert.Equal(t, c.code, code)
-			assert.NotEmpty(t, message)
-			assert.NotContains(t, message, "canary", "causes are for logs")
-			if name == "own code" {
-				assert.Equal(t, "my sentence", message)
-			}
-		})
-	}
-}
-
-func TestWriteErrorPassesHeadersOn(t *testing.T) {
-	rec := httptest.NewRecorder()
-	pullthrough.WriteError(rec, &pullthrough.Error{Kind: pullthrough.ErrRateLimited, RetryAfter: 7 * time.Second})
-	assert.Equal(t, 429, rec.Code)
-	assert.Equal(t, "7", rec.Header().Get("Retry-After"))
-	assert.Equal(t, "application/json", rec.Header().Get("Content-Type"))
-
-	rec = httptest.NewRecorder()
-	pullthrough.WriteError(rec, pullthrough.ErrUnauthorized)
-	assert.Equal(t, 401, rec.Code)
-	assert.True(t, strings.HasPrefix(rec.Header().Get("WWW-Authenticate"), "Basic "), rec.Header())
-	assert.Contains(t, rec.Header().Get("WWW-Authenticate"), `service="ecr.amazonaws.com"`)
-
-	rec = httptest.NewRecorder()
-	rec.Header().Set("WWW-Authenticate", `Bearer realm="https://host.example/token"`)
-	pullthrough.WriteError(rec, pullthrough.ErrUnauthorized)
-	assert.Equal(t, []string{`Bearer realm="https://host.example/token"`}, rec.Header().Values("WWW-Authenticate"))
 }

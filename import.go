@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,21 +18,6 @@ const (
 	// time, maxIndexDepth how many indexes may stand in each other.
 	importWidth   = 4
 	maxIndexDepth = 4
-)
-
-// FillMode says how much of an image a pull brings in.
-type FillMode int
-
-const (
-	// FillLazy brings in what clients ask for. It is the zero value, and a
-	// departure from Amazon ECR.
-	FillLazy FillMode = iota
-	// FillBackground brings in, after a manifest, all that it refers to, children
-	// of every platform included, while nobody waits for it; as Amazon ECR does.
-	FillBackground
-	// FillEager is FillBackground for Stores that check references: a manifest is
-	// put after its children and blobs. Clients do not wait for that.
-	FillEager
 )
 
 // ImportOptions choose what [Proxy.Import] brings in. The zero value is the
@@ -56,34 +40,46 @@ type ImportProgress struct {
 	Stored     bool  // the Store has it
 }
 
-// Import brings the image r.Ref of r.Repo into the Store, with all that it
-// refers to, and returns its manifest. What is stored already is not fetched
-// again, what is being fetched for a client is shared with it. When it fails,
-// what has come so far stays. Errors and permissions are those of [Proxy.Manifest].
-func (p *Proxy) Import(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {
-	m, err := p.importImage(ctx, r, o)
-	return m, at(ctx, err, r.Repo, r.Ref)
+// importer brings in whole images. An image is imported by fetching manifests and
+// blobs, and fetching a manifest may import an image: so it is the importer that tells
+// the resolver how.
+type importer struct {
+	*core
+	manifests *resolver
+	blobs     *blobs
+	later     flight.Group[objectKey, struct{}] // in the background
 }
 
-func (p *Proxy) importImage(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {
-	rt, err := p.route(ctx, r.Repo)
-	if err != nil {
-		return nil, err
+func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
+	im := &importer{core: re.core, manifests: re, blobs: bl}
+	im.later.Join(flights, "import of")
+	re.importLater = im.importLater
+	re.importParts = func(ctx context.Context, rt *route, m *Manifest, depth int) error {
+		return im.importParts(ctx, rt, m, ImportOptions{}, depth)
 	}
-	m, err := p.manifest(ctx, r)
+	return im
+}
+
+// pull brings in the image r.Ref, and returns its manifest.
+func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Manifest, outcome, error) {
+	rt, err := im.router.route(ctx, r.Repo)
 	if err != nil {
-		return nil, err
+		return nil, outcome{}, err
+	}
+	m, out, err := im.manifests.pull(ctx, r)
+	if err != nil {
+		return nil, out, err
 	}
 	// The manifest may have been a hit: what it refers to has its own price.
-	if err := p.authorize(ctx, ActionImport, r); err != nil {
-		return nil, maskedImport(err)
+	if err := im.mayImport(ctx, r); err != nil {
+		return nil, out, err
 	}
 	o.tell(m.Descriptor, m.Descriptor.Size, true)
-	return m, p.importAll(ctx, rt, m, o, 0)
+	return m, out, im.importParts(ctx, rt, m, o, 0)
 }
 
-// importAll brings in what m refers to. The first failure ends it.
-func (p *Proxy) importAll(ctx context.Context, rt *route, m *Manifest, o ImportOptions, depth int) error {
+// importParts brings in what m refers to. The first failure ends it.
+func (im *importer) importParts(ctx context.Context, rt *route, m *Manifest, o ImportOptions, depth int) error {
 	if depth > maxIndexDepth {
 		return rt.error(ErrUnavailable, fmt.Errorf("more than %d indexes in each other", maxIndexDepth))
 	}
@@ -93,13 +89,13 @@ func (p *Proxy) importAll(ctx context.Context, rt *route, m *Manifest, o ImportO
 	}
 	children := slices.DeleteFunc(info.Manifests, func(d ocispec.Descriptor) bool { return !o.wants(d) })
 	err = each(ctx, children, func(ctx context.Context, d ocispec.Descriptor) error {
-		return p.importChild(ctx, rt, d, o, depth+1)
+		return im.importChild(ctx, rt, d, o, depth+1)
 	})
 	if err != nil {
 		return err
 	}
 	return each(ctx, info.Blobs, func(ctx context.Context, d ocispec.Descriptor) error {
-		return p.importBlob(ctx, rt, d, o)
+		return im.importBlob(ctx, rt, d, o)
 	})
 }
 
@@ -141,20 +137,15 @@ func (o ImportOptions) tell(d ocispec.Descriptor, done int64, stored bool) {
 }
 
 // importChild brings in a manifest of an index, and what that refers to.
-func (p *Proxy) importChild(ctx context.Context, rt *route, d ocispec.Descriptor, o ImportOptions, depth int) error {
-	m, err := p.storedManifest(ctx, rt.repo, d.Digest.String())
-	if m == nil {
-		o.tell(d, 0, false)
-		m, _, err = p.joinManifest(ctx, rt, Request{Repo: rt.repo, Ref: d.Digest.String()}, depth)
-	}
+func (im *importer) importChild(ctx context.Context, rt *route, d ocispec.Descriptor, o ImportOptions, depth int) error {
+	m, err := im.manifests.child(ctx, rt, d.Digest, depth, func() { o.tell(d, 0, false) })
 	if err != nil {
 		return err
 	}
-	if err := p.importAll(ctx, rt, m, o, depth); err != nil {
+	if err := im.importParts(ctx, rt, m, o, depth); err != nil {
 		return err
 	}
-	// The answer was out before the Store had it.
-	if err := p.state().manifests.Wait(ctx, rt.key(d.Digest.String())); err != nil {
+	if err := im.manifests.stored(ctx, rt, d.Digest); err != nil {
 		return err
 	}
 	o.tell(d, d.Size, true)
@@ -162,62 +153,36 @@ func (p *Proxy) importChild(ctx context.Context, rt *route, d ocispec.Descriptor
 }
 
 // importBlob brings in a blob and waits until the Store has it.
-func (p *Proxy) importBlob(ctx context.Context, rt *route, d ocispec.Descriptor, o ImportOptions) error {
-	if b, _ := p.storedBlob(ctx, rt.repo, d.Digest); b != nil {
+func (im *importer) importBlob(ctx context.Context, rt *route, d ocispec.Descriptor, o ImportOptions) error {
+	if im.blobs.isStored(ctx, rt, d.Digest) {
 		o.tell(d, d.Size, true)
-		return b.Body.Close()
+		return nil
 	}
-	f, _, err := p.join(ctx, rt, d.Digest, true)
-	if errors.Is(err, ErrNotFound) && foreign(d.MediaType) {
+	f, err := im.blobs.part(ctx, rt, d.Digest)
+	if errors.Is(err, ErrNotFound) && manifest.IsForeign(d.MediaType) {
 		return nil // the registry is not meant to have it
 	}
 	if err != nil {
 		return err
 	}
-	defer f.release()
-	if err := f.follow(ctx, d, o); err != nil {
+	defer f.Release()
+	if err := f.Follow(ctx, func(done int64) { o.tell(d, done, false) }); err != nil {
 		return err
 	}
-	select {
-	case <-f.ended:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if f.err == nil {
+	err = f.Wait(ctx)
+	if err == nil {
 		o.tell(d, d.Size, true)
 	}
-	return f.err
+	return err
 }
 
-// foreign reports whether layers of the type need not be in any registry.
-func foreign(mediaType string) bool {
-	return strings.Contains(mediaType, "nondistributable") || strings.Contains(mediaType, ".foreign.")
-}
-
-// follow tells of the download's progress until its last byte is there.
-func (f *fill) follow(ctx context.Context, d ocispec.Descriptor, o ImportOptions) error {
-	if f.spool == nil {
-		return nil
-	}
-	for done := int64(0); ; {
-		o.tell(d, done, false)
-		written, ended, err := f.spool.Wait(ctx, done)
-		if err != nil || ended {
-			return err
-		}
-		done = written
-	}
-}
-
-type importCall = flight.Call[objectKey, struct{}]
-
-// importInBackground brings in what m refers to, once at a time.
-func (p *Proxy) importInBackground(rt *route, m *Manifest) {
+// importLater brings in what m refers to while nobody waits, once at a time.
+func (im *importer) importLater(rt *route, m *Manifest) {
 	key := rt.key(m.Descriptor.Digest.String())
-	_, _, _ = p.state().imports.Do(context.Background(), key, func(call *importCall) (struct{}, error) {
+	_, _, _ = im.later.Do(context.Background(), key, func(call *flight.Call[objectKey, struct{}]) (struct{}, error) {
 		call.Publish(struct{}{}) // nobody waits for the rest
-		if err := p.importAll(call.Context(), rt, m, ImportOptions{}, 0); err != nil {
-			p.log().Warn("image could not be imported whole", "repository", rt.repo.Name, "digest", key.ref, "err", err)
+		if err := im.importParts(call.Context(), rt, m, ImportOptions{}, 0); err != nil {
+			im.log.Warn("image could not be imported whole", "repository", rt.repo.Name, "digest", key.ref, "err", err)
 		}
 		return struct{}{}, nil
 	})

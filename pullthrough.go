@@ -52,12 +52,9 @@ package pullthrough
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -127,84 +124,30 @@ type Proxy struct {
 	// Now is the clock that stamps and ages tags and tokens. nil: time.Now.
 	Now func() time.Time
 
-	once sync.Once
-	run  *running
+	once  sync.Once
+	parts *engine // made by once
 }
 
-// Action is what a caller asks [Proxy.Authorize] for, spelled as the IAM
-// action without its "ecr:".
-type Action string
-
-// The actions of a pull through a rule; see "Permissions required to use a
-// pull through cache rule" in the Amazon ECR user guide.
-const (
-	ActionPull   Action = "BatchGetImage"
-	ActionImport Action = "BatchImportUpstreamImage"
-	ActionCreate Action = "CreateRepository" // where the Store is a RepoCreator and has no such repository
-)
-
-// Identity is who asks, and which private registry.
-type Identity struct {
-	Account string
-	Region  string
-	Caller  string // opaque, for example a principal ARN; handed on in Request.Caller
+// engine returns what the Proxy keeps in memory. It is made on first use, of the
+// fields as they are then.
+func (p *Proxy) engine() *engine {
+	p.once.Do(func() {
+		p.parts = newEngine(settings{
+			store: p.Store, rules: p.Rules, credentials: p.Credentials, rotated: p.Rotated, endpoint: p.Endpoint,
+			policy: p.Policy, authorize: p.Authorize, transport: p.Transport, fill: p.Fill, spoolDir: p.SpoolDir,
+			spoolBytes: p.SpoolBytes, onEvent: p.OnEvent, logger: p.Logger, now: p.Now,
+		})
+	})
+	return p.parts
 }
-
-// Request is one pull.
-type Request struct {
-	Repo   Repo
-	Ref    string // tag or digest; of a blob always a digest
-	Head   bool   // an existence check: never counts as a pull
-	Caller string // opaque, for example a principal ARN
-}
-
-// Event says what happened. Credentials and tokens are in none of its fields.
-type Event struct {
-	Kind     EventKind
-	Request  Request       // the request; of a fetch only Repo and Ref are set
-	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; else ""
-	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
-	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
-	Digest   string        // of the content; "" on failure
-	Source   Source        // of the answer; SourceFill for a fetch
-	Bytes    int64         // length of the content; 0 on failure
-	Upstream int           // requests that a fetch made to upstream, tokens included; 0 for a request
-	Duration time.Duration // until the answer was there, or the fetch was committed
-	Err      error         // nil: it went well. EventStoreFailed: what the Store said
-
-	// What else a fetch has found out.
-	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)
-	WrongDigest bool     // upstream named another digest than the manifest's content has
-	Warnings    []string // texts of upstream's Warning headers, 4096 bytes at most
-}
-
-// EventKind tells events apart.
-type EventKind string
-
-const (
-	EventManifest    EventKind = "manifest"     // a manifest was asked for
-	EventBlob        EventKind = "blob"         // a blob was asked for
-	EventReferrers   EventKind = "referrers"    // a list of referrers was asked for
-	EventFetch       EventKind = "fetch"        // one of these was fetched from upstream, or could not be
-	EventStoreFailed EventKind = "store-failed" // the Store failed; the pull went on without it
-)
 
 // Manifest returns the manifest r.Ref of r.Repo: from the Store, or from the
-// upstream registry of the rule that covers the repository. An error is an
-// [*Error]; where nothing is stored and no rule covers the name it Is
+// upstream registry of the rule that covers the repository. It returns when the
+// manifest is verified, which may be before the Store has it; see [Proxy.Idle]. An
+// error is an [*Error]; where nothing is stored and no rule covers the name it Is
 // [ErrNoRule]. HEAD and GET of a manifest are both this call.
 func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
-	start := p.startOf()
-	m, err := p.manifest(ctx, r)
-	err = at(ctx, err, r.Repo, r.Ref)
-	switch {
-	case p.OnEvent == nil:
-	case m == nil:
-		p.tellRequest(ctx, EventManifest, r, ocispec.Descriptor{}, 0, start, err)
-	default:
-		p.tellRequest(ctx, EventManifest, r, m.Descriptor, m.Source, start, err)
-	}
-	return m, err
+	return p.engine().manifest(ctx, r)
 }
 
 // Blob returns the blob r.Ref of r.Repo: from the Store, or from the upstream
@@ -213,86 +156,57 @@ func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
 // for Manifest. With r.Head set nothing is downloaded, and the Body is empty if
 // the blob is not stored.
 func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
-	start := p.startOf()
-	b, err := p.blob(ctx, r)
-	err = asBlobError(at(ctx, err, r.Repo, r.Ref))
-	switch {
-	case p.OnEvent == nil:
-	case b == nil:
-		p.tellRequest(ctx, EventBlob, r, ocispec.Descriptor{}, 0, start, err)
-	default:
-		p.tellRequest(ctx, EventBlob, r, b.Descriptor, b.Source, start, err)
-	}
-	return b, err
+	return p.engine().blob(ctx, r)
 }
 
-// startOf is when a request began, if anybody wants to know.
-func (p *Proxy) startOf() time.Time {
-	if p.OnEvent == nil {
-		return time.Time{}
-	}
-	return p.now()
+// Referrers returns the list of what refers to the manifest r.Ref, a digest:
+// signatures, SBOMs and the like (OCI distribution spec, "Listing Referrers";
+// ListImageReferrers in Amazon ECR). artifactType, if not "", picks those of one
+// type. A list is asked of upstream, kept, and asked for again when it is older
+// than [Policy.ReferrersTTL]; when upstream fails a known list is returned. The
+// manifests in it are not fetched. A subject that nobody knows has an empty list.
+// Errors are as for [Proxy.Manifest]; where no rule covers the repository the
+// error Is [ErrNoRule].
+func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, error) {
+	return p.engine().listReferrers(ctx, r, artifactType)
 }
 
-func (p *Proxy) tellRequest(ctx context.Context, kind EventKind, r Request, d ocispec.Descriptor, source Source, start time.Time, err error) {
-	p.tell(ctx, Event{
-		Kind: kind, Request: r, Digest: d.Digest.String(), Source: source, Bytes: d.Size,
-		Duration: p.now().Sub(start), Err: err,
-	})
+// Import brings the image r.Ref of r.Repo into the Store, with all that it
+// refers to, and returns its manifest. What is stored already is not fetched
+// again, what is being fetched for a client is shared with it. When it fails,
+// what has come so far stays. Errors and permissions are those of [Proxy.Manifest].
+func (p *Proxy) Import(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {
+	return p.engine().importImage(ctx, r, o)
 }
 
-// asBlobError gives "not found" a blob's code and sentence.
-func asBlobError(err error) error {
-	e, ok := errors.AsType[*Error](err)
-	if ok && (e.Kind == ErrNotFound && e.Code == "" || e.Code == codeManifestUnknown) {
-		e.Code, e.Message = "BLOB_UNKNOWN", "The blob '"+e.Ref+"' was not found in the repository with name '"+e.Repo.Name+"'"
-	}
-	return err
+// Downloads returns the blobs that are being downloaded, and those that are here
+// but that clients still read from the spool, the oldest first. It is made for
+// showing them, and costs nothing to downloads. It may be called at any time.
+func (p *Proxy) Downloads() []Download { return p.engine().downloads() }
+
+// ValidateRule tells whether a pull by the rule would get anywhere now: it asks the
+// rule's upstream registry for /v2/ (OCI distribution spec, "Determining Support"),
+// with the credentials of the rule if it is challenged, and keeps nothing of what it
+// learns. repo says whose rule it is; it needs no name. It is made for
+// ValidatePullThroughCacheRule of Amazon ECR: see ecrapi.API.Validate.
+//
+// The error is an [*Error]: ErrDenied when the registry or its token server refuses
+// the credentials or Proxy.Credentials has none, ErrUnavailable when the registry
+// cannot be reached, ErrNotFound when what answers is no registry, ErrInvalid for a
+// rule that can never work. Rule.Validate is not asked, nor is Authorize.
+func (p *Proxy) ValidateRule(ctx context.Context, repo Repo, rule Rule) error {
+	return p.engine().validateRule(ctx, repo, rule)
 }
 
 // Shutdown ends the proxy: from now on what is stored is served, and a miss is
 // an [ErrClosed]. It waits for running downloads; when ctx ends first it
 // cancels them, waits for their end, and returns ctx's error. Shut the
 // http.Server down first.
-func (p *Proxy) Shutdown(ctx context.Context) error {
-	run := p.state()
-	defer run.upstream.lanes.close()
-	return run.flights.Shutdown(ctx)
-}
+func (p *Proxy) Shutdown(ctx context.Context) error { return p.engine().shutdown(ctx) }
 
 // Idle waits until nothing is being fetched from an upstream registry and nothing
 // is being put into the Store: what was answered before is stored then, or an event
 // said why not. It is for tests, and for hosts that read the Store themselves after
 // a pull. New pulls may begin while it waits, and are waited for too. When ctx ends
 // first, the error says what still goes on, and Is the cause of ctx's end.
-func (p *Proxy) Idle(ctx context.Context) error {
-	flights := &p.state().flights
-	if err := flights.Idle(ctx); err != nil {
-		return fmt.Errorf("pullthrough: not idle: %s: %w", strings.Join(flights.Running(), ", "), err)
-	}
-	return nil
-}
-
-func (p *Proxy) now() time.Time {
-	if p.Now != nil {
-		return p.Now()
-	}
-	return time.Now()
-}
-
-func (p *Proxy) log() *slog.Logger {
-	if p.Logger != nil {
-		return p.Logger
-	}
-	return slog.New(slog.DiscardHandler)
-}
-
-// tell reports e; what the host does with it must not hurt the pull.
-func (p *Proxy) tell(ctx context.Context, e Event) {
-	if p.OnEvent == nil {
-		return
-	}
-	if err := guarded("OnEvent", func() error { p.OnEvent(ctx, e); return nil }); err != nil {
-		p.log().Error("event handler failed", "err", err)
-	}
-}
+func (p *Proxy) Idle(ctx context.Context) error { return p.engine().idle(ctx) }

@@ -1,20 +1,21 @@
 package pullthrough
 
 import (
-	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
-	"github.com/ecr-pullthrough/pullthrough/internal/spool"
+	"github.com/ecr-pullthrough/pullthrough/internal/serve"
+	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
+
+const mediaTypeJSON = "application/json"
 
 // ServeHTTP is a read-only registry: the Store first, then the rules. Mount it
 // at "/v2" and at "/v2/", which are alike. A miss that no rule covers is
@@ -23,10 +24,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, err := ocipath.Parse(r.URL)
 	switch {
 	case errors.Is(err, ocipath.ErrNotRegistry):
-		writeErrorCode(w, http.StatusNotFound, "UNSUPPORTED", "This is not a path of the registry API.")
+		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This is not a path of the registry API.")
 	case !isPullMethod(r.Method):
 		w.Header().Set("Allow", "GET, HEAD")
-		writeErrorCode(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "This registry is read-only: images come in by pull through cache rules.")
+		serve.Error(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "This registry is read-only: images come in by pull through cache rules.")
 	default:
 		p.serve(w, r, path, p.identify(r), err)
 	}
@@ -70,12 +71,11 @@ func isPullMethod(method string) bool { return method == http.MethodGet || metho
 // repository of next's stays open. When the rules cannot be read the request is
 // the proxy's, which has stored content to serve and an error to tell.
 func (p *Proxy) covers(r *http.Request, c caller, name string) bool {
-	rules, err := p.rules(r.Context(), c.Account, c.Region)
+	covered, err := p.engine().covers(r.Context(), c.Account, c.Region, name)
 	if err != nil {
 		return c.err == nil
 	}
-	_, _, ok := Match(rules, name)
-	return ok
+	return covered
 }
 
 // caller is who sends a request, or why that is not known.
@@ -88,23 +88,9 @@ func (p *Proxy) identify(r *http.Request) (c caller) {
 	if p.Identify == nil {
 		return c
 	}
-	defer recovered("Identify", &c.err)
+	defer hostcall.Recover("Identify", &c.err)
 	c.Identity, c.err = p.Identify(r)
 	return c
-}
-
-// HostIdentity reads account and Region from the host name that the request was
-// sent to, <account>.dkr.ecr.<region>.<any domain>, as Amazon ECR's registries
-// are named. For other host names it returns the zero Identity. It never fails
-// and knows no caller; it fits [Proxy.Identify].
-func HostIdentity(r *http.Request) (Identity, error) {
-	account, rest, _ := strings.Cut(r.Host, ".")
-	rest, isRegistry := strings.CutPrefix(rest, "dkr.ecr.")
-	region, domain, _ := strings.Cut(rest, ".")
-	if !isRegistry || domain == "" || len(account) != 12 || strings.Trim(account, "0123456789") != "" {
-		return Identity{}, nil
-	}
-	return Identity{Account: account, Region: region}, nil
 }
 
 // serve answers one GET or HEAD of a registry path; pathErr is what Parse said.
@@ -114,13 +100,13 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 		err = invalid(repo, path.Ref, pathErr)
 	}
 	if err != nil {
-		refuse(w, r, at(r.Context(), err, repo, path.Ref))
+		refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, err))
 		return
 	}
 	req := Request{Repo: repo, Ref: path.Ref, Head: r.Method == http.MethodHead, Caller: c.Caller}
 	switch path.Kind {
 	case ocipath.Base:
-		writeJSON(w, http.StatusOK, struct{}{})
+		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct{}{})
 	case ocipath.Manifest:
 		m, err := p.Manifest(r.Context(), req)
 		if err != nil {
@@ -140,7 +126,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 	case ocipath.Tags, ocipath.Catalog:
 		p.serveList(w, r, path.Kind, req)
 	default:
-		writeErrorCode(w, http.StatusNotFound, "UNSUPPORTED", "This registry has no "+path.Kind.String()+".")
+		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry has no "+path.Kind.String()+".")
 	}
 }
 
@@ -156,50 +142,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 // WriteManifest answers r, a GET or HEAD, with m: the descriptor's fields and
 // the digest as headers, 304 if the client has it.
 func WriteManifest(w http.ResponseWriter, r *http.Request, m *Manifest) {
-	h := w.Header()
-	length := setContentHeaders(h, m.Descriptor.Digest, m.Descriptor.MediaType, len(m.Content))
-	if matchesETag(r.Header.Values("If-None-Match"), m.Descriptor.Digest) {
-		h.Del("Content-Type")
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	h["Content-Length"] = length
-	w.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(m.Content) // a client that is gone is nobody's error
-	}
-}
-
-// setContentHeaders sets what every answer with content has, and returns the
-// value of its Content-Length. It is on the way of every hit: the keys are as
-// net/http spells them, one array has all values and one string those that have
-// to be made.
-func setContentHeaders(h http.Header, d digest.Digest, mediaType string, size int) (length []string) {
-	var buf [160]byte
-	made := append(append(append(buf[:0], '"'), d...), '"')
-	etag := len(made)
-	text := string(strconv.AppendInt(made, int64(size), 10))
-	v := []string{mediaType, string(d), "registry/2.0", text[:etag], "nosniff", text[etag:]}
-	h["Content-Type"] = v[0:1:1]
-	h["Docker-Content-Digest"] = v[1:2:2]
-	h["Docker-Distribution-Api-Version"] = v[2:3:3]
-	h["Etag"] = v[3:4:4]
-	h["X-Content-Type-Options"] = v[4:5:5]
-	return v[5:6:6]
-}
-
-// matchesETag reports whether one of the entity tags of If-None-Match is d's
-// (RFC 9110, section 13.1.2: weak comparison).
-func matchesETag(values []string, d digest.Digest) bool {
-	for _, value := range values {
-		for tag := range strings.SplitSeq(value, ",") {
-			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
-			if tag == "*" || tag == `"`+d.String()+`"` {
-				return true
-			}
-		}
-	}
-	return false
+	serve.Manifest(w, r, m.Descriptor.Digest, m.Descriptor.MediaType, m.Content)
 }
 
 // WriteBlob answers r, a GET or HEAD, with b, and closes its Body: 206 for one
@@ -212,136 +155,9 @@ func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
 		h.ServeHTTP(w, r)
 		return
 	}
-	setContentHeaders(w.Header(), b.Descriptor.Digest, mediaTypeBlob, 0)
-	r = oneRange(r)
-	cw := &contentWriter{ResponseWriter: w, size: b.Descriptor.Size}
-	body, seekable := b.Body.(io.ReadSeeker)
-	switch {
-	case r.Method == http.MethodHead:
-		http.ServeContent(cw, r, "", time.Time{}, &hollow{size: b.Descriptor.Size})
-	case seekable:
-		http.ServeContent(cw, r, "", time.Time{}, body)
-	default:
-		w.Header().Set("Content-Length", strconv.FormatInt(b.Descriptor.Size, 10))
-		cw.WriteHeader(http.StatusOK)
-		_, _ = io.Copy(cw, b.Body) // cw knows how much arrived
-	}
-	if r.Method != http.MethodHead && cw.missing() {
+	if !serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body) {
 		panic(http.ErrAbortHandler)
 	}
-}
-
-// oneRange drops the Range headers that are not answered with a part: several
-// ranges, units other than bytes, what is no range, and all of them on HEAD
-// (RFC 9110, section 14.2, lets a server ignore any).
-func oneRange(r *http.Request) *http.Request {
-	v := r.Header.Values("Range")
-	if len(v) == 0 || r.Method == http.MethodGet && len(v) == 1 && isOneRange(v[0]) {
-		return r
-	}
-	whole := *r
-	whole.Header = r.Header.Clone()
-	whole.Header.Del("Range")
-	return &whole
-}
-
-// isOneRange reports whether v is bytes=N-, bytes=N-M or bytes=-N with numbers
-// that http.ServeContent gets right.
-func isOneRange(v string) bool {
-	spec, bytes := strings.CutPrefix(v, "bytes=")
-	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
-	_, okFirst := contentrange.Digits(first)
-	n, okLast := contentrange.Digits(last)
-	switch {
-	case !bytes || !dash:
-		return false
-	case first == "":
-		return okLast && n > 0
-	}
-	return okFirst && (okLast || last == "")
-}
-
-// contentWriter watches http.ServeContent: it turns its plain text 416 into
-// OCI JSON, and counts what goes out, since ServeContent hides errors.
-type contentWriter struct {
-	http.ResponseWriter
-	size     int64 // of the whole content
-	expected int64 // of the part that is sent
-	sent     int64
-	refused  bool // 416: its body was written already
-}
-
-func (w *contentWriter) WriteHeader(status int) {
-	switch status {
-	case http.StatusRequestedRangeNotSatisfiable:
-		w.refused = true
-		w.Header().Del("Etag")
-		writeErrorCode(w.ResponseWriter, status, "RANGE_INVALID", "The range cannot be satisfied.")
-		return
-	case http.StatusOK:
-		// Not the Content-Length: there is none where a Content-Encoding is set.
-		w.expected = w.size
-	case http.StatusPartialContent:
-		first, last, _, _ := contentrange.Parse(w.Header().Get("Content-Range"))
-		w.expected = last - first + 1
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *contentWriter) Write(p []byte) (int, error) {
-	if w.refused {
-		return len(p), nil
-	}
-	n, err := w.ResponseWriter.Write(p)
-	w.sent += int64(n)
-	return n, err
-}
-
-// ReadFrom keeps the kernel's way from a file to the connection open.
-func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
-	if w.refused {
-		return io.Copy(io.Discard, src)
-	}
-	var n int64
-	var err error
-	if part, ok := src.(*io.LimitedReader); ok {
-		if body, ok := part.R.(*spool.Reader); ok {
-			n, err = body.SendTo(w.ResponseWriter, part.N, w.conn())
-			w.sent += n
-			return n, err
-		}
-	}
-	n, err = io.Copy(w.ResponseWriter, src)
-	w.sent += n
-	return n, err
-}
-
-// conn is what the connection can do. A client that waits for the first byte
-// sees the header, one that never reads can be cut off.
-func (w *contentWriter) conn() spool.Conn {
-	c := http.NewResponseController(w.ResponseWriter)
-	return spool.Conn{
-		Flush:     func() { _ = c.Flush() },
-		Interrupt: func() { _ = c.SetWriteDeadline(time.Unix(1, 0)) },
-	}
-}
-
-func (w *contentWriter) missing() bool { return w.sent < w.expected }
-
-// hollow has a size and nothing in it, for answers without a body.
-type hollow struct{ size, off int64 }
-
-func (h *hollow) Read([]byte) (int, error) { return 0, io.EOF }
-
-func (h *hollow) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += h.off
-	case io.SeekEnd:
-		offset += h.size
-	}
-	h.off = offset
-	return offset, nil
 }
 
 // WriteError answers with what [OCI] says of err, as the OCI distribution
@@ -356,33 +172,53 @@ func WriteError(w http.ResponseWriter, err error) {
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
 	}
-	writeErrorCode(w, status, code, message)
+	serve.Error(w, status, code, message)
 }
 
-func writeErrorCode(w http.ResponseWriter, status int, code, message string) {
-	type entry struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-	}
-	writeJSON(w, status, struct {
-		Errors []entry `json:"errors"`
-	}{[]entry{{code, message}}})
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	writeJSONAs(w, status, "application/json", v)
-}
-
-func writeJSONAs(w http.ResponseWriter, status int, mediaType string, v any) {
-	body, err := json.Marshal(v)
+// serveList answers tags/list and the catalog with what is stored: as in Amazon
+// ECR, a list never asks upstream and never creates a repository.
+func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request) {
+	page, err := serve.ParsePage(r.URL.Query())
 	if err != nil {
-		panic(err) // strings and structs of strings can always be encoded
+		serve.Error(w, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", err.Error())
+		return
 	}
-	h := w.Header()
-	h.Set("Content-Type", mediaType)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	names, err := p.engine().names(r.Context(), kind, req)
+	switch {
+	case errors.Is(err, errNotListed):
+		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+kind.String()+".")
+		return
+	case err != nil:
+		refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
+		return
+	}
+	names = page.Of(w, r, names)
+	if kind == ocipath.Catalog {
+		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
+			Repositories []string `json:"repositories"`
+		}{names})
+		return
+	}
+	serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
+		Name string   `json:"name"`
+		Tags []string `json:"tags"`
+	}{req.Repo.Name, names})
+}
+
+// serveReferrers answers GET /v2/<name>/referrers/<digest>. Where no rule covers
+// the repository nothing is known to refer to anything: an empty list.
+func (p *Proxy) serveReferrers(w http.ResponseWriter, r *http.Request, req Request) {
+	artifactType := r.URL.Query().Get("artifactType")
+	index, err := p.Referrers(r.Context(), req, artifactType)
+	if errors.Is(err, ErrNoRule) {
+		index, err = upstream.EmptyIndex(), nil
+	}
+	if err != nil {
+		refuse(w, r, err)
+		return
+	}
+	if artifactType != "" {
+		w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	serve.JSON(w, http.StatusOK, ocispec.MediaTypeImageIndex, index)
 }

@@ -129,7 +129,7 @@ func suspicious(t *testing.T) (f *testkit.Face, asked *atomic.Int64) {
 	f = testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
 		rules, ok := p.Rules.(pullthrough.StaticRules)
 		assert.True(t, ok)
-		rules = append(rules, pullthrough.Rule{Prefix: pullthrough.Root, UpstreamURL: rules[0].UpstreamURL})
+		rules = append(rules, pullthrough.Rule{Prefix: "ROOT", UpstreamURL: rules[0].UpstreamURL})
 		p.Rules = pullthrough.RuleSourceFunc(func(context.Context, string, string) ([]pullthrough.Rule, error) {
 			asked.Add(1)
 			return rules, nil

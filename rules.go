@@ -9,19 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/ecr"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
-
-// Root is the prefix of the rule that covers every name no other rule covers,
-// and the upstream prefix that adds nothing.
-const Root = "ROOT"
-
-// Repo names a repository of one private registry. It is comparable.
-type Repo struct {
-	Account string // 12-digit account id; a host with one account may leave it empty
-	Region  string // for example "us-east-1"; a host with one Region may leave it empty
-	Name    string // "docker-hub/library/alpine"
-}
 
 // Rule is a pull through cache rule. The zero Rule covers nothing.
 //
@@ -30,14 +20,14 @@ type Repo struct {
 // [CreatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreatePullThroughCacheRule.html
 type Rule struct {
 	// Prefix is the first part of the names that the rule covers, whole path
-	// components; [Root] is the fallback for every name. A slash at the end
+	// components; "ROOT" is the fallback for every name. A slash at the end
 	// means the same as none.
 	Prefix string
 	// UpstreamURL is the upstream registry as ECR spells it,
 	// "registry-1.docker.io", or any http or https URL; its path, if any, stands
 	// before /v2/. Without a scheme it is https.
 	UpstreamURL string
-	// UpstreamPrefix stands before the rest of the name upstream; "" and [Root]
+	// UpstreamPrefix stands before the rest of the name upstream; "" and "ROOT"
 	// add nothing.
 	UpstreamPrefix string
 	// Upstream is ECR's name for the kind of upstream registry, as the caller of
@@ -52,7 +42,7 @@ type Rule struct {
 
 // Match returns the rule that covers the repository name and the repository's
 // name upstream: the rule with the longest matching prefix on whole path
-// components wins, [Root] comes last, and of two equal prefixes the first. ok
+// components wins, "ROOT" comes last, and of two equal prefixes the first. ok
 // is false if no rule covers the name. Rules without a prefix cover nothing.
 // Match is pure: it does no I/O and keeps nothing.
 func Match(rules []Rule, name string) (rule Rule, upstreamName string, ok bool) {
@@ -66,7 +56,7 @@ func Match(rules []Rule, name string) (rule Rule, upstreamName string, ok bool) 
 	if best < 0 {
 		return Rule{}, "", false
 	}
-	if up := rules[best].UpstreamPrefix; up != "" && up != Root {
+	if up := rules[best].UpstreamPrefix; up != "" && up != ecr.Root {
 		upstreamName = strings.TrimSuffix(up, "/") + "/" + upstreamName
 	}
 	return rules[best], upstreamName, true
@@ -74,7 +64,7 @@ func Match(rules []Rule, name string) (rule Rule, upstreamName string, ok bool) 
 
 // rest is what follows the rule's prefix in name.
 func (r *Rule) rest(name string) (string, bool) {
-	if r.Prefix == Root {
+	if r.Prefix == ecr.Root {
 		return name, name != ""
 	}
 	prefix := strings.TrimSuffix(r.Prefix, "/")
@@ -86,7 +76,7 @@ func (r *Rule) rest(name string) (string, bool) {
 
 // weight orders matching rules: the length of the prefix, nothing for ROOT.
 func (r *Rule) weight() int {
-	if r.Prefix == Root {
+	if r.Prefix == ecr.Root {
 		return 0
 	}
 	return len(strings.TrimSuffix(r.Prefix, "/"))
@@ -95,37 +85,57 @@ func (r *Rule) weight() int {
 // Check reports whether a proxy can work with the rule: the prefixes are in
 // ECR's grammar, the upstream is a host or an http or https URL. The error is
 // an [ErrInvalid] that names the bad value. Check asks for less than ECR does
-// when a rule is created: any upstream will do.
+// when a rule is created: any upstream will do. See [Rule.Validate].
 func (r Rule) Check() error {
-	if !ocipath.ValidPrefix(r.Prefix) {
-		return ruleError("prefix", r.Prefix, "must be path components of a repository name, or ROOT")
-	}
-	if r.UpstreamPrefix != "" && !ocipath.ValidPrefix(r.UpstreamPrefix) {
-		return ruleError("upstream prefix", r.UpstreamPrefix, "must be path components of a repository name, or ROOT")
-	}
-	if r.Prefix == Root && r.UpstreamPrefix != "" && r.UpstreamPrefix != Root {
-		return ruleError("upstream prefix", r.UpstreamPrefix, "must be ROOT, as the prefix is")
-	}
 	_, err := r.endpoint()
 	return err
+}
+
+// Validate reports whether Amazon ECR would create the rule in the private
+// registry of that account and Region: its upstream is one that ECR knows, spelled
+// as ECR spells it, with the kind of credential that this upstream takes. It does
+// not know what needs more than the rule: whether the prefix is taken, and whether
+// the secret exists.
+//
+// The error is an [*Error] of kind [ErrInvalid] whose Message is ECR's; [AWS] tells
+// the exception. An empty account or Region is not compared with the rule's. See
+// [Rule.Check] for rules with any other upstream. Validate is pure.
+func (r Rule) Validate(account, region string) error {
+	e := ecr.Rule{
+		Prefix: r.Prefix, UpstreamURL: r.UpstreamURL, UpstreamPrefix: r.UpstreamPrefix, Upstream: r.Upstream,
+		CredentialARN: r.CredentialARN, CustomRoleARN: r.CustomRoleARN,
+	}.Validate(account, region)
+	if e == nil {
+		return nil
+	}
+	return &Error{Kind: ErrInvalid, Message: e.Message, Err: e}
 }
 
 func ruleError(what, value, why string) error {
 	return &Error{Kind: errBadRule, Err: fmt.Errorf("%s %q: %s", what, value, why)}
 }
 
-// endpoint is where the rule's upstream registry is: /v2/ stands below it.
+// endpoint checks the rule and returns where its upstream registry is: /v2/ stands
+// below it.
 func (r *Rule) endpoint() (*url.URL, error) {
+	switch {
+	case !ocipath.ValidPrefix(r.Prefix):
+		return nil, ruleError("prefix", r.Prefix, "must be path components of a repository name, or ROOT")
+	case r.UpstreamPrefix != "" && !ocipath.ValidPrefix(r.UpstreamPrefix):
+		return nil, ruleError("upstream prefix", r.UpstreamPrefix, "must be path components of a repository name, or ROOT")
+	case r.Prefix == ecr.Root && r.UpstreamPrefix != "" && r.UpstreamPrefix != ecr.Root:
+		return nil, ruleError("upstream prefix", r.UpstreamPrefix, "must be ROOT, as the prefix is")
+	}
 	raw := r.UpstreamURL
 	if !strings.Contains(raw, "://") {
 		raw = "https://" + raw
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, ruleError("upstream URL", redactURL(r.UpstreamURL), "is no host name and no URL")
+		return nil, ruleError("upstream URL", ecr.RedactURL(r.UpstreamURL), "is no host name and no URL")
 	}
 	if err := checkEndpoint(u); err != nil {
-		return nil, ruleError("upstream URL", redactURL(r.UpstreamURL), err.Error())
+		return nil, ruleError("upstream URL", ecr.RedactURL(r.UpstreamURL), err.Error())
 	}
 	switch u.Host {
 	case "docker.io", "index.docker.io":
@@ -159,18 +169,6 @@ func validPort(port string) bool {
 	return err == nil && n > 0
 }
 
-// redactURL keeps passwords and queries that were written into a URL out of
-// messages, also of one that cannot be parsed.
-func redactURL(raw string) string {
-	if i := strings.LastIndex(raw, "@"); i >= 0 {
-		raw = "..." + raw[i:]
-	}
-	if i := strings.Index(raw, "?"); i >= 0 {
-		raw = raw[:i] + "?..."
-	}
-	return raw
-}
-
 // RuleSource gives the rules of one account in one Region. It is asked on each
 // miss, and must be safe for concurrent use: the host keeps its own create,
 // read, update and delete. The slice is not changed and not kept.
@@ -190,4 +188,153 @@ type RuleSourceFunc func(ctx context.Context, account, region string) ([]Rule, e
 // Rules calls f.
 func (f RuleSourceFunc) Rules(ctx context.Context, account, region string) ([]Rule, error) {
 	return f(ctx, account, region)
+}
+
+// Policy says, per rule, what an upstream registry may do. The zero value is
+// Amazon ECR's policy.
+type Policy struct {
+	// TagTTL is how long a tag counts as fresh after upstream has confirmed it.
+	// 0: 24 hours. Negative: a stored tag is never checked again. [EveryPull]:
+	// upstream is asked on every pull.
+	TagTTL time.Duration
+	// RealmHosts are the hosts, "auth.example.com", whose token server may be sent
+	// the rule's credentials, beside the upstream host itself and the built-in
+	// pairs such as registry-1.docker.io and auth.docker.io. nil: none.
+	RealmHosts []string
+	// MaxDownloads limits how many blobs the rule downloads at a time; more wait,
+	// for 10 seconds at most. Manifests and tokens never wait. 0: 64.
+	MaxDownloads int
+	// Orphans is how many downloads may finish after their last client has left,
+	// and OrphanBytes how much may be left of them together, counted over all
+	// rules; the others end within a second. 0: 4 downloads, 1 GiB. Negative: none.
+	Orphans     int
+	OrphanBytes int64
+	// MaxBlobBytes limits the size of a blob. 0: 52,000 MiB, Amazon ECR's limit
+	// for a layer.
+	MaxBlobBytes int64
+
+	// Retries is how often a request of a first pull that failed in passing is sent
+	// again: 408, 429, 500, 502, 503, 504, or a connection that broke before there
+	// was an answer. 0: 3 times. Negative: never.
+	Retries int
+	// CheckTimeout is how long a pull of a stored tag waits for its check; then the
+	// stored one is served and the check goes on. 0: 2 seconds. Negative: until the
+	// check has ended.
+	CheckTimeout time.Duration
+	// RefuseStale refuses the pull of a stored tag when its check is answered with
+	// 401, 403 or 404, or with a redirect that is not followed. false: what is
+	// stored is served whatever upstream says, as Amazon ECR does.
+	RefuseStale bool
+	// HideDenied answers "not found" where upstream refuses access, so that clients
+	// do not learn which names exist. false: denied, as Amazon ECR says.
+	HideDenied bool
+	// RefuseWrongDigest refuses a manifest by tag for which upstream names another
+	// digest than its content has. false: the content's own digest counts; see
+	// [Event.WrongDigest].
+	RefuseWrongDigest bool
+	// AnonymousFallback asks for a token without credentials when the token server
+	// has refused the rule's; see [Event.Anonymous]. false: the pull is refused, as
+	// a secret that has expired should be noticed.
+	AnonymousFallback bool
+	// BlockPrivate keeps redirects and token servers out of private networks
+	// (RFC 1918, RFC 4193, RFC 6598). Loopback, link-local, metadata, multicast and
+	// unspecified addresses are closed to them anyhow, unless the upstream itself
+	// is given as a loopback address. The upstream's own host may be anywhere.
+	BlockPrivate bool
+	// NotFoundTTL is how long a manifest that upstream does not have is not asked for
+	// again. 0: 10 seconds. Negative: it is asked for on every pull.
+	NotFoundTTL time.Duration
+	// KeepLocal never checks tags that were pushed locally ([Manifest.Origin] "").
+	// false: upstream's image of that tag replaces them, as in Amazon ECR.
+	KeepLocal bool
+	// DigestAfterTag refuses a first pull by digest: "not found", unless an index of
+	// the repository has been seen to refer to it. Users report that Amazon ECR does
+	// so; its documentation says otherwise. false: digests are pulled like tags.
+	DigestAfterTag bool
+	// BlobsFirst pulls blobs also into repositories that are not there, for clients that
+	// have not asked for an image. It is the image that makes the repository, as ever:
+	// until then a Store may refuse the blob, which is served all the same. false: such
+	// a blob is "name unknown", and upstream is not asked. It matters where the Store
+	// is a [RepoCreator].
+	BlobsFirst bool
+	// ReferrersTTL is how long a list of referrers counts as fresh. 0: 6 hours.
+	// Negative: a known list is never asked for again. [EveryPull]: each time.
+	ReferrersTTL time.Duration
+	// ReferrersTag falls back on the referrers tag, "sha256-<hex>", with upstreams
+	// that have no referrers API. false: their lists are empty, as in Amazon ECR.
+	ReferrersTag bool
+	// Offline asks no upstream for anything: what is stored is served, whatever its age,
+	// and all else is an [ErrUnavailable] that says what is missing. false: online.
+	Offline bool
+	// HTTP1 speaks HTTP/1.1 with upstreams that get HTTP/2 wrong. false: HTTP/2
+	// where upstream offers it.
+	HTTP1 bool
+}
+
+// EveryPull as [Policy.TagTTL] makes every pull of a tag ask upstream.
+const EveryPull time.Duration = 1
+
+const (
+	defaultTagTTL       = 24 * time.Hour
+	defaultReferrersTTL = 6 * time.Hour
+	defaultNotFoundTTL  = 10 * time.Second
+	defaultMaxBlob      = 52_000 << 20
+	defaultMaxDownloads = 64
+	defaultOrphans      = 4
+	defaultOrphanBytes  = 1 << 30
+	// clockSkew is how far in the future a stored check may lie before it counts
+	// as a broken clock's.
+	clockSkew = 5 * time.Minute
+)
+
+// due reports whether a stored tag must be confirmed again. origin and checked are
+// those of its [Manifest].
+func (pol Policy) due(origin string, checked, now time.Time) bool {
+	if origin == "" && pol.KeepLocal || pol.Offline {
+		return false
+	}
+	return expired(pol.TagTTL, defaultTagTTL, checked, now)
+}
+
+// expired reports whether what was confirmed at checked must be confirmed again.
+// ttl is a Policy's, usual what its 0 means.
+func expired(ttl, usual time.Duration, checked, now time.Time) bool {
+	switch {
+	case ttl < 0:
+		return false
+	case ttl == EveryPull || checked.IsZero():
+		return true
+	case ttl == 0:
+		ttl = usual
+	}
+	age := now.Sub(checked)
+	return age >= ttl || age < -clockSkew
+}
+
+func (pol Policy) maxBlob() int64 {
+	if pol.MaxBlobBytes > 0 {
+		return pol.MaxBlobBytes
+	}
+	return defaultMaxBlob
+}
+
+func (pol Policy) maxDownloads() int {
+	if pol.MaxDownloads > 0 {
+		return pol.MaxDownloads
+	}
+	return defaultMaxDownloads
+}
+
+func (pol Policy) maxOrphans() int {
+	if pol.Orphans == 0 {
+		return defaultOrphans
+	}
+	return pol.Orphans
+}
+
+func (pol Policy) maxOrphanBytes() int64 {
+	if pol.OrphanBytes == 0 {
+		return defaultOrphanBytes
+	}
+	return pol.OrphanBytes
 }

@@ -59,13 +59,13 @@ func bruteMatch(rules []pullthrough.Rule, name string) (index int, rest string) 
 		rest := strings.Join(parts[n:], "/")
 		for i, r := range rules {
 			prefix := strings.TrimSuffix(r.Prefix, "/")
-			if r.Prefix != pullthrough.Root && prefix != "" && rest != "" && slices.Equal(strings.Split(prefix, "/"), parts[:n]) {
+			if r.Prefix != "ROOT" && prefix != "" && rest != "" && slices.Equal(strings.Split(prefix, "/"), parts[:n]) {
 				return i, rest
 			}
 		}
 	}
 	for i, r := range rules {
-		if r.Prefix == pullthrough.Root && name != "" {
+		if r.Prefix == "ROOT" && name != "" {
 			return i, name
 		}
 	}
@@ -73,7 +73,7 @@ func bruteMatch(rules []pullthrough.Rule, name string) (index int, rest string) 
 }
 
 func underUpstream(upstreamPrefix, rest string) string {
-	if upstreamPrefix == "" || upstreamPrefix == pullthrough.Root {
+	if upstreamPrefix == "" || upstreamPrefix == "ROOT" {
 		return rest
 	}
 	return strings.TrimSuffix(upstreamPrefix, "/") + "/" + rest

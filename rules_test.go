@@ -20,10 +20,10 @@ func TestMatch(t *testing.T) {
 		{Prefix: "k8s.io"},
 		{Prefix: "my-app", UpstreamPrefix: "upstream-app"},
 		{Prefix: "team-a", UpstreamPrefix: "team-a/"},
-		{Prefix: "plain", UpstreamPrefix: pullthrough.Root},
+		{Prefix: "plain", UpstreamPrefix: "ROOT"},
 		{Prefix: ""},
 	}
-	withRoot := append([]pullthrough.Rule{{Prefix: pullthrough.Root}}, rules...)
+	withRoot := append([]pullthrough.Rule{{Prefix: "ROOT"}}, rules...)
 	for name, tc := range map[string]struct {
 		rules                  []pullthrough.Rule
 		name, prefix, upstream string // prefix "": none matches
@@ -42,10 +42,10 @@ func TestMatch(t *testing.T) {
 		"upstream prefix":                            {rules, "my-app/image1", "my-app", "upstream-app/image1"},
 		"upstream prefix with a slash":               {rules, "team-a/myapp/image1", "team-a", "team-a/myapp/image1"},
 		"upstream prefix ROOT adds nothing":          {rules, "plain/image1", "plain", "image1"},
-		"ROOT covers what no other rule does":        {withRoot, "my/image1", pullthrough.Root, "my/image1"},
+		"ROOT covers what no other rule does":        {withRoot, "my/image1", "ROOT", "my/image1"},
 		"ROOT comes last":                            {withRoot, "docker/a", "docker", "a"},
-		"ROOT covers names of one component":         {withRoot, "docker", pullthrough.Root, "docker"},
-		"the prefix ROOT is no path component":       {withRoot, "ROOT/a", pullthrough.Root, "ROOT/a"},
+		"ROOT covers names of one component":         {withRoot, "docker", "ROOT", "docker"},
+		"the prefix ROOT is no path component":       {withRoot, "ROOT/a", "ROOT", "ROOT/a"},
 		"no rules":                                   {nil, "docker/a", "", ""},
 		"no name":                                    {withRoot, "", "", ""},
 	} {

@@ -4,215 +4,349 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"net/http"
-	"strconv"
+	"net/url"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/ecr-pullthrough/pullthrough/internal/lru"
-	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+	"github.com/ecr-pullthrough/pullthrough/internal/ecr"
+	"github.com/ecr-pullthrough/pullthrough/internal/fill"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
-// smallTimeout bounds a whole exchange whose body is small.
-const smallTimeout = time.Minute
-
-// upstream is the module's one way out: one RoundTripper, one redirect policy.
-// There is no http.Client: it would follow redirects by rules of its own, to
-// another port or a subdomain with credentials, and put URLs into errors.
-type upstream struct {
-	transport http.RoundTripper // the host's; nil: our own
-	lanes     lanes
-	auth      *authorizer
-	paces     *lru.Cache[paceKey, *pace]
-	log       *slog.Logger
-	failed    *lru.Cache[pool, struct{}] // where the last request failed
+// route is the way from one of our repositories to its upstream. It is made once
+// per request. Nothing after it looks at names again.
+type route struct {
+	id     routeID
+	repo   Repo
+	rule   Rule
+	policy Policy
+	base   *url.URL // /v2/ stands below it
+	name   string   // the repository's name upstream
 }
 
-func newUpstream(p *Proxy) *upstream {
-	u := &upstream{transport: p.Transport, log: p.log(), paces: lru.New[paceKey, *pace](3 * maxSites), failed: lru.New[pool, struct{}](maxSites)}
-	u.auth = newAuthorizer(u, p)
-	return u
+// routeID is the identity of a rule. Whatever requests share is keyed by it, so a
+// rule that is made anew under an old name shares nothing with the old one.
+type routeID struct {
+	account, region                               string
+	prefix, upstreamURL, upstreamPrefix, upstream string
+	credentialARN, roleARN                        string
+	createdAt, updatedAt                          int64
+	endpoint                                      string
 }
 
-var acceptManifests = http.Header{"Accept": {manifest.Accept}}
-
-// errCut is the cause of an error for a body that broke off.
-var errCut = errors.New("the answer broke off")
-
-// manifest fetches and verifies the manifest that ref, a tag or digest, names.
-// One that is damaged on its way is fetched once more.
-func (u *upstream) manifest(ctx context.Context, rt *route, ref string, tries effort) (*Manifest, manifest.Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
-	defer cancel()
-	m, info, err := u.fetchManifest(ctx, rt, ref, tries)
-	damaged := errors.Is(err, errCut) || errors.Is(err, ErrDigest) && strings.Contains(ref, ":")
-	if damaged && tries.tries > 1 && ctx.Err() == nil {
-		return u.fetchManifest(ctx, rt, ref, tries)
-	}
-	return m, info, err
+// objectKey is what requests may share: the same object of the same repository by
+// the same rule.
+type objectKey struct {
+	rule routeID
+	repo string
+	ref  string
 }
 
-func (u *upstream) fetchManifest(ctx context.Context, rt *route, ref string, tries effort) (*Manifest, manifest.Info, error) {
-	resp, err := u.get(ctx, rt, question{http.MethodGet, "manifests", ref, acceptManifests, tries, ""})
+// String names the object, for people.
+func (k objectKey) String() string { return ocipath.Object(k.repo, k.ref) }
+
+func (rt *route) key(ref string) objectKey { return objectKey{rt.id, rt.repo.Name, ref} }
+
+// limit gives the job of a fill what the Policy allows it.
+func (rt *route) limit(j *fill.Job) {
+	pol := &rt.policy
+	j.MaxBytes, j.Retry = pol.maxBlob(), pol.Retries >= 0
+	j.Lane, j.MaxPerLane = rt.id, pol.maxDownloads()
+	j.Orphans, j.OrphanBytes = pol.maxOrphans(), pol.maxOrphanBytes()
+}
+
+// prefix names the rule.
+func (rt *route) prefix() string { return rt.rule.Prefix }
+
+// wantsManifestFirst reports whether a blob is no business of a repository that is
+// not there: the image makes the repository.
+func (rt *route) wantsManifestFirst() bool { return !rt.policy.BlobsFirst }
+
+// isDue reports whether a stored tag must be confirmed again.
+func (rt *route) isDue(have *Manifest, now time.Time) bool {
+	return rt.policy.due(have.Origin, have.CheckedAt, now)
+}
+
+// isListDue reports whether a list of referrers that upstream confirmed at checked
+// must be asked for again.
+func (rt *route) isListDue(checked, now time.Time) bool {
+	return !rt.policy.Offline && expired(rt.policy.ReferrersTTL, defaultReferrersTTL, checked, now)
+}
+
+// outcome is what is known once upstream was asked by the route.
+func (rt *route) outcome(repository presence) outcome {
+	return outcome{hideDenied: rt.policy.HideDenied, repository: repository}
+}
+
+func (rt *route) error(kind, cause error) *Error {
+	return &Error{Kind: kind, Host: rt.base.Host, Err: cause}
+}
+
+// router finds the rule that covers a repository, and with it the way upstream.
+type router struct {
+	rules    RuleSource
+	endpoint func(ctx context.Context, repo Repo, rule Rule) (*url.URL, error) // nil: where the rule says
+	policy   func(ctx context.Context, repo Repo, rule Rule) Policy            // nil: the zero Policy
+	lookups  *hostcall.Lookups
+}
+
+// route finds the rule that covers repo. An error is ErrNoRule where there is none.
+func (ro *router) route(ctx context.Context, repo Repo) (*route, error) {
+	rules, err := ro.askRules(ctx, repo.Account, repo.Region)
 	if err != nil {
-		return nil, manifest.Info{}, err
+		return nil, err
 	}
-	defer drain(resp)
-	if resp.StatusCode != http.StatusOK {
-		return nil, manifest.Info{}, statusError(rt, resp)
+	rule, name, ok := Match(rules, repo.Name)
+	if !ok {
+		return nil, noRule(rules)
 	}
-	if resp.ContentLength > manifest.MaxSize {
-		return nil, manifest.Info{}, rt.error(ErrTooLarge, fmt.Errorf("manifest of %d bytes", resp.ContentLength))
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, manifest.MaxSize+1))
-	if err != nil {
-		return nil, manifest.Info{}, rt.error(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redacted(err)))
-	}
-	if len(body) > manifest.MaxSize {
-		return nil, manifest.Info{}, rt.error(ErrTooLarge, fmt.Errorf("manifest of more than %d bytes", manifest.MaxSize))
-	}
-	return u.inspect(ctx, rt, ref, resp.Header, body)
+	return ro.routeBy(ctx, rule, repo, name)
 }
 
-// inspect decides what body is. Its own digest is its identity: what upstream
-// says of the digest is compared, never believed.
-func (u *upstream) inspect(ctx context.Context, rt *route, ref string, h http.Header, body []byte) (*Manifest, manifest.Info, error) {
-	algorithm := digest.Canonical
-	asked := digest.Digest(ref)
-	byDigest := strings.Contains(ref, ":")
-	if byDigest {
-		algorithm = asked.Algorithm()
+// routeBy is the way that rule says, to name upstream.
+func (ro *router) routeBy(ctx context.Context, rule Rule, repo Repo, name string) (_ *route, err error) {
+	rt := &route{repo: repo, rule: rule, name: name}
+	if rt.base, err = ro.base(ctx, repo, rule); err != nil {
+		return nil, err
 	}
-	got := algorithm.FromBytes(body)
-	if byDigest && got != asked {
-		return nil, manifest.Info{}, rt.error(ErrDigest, fmt.Errorf("manifest has the digest %s", got))
+	if ro.policy != nil {
+		err = hostcall.Guard("Policy", func() error { rt.policy = ro.policy(ctx, repo, rule); return nil })
 	}
-	if said := h.Get("Docker-Content-Digest"); !byDigest && said != "" && said != got.String() {
-		traceOf(ctx).markWrongDigest()
-		u.log.Warn("upstream names a digest that is not its manifest's", "host", rt.base.Host, "repository", rt.name, "tag", ref)
-		if rt.policy.RefuseWrongDigest {
-			return nil, manifest.Info{}, rt.error(ErrDigest, fmt.Errorf("manifest has the digest %s, upstream says it has another", got))
+	rt.id = routeID{
+		repo.Account, repo.Region,
+		rule.Prefix, rule.UpstreamURL, rule.UpstreamPrefix, rule.Upstream,
+		rule.CredentialARN, rule.CustomRoleARN,
+		rule.CreatedAt.UnixNano(), rule.UpdatedAt.UnixNano(),
+		rt.base.String(),
+	}
+	return rt, err
+}
+
+func (ro *router) askRules(ctx context.Context, account, region string) (rules []Rule, err error) {
+	defer hostcall.Recover("Rules", &err)
+	return ro.rules.Rules(ctx, account, region)
+}
+
+// covers reports whether a rule of the account and Region covers the name.
+func (ro *router) covers(ctx context.Context, account, region, name string) (bool, error) {
+	rules, err := ro.askRules(ctx, account, region)
+	if err != nil {
+		return false, err
+	}
+	_, _, ok := Match(rules, name)
+	return ok, nil
+}
+
+// isFresh reports whether a stored tag need not be checked, as far as that can be said
+// without its rule.
+func (ro *router) isFresh(have *Manifest, now time.Time) bool {
+	return ro.policy == nil && !(Policy{}).due(have.Origin, have.CheckedAt, now)
+}
+
+// noRule is ErrNoRule. If there is a rule that can never match, the error says so,
+// since whoever made that rule would look for the reason for a long time.
+func noRule(rules []Rule) error {
+	for _, r := range rules {
+		if err := r.Check(); err != nil {
+			return &Error{Kind: ErrNoRule, Err: err}
 		}
 	}
-	info, err := manifest.Inspect(h.Get("Content-Type"), body)
-	if errors.Is(err, manifest.ErrSchema1) {
-		return nil, manifest.Info{}, rt.error(ErrNotFound, err)
-	}
-	if err != nil {
-		return nil, manifest.Info{}, rt.error(ErrUnavailable, err)
-	}
-	m := &Manifest{
-		Descriptor: ocispec.Descriptor{MediaType: info.MediaType, Digest: got, Size: int64(len(body))},
-		Content:    body,
-		Origin:     rt.base.Host,
-		Source:     SourceFill,
-	}
-	if !byDigest {
-		m.Tag = ref
-	}
-	return m, info, nil
+	return &Error{Kind: ErrNoRule}
 }
 
-// head asks which digest tag has now. An empty digest means that upstream does
-// not say so on HEAD.
-func (u *upstream) head(ctx context.Context, rt *route, tag string) (digest.Digest, error) {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
-	defer cancel()
-	resp, err := u.get(ctx, rt, question{http.MethodHead, "manifests", tag, acceptManifests, checking, ""})
+// base is where the rule's upstream registry is: where the rule says, unless the
+// host knows better.
+func (ro *router) base(ctx context.Context, repo Repo, rule Rule) (*url.URL, error) {
+	own, err := rule.endpoint()
+	if err != nil || ro.endpoint == nil {
+		return own, err
+	}
+	var u *url.URL
+	err = hostcall.Guard("Endpoint", func() (err error) { u, err = ro.endpoint(ctx, repo, rule); return err })
+	if err != nil || u == nil {
+		return own, err
+	}
+	if err := checkEndpoint(u); err != nil {
+		return nil, ruleError("endpoint", ecr.RedactURL(u.String()), err.Error())
+	}
+	clean := *u
+	clean.Path = strings.TrimRight(u.Path, "/")
+	return &clean, nil
+}
+
+// errRuleGone is why something is served and not stored.
+var errRuleGone = errors.New("the rule is not what it was when the fetch began")
+
+// unchanged returns nil if the rule is still the one that the fetch began with.
+// What came by a rule that is gone, or that is another one by now, is served and
+// not stored.
+func (ro *router) unchanged(ctx context.Context, rt *route) error {
+	now, err := hostcall.Do(ctx, ro.lookups, "Rules", nil, func(ctx context.Context) (*route, error) {
+		return ro.route(ctx, rt.repo)
+	})
+	if errors.Is(err, ErrNoRule) || err == nil && now.id != rt.id {
+		return errRuleGone
+	}
+	return err
+}
+
+// registries is the seam to the registry client, and the only place that calls it:
+// a route becomes a target, and the client's errors become ours.
+type registries struct {
+	client      *upstream.Client
+	credentials func(ctx context.Context, repo Repo, rule Rule) (Credential, error) // nil: anonymous
+	rotated     func(ctx context.Context, repo Repo, rule Rule, identityToken string)
+	memory      *memory // is told what upstream tells of other objects
+}
+
+func newRegistries(client *upstream.Client, s *guardedStore, now func() time.Time) *registries {
+	return &registries{client: client, memory: newMemory(s, now)}
+}
+
+// target is the route as the client knows it. It refuses what the Policy keeps off
+// the network: without a target nothing is sent.
+func (g *registries) target(rt *route, ref string) (*upstream.Target, error) {
+	pol := &rt.policy
+	if pol.Offline {
+		message := "offline: " + ocipath.Object(rt.repo.Name, ref) + " is not stored"
+		return nil, &Error{Kind: ErrUnavailable, Message: message, Err: errors.New(message)}
+	}
+	t := &upstream.Target{
+		ID: rt.id, Base: rt.base, Name: rt.name, Label: rt.repo.Name,
+		Options: upstream.Options{
+			RealmHosts: pol.RealmHosts, Retries: pol.Retries, RefuseWrongDigest: pol.RefuseWrongDigest,
+			AnonymousFallback: pol.AnonymousFallback, BlockPrivate: pol.BlockPrivate,
+			ReferrersTag: pol.ReferrersTag, HTTP1: pol.HTTP1,
+		},
+	}
+	if g.credentials != nil {
+		t.Credential = func(ctx context.Context) (upstream.Credential, error) { return g.credential(ctx, rt) }
+	}
+	if g.rotated != nil {
+		t.Rotated = func(ctx context.Context, identityToken string) { g.rotated(ctx, rt.repo, rt.rule, identityToken) }
+	}
+	return t, nil
+}
+
+// credential asks the host. A failure refuses the pull as Amazon ECR does when it
+// cannot read a rule's secret. An ErrDenied of the host's is no trouble with a
+// secret: there is no way into the upstream registry.
+func (g *registries) credential(ctx context.Context, rt *route) (cred upstream.Credential, err error) {
+	err = hostcall.Guard("Credentials", func() error {
+		c, err := g.credentials(ctx, rt.repo, rt.rule)
+		cred = upstream.Credential(c)
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrDenied):
+		return upstream.Credential{}, rt.error(ErrDenied, fmt.Errorf("credentials of the rule: %w", err))
+	case err != nil:
+		return upstream.Credential{}, rt.error(ErrDenied, fmt.Errorf("%w: %w", errSecret, err))
+	}
+	return cred, nil
+}
+
+// refuse returns an error for a manifest that upstream need not be asked for.
+func (g *registries) refuse(ctx context.Context, rt *route, ref string) error {
+	return g.memory.refuse(ctx, rt, ref)
+}
+
+// manifest fetches the manifest ref. What it refers to is remembered, and so is that
+// upstream does not have what is pulled for the first time.
+func (g *registries) manifest(ctx context.Context, rt *route, ref string, effort upstream.Effort) (*Manifest, error) {
+	t, err := g.target(rt, ref)
+	if err != nil {
+		return nil, err
+	}
+	got, err := g.client.Manifest(ctx, t, ref, effort)
+	if err != nil {
+		err = fromClient(err)
+		if effort == upstream.Pull {
+			g.memory.noteMissing(rt, ref, err)
+		}
+		return nil, err
+	}
+	g.memory.learn(rt, got.Info)
+	m := &Manifest{Descriptor: got.Descriptor, Content: got.Content, Origin: rt.base.Host, Source: SourceFill}
+	if !ocipath.IsDigest(ref) {
+		m.Tag = ref
+	}
+	return m, nil
+}
+
+// head asks which digest tag has now; "" where upstream does not say so.
+func (g *registries) head(ctx context.Context, rt *route, tag string) (digest.Digest, error) {
+	t, err := g.target(rt, tag)
 	if err != nil {
 		return "", err
 	}
-	defer drain(resp)
-	switch resp.StatusCode {
-	case http.StatusOK:
-		d := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-		if validDigest(d) && resp.Header.Get("Content-Type") != "" {
-			return d, nil
-		}
-		return "", nil
-	case http.StatusMethodNotAllowed, http.StatusNotFound:
-		// Some registries answer HEAD with 404 or 405 and GET with 200: GET decides.
-		return "", nil
-	}
-	return "", statusError(rt, resp)
+	d, err := g.client.Head(ctx, t, tag)
+	return d, fromClient(err)
 }
 
-// blobSize asks for the size of a blob by way of its first byte: there are
-// registries that refuse every HEAD of a blob.
-func (u *upstream) blobSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
-	defer cancel()
-	firstByte := http.Header{"Range": {"bytes=0-0"}}
-	resp, err := u.get(ctx, rt, question{http.MethodGet, "blobs", d.String(), firstByte, rt.policy.effort(), ""})
+func (g *registries) blobSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
+	t, err := g.target(rt, d.String())
 	if err != nil {
 		return 0, err
 	}
-	defer drain(resp)
-	switch {
-	case strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") && resp.StatusCode/100 == 2:
-		return 0, rt.error(ErrUnavailable, errors.New("upstream answers with a web page"))
-	case resp.StatusCode == http.StatusOK && resp.ContentLength >= 0:
-		return resp.ContentLength, nil
-	case resp.StatusCode == http.StatusPartialContent:
-		_, total, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
-		if size, err := strconv.ParseInt(total, 10, 64); err == nil && size > 0 {
-			return size, nil
-		}
-	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && d == d.Algorithm().FromString(""):
-		return 0, nil // an empty blob has no first byte
-	}
-	if resp.StatusCode/100 == 2 {
-		return 0, rt.error(ErrUnavailable, errors.New("upstream does not tell the size of the blob"))
-	}
-	return 0, statusError(rt, resp)
+	size, err := g.client.BlobSize(ctx, t, d)
+	return size, fromClient(err)
 }
 
-// question is one request for an object of a repository.
-type question struct {
-	method string
-	kind   string // "manifests", "blobs" or "referrers"
-	ref    string
-	header http.Header
-	effort effort
-	query  string // ""; of a list, the next page
-}
-
-// get sends a question, with the credentials that upstream wants, and does so
-// once more if they turn out to be stale.
-func (u *upstream) get(ctx context.Context, rt *route, q question) (*http.Response, error) {
-	at := rt.base.JoinPath("v2", rt.name, q.kind, q.ref)
-	at.RawQuery = q.query
-	return u.ask(ctx, rt, u.auth, at.String(), q)
-}
-
-// ask sends what get or probe has to ask at target. Nothing is sent to an upstream
-// or its token server but what begins here.
-func (u *upstream) ask(ctx context.Context, rt *route, auth *authorizer, target string, q question) (*http.Response, error) {
-	if err := rt.offline(q.ref); err != nil {
+// blob begins to download the blob. The errors of reading it are the client's.
+func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest) (fill.Source, error) {
+	t, err := g.target(rt, d.String())
+	if err != nil {
 		return nil, err
 	}
-	return auth.do(ctx, rt, func(authorization string, answered func(*http.Response)) (*http.Response, error) {
-		return u.persist(ctx, rt, q.kind, q.effort, func() (*http.Response, error) {
-			req, err := http.NewRequestWithContext(ctx, q.method, target, nil)
-			if err != nil {
-				return nil, rt.error(ErrUnavailable, redacted(err))
-			}
-			for k, v := range q.header {
-				req.Header[k] = v
-			}
-			if authorization != "" {
-				req.Header.Set("Authorization", authorization)
-			}
-			resp, err := u.send(rt, req, anyOrigin)
-			if err == nil {
-				answered(resp)
-			}
-			return resp, err
-		})
-	})
+	body, err := g.client.Transfer(ctx, t, d)
+	if err != nil {
+		return nil, fromClient(err)
+	}
+	return body, nil
+}
+
+func (g *registries) referrers(ctx context.Context, rt *route, subject digest.Digest) (*ocispec.Index, error) {
+	t, err := g.target(rt, subject.String())
+	if err != nil {
+		return nil, err
+	}
+	index, err := g.client.Referrers(ctx, t, subject)
+	return index, fromClient(err)
+}
+
+// probe asks the registry for /v2/, as docker login does.
+func (g *registries) probe(ctx context.Context, rt *route) error {
+	t, err := g.target(rt, "")
+	if err != nil {
+		return err
+	}
+	return fromClient(g.client.Probe(ctx, t))
+}
+
+var clientKinds = map[error]error{
+	upstream.ErrNotFound:    ErrNotFound,
+	upstream.ErrDenied:      ErrDenied,
+	upstream.ErrRateLimited: ErrRateLimited,
+	upstream.ErrUnavailable: ErrUnavailable,
+	upstream.ErrDigest:      ErrDigest,
+	upstream.ErrTooLarge:    ErrTooLarge,
+}
+
+// fromClient puts an error of the client into our words. Others stay as they are:
+// ours, which the client hands on, and those of contexts.
+func fromClient(err error) error {
+	if _, ours := errors.AsType[*Error](err); ours {
+		return err
+	}
+	e, ok := errors.AsType[*upstream.Error](err)
+	if !ok {
+		return err
+	}
+	return &Error{Kind: clientKinds[e.Kind], Host: e.Host, Status: e.Status, RetryAfter: e.RetryAfter, Err: e.Err}
 }

@@ -68,7 +68,7 @@ var asking = map[string]struct {
 	"a token for an identity token": {
 		line:   "POST /token",
 		config: pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users, IdentityTokens: []string{testkit.Canary}},
-		change: withCredential(pullthrough.Credential{IdentityToken: testkit.Canary}),
+		change: testkit.WithCredential(pullthrough.Credential{IdentityToken: testkit.Canary}),
 		pull:   pullsManifest,
 	},
 }

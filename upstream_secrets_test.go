@@ -159,7 +159,7 @@ func keepsSecrets(t *testing.T, c pullthroughtest.Config, cred pullthrough.Crede
 	var log diary
 	var told testkit.Events
 	change := func(p *pullthrough.Proxy) {
-		withCredential(cred)(p)
+		testkit.WithCredential(cred)(p)
 		p.OnEvent = told.On
 		p.Logger = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

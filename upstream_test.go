@@ -12,7 +12,6 @@ func TestUpstreamRows(t *testing.T) {
 		{Title: "Blobs", Rows: blobBehaviours},
 		{Title: "Manifests", Rows: manifestBehaviours},
 		{Title: "Retries, errors and connections", Rows: transportBehaviours},
-		{Title: "Registries and their quirks", Rows: quirks},
 	})
 }
 

@@ -112,6 +112,7 @@ type trouble struct {
 	config  pullthroughtest.Config
 	through func(int, net.Conn) (net.Conn, error)
 	fault   *pullthroughtest.Fault
+	change  func(*pullthrough.Proxy)
 	before  func(*testing.T, *pipeworks)
 	again   bool
 }
@@ -131,7 +132,7 @@ var troubles = map[string]trouble{
 	"a certificate of nobody": {config: secure, through: newRoomy, before: func(t *testing.T, p *pipeworks) {
 		require.NoError(t, p.Connect(testkit.Repo("a"), p.dial, x509.NewCertPool()))
 	}},
-	"a certificate of another host": {config: secure, through: newRoomy, before: func(_ *testing.T, p *pipeworks) {
+	"a certificate of another host": {config: secure, through: newRoomy, change: func(p *pullthrough.Proxy) {
 		p.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: "https://registry.example"}}
 	}},
 	"a certificate that has expired": {config: secure, through: newRoomy, before: func(*testing.T, *pipeworks) { time.Sleep(50 * 365 * 24 * time.Hour) }},
@@ -146,7 +147,7 @@ func testBrokenConnectionsAreTriedAgain(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s, once: %v", name, once), func(t *testing.T) {
-				inTime(t, c.config, nil, func(t *testing.T, p *pipeworks) {
+				inTime(t, c.config, c.change, func(t *testing.T, p *pipeworks) {
 					if c.before != nil {
 						c.before(t, p)
 					}

@@ -10,10 +10,11 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// objects are what is counted apart. Another kind is none of ours.
+// objects are the kinds of object that are counted separately. Events of other kinds are
+// not counted.
 var objects = [...]pullthrough.EventKind{pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers}
 
-// sources are where answers come from, in the order of [pullthrough.Source].
+// sources are the sources of answers, in the order of [pullthrough.Source].
 var sources = [...]pullthrough.Source{
 	pullthrough.SourceHit, pullthrough.SourceFill, pullthrough.SourceShared, pullthrough.SourceRevalidated, pullthrough.SourceStale,
 }
@@ -39,9 +40,9 @@ var failures = [...]struct {
 	{"internal", nil},
 }
 
-// failureOf is the kind of err, which is not nil. What an Error calls its kind
-// counts, not its cause.
-func failureOf(err error) int {
+// classify returns the index in failures for err, which is not nil. For an
+// [pullthrough.Error] its Kind decides, not its cause.
+func classify(err error) int {
 	if e, ok := errors.AsType[*pullthrough.Error](err); ok {
 		err = e.Kind
 	}
@@ -55,14 +56,13 @@ func failureOf(err error) int {
 }
 
 const (
-	// maxRules is how many prefixes are counted apart; the rest share otherRules,
-	// which is no prefix.
+	// maxRules is how many prefixes are counted separately. The rest are counted under
+	// otherRules, which is not a valid prefix.
 	maxRules   = 100
 	otherRules = "(other)"
 )
 
-// counters are what has happened since the page was first used. They are the
-// Page's, under its lock.
+// counters count events since the page was first used. The Page's mu guards them.
 type counters struct {
 	answers  [len(objects)][len(sources)]int64
 	bytes    [len(objects)][len(sources)]int64
@@ -71,11 +71,11 @@ type counters struct {
 	rules    map[string]*ruleCounters
 	store    int64 // failures of the Store
 	warnings int64 // of upstream registries
-	anon     int64 // fetches that went without credentials, which were refused
+	anon     int64 // fetches made without credentials after upstream had refused them
 	wrong    int64 // fetches for which upstream named another digest
 }
 
-// ruleCounters are the fetches by one rule.
+// ruleCounters count the fetches of one rule.
 type ruleCounters struct {
 	fetched  [len(objects)]int64
 	failed   [len(objects)][len(failures)]int64
@@ -84,7 +84,7 @@ type ruleCounters struct {
 	took     time.Duration
 }
 
-// count adds e, which has failed in the way that is named; "": it has not.
+// count adds e. kind is the name of its kind of failure; "": it succeeded.
 func (c *counters) count(e pullthrough.Event, kind string) {
 	switch e.Kind {
 	case pullthrough.EventStoreFailed:
@@ -104,7 +104,7 @@ func (c *counters) count(e pullthrough.Event, kind string) {
 	source := slices.Index(sources[:], e.Source)
 	switch {
 	case kind != "":
-		c.failed[object][failureNamed(kind)]++
+		c.failed[object][failureIndex(kind)]++
 	case source >= 0:
 		c.answers[object][source]++
 		if !e.Request.Head {
@@ -129,14 +129,14 @@ func (c *counters) countFetch(e pullthrough.Event, kind string) {
 		c.wrong++
 	}
 	if kind != "" {
-		r.failed[object][failureNamed(kind)]++
+		r.failed[object][failureIndex(kind)]++
 		return
 	}
 	r.fetched[object]++
 	r.bytes[object] += max(e.Bytes, 0)
 }
 
-func failureNamed(kind string) int {
+func failureIndex(kind string) int {
 	for i, f := range failures {
 		if f.name == kind {
 			return i
@@ -159,7 +159,7 @@ func (c *counters) ruleOf(prefix string) *ruleCounters {
 	return c.rules[name]
 }
 
-// copy is a snapshot that nobody writes to.
+// copy returns a snapshot that later events do not change.
 func (c *counters) copy() counters {
 	snapshot := *c
 	snapshot.rules = make(map[string]*ruleCounters, len(c.rules))
@@ -170,7 +170,7 @@ func (c *counters) copy() counters {
 	return snapshot
 }
 
-// prefixes are the rules' in order.
+// prefixes returns the rules' prefixes in order.
 func (c *counters) prefixes() []string { return slices.Sorted(maps.Keys(c.rules)) }
 
 func sum(n []int64) (total int64) {

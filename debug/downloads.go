@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// maxDownloads is how many downloads are shown, the oldest, and maxPlaces how
-	// many places of readers for each.
+	// maxDownloads is how many downloads are shown, the oldest first. maxPlaces is how
+	// many places of readers are shown for each.
 	maxDownloads = 100
 	maxPlaces    = 64
-	// rateWindow is over how long a rate is taken, sampleEvery how far apart its
-	// samples are at least.
+	// rateWindow is the period over which a rate is measured. sampleEvery is the least
+	// time between two samples.
 	rateWindow  = 10 * time.Second
 	sampleEvery = 500 * time.Millisecond
 )
 
-// download is one on its way, or one that clients still read.
+// download is a download that runs or that clients still read.
 type download struct {
 	Account  string        `json:"account,omitempty"`
 	Region   string        `json:"region,omitempty"`
@@ -35,18 +35,18 @@ type download struct {
 	Places   []place       `json:"places"`
 }
 
-// place is where some of the readers are. When they are at too many, neighbours
-// share one: that of the slowest of them.
+// place is an offset and the number of readers there. If there are too many places,
+// neighbours are merged at the offset of the slowest reader.
 type place struct {
 	At      int64 `json:"at"`
 	Readers int   `json:"readers"`
 }
 
-// running reports that bytes are still to come.
-func running(d pullthrough.Download) bool { return d.Size < 0 || d.Written < d.Size }
+// isRunning reports whether the download has bytes left to fetch.
+func isRunning(d pullthrough.Download) bool { return d.Size < 0 || d.Written < d.Size }
 
-// showDownloads is what the page says about all, of which it remembers how far
-// they had got when they were last looked at.
+// showDownloads returns what the page shows of the downloads. It remembers their
+// progress until the next view, to measure rates.
 func (p *Page) showDownloads(all []pullthrough.Download, now time.Time) []download {
 	shown := make([]download, 0, min(len(all), maxDownloads))
 	p.mu.Lock()
@@ -65,11 +65,11 @@ func (p *Page) showDownloads(all []pullthrough.Download, now time.Time) []downlo
 			Size: d.Size, Written: d.Written, Rate: t.rate(now, d.Written), Readers: len(d.Readers), Places: places(d.Readers),
 		})
 	}
-	p.tracks = tracks // those that have ended are forgotten
+	p.tracks = tracks // without the downloads that have ended
 	return shown
 }
 
-// places groups the readers, whose offsets are in order.
+// places groups the readers by offset. The offsets must be sorted.
 func places(readers []int64) []place {
 	groups := []place{}
 	for _, at := range readers {
@@ -95,14 +95,15 @@ func places(readers []int64) []place {
 	return merged
 }
 
-// trackKey tells a download from another of the same blob.
+// trackKey identifies a download, also among several downloads of the same blob.
 type trackKey struct {
 	repo   pullthrough.Repo
 	digest digest.Digest
 	began  int64
 }
 
-// track is how a download got on while somebody looked, from its begin.
+// track holds samples of a download's progress: the first at its start, one for each
+// view after that.
 type track struct{ samples []sample }
 
 type sample struct {
@@ -110,8 +111,8 @@ type sample struct {
 	written int64
 }
 
-// rate is bytes per second over the last rateWindow, or since somebody last looked,
-// and notes where the download is now.
+// rate returns the bytes per second over the last rateWindow, or since the previous
+// view if that is longer ago. It also adds a sample.
 func (t *track) rate(now time.Time, written int64) int64 {
 	for len(t.samples) > 1 && now.Sub(t.samples[0].at) > rateWindow && now.Sub(t.samples[1].at) >= time.Second {
 		t.samples = t.samples[1:]

@@ -9,7 +9,8 @@ import (
 // maxWarnings is how many of upstream's warnings an entry keeps.
 const maxWarnings = 3
 
-// entry is an event as it is shown: bounded, clean, and holding on to nothing.
+// entry is an event as the page shows it. Its size is bounded, its texts are clean, and
+// it keeps nothing of the event in memory.
 type entry struct {
 	Number      int64     `json:"number"` // counts from 1
 	At          time.Time `json:"at"`
@@ -45,7 +46,7 @@ func newEntry(e pullthrough.Event, now time.Time) entry {
 	}
 	switch {
 	case e.Err != nil:
-		n.ErrorKind, n.Error = failures[failureOf(e.Err)].name, cleanText(e.Err.Error(), maxText)
+		n.ErrorKind, n.Error = failures[classify(e.Err)].name, cleanText(e.Err.Error(), maxText)
 	case e.Kind != pullthrough.EventStoreFailed:
 		n.Source = e.Source.String()
 	}
@@ -55,7 +56,7 @@ func newEntry(e pullthrough.Event, now time.Time) entry {
 	return n
 }
 
-// ring keeps the last entries. It is the Page's, under its lock.
+// ring keeps the last entries. The Page's mu guards it.
 type ring struct {
 	max     int // negative: nothing is kept
 	entries []entry
@@ -74,7 +75,7 @@ func (r *ring) add(e entry) {
 	}
 }
 
-// latest is a copy, the newest first.
+// latest returns a copy of the entries, the newest first.
 func (r *ring) latest() []entry {
 	latest := make([]entry, 0, len(r.entries))
 	for i := range r.entries {

@@ -8,14 +8,15 @@ import (
 	"strings"
 )
 
-// The parameter format, and what stands for it elsewhere.
+// The values of the parameter format. The path and Accept choose among the same formats.
 const (
 	formatHTML    = "html"
 	formatJSON    = "json"
 	formatMetrics = "prometheus"
 )
 
-// formatOf is what r asks for; what it is not if the parameter is another word.
+// formatOf returns the format that r asks for. An unknown value of the parameter is
+// returned as it is.
 func formatOf(r *http.Request) string {
 	if format := r.URL.Query().Get("format"); format != "" {
 		return format
@@ -23,13 +24,13 @@ func formatOf(r *http.Request) string {
 	if path.Base(r.URL.Path) == "metrics" {
 		return formatMetrics
 	}
-	return accepted(r.Header.Values("Accept"))
+	return preferredFormat(r.Header.Values("Accept"))
 }
 
-// accepted is the format that Accept names with the highest weight, of equal ones
-// the first (RFC 9110, section 12.5.1). Ranges with a * choose nothing: who takes
-// all gets the page.
-func accepted(values []string) string {
+// preferredFormat returns the format that Accept names with the highest weight, and the
+// first of those with equal weights (RFC 9110, section 12.5.1). Ranges with an asterisk
+// are ignored: a client that accepts everything gets the HTML page.
+func preferredFormat(values []string) string {
 	best, weight := formatHTML, 0.0
 	for value := range strings.SplitSeq(strings.Join(values, ","), ",") {
 		mediaType, params, err := mime.ParseMediaType(value)
@@ -50,8 +51,8 @@ func accepted(values []string) string {
 	return best
 }
 
-// setHeaders sets what every answer has: it is for now, for this origin, and
-// nothing in it runs, loads or is framed but what we wrote ourselves.
+// setHeaders sets the headers of every answer. No answer is cached or used by another
+// origin, it cannot be framed, and it runs and loads nothing but our own script and style.
 func setHeaders(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", securityPolicy())

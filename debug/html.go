@@ -21,21 +21,22 @@ var (
 	pageJS string
 )
 
-// The script writes what the template has written, in the same words, only later.
+// pageTemplate is the page's template. page.js updates the page later and uses the same
+// words.
 var pageTemplate = sync.OnceValue(func() *template.Template {
 	return template.Must(template.New("page").Funcs(template.FuncMap{
 		"css":   func() template.CSS { return template.CSS(pageCSS) },
 		"js":    func() template.JS { return template.JS(pageJS) },
 		"count": countText[int64],
-		"bytes": bytesText, "took": tookText, "clock": clockText, "stamp": stampText,
-		"share": shareText, "short": shortText[digest.Digest], "tiles": tilesOf, "what": entry.what, "badge": entry.badge,
-		"facts": download.facts, "left": download.left, "registry": registryText, "lines": entry.lines,
+		"bytes": bytesText, "took": durationText, "clock": clockText, "stamp": stampText,
+		"share": shareText, "short": shortText[digest.Digest], "tiles": tilesOf, "what": entry.label, "badge": entry.badge,
+		"facts": download.facts, "left": download.barPosition, "registry": registryText, "lines": entry.lines,
 		"name": entry.name, "pin": place.pin, "plural": pluralText[int],
 	}).Parse(pageHTML))
 })
 
-// securityPolicy lets the page run and show its own script and style, known by
-// their hashes, and load nothing but itself.
+// securityPolicy returns the Content-Security-Policy. It allows the page's own script and
+// style, by their hashes, and requests to the page's own origin.
 var securityPolicy = sync.OnceValue(func() string {
 	return "default-src 'none'; script-src " + hashOf(pageJS) + "; style-src " + hashOf(pageCSS) +
 		"; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -53,5 +54,5 @@ func (p *Page) serveHTML(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = w.Write(page.Bytes()) // a client that is gone is nobody's error
+	_, _ = w.Write(page.Bytes()) // it fails only if the client has gone
 }

@@ -7,9 +7,8 @@ import (
 	"strings"
 )
 
-// serveMetrics answers in Prometheus's text format, version 0.0.4. Labels are
-// rule prefixes, 100 at most, and words of ours: never a name that a client has
-// chosen.
+// serveMetrics answers in Prometheus's text format, version 0.0.4. The labels are at most
+// 100 rule prefixes and our own words. No label is a name that a client has chosen.
 func (p *Page) serveMetrics(w http.ResponseWriter) {
 	downloads, readers := inFlight(p.downloads())
 	p.mu.Lock()
@@ -33,7 +32,7 @@ func (p *Page) serveMetrics(w http.ResponseWriter) {
 	m.sample("download_readers", int64(readers))
 
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = w.Write(m.Bytes()) // a client that is gone is nobody's error
+	_, _ = w.Write(m.Bytes()) // it fails only if the client has gone
 }
 
 func (c *counters) writeRequests(m *metrics) {
@@ -94,17 +93,17 @@ func (c *counters) writeFetches(m *metrics) {
 	}
 }
 
-// metrics is the text as it grows.
+// metrics builds the text of the metrics.
 type metrics struct{ bytes.Buffer }
 
 func (m *metrics) family(name, kind, help string) {
 	fmt.Fprintf(m, "# HELP pullthrough_%s %s\n# TYPE pullthrough_%s %s\n", name, help, name, kind)
 }
 
-// escapeLabel is what the format asks for in the value of a label.
+// escapeLabel escapes the value of a label as the format requires.
 var escapeLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 
-// sample writes a line; labels are names and values in turn.
+// sample writes one line. labels alternate between names and values.
 func (m *metrics) sample(name string, value any, labels ...string) {
 	fmt.Fprintf(m, "pullthrough_%s", name)
 	for i := 0; i < len(labels); i += 2 {

@@ -1,21 +1,21 @@
-// Package debug shows what a pull through cache is doing, the way
-// net/http/pprof shows a program: a [Page] is an http.Handler for
-// /debug/pullthrough.
+// Package debug shows what a pull through cache is doing, as net/http/pprof does
+// for a program. A [Page] is an http.Handler for /debug/pullthrough.
 //
 //	page := &debug.Page{Proxy: proxy}
 //	proxy.OnEvent = page.Record
 //	mux.Handle("/debug/pullthrough", page)
 //	mux.Handle("/debug/pullthrough/", page)
 //
-// There a browser finds rules, running downloads with their readers, counters
-// and the last events. The same is JSON for clients that accept nothing else,
-// or with ?format=json. Prometheus finds its text format (version 0.0.4) at
-// /debug/pullthrough/metrics.
+// A browser gets a page with the rules, the running downloads with their readers,
+// the counters and the last events. A client that accepts JSON but not HTML gets
+// the same as JSON, and so does any client with ?format=json. Prometheus scrapes
+// /debug/pullthrough/metrics in its text format, version 0.0.4.
 //
-// The page has no access control of its own: it tells whoever can reach it the
-// names of accounts, repositories, tags and upstream hosts. Mount it where only
-// operators get, as you would net/http/pprof. It shows no credential, no ARN
-// and no caller, and leaves user information and queries out of URLs.
+// The page has no access control of its own. It shows the names of accounts,
+// repositories, tags and upstream hosts to every client that can reach it. Mount it
+// where only operators have access, as you would net/http/pprof. It shows no
+// credentials, no ARNs and no callers, and it removes user information and queries
+// from URLs.
 package debug
 
 import (
@@ -32,28 +32,26 @@ import (
 const (
 	defaultTitle  = "pullthrough"
 	defaultEvents = 200
-	// maxRegistries is how many registries are remembered that events have named.
+	// maxRegistries is how many registries named by events are remembered.
 	maxRegistries = 16
 )
 
-// Page remembers what happened and shows it. It is a struct to fill in: the
-// zero value of every field is documented. Fields must not change after first
-// use. A Page is safe for concurrent use and must not be copied after first
-// use. Its memory is bounded, whatever clients and upstreams send.
+// Page records events and shows them. All fields are optional. They must not change
+// after the first use. A Page is safe for concurrent use and must not be copied
+// after the first use. Its memory is bounded, whatever clients and upstreams send.
 type Page struct {
-	// Proxy is the one whose rules and downloads are shown. nil: events and
+	// Proxy is the proxy whose rules and downloads are shown. nil: events and
 	// counters only.
 	Proxy *pullthrough.Proxy
-	// Title stands above the page. "": "pullthrough".
+	// Title is the heading of the page. "": "pullthrough".
 	Title string
-	// Registries are those whose rules are shown in any case; beside them those
-	// of the last 16 that pulls have succeeded in. nil: the one without account
-	// and Region.
+	// Registries are the registries whose rules are always shown. The page also shows
+	// the rules of the last 16 registries in which pulls have succeeded. nil: the
+	// registry without account and Region.
 	Registries []Registry
-	// Credential says whether the rule's upstream is told a secret, for hosts
-	// whose [pullthrough.Proxy.Credentials] looks at more than ARNs. It is called
-	// for each rule on each view and should read nothing. nil: whether the rule
-	// names a CredentialARN.
+	// Credential reports whether the rule's upstream gets a credential. Set it if
+	// [pullthrough.Proxy.Credentials] uses more than ARNs. It is called for each rule
+	// on each view, so it should do no I/O. nil: whether the rule has a CredentialARN.
 	Credential func(pullthrough.Rule) bool
 	// Events is how many events are kept, of at most 4 KiB each. 0: 200.
 	// Negative: none, only counters.
@@ -64,8 +62,8 @@ type Page struct {
 	once sync.Once
 
 	mu       sync.Mutex
-	seen     []Registry // that pulls have succeeded in, the latest last
-	since    time.Time  // of the first use
+	seen     []Registry // registries in which pulls have succeeded, the latest last
+	since    time.Time  // time of the first use
 	counters counters
 	events   ring
 	tracks   map[trackKey]*track
@@ -77,22 +75,23 @@ type Registry struct {
 	Region  string // "": the host has one Region
 }
 
-// Record takes note of what happened; it is made for [pullthrough.Proxy.OnEvent].
-// It keeps nothing of e alive.
+// Record records an event. Use it as [pullthrough.Proxy.OnEvent]. It keeps nothing
+// of e in memory.
 func (p *Page) Record(_ context.Context, e pullthrough.Event) {
 	p.start()
 	entry := newEntry(e, p.now())
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Err == nil {
-		// Pulls that fail name any account that a client has thought of.
+		// A pull that fails may name an account that a client has made up.
 		p.noteLocked(Registry{entry.Account, entry.Region})
 	}
 	p.counters.count(e, entry.ErrorKind)
 	p.events.add(entry)
 }
 
-// noteLocked remembers the registry, in place of the one not seen for longest.
+// noteLocked remembers the registry. If there are too many, it forgets the one that was
+// least recently seen.
 func (p *Page) noteLocked(r Registry) {
 	if i := slices.Index(p.seen, r); i >= 0 {
 		p.seen = slices.Delete(p.seen, i, i+1)
@@ -122,10 +121,10 @@ func (p *Page) now() time.Time {
 	return time.Now()
 }
 
-// ServeHTTP answers GET and HEAD with the page as HTML, as JSON or, where the
-// path ends with /metrics, as Prometheus text. The parameter format (html, json,
-// prometheus) wins over the path, and the path over Accept. It works wherever it
-// is mounted, with and without a slash at the end.
+// ServeHTTP answers GET and HEAD with the page as HTML or JSON, or with the metrics as
+// Prometheus text if the path ends with /metrics. The parameter format (html, json,
+// prometheus) takes precedence over the path, and the path over Accept. The page works
+// under any path, with and without a trailing slash.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.start()
 	setHeaders(w.Header())

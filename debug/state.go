@@ -18,29 +18,29 @@ const (
 	maxShownRules = 200
 )
 
-// state is all that the page shows, as its JSON has it.
+// state is everything that the page shows. It is also the page's JSON document.
 type state struct {
 	Title         string          `json:"title"`
 	At            time.Time       `json:"at"`
 	Since         time.Time       `json:"since"` // of the counters
 	Totals        totals          `json:"totals"`
 	Downloads     []download      `json:"downloads"`
-	MoreDownloads int             `json:"moreDownloads"` // that are not shown
+	MoreDownloads int             `json:"moreDownloads"` // how many are not shown
 	Answers       []answers       `json:"answers"`
-	Failures      []failureCount  `json:"failures"` // the kinds there have been
+	Failures      []failureCount  `json:"failures"` // only kinds that have occurred
 	Fetches       []fetches       `json:"fetches"`
 	Registries    []registryRules `json:"registries"`
 	Events        []entry         `json:"events"` // the newest first
 }
 
-// totals are the sums that stand above the page.
+// totals are the sums at the top of the page.
 type totals struct {
-	Running       int   `json:"running"` // downloads that bytes are still to come of
+	Running       int   `json:"running"` // downloads that have bytes left to fetch
 	Readers       int   `json:"readers"`
 	Requests      int64 `json:"requests"`
-	Heads         int64 `json:"heads"` // of them
+	Heads         int64 `json:"heads"` // HEAD requests among them
 	Failed        int64 `json:"failed"`
-	Filled        int64 `json:"filled"` // answered by a fetch of their own
+	Filled        int64 `json:"filled"` // requests whose answer needed a new fetch
 	Bytes         int64 `json:"bytes"`
 	Fetches       int64 `json:"fetches"`
 	FailedFetches int64 `json:"failedFetches"`
@@ -68,7 +68,7 @@ type failureCount struct {
 	Fetches  int64  `json:"fetches"`
 }
 
-// fetches are those by the rules of one prefix, whatever their registry.
+// fetches are the fetches of all rules with one prefix, in all registries.
 type fetches struct {
 	Rule       string `json:"rule"`
 	Fetched    int64  `json:"fetched"`
@@ -83,8 +83,8 @@ type registryRules struct {
 	Account string `json:"account,omitempty"`
 	Region  string `json:"region,omitempty"`
 	Rules   []rule `json:"rules"`
-	More    int    `json:"more"`            // that are not shown
-	Error   string `json:"error,omitempty"` // why there are none
+	More    int    `json:"more"`            // how many rules are not shown
+	Error   string `json:"error,omitempty"` // why no rules could be read
 }
 
 type rule struct {
@@ -96,7 +96,7 @@ type rule struct {
 
 func (p *Page) serveJSON(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(p.state(r.Context())) // a client that is gone is nobody's error
+	_ = json.NewEncoder(w).Encode(p.state(r.Context())) // it fails only if the client has gone
 }
 
 func (p *Page) state(ctx context.Context) *state {
@@ -131,10 +131,10 @@ func (p *Page) downloads() []pullthrough.Download {
 	return p.Proxy.Downloads()
 }
 
-// inFlight counts the downloads that run, and the readers of all.
+// inFlight returns the number of running downloads, and of the readers of all downloads.
 func inFlight(all []pullthrough.Download) (downloads, readers int) {
 	for _, d := range all {
-		if running(d) {
+		if isRunning(d) {
 			downloads++
 		}
 		readers += len(d.Readers)
@@ -142,7 +142,8 @@ func inFlight(all []pullthrough.Download) (downloads, readers int) {
 	return downloads, readers
 }
 
-// registries asks for the rules; the host's own code must not run under a lock.
+// registries returns the rules of the registries. It calls the host's code, so it must
+// not hold a lock.
 func (p *Page) registries(ctx context.Context) []registryRules {
 	shown := []registryRules{}
 	if p.Proxy == nil || p.Proxy.Rules == nil {

@@ -7,26 +7,26 @@ import (
 	"unicode/utf8"
 )
 
-// How many bytes are kept of each text that others have chosen.
+// How many bytes are kept of each text that comes from clients or upstreams.
 const (
 	maxName = 255 // Amazon ECR's limit for a repository name is 256
 	maxRef  = 160 // a sha512 digest has 135
 	maxText = 800
-	// maxRaw is how much of a text is looked at.
+	// maxRaw is how many bytes of a text are processed.
 	maxRaw = 8 << 10
 )
 
-// clean is a copy of s that can be shown: at most max bytes of UTF-8 and an
-// ellipsis, without characters that control a terminal, hide, or change the
-// direction of what stands beside them.
+// clean returns a copy of s that can be shown safely: at most max bytes of UTF-8 and an
+// ellipsis. It replaces control characters, invisible characters and characters that
+// change the direction of text.
 func clean(s string, max int) string {
-	if len(s) <= max && plain(s) {
+	if len(s) <= max && isPlain(s) {
 		return strings.Clone(s)
 	}
 	var b strings.Builder
 	b.Grow(min(len(s), max) + len("…"))
 	for _, r := range s[:min(len(s), maxRaw)] {
-		if hidden(r) {
+		if isHidden(r) {
 			r = utf8.RuneError
 		}
 		if b.Len()+utf8.RuneLen(r) > max {
@@ -37,8 +37,8 @@ func clean(s string, max int) string {
 	return b.String()
 }
 
-// plain reports whether s is printable ASCII, as names and digests are.
-func plain(s string) bool {
+// isPlain reports whether s is printable ASCII, as names and digests are.
+func isPlain(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] >= 0x7f {
 			return false
@@ -47,7 +47,7 @@ func plain(s string) bool {
 	return true
 }
 
-func hidden(r rune) bool {
+func isHidden(r rune) bool {
 	if r < utf8.RuneSelf {
 		return r < ' ' || r == 0x7f
 	}
@@ -59,11 +59,11 @@ var (
 	query    = regexp.MustCompile(`\?[^\s"'<>]*=[^\s"'<>]*`)
 )
 
-// cleanText is clean for sentences, which may quote URLs: an error of the host's
-// own Store or rules may well name a presigned one, or a database's.
+// cleanText is clean for sentences that may quote URLs. An error of the host's own Store
+// or rules may contain a presigned URL or the URL of a database.
 func cleanText(s string, max int) string {
 	if len(s) > maxRaw {
-		// The last word may be half a URL, whose secret could not be told from a host.
+		// The last word may be the first half of a URL, in which a secret looks like a host.
 		s = s[:maxRaw]
 		s = s[:strings.LastIndexAny(s, " \t\r\n")+1] + "…"
 	}
@@ -71,8 +71,8 @@ func cleanText(s string, max int) string {
 	return clean(query.ReplaceAllLiteralString(s, "?..."), max)
 }
 
-// cleanURL is an upstream URL of a rule, without user information and query also
-// where it is no URL at all.
+// cleanURL returns a rule's upstream URL without user information and query, even if it
+// is not a valid URL.
 func cleanURL(s string) string {
 	if i := strings.LastIndex(s, "@"); i >= 0 {
 		s = "..." + s[i:]

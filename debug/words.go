@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// All words and figures of the page are made here, and once more in page.js.
+// This file makes all words and figures of the page. page.js makes the same ones again.
 
-// tile is a figure above the page, with what there is to say about it.
+// tile is a figure at the top of the page, with a note.
 type tile struct{ Name, Value, Note string }
 
 func tilesOf(s *state) []tile {
@@ -25,7 +25,7 @@ func tilesOf(s *state) []tile {
 	}
 }
 
-// facts is what stands below the bar.
+// facts returns the texts below the download's bar.
 func (d download) facts() []string {
 	facts := []string{bytesText(d.Written) + " of unknown size"}
 	if d.Size >= 0 {
@@ -39,7 +39,7 @@ func (d download) facts() []string {
 	return append(facts, d.readersText(), "from "+d.Upstream, "since "+clockText(d.Began))
 }
 
-// shownPlaces is how many places are named in words; the bar has them all.
+// shownPlaces is how many places of readers are listed in the text. The bar shows them all.
 const shownPlaces = 6
 
 func (d download) readersText() string {
@@ -61,9 +61,9 @@ func (d download) readersText() string {
 	return text
 }
 
-// left is where on the bar the offset is; what is of unknown size has no end, and
-// all its readers are at the begin.
-func (d download) left(at int64) string {
+// barPosition returns the position of an offset on the download's bar, as a CSS
+// percentage. If the size is unknown, all readers are shown at the start.
+func (d download) barPosition(at int64) string {
 	if d.Size <= 0 {
 		return "0%"
 	}
@@ -71,11 +71,11 @@ func (d download) left(at int64) string {
 	return fmt.Sprintf("%d.%d%%", n/10, n%10)
 }
 
-// pin is how large the marker is: more readers, more digits.
+// pin returns the width of the marker: it grows with the number of digits.
 func (p place) pin() int { return 3 + len(strconv.Itoa(p.Readers)) }
 
-// what is the first column of an event.
-func (e entry) what() string {
+// label returns the first column of an event.
+func (e entry) label() string {
 	switch {
 	case e.Object != "" && e.Part:
 		return e.Kind + " " + e.Object + ", part"
@@ -87,7 +87,7 @@ func (e entry) what() string {
 	return e.Kind
 }
 
-// badge is how it ended.
+// badge returns the event's outcome: its kind of failure or the source of the answer.
 func (e entry) badge() string {
 	if e.ErrorKind != "" {
 		return e.ErrorKind
@@ -95,7 +95,7 @@ func (e entry) badge() string {
 	return e.Source
 }
 
-// name is what it was about, with digests cut short.
+// name returns the image or blob that the event is about, with a shortened digest.
 func (e entry) name() string {
 	switch {
 	case e.Ref == "":
@@ -106,7 +106,7 @@ func (e entry) name() string {
 	return e.Repo + ":" + e.Ref
 }
 
-// lines are what else is to be said about it.
+// lines returns the other facts about the event, one a line.
 func (e entry) lines() []string {
 	var lines []string
 	if e.Digest != "" && e.Digest != e.Ref {
@@ -137,7 +137,7 @@ func registryText(account, region string) string {
 	return strings.TrimSpace("Registry " + account + " " + region)
 }
 
-// shortText is a digest with 12 characters of it.
+// shortText returns the digest with the first 12 characters of its hex.
 func shortText[S ~string](digest S) string {
 	algorithm, hex, ok := strings.Cut(string(digest), ":")
 	if r := []rune(hex); ok && len(r) > 12 {
@@ -146,7 +146,7 @@ func shortText[S ~string](digest S) string {
 	return string(digest)
 }
 
-// countText is n with a comma for the thousands.
+// countText formats n with commas between the thousands.
 func countText[N int | int64](n N) string {
 	s := strconv.FormatInt(int64(n), 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
@@ -162,7 +162,8 @@ func pluralText[N int | int64](n N, one, many string) string {
 	return countText(n) + " " + many
 }
 
-// bytesText rounds down: what is not there yet is not shown as if it were.
+// bytesText formats a number of bytes. It rounds down, so that a download is not shown
+// as complete before it is.
 func bytesText(n int64) string {
 	if n < 1<<10 {
 		return strconv.FormatInt(n, 10) + " B"
@@ -175,7 +176,7 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%d.%d %ciB", n>>shift, rest, "KMGTP"[unit])
 }
 
-func tookText(micros int64) string {
+func durationText(micros int64) string {
 	ms := micros / 1000
 	switch {
 	case ms < 1:
@@ -188,7 +189,7 @@ func tookText(micros int64) string {
 	return fmt.Sprintf("%d min %02d s", ms/60_000, ms%60_000/1000)
 }
 
-// shareText is a percentage, rounded down; of nothing it is all.
+// shareText returns a percentage, rounded down. If whole is 0 it is 100 %.
 func shareText(part, whole int64) string {
 	if whole <= 0 {
 		return "100 %"

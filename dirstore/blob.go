@@ -3,6 +3,7 @@ package dirstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -13,11 +14,12 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Blob implements [pullthrough.Store]. The Body is an [*os.File].
 func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
-	at, err := s.locateBlob(ctx, repo, d)
+	at, err := s.owner().LocateDigest(ctx, repo, d)
 	if err != nil {
 		return nil, err
 	}
@@ -29,15 +31,8 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 	return &pullthrough.Blob{Descriptor: desc, Body: f}, nil
 }
 
-func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (layout.Repository, error) {
-	if err := ctx.Err(); err != nil {
-		return layout.Repository{}, err
-	}
-	return s.owner().LocateDigest(repo, d)
-}
-
-// openBlob opens the link first: without it the content is not the repository's,
-// whoever else has it.
+// openBlob opens the link first: without a link the content is not the repository's,
+// even if other repositories have it.
 func (s *Store) openBlob(ctx context.Context, at layout.Repository, d digest.Digest) (*os.File, int64, error) {
 	target, err := s.readLink(at.Layer(d), d)
 	if err != nil {
@@ -55,7 +50,7 @@ func (s *Store) openBlob(ctx context.Context, at layout.Repository, d digest.Dig
 	if err != nil {
 		return nil, 0, errors.Join(err, f.Close())
 	}
-	if time.Since(info.ModTime()).Abs() >= markEvery {
+	if time.Since(info.ModTime()).Abs() >= filing.MarkEvery {
 		_ = s.disk.touch(name) // what has gone since can still be read
 	}
 	return f, info.Size(), nil
@@ -63,7 +58,7 @@ func (s *Store) openBlob(ctx context.Context, at layout.Repository, d digest.Dig
 
 // PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
 func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
-	at, err := s.locateBlob(ctx, repo, desc.Digest)
+	at, err := s.owner().LocateDigest(ctx, repo, desc.Digest)
 	if err != nil {
 		return err
 	}
@@ -71,7 +66,7 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 }
 
 func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, r io.Reader) error {
-	here, _, err := s.have(at, desc)
+	here, _, err := s.have(ctx, at, desc)
 	if err != nil {
 		return err
 	}
@@ -95,7 +90,7 @@ var errSwept = errors.New("evicted meanwhile")
 func (s *Store) attach(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, temp string) error {
 	var added int64
 	err := s.commit(ctx, func() (err error) {
-		added, err = s.attachLocked(at, desc, temp)
+		added, err = s.attachLocked(ctx, at, desc, temp)
 		return err
 	})
 	if temp != "" && (err != nil || added == 0) {
@@ -105,17 +100,17 @@ func (s *Store) attach(ctx context.Context, at layout.Repository, desc ocispec.D
 	return err
 }
 
-func (s *Store) attachLocked(at layout.Repository, desc ocispec.Descriptor, temp string) (added int64, err error) {
-	here, linked, err := s.have(at, desc)
+func (s *Store) attachLocked(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, temp string) (added int64, err error) {
+	here, linked, err := s.have(ctx, at, desc)
 	if err != nil {
 		return 0, err
 	}
-	var c changes
+	w := &writer{reader: reader{s}}
 	switch {
 	case !here && temp == "":
 		return 0, errSwept
 	case !here:
-		added, err = desc.Size, s.disk.publish(temp, layout.Registry.Data(desc.Digest), &c)
+		added, err = desc.Size, s.disk.publish(temp, layout.Registry.Data(desc.Digest), &w.changes)
 	default:
 		err = s.disk.touch(layout.Registry.Data(desc.Digest)) // a sweep that has seen it unused lets it be
 		if linked && errors.Is(err, fs.ErrNotExist) {
@@ -125,42 +120,28 @@ func (s *Store) attachLocked(at layout.Repository, desc ocispec.Descriptor, temp
 	if err != nil {
 		return 0, err
 	}
-	return added, s.linkBlob(at, desc.Digest, linked, &c)
+	if !linked {
+		if err := filing.WriteLink(ctx, w, at.Layer(desc.Digest), desc.Digest); err != nil {
+			return added, err
+		}
+	}
+	return added, w.Sync()
 }
 
 // have reports whether the content is here, in full, and whether the repository
 // has a link to it.
-func (s *Store) have(at layout.Repository, desc ocispec.Descriptor) (here, linked bool, err error) {
-	target, err := s.readLink(at.Layer(desc.Digest), desc.Digest)
-	switch {
-	case err == nil:
-		linked = true
-	case errors.Is(err, fs.ErrNotExist):
-		target = desc.Digest
-	default:
-		return false, false, err
-	}
-	here, err = s.complete(target, desc.Size)
-	if !here && target != desc.Digest { // an alias of what is gone
-		linked = false
-	}
-	return here, linked, err
+func (s *Store) have(ctx context.Context, at layout.Repository, desc ocispec.Descriptor) (here, linked bool, err error) {
+	return filing.HaveBlob(ctx, reader{s}, at, desc, s.size)
 }
 
-func (s *Store) complete(d digest.Digest, size int64) (bool, error) {
-	info, err := s.disk.stat(layout.Registry.Data(d))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// size is the size of the file. What is no file is a miss.
+func (s *Store) size(_ context.Context, name string) (int64, error) {
+	info, err := s.disk.stat(name)
+	if err != nil {
+		return 0, err
 	}
-	return err == nil && info.Mode().IsRegular() && info.Size() == size, err
-}
-
-// linkBlob makes the blob the repository's, if it is not, and syncs it all.
-func (s *Store) linkBlob(at layout.Repository, d digest.Digest, linked bool, c *changes) error {
-	if !linked {
-		if err := s.writeLink(at.Layer(d), d, c); err != nil {
-			return err
-		}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("%s is no file: %w", name, layout.ErrDamaged)
 	}
-	return s.disk.flush(c)
+	return info.Size(), nil
 }

@@ -31,6 +31,7 @@ var crashPoints = []string{
 	"syncdir own manifests dir", "syncdir own referrers dir", "syncdir own repository dir", "syncdir own revision",
 	"syncdir pullthrough", "syncdir repository dir", "syncdir revision", "syncdir tag", "syncdir tag dir",
 	"count size",
+	"link format",
 	"aside content", "aside layer", "aside layer link", "aside own revision", "aside revision", "aside tag",
 	"remove content", "remove content dir", "remove own content", "remove own content dir", "remove own referrers",
 	"remove own staging", "remove revision link", "remove staged", "remove tag sidecar",
@@ -78,7 +79,7 @@ func crashPoint(op, name string) string {
 		return op + []string{" staging", " own staging", " staged"}[strings.Count(staged, "/")]
 	}
 	if own, ok := strings.CutPrefix(name, "pullthrough"); ok {
-		if own == "/lock" || own == "/gate" || own == "/sweep" || own == "/size" || own == "" {
+		if own == "/lock" || own == "/gate" || own == "/sweep" || own == "/size" || own == "/format" || own == "" {
 			return op + " " + path.Base(name)
 		}
 		op += " own"

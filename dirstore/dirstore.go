@@ -22,19 +22,23 @@
 // misses; they are removed, and the next put heals them. Manifests are checked when
 // they are read, blobs by their size, or in full with [Store.VerifyBlobs].
 //
-// The manifests that were asked for last are in memory, 32 MiB of them at most, and
-// their links are read again after a second: so late is seen what another process
-// does. With [Store.MaxBytes] the images used least recently make room.
+// The manifests that were asked for last are in memory, 32 MiB of them at most.
+// Their links are read again after a second, so a change by another process is seen
+// after a second. With [Store.MaxBytes] the images used least recently make room.
 package dirstore
 
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path"
+	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 )
 
@@ -57,27 +61,33 @@ type Store struct {
 	MaxBytes int64
 
 	// VerifyBlobs has each blob read and checked when this Store opens it for the
-	// first time, before anything of it is returned; a damaged one is removed, and a
-	// miss. It costs the time to read the blob once. What is damaged afterwards is
-	// found by the next process. false: only the size 0 is found out. Manifests are
-	// always checked when they are read.
+	// first time, before anything of it is returned. A damaged blob is removed, and is
+	// a miss. The check costs the time to read the blob once. Damage that comes
+	// afterwards is found by the next process. false: only an empty file is found.
+	// Manifests are always checked when they are read.
 	VerifyBlobs bool
 
-	// Logger is told of damage and of sweeps. nil: nobody is.
+	// Logger is told of damage and of sweeps. nil: nothing is logged.
 	Logger *slog.Logger
 
-	disk     disk
-	staging  string   // this Store's own directory for files without a name yet
-	lock     *os.File // holds staging for as long as the process lives
-	memory   *memory
-	verifier *verifier
-	staged   stagedSet
-	sweeper  *sweeper
-	empty    *lru.Cache[object, emptyList] // lists of referrers
+	disk      disk
+	staging   string   // this Store's own directory for files without a name yet
+	lock      *os.File // holds staging for as long as the process lives; nil: we may not write
+	manifests *filing.Manifests
+	verifier  *verifier
+	staged    stagedSet
+	sweeper   *sweeper
+	empty     *lru.Cache[filing.Object, emptyList] // lists of referrers
 }
 
-// Open opens the store in dir, which is made if need be. It does not scan what
-// is there; it removes what processes that have died left half-written.
+// linkAge is how old what is known of a link may be: another process may have
+// changed it.
+const linkAge = time.Second
+
+// Open opens the store in dir, and makes dir if it is not there. It does not scan
+// the content. It removes the half-written files of processes that have died. A
+// directory that may not be written is served as it is. For a directory of a newer
+// format the error is a [*FormatError].
 func Open(dir string) (*Store, error) { return open(dir, nil) }
 
 func open(dir string, probe func(op, name string) error) (*Store, error) {
@@ -88,25 +98,61 @@ func open(dir string, probe func(op, name string) error) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dirstore: %w", err)
 	}
-	s := &Store{disk: disk{root, probe}, memory: newMemory(), verifier: newVerifier(), sweeper: newSweeper(), empty: lru.New[object, emptyList](maxEmpty)}
+	s := &Store{
+		disk: disk{root, probe}, manifests: filing.NewManifests(linkAge, linkAge), verifier: newVerifier(), sweeper: newSweeper(),
+		empty: lru.New[filing.Object, emptyList](maxEmpty),
+	}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
 	}
 	return s, nil
 }
 
-// prepare makes what the registry wants to find even when nothing is stored.
+// prepare makes what the registry wants to find even when nothing is stored. It
+// touches nothing before it knows the format.
 func (s *Store) prepare() error {
-	for _, dir := range []string{layout.Registry.Blobs(), layout.Registry.Repositories(), layout.Staging} {
-		if err := s.disk.before("mkdir", dir); err != nil {
-			return err
-		}
-		if err := s.disk.root.MkdirAll(dir, dirMode); err != nil {
+	noted, err := s.readFormat()
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{layout.Registry.Blobs(), layout.Registry.Repositories()} {
+		if err := s.makeRoot(dir); err != nil {
 			return err
 		}
 	}
-	s.sweepStaging()
-	return s.claim()
+	err = s.makeRoot(layout.Staging)
+	if err == nil {
+		s.sweepStaging()
+		err = s.claim()
+	}
+	if isReadOnly(err) {
+		s.staging = path.Join(layout.Staging, "none") // what is to be written there fails
+		return nil
+	}
+	if err != nil || noted {
+		return err
+	}
+	return s.writeFormat()
+}
+
+// makeRoot makes one of the directories that all others are in. One that is there
+// is good to read even if we may not write.
+func (s *Store) makeRoot(dir string) error {
+	err := s.disk.before("mkdir", dir)
+	if err == nil {
+		err = s.disk.root.MkdirAll(dir, dirMode)
+	}
+	if isReadOnly(err) {
+		if _, statErr := s.disk.stat(dir); statErr == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// isReadOnly reports whether err says that we may not write here.
+func isReadOnly(err error) bool {
+	return errors.Is(err, errReadOnly) || errors.Is(err, fs.ErrPermission)
 }
 
 // Close releases the directory, and stops a sweep that is under way. Bodies and
@@ -115,9 +161,12 @@ func (s *Store) prepare() error {
 func (s *Store) Close() error {
 	s.sweeper.stop()
 	s.verifier.stop()
-	s.memory.stop()
+	s.manifests.Stop()
 	// It is empty unless a download still runs; the next Open would remove it.
 	_ = s.disk.remove(s.staging)
+	if s.lock == nil {
+		return s.disk.root.Close()
+	}
 	return errors.Join(s.lock.Close(), s.disk.root.Close())
 }
 

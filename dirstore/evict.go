@@ -26,7 +26,7 @@ const (
 // evict removes images until no more than target bytes are left, or nothing more
 // may go. It returns how many bytes it has freed.
 func (c *scan) evict(target int64) (freed int64, err error) {
-	left := c.total - c.orphaned()
+	left := c.total - c.sizeOrphans()
 	for _, victims := range c.choose(left, target) {
 		if err = c.evictPlace(victims); err != nil {
 			break
@@ -43,9 +43,9 @@ func (c *scan) evict(target int64) (freed int64, err error) {
 	return freed, errors.Join(err, removeErr)
 }
 
-// orphaned is the size of the content that nothing refers to. What is young is
+// sizeOrphans is the size of the content that nothing refers to. What is young is
 // taken as needed: another program may be about to make a link.
-func (c *scan) orphaned() (size int64) {
+func (c *scan) sizeOrphans() (size int64) {
 	young := time.Now().Add(-orphanAge).UnixNano()
 	for i := range c.contents {
 		switch t := &c.contents[i]; {
@@ -226,7 +226,7 @@ func (c *scan) evictNode(p *place, n *node, tags map[digest.Digest][]string, nee
 		n.removed = true
 		return nil
 	}
-	defer c.store.memory.forget(p.repo, append(tags[n.digest], string(n.digest))...)
+	defer c.store.manifests.Forget(p.repo, append(tags[n.digest], string(n.digest))...)
 	if err := c.removeManifest(p, n, tags[n.digest]); err != nil {
 		return err
 	}
@@ -247,7 +247,7 @@ func (c *scan) usedSince(p *place, n *node) (bool, error) {
 	if c.neededBy(n) || c.busy(n) {
 		return true, nil
 	}
-	if !n.blob && c.store.memory.lastUse(p.repo, n.digest) > max(n.used, c.began) {
+	if !n.blob && c.store.manifests.LastUse(p.repo, n.digest) > max(n.used, c.began) {
 		return true, nil
 	}
 	changed, err := c.changed(n.content)

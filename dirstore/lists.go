@@ -29,10 +29,7 @@ const (
 // RepoExists implements [pullthrough.RepoCreator]. A repository is there since
 // something was put into it, also when that was evicted.
 func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
-	if err := ctx.Err(); err != nil {
-		return false, err
-	}
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return false, err
 	}
@@ -52,10 +49,7 @@ func (s *Store) exists(at layout.Repository) (bool, error) {
 // no difference. A disk that fails refuses no pull: [Store.Logger] is told, and
 // the puts that follow say so, too.
 func (s *Store) CreateRepo(ctx context.Context, repo pullthrough.Repo, _ pullthrough.Rule, _ pullthrough.Request) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return err
 	}
@@ -73,10 +67,7 @@ func (s *Store) CreateRepo(ctx context.Context, repo pullthrough.Repo, _ pullthr
 // HasManifest reports whether the manifest is stored in the repository. Unlike Manifest
 // it does not count as a use, and reads no content.
 func (s *Store) HasManifest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error) {
-	if err := ctx.Err(); err != nil {
-		return false, err
-	}
-	at, err := s.owner().Locate(repo, string(d))
+	at, err := s.owner().Locate(ctx, repo, string(d))
 	if err != nil {
 		return false, err
 	}
@@ -95,7 +86,7 @@ func (s *Store) HasManifest(ctx context.Context, repo pullthrough.Repo, d digest
 // Tags implements [pullthrough.TagLister]. More than a million tags are an error
 // that Is [pullthrough.ErrTooLarge].
 func (s *Store) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return nil, err
 	}

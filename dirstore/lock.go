@@ -37,8 +37,8 @@ func (s *Store) alone(f func() error) error {
 	return f()
 }
 
-// lockBoth locks the gate for as long as it waits for the lock itself: else who
-// wants to be alone would wait for ever while the others come and go.
+// lockBoth locks the gate for as long as it waits for the lock itself. Without the
+// gate a sweep would wait for ever while puts come and go.
 func (s *Store) lockBoth(how int) (unlock func(), err error) {
 	gate, err := s.lockFile(layout.Gate, how)
 	if err != nil {

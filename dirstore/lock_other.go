@@ -4,10 +4,14 @@ package dirstore
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 )
 
 const lockAlone, lockShared, lockNow = 1, 2, 4
+
+// errReadOnly is the error of a file system that cannot be written.
+var errReadOnly = fs.ErrPermission
 
 // tryLock cannot lock here: staging files are given up by their age.
 func tryLock(f *os.File) error { return flock(f, lockAlone) }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -263,4 +264,29 @@ func testManyPutsOfOneManifestAtOnce(t *testing.T) {
 	wg.Wait()
 	assertSound(t, dir)
 	assert.Empty(t, staged(t, dir))
+}
+
+// TestStoresMoveATagAtOnce: whichever is last, the tag is whole and has its
+// sidecar, or it would pass for one that was pushed here.
+func TestStoresMoveATagAtOnce(t *testing.T) {
+	dir := scratch(t)
+	put(t, open(t, dir), repo, manifestOf(image(1), "v1"))
+	stores := []*dirstore.Store{open(t, dir), open(t, dir), open(t, dir)}
+	for round := range int64(200) {
+		var wg sync.WaitGroup
+		for i, s := range stores {
+			wg.Go(func() {
+				for j := range int64(3) {
+					assert.NoError(t, s.PutManifest(t.Context(), repo, manifestOf(image(1+(round+int64(i)*j)%3), "v1")))
+				}
+			})
+		}
+		wg.Wait()
+		s := stores[0]
+		require.NoError(t, s.Close())
+		stores[0] = open(t, dir) // one that remembers nothing
+		m := get(t, stores[0], repo, "v1")
+		require.Equal(t, checked, m.CheckedAt)
+		require.Equal(t, "registry.example", m.Origin)
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // maxEmpty is how many empty lists of referrers are kept, in memory: a client may
@@ -25,49 +26,35 @@ type emptyList struct {
 
 // Referrers implements [pullthrough.ReferrerStore].
 func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, time.Time{}, err
-	}
-	at, err := s.owner().LocateDigest(repo, subject)
+	at, err := s.owner().LocateDigest(ctx, repo, subject)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	list, checked, err := s.referrers(at, subject)
+	list, checked, err := filing.ReadReferrers(ctx, reader{s}, at, subject)
 	if errors.Is(err, fs.ErrNotExist) {
-		if known, ok := s.empty.Get(object{repo, string(subject)}); ok {
+		if known, ok := s.empty.Get(filing.Object{Repo: repo, Ref: string(subject)}); ok {
 			return known.list, known.checked, nil
 		}
 	}
 	return list, checked, during(err, "read referrers", repo, subject.String())
 }
 
-func (s *Store) referrers(at layout.Repository, subject digest.Digest) (*ocispec.Index, time.Time, error) {
-	content, err := s.readSmall(at.Referrers(subject), layout.MaxReferrers)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	return layout.ParseReferrers(content)
-}
-
 // PutReferrers implements [pullthrough.ReferrerStore]. The list goes with its
 // subject when that is evicted. An empty one that replaces none is kept in memory
 // only, one of the last thousand: there may be one for every digest there is.
 func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	at, err := s.owner().LocateDigest(repo, subject)
+	at, err := s.owner().LocateDigest(ctx, repo, subject)
 	if err != nil {
 		return err
 	}
-	return during(s.putReferrers(ctx, at, object{repo, string(subject)}, list, checked), "store referrers", repo, subject.String())
+	return during(s.putReferrers(ctx, at, filing.Object{Repo: repo, Ref: string(subject)}, list, checked), "store referrers", repo, subject.String())
 }
 
-func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key object, list *ocispec.Index, checked time.Time) error {
-	subject := digest.Digest(key.ref)
+func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key filing.Object, list *ocispec.Index, checked time.Time) error {
+	subject := digest.Digest(key.Ref)
 	if len(list.Manifests) == 0 {
-		if _, _, err := s.referrers(at, subject); errors.Is(err, fs.ErrNotExist) {
-			s.empty.Put(key.clone(), emptyList{list, checked})
+		if _, _, err := filing.ReadReferrers(ctx, reader{s}, at, subject); errors.Is(err, fs.ErrNotExist) {
+			s.empty.Put(key.Clone(), emptyList{list, checked})
 			return nil
 		}
 	}
@@ -76,10 +63,10 @@ func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key obje
 		return err
 	}
 	return s.commit(ctx, func() error {
-		var c changes
-		if err := s.write(at.Referrers(subject), content, &c); err != nil {
+		w := &writer{reader: reader{s}}
+		if err := w.Write(ctx, at.Referrers(subject), content); err != nil {
 			return err
 		}
-		return s.disk.flush(&c)
+		return w.Sync()
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
@@ -22,7 +23,7 @@ import (
 //
 // It looks at the content first and at the links later, and waits in between until
 // those who commit are done. So a link that it misses was made after its content
-// was looked at; and who makes a link changes the time of the content, and of all
+// was looked at. A put that makes a link changes the time of the content, and of all
 // that a new manifest refers to. Content whose time is another one when it is to be
 // removed therefore stays, whatever the scan has found, and so does content that
 // the scan has seen only by its link; no clock needs to be right for that.
@@ -292,7 +293,7 @@ func (c *scan) readManifests(p place) (refs [][]digest.Digest, err error) {
 			if err != nil {
 				return err
 			}
-			n.used = max(c.contents[n.content].used, c.store.memory.lastUse(p.repo, d))
+			n.used = max(c.contents[n.content].used, c.store.manifests.LastUse(p.repo, d))
 			c.nodes = append(c.nodes, n)
 			refs = append(refs, layout.References(body))
 			return nil
@@ -364,7 +365,7 @@ func (c *scan) contentsOf(refs []int32, d digest.Digest, layers map[digest.Diges
 // counts who needs which content. What seems to be used in the future, by a clock
 // that was wrong, is not kept for ever: it goes first.
 func (c *scan) inherit() {
-	limit := time.Now().Add(markEvery).UnixNano()
+	limit := time.Now().Add(filing.MarkEvery).UnixNano()
 	for i := range c.nodes {
 		if c.nodes[i].used > limit {
 			c.nodes[i].used = 0

@@ -16,7 +16,7 @@ import (
 
 // StageBlob implements [pullthrough.BlobStager].
 func (s *Store) StageBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (pullthrough.Stage, error) {
-	at, err := s.locateBlob(ctx, repo, d)
+	at, err := s.owner().LocateDigest(ctx, repo, d)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (t *stage) commit(ctx context.Context, desc ocispec.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	here, _, err := t.store.have(t.at, desc)
+	here, _, err := t.store.have(ctx, t.at, desc)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 const (
@@ -149,7 +150,7 @@ func (s *Store) copy(ctx context.Context, f *os.File, r io.Reader, size int64) (
 	}
 	// Hiding the file's ReadFrom and the reader's WriteTo keeps us in the loop,
 	// where a cancelled context is noticed.
-	return io.CopyBuffer(struct{ io.Writer }{f}, contextReader{ctx, io.LimitReader(r, size+1)}, make([]byte, min(max(size, 1), copyBuffer)))
+	return io.CopyBuffer(struct{ io.Writer }{f}, filing.WithContext(ctx, io.LimitReader(r, size+1)), make([]byte, min(max(size, 1), copyBuffer)))
 }
 
 // finish syncs and closes f, unless err says that it is lost already.
@@ -158,19 +159,6 @@ func (s *Store) finish(f *os.File, err error) error {
 		err = s.disk.sync(f)
 	}
 	return errors.Join(err, s.disk.close(f))
-}
-
-// contextReader is r until ctx ends.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }
 
 // stagedSet counts the downloads of this Store.

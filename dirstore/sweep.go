@@ -26,7 +26,8 @@ const spare = 10
 // downloading a part. Content that nothing has referred to for an hour goes with
 // the first. Files that are open stay readable.
 //
-// Images are removed while no process stores any; looking for them hinders nobody.
+// Images are removed while no process stores any. The search for them delays no
+// other call.
 // A sweep that fails or is cut short has lost nothing: what is left is whole. One
 // process sweeps at a time, and Sweep does nothing while another one does. Where
 // the file system has no locks the error Is [errors.ErrUnsupported].
@@ -90,7 +91,7 @@ func (w *sweeper) begin(ctx context.Context) (swept context.Context, end func(),
 	return w.beginLocked(ctx)
 }
 
-// beginLocked is for who has the turn.
+// beginLocked is called by the goroutine that has the turn.
 func (w *sweeper) beginLocked(ctx context.Context) (swept context.Context, end func(), err error) {
 	if w.closed {
 		<-w.turn

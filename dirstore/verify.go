@@ -14,6 +14,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 )
 
@@ -92,7 +93,7 @@ func (s *Store) hash(ctx context.Context, name string, d digest.Digest) (fs.File
 	}
 	verifier := d.Verifier()
 	buffer := make([]byte, copyBuffer)
-	if _, err := io.CopyBuffer(verifier, contextReader{ctx, f}, buffer); err != nil {
+	if _, err := io.CopyBuffer(verifier, filing.WithContext(ctx, f), buffer); err != nil {
 		return nil, err
 	}
 	if !verifier.Verified() {

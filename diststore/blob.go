@@ -2,21 +2,20 @@ package diststore
 
 import (
 	"context"
-	"errors"
 	"io"
-	"io/fs"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Blob implements [pullthrough.Store]. The Body seeks, and opens the object when
 // it is first read. With Redirect it is an [net/http.Handler], too.
 func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
-	at, err := s.locateBlob(ctx, repo, d)
+	at, err := s.owner().LocateDigest(ctx, repo, d)
 	if err != nil {
 		return nil, err
 	}
@@ -25,27 +24,20 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 		return nil, during(err, "read blob", repo, d.String())
 	}
 	b := &pullthrough.Blob{Descriptor: ocispec.Descriptor{MediaType: layout.BlobType, Digest: d, Size: found.size}}
-	body := newBody(ctx, s.bucket, found, func() { s.memory.forgetPlace(at, d) })
+	body := newBody(ctx, s.bucket, found, func() { s.places.forgetBlob(at, d) })
 	if b.Body = body; s.Redirect {
 		b.Body = &redirectBody{body: body, desc: b.Descriptor}
 	}
 	return b, nil
 }
 
-func (s *Store) locateBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (layout.Repository, error) {
-	if err := ctx.Err(); err != nil {
-		return layout.Repository{}, err
-	}
-	return s.owner().LocateDigest(repo, d)
-}
-
-// find reads the link first: without it the content is not the repository's,
-// whoever else has it.
+// find reads the link first: without a link the content is not the repository's,
+// even if other repositories have it.
 func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest) (place, error) {
-	if known, ok := s.memory.place(at, d); ok {
+	if known, ok := s.places.blob(at, d); ok {
 		return known, nil
 	}
-	target, err := s.readLink(ctx, at.Layer(d), d)
+	target, err := filing.ReadLink(ctx, files{s}, at.Layer(d), d)
 	if err != nil {
 		return place{}, err
 	}
@@ -56,13 +48,13 @@ func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest)
 	if err != nil {
 		return place{}, err
 	}
-	s.memory.keepPlace(at, d, found)
+	s.places.keepBlob(at, d, found)
 	return found, nil
 }
 
 // PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
 func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
-	at, err := s.locateBlob(ctx, repo, desc.Digest)
+	at, err := s.owner().LocateDigest(ctx, repo, desc.Digest)
 	if err != nil {
 		return err
 	}
@@ -70,12 +62,12 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 }
 
 func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, r io.Reader) error {
-	here, linked, err := s.have(ctx, at, desc)
+	here, linked, err := filing.HaveBlob(ctx, files{s}, at, desc, s.bucket.size)
 	if err != nil || here && linked {
 		return err
 	}
 	if !here {
-		s.memory.forgetPlace(at, desc.Digest) // what is known of it is wrong
+		s.places.forgetBlob(at, desc.Digest) // what is known of it is wrong
 		if err := s.upload(ctx, layout.Registry.Data(desc.Digest), r, desc.Size); err != nil {
 			return err
 		}
@@ -83,32 +75,5 @@ func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.
 	if linked {
 		return nil
 	}
-	return s.writeLink(ctx, at.Layer(desc.Digest), desc.Digest)
-}
-
-// have reports whether the content is here, in full, and whether the repository
-// has a link to it.
-func (s *Store) have(ctx context.Context, at layout.Repository, desc ocispec.Descriptor) (here, linked bool, err error) {
-	target, err := s.readLink(ctx, at.Layer(desc.Digest), desc.Digest)
-	switch {
-	case err == nil:
-		linked = true
-	case errors.Is(err, fs.ErrNotExist):
-		target = desc.Digest
-	default:
-		return false, false, err
-	}
-	here, err = s.complete(ctx, target, desc.Size)
-	if !here && target != desc.Digest { // an alias of what is gone
-		linked = false
-	}
-	return here, linked, err
-}
-
-func (s *Store) complete(ctx context.Context, d digest.Digest, size int64) (bool, error) {
-	have, err := s.bucket.size(ctx, layout.Registry.Data(d))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil && have == size, err
+	return filing.WriteLink(ctx, files{s}, at.Layer(desc.Digest), desc.Digest)
 }

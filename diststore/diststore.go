@@ -12,7 +12,7 @@
 //	pullthrough/                                                   out of the registry's sight
 //
 // Any number of proxies share a bucket, each with a [Store] of its own. They need
-// no lock: content is stored under its digest, so whoever is second writes the
+// no lock: content is stored under its digest, so the second to store it writes the
 // same bytes, and a link is written when all that it names is there. Where two
 // move a tag at once, one of them is last.
 //
@@ -23,6 +23,9 @@
 //
 // An unreadable link, a link to nothing and a manifest without its digest are
 // misses, and the next put heals them. A blob is checked by its size only.
+//
+// The page docs/layout.md tells the whole format. [Store.CheckFormat] refuses a
+// bucket that a newer version of this package has written.
 package diststore
 
 import (
@@ -34,6 +37,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Store is a [pullthrough.Store] over a storage driver. It is also a
@@ -58,16 +62,18 @@ type Store struct {
 	// with S3. False: all bytes come from the proxy.
 	Redirect bool
 
-	bucket  bucket
-	memory  *memory
-	habits  habits
-	sweptAt atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
+	bucket    bucket
+	manifests *filing.Manifests
+	places    places
+	habits    habits
+	sweptAt   atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
 }
 
-// New returns a store over driver, which must not be nil. It makes no request.
+// New returns a store over driver, which must not be nil. It makes no request: see
+// [Store.CheckFormat].
 func New(driver storagedriver.StorageDriver) *Store {
 	h := habitsOf(driver.Name())
-	return &Store{bucket: bucket{driver, h.wholePuts}, memory: newMemory(), habits: h}
+	return &Store{bucket: bucket{driver, h.wholePuts}, manifests: filing.NewManifests(tagAge, linkAge), places: newPlaces(), habits: h}
 }
 
 // habits are what drivers do differently.

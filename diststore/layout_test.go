@@ -94,7 +94,9 @@ func pullImage(t *testing.T, p *pullthrough.Proxy, account, name, ref string, im
 // TestTheFilesAreThoseOfDirstore, name by name and byte for byte.
 func TestTheFilesAreThoseOfDirstore(t *testing.T) {
 	ours, theirs := scratch(t), scratch(t)
-	pulls(t, diststore.New(onDisk(ours)))
+	bucket := diststore.New(onDisk(ours))
+	require.NoError(t, bucket.CheckFormat(t.Context()))
+	pulls(t, bucket)
 	local, err := dirstore.Open(theirs)
 	require.NoError(t, err)
 	pulls(t, local)

@@ -33,7 +33,7 @@ func listable(n int) error {
 // Tags implements [pullthrough.TagLister]. More than 100,000 are an error that Is
 // [pullthrough.ErrTooLarge].
 func (s *Store) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (s *Store) walk(ctx context.Context, tree layout.Tree, prefix string) (repo
 		}
 		var next []string
 		for i, names := range listed {
-			if slices.Contains(names, layout.LayersDir) || slices.Contains(names, manifestsDir) {
+			if slices.Contains(names, layout.LayersDir) || slices.Contains(names, layout.ManifestsDir) {
 				repos = append(repos, level[i])
 			}
 			for _, name := range names {
@@ -113,7 +113,7 @@ func (s *Store) listAll(ctx context.Context, tree layout.Tree, dirs []string) ([
 	for worker := range min(maxListers, len(dirs)) {
 		wg.Go(func() {
 			defer func() {
-				if r := recover(); r != nil { // a driver's, which ours to call is nobody's to catch
+				if r := recover(); r != nil { // the driver's: nothing above this goroutine catches it
 					cancel(fmt.Errorf("the driver panicked: %v", r))
 				}
 			}()

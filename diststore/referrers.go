@@ -9,25 +9,22 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // Referrers implements [pullthrough.ReferrerStore].
 func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest) (*ocispec.Index, time.Time, error) {
-	at, err := s.locateBlob(ctx, repo, subject)
+	at, err := s.owner().LocateDigest(ctx, repo, subject)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	content, err := s.bucket.read(ctx, at.Referrers(subject), layout.MaxReferrers)
-	if err != nil {
-		return nil, time.Time{}, during(err, "read referrers", repo, subject.String())
-	}
-	list, checked, err := layout.ParseReferrers(content)
+	list, checked, err := filing.ReadReferrers(ctx, files{s}, at, subject)
 	return list, checked, during(err, "read referrers", repo, subject.String())
 }
 
 // PutReferrers implements [pullthrough.ReferrerStore].
 func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
-	at, err := s.locateBlob(ctx, repo, subject)
+	at, err := s.owner().LocateDigest(ctx, repo, subject)
 	if err != nil {
 		return err
 	}

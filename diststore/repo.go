@@ -11,18 +11,10 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
-const (
-	// manifestsDir is the name of the other directory that only repositories have.
-	manifestsDir = "_manifests"
-	// note stands in a repository's directory of links where a directory needs
-	// something in it. It is empty, and the registry overlooks it.
-	note = "_pullthrough"
-)
-
 // RepoExists implements [pullthrough.RepoCreator]. A repository is there since
 // something was put into it.
 func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return false, err
 	}
@@ -36,7 +28,7 @@ func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, er
 // CreateRepo implements [pullthrough.RepoCreator]. The rule and the request make
 // no difference.
 func (s *Store) CreateRepo(ctx context.Context, repo pullthrough.Repo, _ pullthrough.Rule, _ pullthrough.Request) error {
-	at, err := s.owner().Locate(repo)
+	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return err
 	}
@@ -48,13 +40,13 @@ func (s *Store) exists(ctx context.Context, at layout.Repository) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.memory.exists(at) {
+	if s.places.exists(at) {
 		return nil
 	}
-	for _, dir := range []string{at.Layers(), path.Join(at.Root(), manifestsDir)} {
+	for _, dir := range []string{at.Layers(), path.Join(at.Root(), layout.ManifestsDir)} {
 		err := s.bucket.exists(ctx, dir)
 		if err == nil && dir == at.Layers() {
-			s.memory.keepRepo(at)
+			s.places.keepRepo(at)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -66,7 +58,7 @@ func (s *Store) exists(ctx context.Context, at layout.Repository) error {
 // makeRepo makes the directory without which the registry's garbage collection
 // ends with an error.
 func (s *Store) makeRepo(ctx context.Context, at layout.Repository) error {
-	if s.memory.exists(at) {
+	if s.places.exists(at) {
 		return nil
 	}
 	err := s.bucket.exists(ctx, at.Layers())
@@ -74,13 +66,13 @@ func (s *Store) makeRepo(ctx context.Context, at layout.Repository) error {
 		err = s.makeLayers(ctx, at)
 	}
 	if err == nil {
-		s.memory.keepRepo(at)
+		s.places.keepRepo(at)
 	}
 	return err
 }
 
 func (s *Store) makeLayers(ctx context.Context, at layout.Repository) error {
-	name := path.Join(at.Layers(), note)
+	name := at.LayersNote()
 	if err := s.bucket.put(ctx, name, nil); err != nil || !s.habits.emptyDirs {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 const (
@@ -21,9 +22,8 @@ const (
 	maxPut     = 4 << 20
 	copyBuffer = 256 << 10
 
-	// uploads is where content is on its way to its name. What has the name of
-	// another day was left behind by a proxy that has died.
-	uploads      = "pullthrough/uploads"
+	// An upload begins with its time. One that is a day old was left behind by a proxy
+	// that has died.
 	uploadTime   = "20060102T150405Z"
 	uploadsKept  = 24 * time.Hour
 	uploadsSwept = 100 // at a time
@@ -32,7 +32,7 @@ const (
 // upload makes name an object with the size bytes of r, which is not seen before
 // it is whole.
 func (s *Store) upload(ctx context.Context, name string, r io.Reader, size int64) error {
-	r = contextReader{ctx, io.LimitReader(r, size+1)}
+	r = filing.WithContext(ctx, io.LimitReader(r, size+1))
 	switch {
 	case size <= maxPut && s.habits.wholePuts:
 		return s.sendAtOnce(ctx, name, r, size)
@@ -40,7 +40,7 @@ func (s *Store) upload(ctx context.Context, name string, r io.Reader, size int64
 		return s.send(ctx, name, r, size)
 	}
 	s.sweep(ctx)
-	temp := path.Join(uploads, time.Now().UTC().Format(uploadTime)+"-"+rand.Text())
+	temp := path.Join(layout.Uploads, time.Now().UTC().Format(uploadTime)+"-"+rand.Text())
 	if err := s.send(ctx, temp, r, size); err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (s *Store) sweep(ctx context.Context) {
 	if now.Sub(time.Unix(0, last)).Abs() < uploadsKept || !s.sweptAt.CompareAndSwap(last, now.UnixNano()) {
 		return
 	}
-	names, err := s.bucket.list(ctx, uploads)
+	names, err := s.bucket.list(ctx, layout.Uploads)
 	if err != nil {
 		return
 	}
@@ -129,7 +129,7 @@ func (s *Store) sweep(ctx context.Context) {
 		if err != nil || now.Sub(at) < uploadsKept {
 			continue
 		}
-		if swept++; swept > uploadsSwept || errors.Is(s.bucket.remove(ctx, path.Join(uploads, name)), context.Canceled) {
+		if swept++; swept > uploadsSwept || errors.Is(s.bucket.remove(ctx, path.Join(layout.Uploads, name)), context.Canceled) {
 			return
 		}
 	}
@@ -145,17 +145,4 @@ type driverWriter struct {
 func (w *driverWriter) Write(p []byte) (int, error) {
 	n, err := w.w.Write(p)
 	return n, fault(w.ctx, "write", w.name, err)
-}
-
-// contextReader is r until ctx ends.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }

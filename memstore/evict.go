@@ -13,18 +13,19 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 )
 
-// A hit of a Store with a limit leaves its place in the order of all pulls
-// and no more: it costs one atomic write, under the lock that readers share. Who
-// goes is found out by one sweep over everything, when a put makes it necessary;
-// that it frees an eighth keeps sweeps rare.
+// Eviction. In a Store with a limit, a hit only records its place in the order of all
+// pulls. That costs one atomic write under the read lock. When a put exceeds the limit,
+// one sweep over everything decides what to remove. A sweep frees an eighth of the
+// limit, which keeps sweeps rare.
 
+// touch records that the manifest or blob was used now.
 func (s *Store) touch(used *atomic.Int64) {
 	if s.MaxBytes > 0 {
 		used.Store(s.clock.Add(1))
 	}
 }
 
-// fits refuses what would push out everything else and still not have room.
+// fits returns an error for content that exceeds the limit even in an empty Store.
 func (s *Store) fits(size int64) error {
 	if s.MaxBytes > 0 && size > s.MaxBytes {
 		return fmt.Errorf("%d bytes do not fit into a memstore.Store of %d: %w", size, s.MaxBytes, pullthrough.ErrTooLarge)
@@ -32,8 +33,8 @@ func (s *Store) fits(size int64) error {
 	return nil
 }
 
-// references are the digests of what m is made of. What cannot be read refers to
-// nothing.
+// references returns the digests that m refers to. It returns none for a manifest that
+// cannot be parsed.
 func (s *Store) references(m *pullthrough.Manifest) (refs []digest.Digest) {
 	if s.MaxBytes <= 0 {
 		return nil
@@ -53,11 +54,12 @@ type memObject struct {
 	repo   pullthrough.Repo
 	digest digest.Digest
 	blob   bool
-	used   int64 // when it, or an image that needs it, was pulled last
-	depth  int   // orders what was used at the same time: less than that of what it needs
+	used   int64 // when it, or an image that needs it, was last pulled
+	depth  int   // orders objects used at the same time; smaller than the depth of what it refers to
 }
 
-// evictLocked makes room, if there is too much. What was just put stays.
+// evictLocked makes room if the limit is exceeded. It does not remove the object put in
+// repo.
 func (s *Store) evictLocked(repo pullthrough.Repo, put digest.Digest) {
 	if s.MaxBytes <= 0 || s.bytes <= s.MaxBytes {
 		return
@@ -67,10 +69,10 @@ func (s *Store) evictLocked(repo pullthrough.Repo, put digest.Digest) {
 		all = r.objects(all, name)
 	}
 	slices.SortFunc(all, func(a, b memObject) int {
-		// Nothing goes before what refers to it.
+		// A manifest is removed before the objects that it refers to.
 		return cmp.Or(cmp.Compare(a.used, b.used), cmp.Compare(a.depth, b.depth))
 	})
-	gone := make(map[pullthrough.Repo]struct{})
+	changed := make(map[pullthrough.Repo]struct{})
 	for _, o := range all {
 		if s.bytes <= s.MaxBytes-s.MaxBytes/8 {
 			break
@@ -79,19 +81,19 @@ func (s *Store) evictLocked(repo pullthrough.Repo, put digest.Digest) {
 			continue
 		}
 		s.removeLocked(o)
-		gone[o.repo] = struct{}{}
+		changed[o.repo] = struct{}{}
 	}
-	for repo := range gone {
+	for repo := range changed {
 		s.tidyLocked(repo)
 	}
 }
 
-// objects appends what is in r to all. Everything is as recent as the most
-// recent image that needs it.
+// objects appends all objects of r to all. An object counts as used when the most
+// recently used image that needs it was used.
 func (r *memRepo) objects(all []memObject, name pullthrough.Repo) []memObject {
 	m := &memMarks{r, make(map[digest.Digest]int64, len(r.manifests)), make(map[digest.Digest]int64, len(r.blobs)), make(map[digest.Digest]int, len(r.manifests))}
 	roots := slices.Collect(maps.Keys(r.manifests))
-	slices.SortFunc(roots, func(a, b digest.Digest) int { // so that nothing is marked twice
+	slices.SortFunc(roots, func(a, b digest.Digest) int { // the latest first, so that no object is marked twice
 		return cmp.Compare(r.manifests[b].used.Load(), r.manifests[a].used.Load())
 	})
 	for d, link := range r.blobs {
@@ -109,14 +111,14 @@ func (r *memRepo) objects(all []memObject, name pullthrough.Repo) []memObject {
 	return all
 }
 
-// memMarks is when each manifest and blob of a repository was used last.
+// memMarks records when each manifest and blob of a repository was last used.
 type memMarks struct {
 	*memRepo
 	manifests, blobs map[digest.Digest]int64
-	done             map[digest.Digest]int // counts them: all that one needs was done before it
+	done             map[digest.Digest]int // the order in which manifests were marked: children before parents
 }
 
-// mark notes that d, and all that it is made of, was used at that time or later.
+// mark records that d, and everything that it refers to, was used at that time or later.
 func (m *memMarks) mark(d digest.Digest, at int64) {
 	if used, ok := m.blobs[d]; ok {
 		m.blobs[d] = max(used, at)
@@ -147,8 +149,7 @@ func (s *Store) removeLocked(o memObject) {
 	}
 }
 
-// tidyLocked removes tags without their manifest, and a repository without
-// anything.
+// tidyLocked removes tags whose manifest is gone, and the repository if it is empty.
 func (s *Store) tidyLocked(repo pullthrough.Repo) {
 	r := s.repos[repo]
 	for tag, m := range r.tags {

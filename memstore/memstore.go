@@ -1,4 +1,5 @@
-// Package memstore keeps images in memory: a [pullthrough.Store] for tests and emulators.
+// Package memstore is a [pullthrough.Store] that keeps images in memory, for tests and
+// emulators.
 package memstore
 
 import (
@@ -19,26 +20,27 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
-// Store is a [pullthrough.Store] in memory. Bytes are shared
-// between repositories and with those who read them, never copied; a blob is
-// visible only in the repositories it was put into. The zero value is an empty
-// store. It is safe for concurrent use.
+// Store is a [pullthrough.Store] in memory. Repositories and readers share the bytes
+// of a blob; they are never copied. A blob is visible only in the repositories into
+// which it was put. The zero value is an empty Store without a limit. It is safe for
+// concurrent use.
 type Store struct {
-	// MaxBytes is how many bytes of manifests and blobs are kept, each blob counted
-	// once; 0: no limit. When there are more, the images that were pulled least
-	// recently go until an eighth is free: a manifest with its tags, then the
-	// layers that no image pulled since needs, and at last the empty repository.
-	// Whoever reads something that goes reads on; such bytes are not counted. A
-	// blob larger than all of it is refused with an error that Is [pullthrough.ErrTooLarge].
-	// It must not change after the first use.
+	// MaxBytes is how many bytes of manifests and blobs are kept. Each blob counts
+	// once. When there are more, the least recently pulled images are removed until
+	// an eighth is free: first a manifest with its tags, then the layers that no more
+	// recently pulled image needs, and at last the empty repository. A client that is
+	// reading removed content can read on; these bytes no longer count. A blob or
+	// manifest larger than MaxBytes is refused with an error that Is
+	// [pullthrough.ErrTooLarge]. MaxBytes must not change after the first use. 0: no
+	// limit.
 	MaxBytes int64
 
-	clock atomic.Int64 // counts pulls and puts, where there is a limit
+	clock atomic.Int64 // counts pulls and puts if there is a limit
 
 	mu    sync.RWMutex
 	repos map[pullthrough.Repo]*memRepo
-	blobs map[digest.Digest]*memBlob // the content behind every repository's links
-	bytes int64                      // of all manifests and blobs
+	blobs map[digest.Digest]*memBlob // the content that the links of repositories refer to
+	bytes int64                      // size of all manifests and blobs
 }
 
 type memRepo struct {
@@ -47,10 +49,10 @@ type memRepo struct {
 	blobs     map[digest.Digest]*memLink
 }
 
-// memManifest is a manifest without a tag, and the digests it refers to.
+// memManifest is a manifest without a tag, and the digests that it refers to.
 type memManifest struct {
 	*pullthrough.Manifest
-	refs []digest.Digest // where there is a limit
+	refs []digest.Digest // only if there is a limit
 	used atomic.Int64
 }
 
@@ -84,11 +86,11 @@ func (s *Store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (
 			return m.Manifest, nil
 		}
 	}
-	return nil, missing(repo, ref)
+	return nil, missError(repo, ref)
 }
 
-// HasManifest reports whether the manifest is stored in the repository. Unlike Manifest
-// it does not count as a pull. It never fails.
+// HasManifest reports whether the manifest is stored in the repository. Unlike a call of
+// Manifest, it does not count as a pull. It never returns an error.
 func (s *Store) HasManifest(_ context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -109,7 +111,7 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 	}
 	r := s.repoLocked(repo)
 	if m.Source == pullthrough.SourceRevalidated && r.isOther(m.Tag, m.Descriptor.Digest) {
-		return nil // a check that ends late must not undo what was put meanwhile
+		return nil // the tag has moved while upstream was asked, and must not move back
 	}
 	stored := *m
 	stored.Source = pullthrough.SourceHit
@@ -130,7 +132,7 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 	return nil
 }
 
-// isOther reports whether tag is some other digest's.
+// isOther reports whether tag names a digest other than d.
 func (r *memRepo) isOther(tag string, d digest.Digest) bool {
 	have := r.tags[tag]
 	return have != nil && have.Descriptor.Digest != d
@@ -146,10 +148,10 @@ func (s *Store) Blob(_ context.Context, repo pullthrough.Repo, d digest.Digest) 
 			return pullthrough.NewBlob(d, link.content), nil
 		}
 	}
-	return nil, missing(repo, d.String())
+	return nil, missError(repo, d.String())
 }
 
-// PutBlob implements [pullthrough.Store]. It reads r before it takes its lock.
+// PutBlob implements [pullthrough.Store]. It reads r before it takes the Store's lock.
 func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
 	if err := errors.Join(ctx.Err(), s.fits(desc.Size)); err != nil {
 		return err
@@ -160,7 +162,7 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := ctx.Err(); err != nil { // it may have ended while we read
+	if err := ctx.Err(); err != nil { // the context may have ended during the reads
 		return err
 	}
 	s.linkLocked(s.repoLocked(repo), desc.Digest, content)
@@ -168,7 +170,8 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 	return nil
 }
 
-// linkLocked makes the blob visible in r. Content that is here already stays.
+// linkLocked makes the blob visible in r. If the Store has the content already, it keeps
+// that and drops the new copy.
 func (s *Store) linkLocked(r *memRepo, d digest.Digest, content []byte) {
 	b := s.blobs[d]
 	if b == nil {
@@ -194,12 +197,12 @@ func (s *Store) Tags(_ context.Context, repo pullthrough.Repo) ([]string, error)
 	defer s.mu.RUnlock()
 	r := s.repos[repo]
 	if r == nil || len(r.manifests) == 0 {
-		return nil, missing(repo, "")
+		return nil, missError(repo, "")
 	}
 	return slices.Collect(maps.Keys(r.tags)), nil
 }
 
-// Repos implements [pullthrough.RepoLister]. A repository is there from its first manifest on.
+// Repos implements [pullthrough.RepoLister]. A repository exists once it has a manifest.
 func (s *Store) Repos(_ context.Context, account, region string) (names []string, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -211,7 +214,7 @@ func (s *Store) Repos(_ context.Context, account, region string) (names []string
 	return names, nil
 }
 
-// content reads r, unless another repository has the same blob.
+// content reads r, unless the Store has the same blob already.
 func (s *Store) content(desc ocispec.Descriptor, r io.Reader) ([]byte, error) {
 	s.mu.RLock()
 	known := s.blobs[desc.Digest]
@@ -242,6 +245,6 @@ func (s *Store) repoLocked(repo pullthrough.Repo) *memRepo {
 	return r
 }
 
-func missing(repo pullthrough.Repo, ref string) error {
+func missError(repo pullthrough.Repo, ref string) error {
 	return &fs.PathError{Op: "open", Path: ocipath.Object(repo.Name, ref), Err: fs.ErrNotExist}
 }

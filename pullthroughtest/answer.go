@@ -8,8 +8,8 @@ import (
 	"net/http"
 )
 
-// answer is the ResponseWriter of every request: it logs, and it applies the fault that the request meets, if any.
-// Like any ResponseWriter it is for one goroutine.
+// answer is the ResponseWriter of every request. It logs the answer and applies the request's fault, if there is one.
+// Like any ResponseWriter it must be used by one goroutine at a time.
 type answer struct {
 	upstream *Upstream
 	entry    *entry
@@ -18,10 +18,10 @@ type answer struct {
 
 	begun bool
 	fault *Fault     // nil: none
-	body  *faultBody // nil: no fault, or not begun
-	mute  bool       // the handler's body is not wanted
-	other []byte     // the body that the fault puts in its place
-	conn  net.Conn   // taken over from net/http; nil: not
+	body  *faultBody // nil: no fault, or the answer has not begun
+	mute  bool       // the handler's body is dropped
+	other []byte     // the body that the fault sends instead of the handler's
+	conn  net.Conn   // the connection hijacked from net/http; nil: net/http still has it
 }
 
 func (a *answer) Header() http.Header { return a.w.Header() }
@@ -54,7 +54,7 @@ func (a *answer) Write(p []byte) (int, error) {
 	return a.send(p)
 }
 
-// Flush makes answer an http.Flusher, for the handlers in Config.
+// Flush implements http.Flusher for Config.Handler.
 func (a *answer) Flush() {
 	a.WriteHeader(http.StatusOK)
 	if !a.mute {
@@ -62,16 +62,17 @@ func (a *answer) Flush() {
 	}
 }
 
-// Hijack makes answer an http.Hijacker, for the handlers in Config. What they do then is neither logged nor faulty.
+// Hijack implements http.Hijacker for Config.Handler. What the handler writes to the connection is not logged, and
+// faults do not apply to it.
 func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	a.begun = true
 	return http.NewResponseController(a.w).Hijack()
 }
 
-// Unwrap lets http.ResponseController find what answer does not have itself.
+// Unwrap lets http.ResponseController find the methods that answer does not have.
 func (a *answer) Unwrap() http.ResponseWriter { return a.w }
 
-// finish sends what is left once the handler has returned.
+// finish sends the rest of the answer after the handler has returned.
 func (a *answer) finish() {
 	a.WriteHeader(http.StatusOK)
 	if a.body == nil {
@@ -84,14 +85,15 @@ func (a *answer) finish() {
 	a.body.finish(a.other)
 }
 
-// close ends the connection that answer has taken over. It runs whatever happens.
+// close closes a hijacked connection. It is deferred, so it also runs when the handler panics.
 func (a *answer) close() {
 	if a.conn != nil {
-		_ = a.conn.Close() // the client notices what there is to notice
+		_ = a.conn.Close() // the client sees the result; there is nobody else to tell
 	}
 }
 
-// send counts before it writes, so that a client never knows of more bytes than the log does.
+// send writes p to the client. It counts the bytes before it writes them, so that the log never shows fewer bytes than
+// a client has received.
 func (a *answer) send(p []byte) (int, error) {
 	a.entry.addBytes(len(p))
 	var out io.Writer = a.w
@@ -111,20 +113,21 @@ func (a *answer) flush() {
 	}
 }
 
-// connection is the one the request came on. Nil: a listener that is not the registry's own has it.
+// connection returns the connection that the request came on. It returns nil if the request came through a listener
+// that is not the registry's own.
 func (a *answer) connection() net.Conn {
 	conn, _ := a.r.Context().Value(connKey{}).(net.Conn)
 	return conn
 }
 
-// writeBeneath writes to the connection past net/http.
+// writeBeneath writes to the connection directly, bypassing net/http.
 func (a *answer) writeBeneath(p []byte) {
 	if conn := a.connection(); conn != nil {
-		_, _ = conn.Write(p) // a client that has gone is noticed when the body is written
+		_, _ = conn.Write(p) // if the client has gone, writing the body fails
 	}
 }
 
-// cut ends the connection without ending the answer.
+// cut closes the connection in the middle of the answer.
 func (a *answer) cut() {
 	conn := a.connection()
 	if t, ok := conn.(*tls.Conn); ok {

@@ -11,23 +11,24 @@ import (
 	"time"
 )
 
-// Auth is how a registry wants to know its clients.
+// Auth is how a registry authenticates its clients.
 type Auth int
 
 const (
-	// Open lets everybody in and never answers 401.
+	// Open requires no authentication and never answers 401.
 	Open Auth = iota
-	// Basic wants a user name and password with every request.
+	// Basic requires a user name and a password with every request.
 	Basic
-	// Bearer wants a token, to be had from the token endpoint that its challenge names.
+	// Bearer requires a token from the token endpoint that the challenge names.
 	Bearer
 )
 
-// RevokeTokens makes every token given out so far worthless, before its time and without telling anybody.
+// RevokeTokens revokes all tokens issued so far, before they expire. Clients are not told.
 func (u *Upstream) RevokeTokens() { u.tokens.revoke() }
 
-// IssueToken makes a token that is good for scopes, each like "repository:library/alpine:pull", and lives for ttl;
-// zero: Config.TokenTTL, negative: it has expired already. It lets a test write token answers of its own.
+// IssueToken returns a new token for the given scopes, each like "repository:library/alpine:pull". The token lives for
+// ttl; zero means Config.TokenTTL, and a negative ttl makes a token that has already expired. Tests use it to write
+// their own token answers.
 func (u *Upstream) IssueToken(ttl time.Duration, scopes ...string) string {
 	if ttl == 0 {
 		ttl = u.tokenTTL()
@@ -35,7 +36,7 @@ func (u *Upstream) IssueToken(ttl time.Duration, scopes ...string) string {
 	return u.issue(scopes, u.now().Add(ttl))
 }
 
-// issue lets the ledgers of secrets know before the client does.
+// issue issues a token. It registers the token with the [Secrets] that watch this registry before a client can see it.
 func (u *Upstream) issue(scopes []string, expires time.Time) string {
 	token := u.tokens.issue(scopes, expires)
 	for _, s := range u.tokens.watchers.list() {
@@ -72,7 +73,8 @@ func (u *Upstream) issuer() *Upstream {
 	return u.config.Issuer
 }
 
-// admit reports whether the request may go on to repo, "" for the registry itself. If not it has been answered.
+// admit reports whether the request may access repo; "" stands for the registry itself. If not, admit has answered the
+// request.
 func (u *Upstream) admit(w http.ResponseWriter, r *http.Request, repo string) bool {
 	user, ok := u.authenticate(r, repo)
 	if !ok {
@@ -87,7 +89,8 @@ func (u *Upstream) admit(w http.ResponseWriter, r *http.Request, repo string) bo
 	return true
 }
 
-// authenticate says who asks, "" when anonymous. With Bearer nobody knows, and the token has said all about repo.
+// authenticate returns the user who sent the request; "" means anonymous. With Bearer the user is not known, and the
+// token's scopes have already decided about repo.
 func (u *Upstream) authenticate(r *http.Request, repo string) (user string, ok bool) {
 	switch u.config.Auth {
 	case Basic:
@@ -110,7 +113,8 @@ func (u *Upstream) allows(user, repo string) bool {
 	return u.config.Allow == nil || u.config.Allow(user, repo)
 }
 
-// challenge is what a 401 for repo says. The /v2/ challenge has no scope, since no repository was asked for.
+// challenge returns the WWW-Authenticate header of a 401 for repo. The challenge of /v2/ has no scope, since the request
+// names no repository.
 func (u *Upstream) challenge(repo string) string {
 	if u.config.Auth != Bearer {
 		return fmt.Sprintf("Basic realm=%q", u.service())
@@ -141,7 +145,8 @@ func bearerToken(r *http.Request) string {
 	return token
 }
 
-// serveToken is the token endpoint: GET with Basic credentials or none, POST with a refresh token or a password.
+// serveToken is the token endpoint. It takes GET with Basic credentials or none, and POST with a refresh token or a
+// password.
 func (u *Upstream) serveToken(w http.ResponseWriter, r *http.Request) {
 	user, ok := u.identify(r)
 	if !ok {
@@ -166,7 +171,7 @@ func (u *Upstream) serveToken(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// identify says who asks for a token, "" when anonymous, and whether there will be one.
+// identify returns the user who asks for a token, "" for an anonymous client, and whether a token may be issued.
 func (u *Upstream) identify(r *http.Request) (user string, ok bool) {
 	if err := r.ParseForm(); err != nil {
 		return "", false
@@ -193,21 +198,22 @@ func (u *Upstream) identifyPost(r *http.Request) (user string, ok bool) {
 	return "", false
 }
 
-// grants drops what the user may not pull, as real token servers do: they answer 200 with less.
+// grants reports whether the user gets the scope. Scopes that are not granted are left out of the token, as real token
+// servers do: they still answer 200.
 func (u *Upstream) grants(user, scope string) bool {
 	kind, rest, _ := strings.Cut(scope, ":")
 	repo := rest[:max(0, strings.LastIndexByte(rest, ':'))]
 	return kind != "repository" || u.allows(user, repo)
 }
 
-// tokens are those given out and not revoked. Safe for concurrent use.
+// tokens are the issued tokens that have not been revoked. Safe for concurrent use.
 type tokens struct {
 	mu       sync.Mutex
 	live     map[string]grant
-	watchers watchers // of those to come
+	watchers watchers // told of each new token
 }
 
-// grant is what a token is good for.
+// grant is what a token allows, and until when.
 type grant struct {
 	scopes  []string
 	expires time.Time
@@ -224,7 +230,7 @@ func (t *tokens) issue(scopes []string, expires time.Time) string {
 	return token
 }
 
-// watch has s told of the tokens to come, and returns those that are there.
+// watch registers s for all future tokens and returns the current ones.
 func (t *tokens) watch(s *Secrets) []string {
 	t.watchers.add(s)
 	t.mu.Lock()
@@ -245,7 +251,7 @@ func (t *tokens) revoke() {
 	t.live = nil
 }
 
-// covers reports whether one of the granted scopes is want or allows, among others, the one action of want.
+// covers reports whether one of the granted scopes equals want or has want's action among its own.
 func covers(granted []string, want string) bool {
 	resource, action := cutAction(want)
 	return slices.ContainsFunc(granted, func(g string) bool {
@@ -254,7 +260,7 @@ func covers(granted []string, want string) bool {
 	})
 }
 
-// cutAction cuts a scope at its last colon: names may hold a registry's port.
+// cutAction splits a scope at its last colon. A repository name may contain a colon itself, before a registry's port.
 func cutAction(scope string) (resource, action string) {
 	i := strings.LastIndexByte(scope, ':')
 	if i < 0 {

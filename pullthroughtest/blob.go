@@ -2,7 +2,7 @@ package pullthroughtest
 
 import (
 	"bytes"
-	_ "crypto/sha256" // go-digest finds its algorithms by what is linked in
+	_ "crypto/sha256" // go-digest supports only the algorithms that are linked in
 	_ "crypto/sha512"
 	"encoding/binary"
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Blob is a config or a layer. It is never changed, and safe for concurrent use.
+// Blob is a config or a layer. It is immutable and safe for concurrent use.
 type Blob struct {
 	MediaType string
 	Digest    digest.Digest
@@ -27,7 +27,7 @@ func (b *Blob) Descriptor() ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size}
 }
 
-// Open is a new reader of the blob's content, which can seek and read at any offset too.
+// Open returns a new reader of the blob's content. The reader can also seek and read at any offset.
 func (b *Blob) Open() *io.SectionReader { return io.NewSectionReader(b.content, 0, b.Size) }
 
 func newBlob(mediaType string, algorithm digest.Algorithm, content []byte) *Blob {
@@ -49,10 +49,10 @@ func newLayer(mediaType string, algorithm digest.Algorithm, size, seed int64, in
 	return b
 }
 
-// noise is endless content made of one random block, each repetition stamped with its number: shifted or spliced
-// content never looks right, and reading costs a copy.
+// noise is endless content that repeats one random block. Each repetition is stamped with its number, so shifted or
+// spliced content never passes for the original. Reading costs one copy.
 type noise struct {
-	block []byte // noiseBlock bytes, or fewer where that is all the content there is
+	block []byte // noiseBlock bytes, or fewer if the content is shorter
 }
 
 const (
@@ -71,7 +71,7 @@ func newNoise(size, seed int64, index int) *noise {
 	return n
 }
 
-// ReadAt never fails; the end is its caller's business, an io.SectionReader's.
+// ReadAt implements io.ReaderAt. It never fails and knows no end: the caller, an io.SectionReader, ends the content.
 func (n *noise) ReadAt(p []byte, offset int64) (int, error) {
 	for done := 0; done < len(p); {
 		at := offset + int64(done)
@@ -85,7 +85,7 @@ func (n *noise) ReadAt(p []byte, offset int64) (int, error) {
 	return len(p), nil
 }
 
-// stamp is what stands in place of the first bytes of block number, which is not the first.
+// stamp returns the bytes that replace the first ones of a repetition. number is its number, which is not 0.
 func (n *noise) stamp(number int64) []byte {
 	first := binary.LittleEndian.Uint64(n.block)
 	return binary.LittleEndian.AppendUint64(nil, first^uint64(number))

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// newCertificate makes a self-signed certificate with a key of its own: two registries never trust each other, and no
-// private key lies in the source for scanners to find.
+// newCertificate makes a self-signed certificate with a new key. Clients that trust one registry therefore do not trust
+// another, and the source holds no private key that a scanner would report.
 func newCertificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

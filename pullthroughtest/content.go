@@ -9,9 +9,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Push stores the image in repo, with its config, layers and children, and lets tag name it. A tag that exists moves.
-// An empty tag: by digest only. An empty Digest of an image is computed from its Content; one that does not fit the
-// Content is believed, so that a registry can be made to lie. The image must not be changed afterwards.
+// Push stores the image in repo, with its config, layers and children, and points tag at it. A tag that exists moves.
+// With an empty tag the image can be pulled by digest only. An empty Digest of an image is computed from its Content. A
+// Digest that does not fit the Content is kept, so that a test can make the registry lie. The image must not be changed
+// afterwards.
 func (u *Upstream) Push(repo, tag string, img *Image) {
 	u.content.mu.Lock()
 	defer u.content.mu.Unlock()
@@ -22,7 +23,7 @@ func (u *Upstream) Push(repo, tag string, img *Image) {
 	}
 }
 
-// PushBlob stores content in repo under its sha256, which it returns. The content must not be changed afterwards.
+// PushBlob stores content in repo and returns its sha256 digest. The content must not be changed afterwards.
 func (u *Upstream) PushBlob(repo string, content []byte) digest.Digest {
 	blob := newBlob("application/octet-stream", digest.SHA256, content)
 	u.content.mu.Lock()
@@ -31,8 +32,8 @@ func (u *Upstream) PushBlob(repo string, content []byte) digest.Digest {
 	return blob.Digest
 }
 
-// Delete removes from repo the tag, or the manifest or blob with the digest, that ref is; tags of a deleted manifest go
-// with it, its blobs stay. An empty ref removes the whole repository. Deleting what is not there does nothing.
+// Delete removes ref from repo. ref is a tag, or the digest of a manifest or a blob. Deleting a manifest removes its tags
+// and keeps its blobs. An empty ref removes the whole repository. Delete does nothing if there is no such thing.
 func (u *Upstream) Delete(repo, ref string) {
 	u.content.mu.Lock()
 	defer u.content.mu.Unlock()
@@ -50,13 +51,13 @@ func (u *Upstream) Delete(repo, ref string) {
 	maps.DeleteFunc(r.tags, func(_ string, d digest.Digest) bool { return d == digest.Digest(ref) })
 }
 
-// content is what a registry holds. Safe for concurrent use.
+// content is the repositories of a registry. Safe for concurrent use.
 type content struct {
 	mu           sync.RWMutex
 	repositories map[string]*repository
 }
 
-// repository is one repository; content's mu guards it, while the images and blobs in it are never changed.
+// repository is one repository. content's mu guards its maps. The images and blobs in them are never changed.
 type repository struct {
 	tags      map[string]digest.Digest
 	manifests map[digest.Digest]*Image
@@ -94,7 +95,7 @@ func (r *repository) push(img *Image) digest.Digest {
 	return stored.Digest
 }
 
-// manifest is what ref, a tag or a digest, names in a repository. Nil: nothing.
+// manifest returns the manifest that ref, a tag or a digest, names in a repository; nil if there is none.
 func (c *content) manifest(repo, ref string) *Image {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -131,12 +132,12 @@ func (c *content) tags(repo string) []string {
 	if !ok {
 		return nil
 	}
-	tags := slices.AppendSeq([]string{}, maps.Keys(r.tags)) // never nil: JSON would make null of it
+	tags := slices.AppendSeq([]string{}, maps.Keys(r.tags)) // never nil, which JSON encodes as null
 	slices.Sort(tags)
 	return tags
 }
 
-// referrers are the images in repo whose subject is d, in the order of their digests.
+// referrers returns the images in repo whose subject is d, sorted by digest.
 func (c *content) referrers(repo string, d digest.Digest) []*Image {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// writeError answers status with an OCI error document. Its code is the usual one for the status.
+// writeError answers status with an OCI error document that has the usual code for the status.
 func writeError(w http.ResponseWriter, status int, message string) {
 	writeCode(w, status, usualCode(status), message)
 }
@@ -36,7 +36,7 @@ func writeJSON(w http.ResponseWriter, status int, document any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that is gone needs no answer
+	_, _ = w.Write(body) // it fails only if the client has gone
 }
 
 // errorDocument is the body of an OCI error.

@@ -6,97 +6,97 @@ import (
 	"sync"
 )
 
-// Fault changes how matching requests are answered. Its fields compose: a fault can answer another status, trickle it
-// and cut it off. Offsets count bytes of the answer's body, from 0, whatever range of a blob that is; write them as
-// new(int64(100)). The zero Fault matches everything and changes nothing.
+// Fault changes how matching requests are answered. Its fields can be combined: one fault can change the status, slow
+// the body down and cut it off. Offsets count the bytes of the answer's body from 0, even if the body is a range of a
+// blob; write them as new(int64(100)). The zero Fault matches every request and changes nothing.
 //
-// A request meets one fault at most: the first to be installed that matches, has skipped what it is to skip and is not
-// used up. So faults installed one after the other are a script:
+// At most one fault applies to a request. It is the first one, in the order of installation, that matches, has skipped
+// Skip requests and is not used up. So faults that are installed one after the other are a script:
 //
 //	up.Fault(Fault{Match: "GET /v2/*/manifests/*", Times: 2, Status: 503})
 //	up.Fault(Fault{Match: "GET /v2/*/manifests/*", Times: 1, Status: 429, Header: http.Header{"Retry-After": {"2"}}})
 //
-// A fault is chosen when the registry would begin its answer, so its pattern can name the status of that answer:
-// "GET /v2/*/blobs/* 200" leaves the 401 before it alone and does not count it.
+// A fault is chosen at the moment when the registry would begin its answer, so its pattern can name the status of that
+// answer: "GET /v2/*/blobs/* 200" neither changes nor counts the 401 before it.
 type Fault struct {
 	Match string // pattern as in Upstream.Count; empty: every request
-	Skip  int    // so many matching requests go by first, perhaps to meet a later fault; 0: none
-	Times int    // so many matching requests are harmed; 0: all until it is healed
+	Skip  int    // how many matching requests pass by first, perhaps to a later fault; 0: none
+	Times int    // how many matching requests the fault applies to; 0: all until it is removed
 
-	// Status is answered instead of the real one. From 300 on it drops the headers of the real answer and, unless
-	// there is a Body, its body for an OCI error document; 401 has the usual challenge. 0: the real status.
+	// Status replaces the real status. A Status of 300 or more drops the headers of the real answer. Unless there is a
+	// Body, it also replaces the real body with an OCI error document. 401 has the usual challenge. 0: the real status.
 	Status int
 
-	// Header replaces headers of the answer, after all else has been decided; an empty list of values, or an only
-	// value that is empty, deletes one. A Content-Length is sent as it is, right, wrong or twice. Nil: none replaced.
+	// Header replaces headers of the answer after all else has been decided. An empty list of values, or a single empty
+	// value, deletes the header. A Content-Length is sent as it is, even if it is wrong or given twice. Nil: no header is
+	// replaced.
 	Header http.Header
 
-	Body     []byte // replaces the body; nil: the real one, empty but not nil: an empty one
-	Redirect string // Location of the answer, in which {path} is the request's path; Status 0 is then 307; empty: none
+	Body     []byte // replaces the body; nil: the real body; empty but not nil: an empty body
+	Redirect string // Location of the answer, in which {path} is the request's path; Status 0 then means 307; empty: none
 
 	// NoLength sends no Content-Length: HTTP/1.1 answers are chunked. False: the length is sent if it is known.
 	NoLength bool
 
-	// CloseDelimited answers like an HTTP/1.0 server: no Content-Length, the body ends where the connection does.
-	// On HTTP/2 it is NoLength. False: HTTP/1.1.
+	// CloseDelimited answers like an HTTP/1.0 server: there is no Content-Length, and the end of the connection ends the
+	// body. On HTTP/2 it is NoLength. False: HTTP/1.1.
 	CloseDelimited bool
 
-	// CutAfter closes the connection at this offset, with the body's declared length or the last chunk outstanding;
-	// negative: before the answer begins, whereupon Go's transport silently sends a GET again if it had used the
-	// connection before. An offset behind the end changes nothing. Nil: never.
+	// CutAfter closes the connection at this offset, before the declared length is reached or the last chunk is sent. A
+	// negative offset closes it before the answer begins; Go's transport then silently repeats a GET if it had used the
+	// connection before. An offset past the end changes nothing. Nil: never.
 	CutAfter *int64
-	// Reset makes CutAfter reset the TCP connection, which may take back bytes on their way. False: a plain close.
+	// Reset makes CutAfter reset the TCP connection, which may discard bytes in transit. False: a plain close.
 	Reset bool
 
 	// Flip flips the lowest bit of the byte at this offset, from the end if negative. Nil: none.
 	Flip *int64
-	// Truncate leaves out so many bytes at the end, but not from the length declared; with NoLength or CloseDelimited
-	// the answer then looks complete. 0: none.
+	// Truncate omits this many bytes at the end and keeps the declared length. With NoLength or CloseDelimited the answer
+	// then looks complete. 0: none.
 	Truncate int64
-	// Extend appends so many zero bytes, but not to the length declared; on HTTP/2 only together with NoLength.
-	// math.MaxInt64 is for ever. 0: none.
+	// Extend appends this many zero bytes and keeps the declared length. On HTTP/2 it works only together with NoLength.
+	// math.MaxInt64 appends without end. 0: none.
 	Extend int64
 
 	// Stall holds the answer until the channel is closed or the client has gone. Nil: no stall.
 	Stall <-chan struct{}
-	// StallAfter is the offset at which Stall holds the answer. Nil: before its first byte, the header included.
+	// StallAfter is the offset at which Stall holds the answer. Nil: before the header.
 	StallAfter *int64
 
-	Rate int64 // at most so many bytes of body per second, in small portions; 0: as fast as it goes
+	Rate int64 // the most bytes of body per second, sent in small portions; 0: no limit
 
-	// HeaderRate is at most so many bytes of the header per second, in small portions, on HTTP/1.1; the body of such an
-	// answer is never chunked. On HTTP/2 a header comes in one piece. 0: as fast as it goes.
+	// HeaderRate is the most bytes of the header per second on HTTP/1.1, sent in small portions. The body of such an
+	// answer is never chunked. On HTTP/2 a header is sent in one piece. 0: no limit.
 	HeaderRate int64
 
-	// Raw is written to the connection as it is, past HTTP but inside TLS: an HTTP/2 frame such as [GoAway], an answer
-	// nobody has asked for, noise. On HTTP/2 it comes between two frames, perhaps a byte of body early, as long as no
-	// other answer is under way on the same connection. It needs a listener of the registry's own or DialPipe. Nil:
-	// nothing.
+	// Raw is written to the connection as it is, bypassing HTTP but inside TLS. It may be an HTTP/2 frame such as
+	// [GoAway], an unsolicited answer, or noise. On HTTP/2 it is written between two frames, perhaps one byte of body
+	// early, as long as no other answer is being sent on the same connection. It works only with a listener of the
+	// registry's own or with DialPipe. Nil: nothing.
 	Raw []byte
-	// RawAfter is the offset at which Raw is written, before a stall or a cut at the same one. Nil: before the first
-	// byte of the answer, the header included.
+	// RawAfter is the offset at which Raw is written, before a stall or a cut at the same offset. Nil: before the header.
 	RawAfter *int64
 }
 
-// Fault installs a fault for the requests to come, after those installed already. The function it returns removes
-// it; calling that twice is fine. Answers that have begun are not affected. The Fault's contents must not be changed
-// while it is installed.
+// Fault installs a fault for future requests, behind the faults that are installed already. The function it returns
+// removes the fault and may be called more than once. Answers that have begun are not affected. The Fault's contents
+// must not be changed while it is installed.
 func (u *Upstream) Fault(f Fault) (heal func()) {
 	planned := &plannedFault{Fault: f}
 	u.faults.add(planned)
 	return func() { u.faults.remove(planned) }
 }
 
-// Heal removes all faults. Answers that have begun are not affected, those held by a Stall included.
+// Heal removes all faults. It does not affect answers that have begun, not even those held by a Stall.
 func (u *Upstream) Heal() { u.faults.clear() }
 
-// faults are those installed, in order. Safe for concurrent use.
+// faults are the installed faults, in order. Safe for concurrent use.
 type faults struct {
 	mu      sync.Mutex
 	planned []*plannedFault
 }
 
-// plannedFault counts the requests that a Fault has met; faults' mu guards it.
+// plannedFault is an installed Fault and the number of requests that have matched it. faults' mu guards it.
 type plannedFault struct {
 	Fault
 	met int
@@ -120,7 +120,7 @@ func (f *faults) clear() {
 	f.planned = nil
 }
 
-// pick is the fault for a request that is about to be answered with status. Nil: none.
+// pick returns the fault for a request whose answer is about to begin; nil if there is none.
 func (f *faults) pick(request Request) *Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// faultBody writes an answer's body with its fault. Like the answer it is for one goroutine.
+// faultBody writes an answer's body with its fault applied. It must be used by one goroutine at a time.
 type faultBody struct {
 	*Fault
 	ctx     context.Context // ends when the client has gone or the registry closes
 	answer  *answer
 	at      int64 // bytes written
-	end     int64 // offset from which on bytes are left out; math.MaxInt64: none
+	end     int64 // bytes from this offset on are omitted; math.MaxInt64: none
 	flip    int64 // offset of the byte to flip; negative: none
-	stalled bool  // the stall is over
+	stalled bool  // the stall has begun, and happens only once
 	rawDone bool  // Raw has been written
 }
 
@@ -34,7 +34,7 @@ func newFaultBody(ctx context.Context, a *answer, length int64) *faultBody {
 	return b
 }
 
-// start does what happens before the answer begins.
+// start applies the parts of the fault that come before the header.
 func (b *faultBody) start() {
 	if b.RawAfter == nil {
 		b.raw()
@@ -53,7 +53,7 @@ func (b *faultBody) Write(p []byte) (int, error) {
 		b.pause()
 		portion := b.portion(p[done:])
 		if len(portion) == 0 {
-			return len(p), nil // beyond the end: the writer need not know
+			return len(p), nil // truncated; the handler must not notice
 		}
 		n, err := b.answer.send(portion)
 		b.at += int64(n)
@@ -66,7 +66,7 @@ func (b *faultBody) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-// finish writes the body that stands in for the handler's, if any, and what comes after the body.
+// finish writes the body that replaces the handler's, if there is one, and what comes after the body.
 func (b *faultBody) finish(other []byte) {
 	_, err := b.Write(other)
 	b.end = math.MaxInt64
@@ -79,7 +79,7 @@ func (b *faultBody) finish(other []byte) {
 	b.pause()
 }
 
-// pause writes what is Raw, stalls or cuts the answer if it has come that far.
+// pause writes Raw, stalls or cuts the answer if the answer has reached the offset for it.
 func (b *faultBody) pause() {
 	if b.RawAfter != nil && *b.RawAfter-1 == b.at {
 		b.answer.flush() // see portion
@@ -117,11 +117,12 @@ func (b *faultBody) stall() {
 	}
 }
 
-// portion is the beginning of p up to where something is to happen, with its byte flipped if it holds that.
+// portion returns the beginning of p up to the next offset where something must happen. If the portion holds the byte to
+// flip, that byte is flipped in a copy.
 //
-// The byte before Raw goes by itself. An HTTP/2 server may still hold a frame, or its tail, when a flush has returned;
-// it lets go of that before it takes another from the handler. So all but that byte is out when Raw is written, and no
-// frame is split by it.
+// The byte before Raw is sent by itself. After a flush has returned, an HTTP/2 server may still hold a frame or the end
+// of one. It sends that before it takes the next write from the handler. So everything but that one byte has been sent
+// when Raw is written, and Raw does not split a frame.
 func (b *faultBody) portion(p []byte) []byte {
 	n := min(int64(len(p)), b.end-b.at)
 	for _, stop := range []*int64{b.StallAfter, b.CutAfter, b.RawAfter} {
@@ -137,13 +138,13 @@ func (b *faultBody) portion(p []byte) []byte {
 	}
 	p = p[:n]
 	if i := b.flip - b.at; b.flip >= 0 && 0 <= i && i < n {
-		p = bytes.Clone(p) // p is the content of every answer
+		p = bytes.Clone(p) // other answers share the content
 		p[i] ^= 1
 	}
 	return p
 }
 
-// throttle waits as long as n bytes take at the fault's rate.
+// throttle waits for as long as n bytes take at the fault's rate.
 func (b *faultBody) throttle(n int) {
 	if b.Rate <= 0 {
 		return
@@ -152,7 +153,7 @@ func (b *faultBody) throttle(n int) {
 	sleep(b.ctx, n, b.Rate)
 }
 
-// sleep takes as long as n bytes do at so many per second, unless ctx ends.
+// sleep waits for as long as n bytes take at rate bytes per second. It aborts the answer when ctx ends.
 func sleep(ctx context.Context, n int, rate int64) {
 	timer := time.NewTimer(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
 	defer timer.Stop()

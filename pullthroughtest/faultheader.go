@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// writeFaultyHeader sends the header that the fault makes of the one the handler has set.
+// writeFaultyHeader sends the handler's header with the fault applied.
 func (a *answer) writeFaultyHeader(status int) {
 	f, header := a.fault, a.Header()
 	status = a.replace(status)
@@ -33,7 +33,7 @@ func (a *answer) writeFaultyHeader(status int) {
 	}
 	a.w.WriteHeader(status)
 	if header.Get("Content-Length") == "" {
-		a.flush() // or net/http counts a short body and declares its length
+		a.flush() // otherwise net/http declares the length of a short body
 	}
 }
 
@@ -60,7 +60,7 @@ func (a *answer) replace(status int) int {
 	return status
 }
 
-// replaceError makes an answer of its own of an error or a redirect.
+// replaceError drops the handler's body and prepares the one of an error or a redirect.
 func (a *answer) replaceError(status int) {
 	if status == http.StatusUnauthorized {
 		repo, _, _ := splitPath(a.r.URL.Path)
@@ -73,7 +73,8 @@ func (a *answer) replaceError(status int) {
 	}
 }
 
-// replaceHeaders leaves deleted headers in place without values, since net/http puts in some that are missing.
+// replaceHeaders applies replacement to header. A deleted header stays as a key without values, since net/http adds some
+// headers when their key is missing.
 func replaceHeaders(header, replacement http.Header) {
 	for name, values := range replacement {
 		if len(values) == 0 || len(values) == 1 && values[0] == "" {
@@ -83,14 +84,14 @@ func replaceHeaders(header, replacement http.Header) {
 	}
 }
 
-// wantsRaw reports whether the answer is one that net/http would not send.
+// wantsRaw reports whether net/http would refuse to send such an answer.
 func (a *answer) wantsRaw(length int64) bool {
 	f := a.fault
 	return f.CloseDelimited || f.HeaderRate > 0 || f.Header.Get("Content-Length") != "" || f.Extend > 0 && length >= 0 && !f.NoLength
 }
 
-// takeOver takes the connection from net/http, which is impossible on HTTP/2. From then on nobody but us notices that
-// the client has gone, hence gone.
+// takeOver hijacks the connection from net/http and reports whether it could, which is impossible on HTTP/2. net/http no
+// longer watches a hijacked connection, so takeOver does, and calls gone when the client has gone.
 func (a *answer) takeOver(gone context.CancelFunc) bool {
 	conn, _, err := http.NewResponseController(a.w).Hijack()
 	if err != nil {
@@ -99,7 +100,7 @@ func (a *answer) takeOver(gone context.CancelFunc) bool {
 	a.conn = conn
 	go func() {
 		defer gone()
-		_, _ = io.Copy(io.Discard, conn) // ends with the connection, which close closes
+		_, _ = io.Copy(io.Discard, conn) // ends when close closes the connection
 	}()
 	return true
 }
@@ -113,7 +114,7 @@ func (a *answer) writeRawHeader(ctx context.Context, status int) {
 	header.Set("Connection", "close")
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "%s %d %s\r\n", protocol, status, http.StatusText(status))
-	_ = header.Write(&text) // a Buffer takes everything
+	_ = header.Write(&text) // writing to a Buffer never fails
 	text.WriteString("\r\n")
 	rate := a.fault.HeaderRate
 	if rate <= 0 {
@@ -121,7 +122,7 @@ func (a *answer) writeRawHeader(ctx context.Context, status int) {
 	}
 	for text.Len() > 0 {
 		portion := text.Next(int(min(max(1, rate/10), int64(text.Len()))))
-		_, _ = a.conn.Write(portion) // a client that has gone is noticed when the body is written
+		_, _ = a.conn.Write(portion) // if the client has gone, writing the body fails
 		if a.fault.HeaderRate > 0 {
 			sleep(ctx, len(portion), rate)
 		}

@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// connKey finds a request's connection in its context.
+// connKey is the context key of a request's connection.
 type connKey struct{}
 
 func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// DialLoopback dials like a zero net.Dialer, but only literal loopback addresses and localhost. It is meant as the
-// DialContext of transports in tests, and safe for concurrent use.
+// DialLoopback dials like a zero net.Dialer, but only literal loopback addresses and localhost. Tests use it as the
+// DialContext of a transport. It is safe for concurrent use.
 func DialLoopback(ctx context.Context, network, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -34,11 +34,11 @@ func DialLoopback(ctx context.Context, network, address string) (net.Conn, error
 	return dialer.DialContext(ctx, network, address)
 }
 
-// leakGrace is how long goroutines may take to end after the last test.
+// leakGrace is how long goroutines have to end after the last test.
 var leakGrace = 5 * time.Second
 
-// Main runs a package's tests, for its TestMain, and exits. Before, it bars http.DefaultTransport from everything but
-// loopback. After tests that have passed it fails when goroutines that they started are still there 5 s later.
+// Main runs a package's tests and exits. Call it from TestMain. It first restricts http.DefaultTransport to loopback
+// addresses. When the tests have passed, it fails the run if goroutines that they started are still there 5 s later.
 func Main(m *testing.M) {
 	if transport, ok := http.DefaultTransport.(*http.Transport); ok {
 		transport.DialContext = DialLoopback
@@ -71,7 +71,7 @@ func checkLeaks(before map[string]string) (code int) {
 	}
 }
 
-// newSince are the stacks of goroutines that were not there before and are not the testing machinery's own.
+// newSince returns the stacks of goroutines that were not there before and do not belong to the testing machinery.
 func newSince(before map[string]string) []string {
 	var stacks []string
 	for id, stack := range goroutines() {
@@ -82,8 +82,8 @@ func newSince(before map[string]string) []string {
 	return stacks
 }
 
-// ownedByRuntime knows the goroutines that start late and stay: signal handling (testing under -fuzz), profiling,
-// finalizers and the test runner.
+// ownedByRuntime reports whether the goroutine belongs to signal handling (testing under -fuzz), profiling, finalizers
+// or the test runner. These start late and stay.
 func ownedByRuntime(stack string) bool {
 	for _, owner := range []string{
 		"\nos/signal.", "\nruntime/pprof.", "\nruntime/trace.", "\ntesting.", "created by runtime",
@@ -96,7 +96,7 @@ func ownedByRuntime(stack string) bool {
 	return false
 }
 
-// goroutines are the stacks of all goroutines by their ids, like "goroutine 7".
+// goroutines returns the stacks of all goroutines. The keys are their ids, like "goroutine 7".
 func goroutines() map[string]string {
 	buf := make([]byte, 64<<10)
 	for {

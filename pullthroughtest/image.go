@@ -17,9 +17,9 @@ const (
 	dockerLayer    = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 )
 
-// Image is a manifest with all that it refers to, ready for [Upstream.Push]. [NewImage] and [NewIndex] make well-formed
-// ones; a literal with a MediaType and any Content makes the others. An Image is safe for concurrent use as long as
-// nobody changes it; after Push nobody must.
+// Image is a manifest with everything that it refers to, ready for [Upstream.Push]. [NewImage] and [NewIndex] make
+// well-formed images. For any other, write a literal with a MediaType and any Content. An Image is safe for concurrent
+// use as long as nobody changes it. It must not be changed after Push.
 type Image struct {
 	MediaType string
 	Digest    digest.Digest // of Content; empty: Push computes the sha256
@@ -31,24 +31,24 @@ type Image struct {
 
 	ArtifactType string           // for the referrers list; empty: it is an image
 	Subject      digest.Digest    // the manifest that this one refers to; empty: none
-	Platform     ocispec.Platform // for the descriptor in an index; zero: not said
+	Platform     ocispec.Platform // for the descriptor in an index; zero: the descriptor has none
 }
 
 // ImageOptions says what [NewImage] makes. The zero value is an OCI image for linux/amd64 with one layer of 1 KiB.
 type ImageOptions struct {
-	Seed         int64            // images of different seeds share no layer; zero is a seed too
+	Seed         int64            // images with different seeds share no layer; 0 is a seed like any other
 	Layers       int              // how many; 0: one, negative: none
 	LayerSize    int64            // of each layer in bytes; 0: 1 KiB, negative: empty layers
 	Docker       bool             // Docker schema 2 media types; false: OCI
 	ArtifactType string           // makes it an artifact with the empty config; empty: an image
-	Subject      *Image           // what the image refers to; nil: nothing. OCI only
+	Subject      *Image           // the subject of the manifest, OCI only; nil: none
 	Algorithm    digest.Algorithm // of all digests; empty: sha256
 	Platform     ocispec.Platform // in the config and in an index; zero: linux/amd64
 }
 
-// NewImage makes an image, the same one for the same options every time. Its layers are noise, not archives: they can
-// be pulled and verified but not unpacked. They take no memory to speak of, however long they are, but the time to
-// hash them. It panics on an unknown Algorithm.
+// NewImage makes an image. The same options always make the same image. Its layers are noise, not archives: they can be
+// pulled and verified but not unpacked. Even long layers take little memory, but it takes time to hash them. NewImage
+// panics on an unknown Algorithm.
 func NewImage(o ImageOptions) *Image {
 	o = o.withDefaults()
 	img := &Image{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: o.ArtifactType, Platform: o.Platform}
@@ -97,7 +97,7 @@ func (o ImageOptions) withDefaults() ImageOptions {
 	return o
 }
 
-// config names the seed, so that images without layers differ as well.
+// config makes the config blob. It contains the seed, so that images without layers differ too.
 func (o ImageOptions) config(layers []*Blob) *Blob {
 	if o.ArtifactType != "" {
 		return newBlob(ocispec.MediaTypeEmptyJSON, o.Algorithm, ocispec.DescriptorEmptyJSON.Data)
@@ -117,8 +117,8 @@ func (o ImageOptions) config(layers []*Blob) *Blob {
 	return newBlob(mediaType, o.Algorithm, marshal(config))
 }
 
-// NewIndex makes an index of the images in the order given: a Docker manifest list if there are images and all are
-// Docker's, else an OCI index. Its digest is a sha256.
+// NewIndex makes an index of the images in the given order. It is a Docker manifest list if there are images and all of
+// them are Docker images, and otherwise an OCI index. Its digest is a sha256.
 func NewIndex(images ...*Image) *Image {
 	index := ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
@@ -144,7 +144,7 @@ func allDocker(images []*Image) bool {
 	return len(images) > 0
 }
 
-// Descriptor describes the image the way an index does, with its platform if it has one.
+// Descriptor returns the image's descriptor as an index has it, with the platform if there is one.
 func (i *Image) Descriptor() ocispec.Descriptor {
 	d := ocispec.Descriptor{MediaType: i.MediaType, Digest: i.Digest, Size: int64(len(i.Content))}
 	if i.ArtifactType != "" {
@@ -158,7 +158,7 @@ func (i *Image) Descriptor() ocispec.Descriptor {
 	return d
 }
 
-// referrer describes the image the way a referrers list does: what kind of artifact it is, not for which platform.
+// referrer returns the image's descriptor as a list of referrers has it: with the artifact type, without the platform.
 func (i *Image) referrer() ocispec.Descriptor {
 	d := i.Descriptor()
 	d.Platform = nil
@@ -168,7 +168,7 @@ func (i *Image) referrer() ocispec.Descriptor {
 	return d
 }
 
-// Blobs are the config, if there is one, and the layers, in the order in which the manifest lists them.
+// Blobs returns the config, if there is one, and the layers, in the order of the manifest.
 func (i *Image) Blobs() []*Blob {
 	var blobs []*Blob
 	if i.Config != nil {
@@ -177,7 +177,7 @@ func (i *Image) Blobs() []*Blob {
 	return append(blobs, i.Layers...)
 }
 
-// marshal is for our own types, which cannot fail.
+// marshal encodes one of our own types, which cannot fail.
 func marshal(document any) []byte {
 	content, err := json.Marshal(document)
 	if err != nil {

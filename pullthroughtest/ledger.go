@@ -11,59 +11,60 @@ import (
 	"sync"
 )
 
-// maxLoggedBody is how much of a request's body is kept. Pulls have none; a token request has a few hundred bytes.
+// maxLoggedBody is how much of a request's body is kept. Pulls have no body; a token request has a few hundred bytes.
 const maxLoggedBody = 64 << 10
 
-// Request is one request in an [Upstream]'s log and what it was answered. It is a copy: changing it changes no log.
+// Request is one request in an [Upstream]'s log, with the status and size of its answer. It is a copy: changing it does
+// not change the log.
 type Request struct {
 	Method string
 	Host   string      // the Host header
-	Path   string      // as sent, that is with its percent encoding
+	Path   string      // as sent, with its percent encoding
 	Query  string      // as sent, without the question mark
 	Header http.Header // of the request
 	Range  string      // the Range header; empty: none
 	Body   []byte      // the first 64 KiB of the request's body; nil: none
 
-	Status int   // of the answer; 0: the connection ended without one
-	Bytes  int64 // of the answer's body handed to the network so far
+	Status int   // of the answer; 0: the connection ended without an answer
+	Bytes  int64 // how much of the answer's body has been handed to the network so far
 }
 
-// String is the request's line in [Upstream.Log].
+// String returns the request's line in [Upstream.Log].
 func (r Request) String() string { return fmt.Sprintf("%s %s %d", r.Method, r.Path, r.Status) }
 
-// matches reports whether the request fits pattern with or without its status.
+// matches reports whether the request matches pattern, with or without its status.
 func (r Request) matches(pattern string) bool {
 	return matchPattern(pattern, r.Method+" "+r.Path) || r.Status != 0 && matchPattern(pattern, r.String())
 }
 
-// Requests are the requests that were answered, in the order in which they arrived. A request is listed before the
-// first byte of its answer leaves, so a client that has seen any of its answer finds it here. Requests that are still
-// waiting for their answer, or still on their way, are not waited for.
-func (u *Upstream) Requests() []Request { return u.log.answered() }
+// Requests returns the requests that were answered, in the order in which they arrived. A request is listed before the
+// first byte of its answer is sent, so a client that has received any of the answer finds the request here. Requests
+// does not wait for requests that have no answer yet or have not arrived.
+func (u *Upstream) Requests() []Request { return u.log.answeredRequests() }
 
-// Log is Requests as lines like "GET /v2/library/alpine/manifests/latest 200".
+// Log returns the requests as lines like "GET /v2/library/alpine/manifests/latest 200".
 func (u *Upstream) Log() []string {
 	var lines []string
-	for _, r := range u.log.answered() {
+	for _, r := range u.log.answeredRequests() {
 		lines = append(lines, r.String())
 	}
 	return lines
 }
 
-// Reset empties the log. Requests that have arrived but were not answered yet will not appear in it either.
+// Reset empties the log. Requests that have arrived but have no answer yet are dropped too.
 func (u *Upstream) Reset() { u.log.reset() }
 
-// Count is the number of requests that match pattern, those still waiting for their answer included. A pattern is
-// compared with "METHOD PATH" and, once there is an answer, with "METHOD PATH STATUS"; * in it stands for any run of
+// Count returns the number of requests that match pattern, including those that have no answer yet. A pattern is
+// compared with "METHOD PATH" and, once there is an answer, with "METHOD PATH STATUS". An asterisk stands for any run of
 // characters, slashes included: "GET /v2/*/blobs/*", "* /token", "* 401". The empty pattern matches every request.
 func (u *Upstream) Count(pattern string) int {
 	return u.log.count(func(e *entry) bool { return e.request.matches(pattern) })
 }
 
-// Wait returns nil once n or more of the requests that Count(pattern) counts have met their fault, if there was one
-// for them, or are with [Config.Handler], and the context's error if that ends first. It is how a test knows that
-// requests are there although a stall holds their answers: what comes after it meets the next fault. A stall ends when
-// its channel is closed; healing the fault is for other requests.
+// Wait waits until n or more of the requests that Count(pattern) counts have been given their fault, if there is one for
+// them, or have been handed to [Config.Handler]. It returns the context's error if the context ends first. A test uses
+// it to know that requests have arrived although a stall holds their answers. Requests that arrive later get the next
+// fault. To end a stall, close its channel: removing the fault affects other requests only.
 func (u *Upstream) Wait(ctx context.Context, pattern string, n int) error {
 	for {
 		changed := u.log.watch()
@@ -79,10 +80,10 @@ func (u *Upstream) Wait(ctx context.Context, pattern string, n int) error {
 	}
 }
 
-// Saw reports whether any request, answered or not, carried secret in its path, query, headers or in the first 64 KiB
-// of its body, plainly, percent-encoded or in Basic credentials; one of 8 bytes or more in any base64, in hexadecimal
-// or quoted, too. Reset makes it forget. Give every credential in a test a value of its own and Saw tells to whom it
-// was disclosed; [Secrets] does that for the whole of a test.
+// Saw reports whether any request, answered or not, carried secret in its path, its query, its headers or the first
+// 64 KiB of its body. It finds the secret as it is, percent-encoded and in Basic credentials. It finds a secret of 8
+// bytes or more also in base64, in hexadecimal and quoted. Reset makes it forget. If every credential in a test has a
+// value of its own, Saw shows which registry received it. [Secrets] does that for a whole test.
 func (u *Upstream) Saw(secret string) bool { return u.log.saw(secret) }
 
 // ledger keeps the requests in order of arrival. Safe for concurrent use.
@@ -96,7 +97,7 @@ type ledger struct {
 type entry struct {
 	log      *ledger
 	request  Request
-	settled  bool // no fault that comes now will meet it
+	settled  bool // its fault, if any, has been chosen; a fault installed now does not apply
 	answered bool
 }
 
@@ -116,12 +117,13 @@ func (l *ledger) arrive(r *http.Request) *entry {
 	return e
 }
 
-// readBody records the beginning of the request's body, if it has one, and leaves the whole of it to be read again.
+// readBody records the beginning of the request's body and reports whether there is one. The whole body can still be
+// read afterwards.
 func (e *entry) readBody(r *http.Request) (ok bool) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return false
 	}
-	head, _ := io.ReadAll(io.LimitReader(r.Body, maxLoggedBody)) // the next reader meets the error again
+	head, _ := io.ReadAll(io.LimitReader(r.Body, maxLoggedBody)) // whoever reads the body next gets the error again
 	r.Body = struct {
 		io.Reader
 		io.Closer
@@ -182,7 +184,7 @@ func (l *ledger) reset() {
 	l.changedLocked()
 }
 
-func (l *ledger) answered() []Request {
+func (l *ledger) answeredRequests() []Request {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var requests []Request
@@ -216,14 +218,14 @@ func (l *ledger) saw(secret string) bool {
 
 func (r Request) carries(secret string) bool {
 	for _, text := range r.parts() {
-		if hides(text, secret) {
+		if reveals(text, secret) {
 			return true
 		}
 	}
 	return false
 }
 
-// parts are all that a client has sent, by what it is called.
+// parts returns the names and texts of everything that the client has sent.
 func (r Request) parts() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		if !yield("host", r.Host) || !yield("path", r.Path) || !yield("query", r.Query) || !yield("body", string(r.Body)) {

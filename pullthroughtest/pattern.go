@@ -2,8 +2,8 @@ package pullthroughtest
 
 import "strings"
 
-// matchPattern reports whether s matches pattern, in which * stands for any run of characters, slashes and spaces
-// included, and everything else for itself. An empty pattern matches everything.
+// matchPattern reports whether s matches pattern. In a pattern * stands for any run of characters, slashes and spaces
+// included, and any other character stands for itself. An empty pattern matches everything.
 func matchPattern(pattern, s string) bool {
 	if pattern == "" {
 		return true

@@ -11,8 +11,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// route answers as a well-behaved registry. It is no http.ServeMux because that one cleans paths, and what a client
-// sends must be answered, and logged, as it was sent.
+// route answers as a well-behaved registry does. It is not an http.ServeMux, because a ServeMux cleans paths and the
+// registry must answer and log each path as the client sent it.
 func (u *Upstream) route(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/token" && (r.Method == http.MethodGet || r.Method == http.MethodPost) {
 		u.serveToken(w, r)
@@ -45,8 +45,8 @@ func (u *Upstream) route(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// splitPath takes /v2/<repo>/<kind>/<ref> apart from the right: repositories may be named like a kind. No kind: it is
-// another path.
+// splitPath splits /v2/<repo>/<kind>/<ref> from the right, since a component of a repository's name may be the name of a
+// kind. An empty kind means that the path has another form.
 func splitPath(path string) (repo, kind, ref string) {
 	rest, ok := strings.CutPrefix(path, "/v2/")
 	slash := strings.LastIndexByte(rest, '/')
@@ -92,7 +92,8 @@ func (u *Upstream) serveBlob(w http.ResponseWriter, r *http.Request, repo, ref s
 	serve(w, r, blob.Digest, blob.Open())
 }
 
-// serve leaves ranges and conditions to the standard library. Content has no modification time, digests do not age.
+// serve answers with content. The standard library handles ranges and conditional requests. There is no modification
+// time, since content with a digest never changes.
 func serve(w http.ResponseWriter, r *http.Request, d digest.Digest, content io.ReadSeeker) {
 	w.Header().Set("Etag", `"`+d.String()+`"`)
 	http.ServeContent(w, r, "", time.Time{}, content)
@@ -114,8 +115,8 @@ func (u *Upstream) serveTags(w http.ResponseWriter, repo string) {
 	writeJSON(w, http.StatusOK, map[string]any{"name": repo, "tags": u.content.tags(repo)})
 }
 
-// serveReferrers lists what has the subject, with or without a filter on the artifact type. An unknown subject has an
-// empty list: the distribution specification knows no 404 here.
+// serveReferrers lists the referrers of a subject, optionally filtered by artifact type. An unknown subject has an empty
+// list: the OCI distribution specification has no 404 here.
 func (u *Upstream) serveReferrers(w http.ResponseWriter, r *http.Request, repo, ref string) {
 	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
 	index.SchemaVersion = 2

@@ -11,29 +11,30 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Script has the requests that match, which is a pattern as in [Upstream.Count], meet one step each, in order; those
-// after the last step are answered well. A step that cannot be read fails the test. The function it returns removes the
-// steps that are left.
+// Script applies one step to each request that matches, in order. match is a pattern as in [Upstream.Count]. Requests
+// after the last step are answered normally. A step that cannot be parsed fails the test. The function that Script
+// returns removes the remaining steps.
 //
 //	up.Script(t, "GET /v2/app/blobs/*", "status 503, retry-after 1; after 65536 cut; flip -1; ok; stall")
 //
-// Steps stand between semicolons, their parts between commas. "3 times" before a step repeats it. The parts are:
+// Steps are separated by semicolons, and the parts of a step by commas. "3 times" before a step repeats it. The parts
+// are:
 //
-//	ok                    nothing: the request is answered well
+//	ok                    nothing: the request is answered normally
 //	status N              this status, with an OCI error from 300 on
 //	retry-after N         seconds to wait, or a date
 //	type T                another Content-Type; "type" alone: none
-//	digest D              another Docker-Content-Digest; "digest wrong": that of other content
+//	digest D              another Docker-Content-Digest; "digest wrong": the digest of other content
 //	header NAME: VALUE    any other header
 //	body TEXT             this body in place of the real one
-//	redirect URL          to there; {path} is the request's path
+//	redirect URL          a redirect to this URL; {path} is the request's path
 //	flip K                flips a bit of the byte at K, from the end if negative
-//	truncate N, extend N  N bytes less or more than announced
+//	truncate N, extend N  N bytes less or more than declared
 //	no-length             without Content-Length
 //	trickle N             N bytes of body per second
-//	cut, reset, stall     closes or resets the connection, or says nothing more until the client has gone: before the
-//	                      answer begins, or with "after N" before it, after N bytes of the body
-//	goaway                an HTTP/2 GOAWAY, which has the request's stream answered; "after N goaway"
+//	cut, reset, stall     closes or resets the connection, or sends nothing more until the client has gone: before the
+//	                      answer begins, or after N bytes of the body if written as "after N cut"
+//	goaway                an HTTP/2 GOAWAY that still answers the request's stream; also "after N goaway"
 func (u *Upstream) Script(t testing.TB, match, steps string) (heal func()) {
 	t.Helper()
 	all, err := parseSteps(steps)
@@ -52,7 +53,7 @@ func (u *Upstream) Script(t testing.TB, match, steps string) (heal func()) {
 	}
 }
 
-// parseSteps reads a script; Times is how often a step is repeated.
+// parseSteps parses a script. Times of a step is how often it is repeated; 0 means once.
 func parseSteps(script string) (steps []Fault, err error) {
 	for i, text := range strings.Split(script, ";") {
 		var f Fault
@@ -108,7 +109,7 @@ func (f *Fault) addPart(part string) error {
 	return f.addEnd(name, nil)
 }
 
-// addEnd adds what happens at an offset; nil: before the answer begins.
+// addEnd adds a part that takes effect at an offset; nil: before the answer begins.
 func (f *Fault) addEnd(name string, at *int64) error {
 	switch name {
 	case "cut", "reset":
@@ -117,7 +118,7 @@ func (f *Fault) addEnd(name string, at *int64) error {
 			f.CutAfter = new(int64(-1))
 		}
 	case "stall":
-		f.Stall, f.StallAfter = make(chan struct{}), at // which nobody closes: until the client has gone
+		f.Stall, f.StallAfter = make(chan struct{}), at // nobody closes the channel: it stalls until the client has gone
 	case "goaway":
 		f.Raw, f.RawAfter = GoAway(math.MaxInt32, 0), at
 	default:
@@ -130,11 +131,11 @@ var partsWithNumber = map[string]func(*Fault, int64) error{
 	"flip": func(f *Fault, n int64) error { f.Flip = &n; return nil },
 	"status": func(f *Fault, n int64) error {
 		f.Status = int(n)
-		return within(n, 200, 599)
+		return checkRange(n, 200, 599)
 	},
-	"truncate": func(f *Fault, n int64) error { f.Truncate = n; return within(n, 1, math.MaxInt64) },
-	"extend":   func(f *Fault, n int64) error { f.Extend = n; return within(n, 1, math.MaxInt64) },
-	"trickle":  func(f *Fault, n int64) error { f.Rate = n; return within(n, 1, math.MaxInt64) },
+	"truncate": func(f *Fault, n int64) error { f.Truncate = n; return checkRange(n, 1, math.MaxInt64) },
+	"extend":   func(f *Fault, n int64) error { f.Extend = n; return checkRange(n, 1, math.MaxInt64) },
+	"trickle":  func(f *Fault, n int64) error { f.Rate = n; return checkRange(n, 1, math.MaxInt64) },
 }
 
 var partsWithText = map[string]func(*Fault, string) error{
@@ -170,10 +171,10 @@ func size(s string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("after wants a number of bytes, not %q", s)
 	}
-	return n, within(n, 0, math.MaxInt64)
+	return n, checkRange(n, 0, math.MaxInt64)
 }
 
-func within(n, low, high int64) error {
+func checkRange(n, low, high int64) error {
 	if n < low || n > high {
 		return fmt.Errorf("%d is out of range", n)
 	}

@@ -11,61 +11,63 @@ import (
 	"testing"
 )
 
-// Secrets is a ledger of a test's secrets. It knows who may see each of them, looks for them wherever it is told to,
-// and fails the test that lets one out, naming the secret by the line that made it and never by its value:
+// Secrets keeps track of a test's secrets. It knows which upstreams may receive each of them and searches everything
+// that it is given for them. When a secret leaks, it fails the test. It names the secret by the line that made it, and
+// never by its value:
 //
 //	secrets := pullthroughtest.NewSecrets(t)
 //	up, elsewhere := pullthroughtest.New(t, ...), pullthroughtest.New(t, ...)
-//	password := secrets.New(up) // up may see it, and nobody else
+//	password := secrets.New(up) // only up may receive it
 //	secrets.Watch(up, elsewhere)
 //	logger := slog.New(slog.NewTextHandler(secrets.Writer(), nil))
 //	... pull ...
 //	secrets.Check(err)
 //
-// Secrets are found as they are, percent-encoded, in base64 (and so in Basic credentials), in hexadecimal, and in what
-// fmt and encoding/json make of strings and byte slices. They are looked for from the moment on that they are known.
-// All methods are safe for concurrent use.
+// A secret is found as it is, percent-encoded, in base64 (and so in Basic credentials), in hexadecimal, and as fmt and
+// encoding/json print strings and byte slices. The search for a secret begins when the Secrets learns of it. All methods
+// are safe for concurrent use.
 type Secrets struct {
 	tb testing.TB
 
 	mu        sync.Mutex
-	closed    bool // the test is over, and must not be told anything
+	closed    bool // the test has ended and must not be reported to any more
 	known     map[string]*secret
-	count     int      // of secrets so far
-	tokens    []string // in known, the oldest first
+	count     int      // secrets so far
+	tokens    []string // keys of known, the oldest first
 	index     index
 	watched   []*Upstream
-	sightings []*sighting // by upstreams, in order
+	sightings []*sighting // in order of arrival
 }
 
-// secret is one of them; the ledger's mu guards it.
+// secret is one secret. The mu of Secrets guards it.
 type secret struct {
 	name    string
 	allowed []*Upstream
-	issuer  *Upstream // of a token: this one and those that take its tokens may see it; nil: it is no token
+	issuer  *Upstream // of a token, which the issuer and the upstreams that accept its tokens may receive; nil: not a token
 }
 
 func (s *secret) allows(u *Upstream) bool {
 	return slices.Contains(s.allowed, u) || s.issuer != nil && (s.issuer == u || s.issuer == u.issuer())
 }
 
-// sighting is that an upstream was sent a secret. It is judged in the end, since Allow may come later.
+// sighting records that an upstream received a secret. Whether it may is decided when the test ends, since Allow may be
+// called later.
 type sighting struct {
 	secret   *secret
 	upstream *Upstream
-	where    string // of the first
+	where    string // where it was first seen
 	times    int
 }
 
-// NewSecrets makes a ledger that gives its judgement when the test has ended. Call it before the clean-ups are
-// registered that are to be watched too: they run in reverse order.
+// NewSecrets returns a Secrets that reports what upstreams have received when the test ends. Clean-ups run in reverse
+// order, so call NewSecrets before you register the clean-ups that it must cover.
 func NewSecrets(tb testing.TB) *Secrets {
 	s := &Secrets{tb: tb, known: map[string]*secret{}}
 	tb.Cleanup(s.close)
 	return s
 }
 
-// New makes a secret unlike any other, "canary-" and some random letters, which only the allowed may be sent.
+// New returns a new, unique secret: "canary-" and random letters. Only the allowed upstreams may receive it.
 func (s *Secrets) New(allowed ...*Upstream) string {
 	value := "canary-" + rand.Text()
 	s.mu.Lock()
@@ -74,8 +76,8 @@ func (s *Secrets) New(allowed ...*Upstream) string {
 	return value
 }
 
-// Allow lets these upstreams see a secret too, also those that have seen it already. A value that the ledger does not
-// know becomes a secret of the ledger; it must have 8 bytes at least, lest it is found by chance.
+// Allow permits these upstreams to receive a secret, even if they have received it already. A value that the Secrets
+// does not know becomes one of its secrets. It must have at least 8 bytes, since shorter values are found by chance.
 func (s *Secrets) Allow(value string, up ...*Upstream) {
 	s.tb.Helper()
 	if len(value) < minSecret {
@@ -87,11 +89,11 @@ func (s *Secrets) Allow(value string, up ...*Upstream) {
 	known.allowed = append(known.allowed, up...)
 }
 
-// maxTokens is how many tokens are secrets at a time, so that tests with many tokens stay small.
+// maxTokens is how many tokens are kept as secrets. It bounds the memory of tests with many tokens.
 const maxTokens = 1000
 
-// Watch looks at every request that arrives at these upstreams from now on, whatever becomes of it and whether or not
-// their logs are reset. The tokens that they take, the last 1,000 of them, become secrets for them alone.
+// Watch searches every request that arrives at these upstreams from now on, whatever its answer, and even if their logs
+// are reset. The last 1,000 tokens that these upstreams accept become secrets that only they may receive.
 func (s *Secrets) Watch(up ...*Upstream) {
 	s.mu.Lock()
 	s.watched = append(s.watched, up...)
@@ -104,23 +106,24 @@ func (s *Secrets) Watch(up ...*Upstream) {
 	}
 }
 
-// Writer returns a writer whose input must hold no secret, for slog handlers and the like. It reports each secret once
-// and keeps nothing; a secret that is spread over several writes is found too.
-func (s *Secrets) Writer() io.Writer { return &secretsWriter{secrets: s, told: map[*secret]bool{}} }
+// Writer returns a writer whose input must not contain a secret. Use it for slog handlers and the like. It reports each
+// secret once and discards its input. It also finds a secret that is spread over several writes.
+func (s *Secrets) Writer() io.Writer { return &secretsWriter{secrets: s, reported: map[*secret]bool{}} }
 
-// Check fails the test at once if a secret shows in any of the values: printed with %v, %+v and %#v, as JSON, as slog
-// logs it, and, of errors and of the errors in fields of structs, in any error of the tree that Unwrap spans.
+// Check fails the test at once if a secret shows in any of the values. It looks at each value printed with %v, %+v and
+// %#v, as JSON and as slog logs it. For an error, and for errors in exported fields of structs, it looks at each error
+// of the tree that Unwrap spans.
 func (s *Secrets) Check(values ...any) {
 	s.tb.Helper()
 	for _, v := range values {
-		told := map[*secret]bool{}
+		reported := map[*secret]bool{}
 		for what, text := range prints(v) {
-			s.tell(text, told, what)
+			s.report(text, reported, what)
 		}
 	}
 }
 
-// learnLocked returns the secret with this value, which gets the name if it is new.
+// learnLocked returns the secret with this value. It adds one with this name if there is none.
 func (s *Secrets) learnLocked(value, name string) *secret {
 	if known := s.known[value]; known != nil {
 		return known
@@ -149,8 +152,8 @@ func (s *Secrets) learnToken(value string, issuer *Upstream) {
 	}
 }
 
-// see notes the secrets in a request that has just arrived at u.
-func (s *Secrets) see(u *Upstream, r Request) {
+// inspect records the secrets in a request that has just arrived at u.
+func (s *Secrets) inspect(u *Upstream, r Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for part, text := range r.parts() {
@@ -162,7 +165,7 @@ func (s *Secrets) see(u *Upstream, r Request) {
 	}
 }
 
-// placeLocked names the request and the part of it, without its path if there is a secret in that.
+// placeLocked describes a part of a request. It omits the path if there is a secret in it.
 func (s *Secrets) placeLocked(r Request, part string) string {
 	path := r.Path
 	if len(s.index.find(path)) > 0 {
@@ -181,27 +184,27 @@ func (s *Secrets) noteLocked(n *sighting) {
 	s.sightings = append(s.sightings, n)
 }
 
-// tell fails the test for each secret in text that was not told of yet.
-func (s *Secrets) tell(text string, told map[*secret]bool, what string) {
+// report fails the test for each secret in text that was not reported before.
+func (s *Secrets) report(text string, reported map[*secret]bool, what string) {
 	s.tb.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, found := range s.index.find(text) {
-		if s.closed || told[found] {
+		if s.closed || reported[found] {
 			continue
 		}
-		told[found] = true
+		reported[found] = true
 		s.tb.Errorf("%s shows in %s: %s", found.name, what, s.index.redact(text))
 	}
 }
 
-// close judges what the upstreams have seen.
+// close fails the test for each secret that an upstream received and may not have.
 func (s *Secrets) close() {
 	s.tb.Helper()
 	s.mu.Lock()
 	watched := s.watched
 	s.mu.Unlock()
-	for _, u := range watched { // they may go on after this test
+	for _, u := range watched { // an upstream may outlive this test
 		u.watchers.remove(s)
 		u.issuer().tokens.watchers.remove(s)
 	}
@@ -215,7 +218,7 @@ func (s *Secrets) close() {
 	}
 }
 
-// caller is the file and line outside of this file that called into it.
+// caller returns the file and line of the first caller outside this file.
 func caller() string {
 	_, own, _, _ := runtime.Caller(0)
 	for skip := 1; ; skip++ {
@@ -226,32 +229,32 @@ func caller() string {
 	}
 }
 
-// secretsWriter looks through what is written to it.
+// secretsWriter searches what is written to it for secrets.
 type secretsWriter struct {
 	secrets *Secrets
 
-	mu   sync.Mutex
-	tail string // of what was written, in which a secret may begin
-	told map[*secret]bool
+	mu       sync.Mutex
+	tail     string // the end of what was written, in which a secret may begin
+	reported map[*secret]bool
 }
 
 func (w *secretsWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	text := w.tail + string(p)
-	w.secrets.tell(text, w.told, "what was written")
+	w.secrets.report(text, w.reported, "what was written")
 	w.tail = text[max(0, len(text)-w.secrets.longest()):]
 	return len(p), nil
 }
 
-// longest is the length that a text has at most if only its end is missing for a secret in it.
+// longest returns the length of the longest spelling of a secret.
 func (s *Secrets) longest() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.index.longest
 }
 
-// watchers are the ledgers that look at something. Safe for concurrent use.
+// watchers are the Secrets that watch an upstream or its tokens. Safe for concurrent use.
 type watchers struct {
 	mu  sync.Mutex
 	all []*Secrets
@@ -271,7 +274,7 @@ func (w *watchers) remove(s *Secrets) {
 	w.all = slices.DeleteFunc(slices.Clone(w.all), func(other *Secrets) bool { return other == s })
 }
 
-// list is a slice that nobody changes.
+// list returns the watchers. Later changes do not affect the slice.
 func (w *watchers) list() []*Secrets {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// minSecret is the length of the shortest text that is looked for: shorter ones are found by chance.
+// minSecret is the length of the shortest text that is searched for. Shorter ones are found by chance.
 const minSecret = 8
 
-// index finds any of many secrets in a text, in the time that it takes to read the text.
+// index finds many secrets in a text in a single pass.
 type index struct {
-	spellings map[string][]spelling // by their first minSecret bytes
+	spellings map[string][]spelling // keyed by their first minSecret bytes
 	longest   int
 }
 
-// spelling is one of the texts that show a secret.
+// spelling is one of the texts that reveal a secret.
 type spelling struct {
 	text   string
 	secret *secret
@@ -46,10 +46,10 @@ func (x *index) remove(value string, s *secret) {
 
 // find returns the secrets in text, each once.
 func (x *index) find(text string) (found []*secret) {
-	for _, reading := range readings(text) {
-		for i := range max(0, len(reading)-minSecret+1) {
-			for _, s := range x.spellings[reading[i:i+minSecret]] {
-				if strings.HasPrefix(reading[i:], s.text) && !slices.Contains(found, s.secret) {
+	for _, plain := range decodings(text) {
+		for i := range max(0, len(plain)-minSecret+1) {
+			for _, s := range x.spellings[plain[i:i+minSecret]] {
+				if strings.HasPrefix(plain[i:], s.text) && !slices.Contains(found, s.secret) {
 					found = append(found, s.secret)
 				}
 			}
@@ -58,14 +58,14 @@ func (x *index) find(text string) (found []*secret) {
 	return found
 }
 
-// maxReported is how much of a text is reported.
+// maxReported is how many bytes of a text are reported.
 const maxReported = 500
 
-// redact is the beginning of text with the names of the secrets in their places.
+// redact returns the beginning of text with each secret replaced by its name.
 func (x *index) redact(text string) string {
 	var b strings.Builder
 	for len(text) > 0 && b.Len() < maxReported {
-		name, n := x.starts(text)
+		name, n := x.prefix(text)
 		if n == 0 {
 			name, n = text[:1], 1
 		}
@@ -78,8 +78,8 @@ func (x *index) redact(text string) string {
 	return b.String()
 }
 
-// starts returns the name and the length of the secret that text begins with.
-func (x *index) starts(text string) (name string, n int) {
+// prefix returns the name and the length of the secret that text begins with; 0 if it begins with none.
+func (x *index) prefix(text string) (name string, n int) {
 	for _, s := range x.spellings[text[:min(len(text), minSecret)]] {
 		if strings.HasPrefix(text, s.text) {
 			return "[" + s.secret.name + "]", len(s.text)
@@ -88,21 +88,21 @@ func (x *index) starts(text string) (name string, n int) {
 	return "", 0
 }
 
-// hides reports whether text shows secret in any of the encodings in which credentials travel.
-func hides(text, secret string) bool {
+// reveals reports whether text contains secret in any of the encodings in which credentials are sent.
+func reveals(text, secret string) bool {
 	spellings := spell(secret)
-	return slices.ContainsFunc(readings(text), func(reading string) bool {
-		return slices.ContainsFunc(spellings, func(s string) bool { return strings.Contains(reading, s) })
+	return slices.ContainsFunc(decodings(text), func(plain string) bool {
+		return slices.ContainsFunc(spellings, func(s string) bool { return strings.Contains(plain, s) })
 	})
 }
 
-// readings are the texts that text may stand for: itself, without percent encoding as in paths and as in queries, and
-// Basic credentials.
-func readings(text string) []string {
+// decodings returns the texts that text may stand for: text itself, text without the percent encoding of paths or of
+// queries, and the decoded Basic credentials.
+func decodings(text string) []string {
 	all := []string{text}
-	add := func(reading string) {
-		if !slices.Contains(all, reading) {
-			all = append(all, reading)
+	add := func(decoded string) {
+		if !slices.Contains(all, decoded) {
+			all = append(all, decoded)
 		}
 	}
 	for _, escaped := range []string{text, strings.ReplaceAll(text, "+", " ")} {
@@ -112,7 +112,7 @@ func readings(text string) []string {
 			add(escaped)
 		}
 	}
-	// What spell knows of base64 is enough for secrets of some length.
+	// This serves short secrets: for longer ones spell returns the base64 spellings.
 	if scheme, rest, _ := strings.Cut(text, " "); strings.EqualFold(scheme, "Basic") {
 		plain, _ := base64.StdEncoding.DecodeString(strings.TrimSpace(rest))
 		add(string(plain))
@@ -120,7 +120,7 @@ func readings(text string) []string {
 	return all
 }
 
-// unescape decodes percent encoding wherever there is some: unlike url.PathUnescape it is content with any text.
+// unescape decodes every valid percent encoding. Unlike url.PathUnescape it accepts any text.
 func unescape(text string) string {
 	var b strings.Builder
 	for {
@@ -140,8 +140,8 @@ func unescape(text string) string {
 	}
 }
 
-// spell returns the texts that show the secret: itself, as fmt and encoding/json quote it, in base64 at any offset of
-// what was encoded, in hexadecimal, and as the bytes of a slice. Of a short one it returns the secret alone.
+// spell returns the texts that reveal the secret: the secret itself, as fmt and encoding/json quote it, in base64 at any
+// offset in the encoded text, in hexadecimal, and as the bytes of a slice. For a short secret it returns only the secret.
 func spell(secret string) []string {
 	all := []string{secret}
 	if len(secret) < minSecret {
@@ -158,7 +158,7 @@ func spell(secret string) []string {
 	for offset := range 3 {
 		for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 			encoded := encoding.EncodeToString(append(make([]byte, offset), secret...))
-			// Without the letters that hold bits of what stands before and behind.
+			// Leave out the letters that also hold bits of the text before or after the secret.
 			add(encoded[(8*offset+5)/6 : 8*(offset+len(secret))/6])
 		}
 	}

@@ -8,10 +8,10 @@ import (
 	"reflect"
 )
 
-// maxErrors bounds the errors of one tree that are looked at.
+// maxErrors is how many errors of one tree are looked at.
 const maxErrors = 1000
 
-// prints are all the ways in which a program may show v, by what they are called.
+// prints returns the names and texts of all the ways in which a program may print v.
 func prints(v any) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		if !printOne(v, fmt.Sprintf("%T", v), yield) {
@@ -40,7 +40,7 @@ func printOne(v any, name string, yield func(string, string) bool) bool {
 	return yield("the log value of "+name, slog.AnyValue(v).Resolve().String())
 }
 
-// errorsIn are the errors that v wraps, and those in its exported fields if it is a struct.
+// errorsIn returns the errors that v wraps and, if v is a struct, those in its exported fields.
 func errorsIn(v any) (errs []error) {
 	switch v := v.(type) {
 	case interface{ Unwrap() error }:

@@ -8,8 +8,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// TestStore checks that a Store keeps what [pullthrough.Store] promises, one subtest for each promise: what a host runs
-// against its own Store.
+// TestStore checks that a Store keeps the promises of [pullthrough.Store], with one subtest for each promise. A host runs
+// it against its own Store.
 //
 //	func TestStore(t *testing.T) {
 //		pullthroughtest.TestStore(t, func(t *testing.T) pullthrough.Store {
@@ -17,13 +17,19 @@ import (
 //		})
 //	}
 //
-// open returns an empty Store for each subtest, and releases it with t.Cleanup. The optional interfaces that it has,
-// [pullthrough.BlobStager] and the others, are checked too; which it has not stands in the log. Run it with -race.
+// open returns an empty Store for each subtest and releases it with t.Cleanup. The optional interfaces that the Store
+// implements, such as [pullthrough.BlobStager], are checked too. The log names those that it does not implement. Run it
+// with -race.
 //
-// The repositories are those of a few accounts and Regions, and everything is put as [pullthrough.FillEager] puts it, a
-// manifest after all that it refers to. A Store may refuse, with an error and keeping nothing, digests by sha512, media
-// types of its own choice, repository names of more than 200 characters, other accounts and Regions than the first
-// (111122223333 in us-east-1) and, with [pullthrough.ErrImmutable], to move a tag: this stands in the log. A time must come back to the second.
+// The checks use a few accounts and Regions. They put everything in the order of [pullthrough.FillEager]: a manifest
+// after all that it refers to. PutBlob gets the same kind of reader as from a [pullthrough.Proxy]: it ends after
+// desc.Size bytes, fails if there are fewer, and fails once the context has ended. PutManifest is not called with an
+// ended context.
+//
+// A Store may refuse sha512 digests, media types of its choice, repository names of more than 200 characters, and all
+// accounts and Regions but the first (111122223333 in us-east-1). It refuses them with an error and must then keep
+// nothing. It may also refuse to move a tag, with [pullthrough.ErrImmutable]. The log names what it refuses. Times must
+// be kept to the second.
 func TestStore(t *testing.T, open func(t *testing.T) pullthrough.Store) {
 	t.Helper()
 	first := open(t)
@@ -40,10 +46,10 @@ func TestStore(t *testing.T, open func(t *testing.T) pullthrough.Store) {
 	}
 }
 
-// storePatience is how long a Store may take for what must not block at all.
+// storePatience is how long a call may take that must not block.
 const storePatience = 10 * time.Second
 
-// reporter is what the checks need of a [testing.T].
+// reporter is the part of [testing.T] that the checks need.
 type reporter interface {
 	Helper()
 	Logf(format string, args ...any)
@@ -55,7 +61,7 @@ type reporter interface {
 // storeCheck is one promise.
 type storeCheck struct {
 	name  string
-	needs string // the optional interface that it is about; "": it is every Store's
+	needs string // the optional interface that it checks; "": it applies to every Store
 	run   func(*storeTest)
 }
 
@@ -69,7 +75,7 @@ func storeChecks() []storeCheck {
 	return all
 }
 
-// storeHas reports whether the Store has the optional interface of that name.
+// storeHas reports whether the Store implements the optional interface of that name.
 func storeHas(store pullthrough.Store, name string) (ok bool) {
 	switch name {
 	case needsStager:

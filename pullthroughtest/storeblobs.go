@@ -19,7 +19,7 @@ var blobChecks = []storeCheck{
 	{name: "a body may be closed early", run: checkClose},
 }
 
-// blobContent is all of a blob of our own, which reads without errors.
+// blobContent returns the content of one of our own blobs, which can be read without errors.
 func blobContent(b *Blob) []byte {
 	content, err := io.ReadAll(b.Open())
 	if err != nil {
@@ -28,7 +28,7 @@ func blobContent(b *Blob) []byte {
 	return content
 }
 
-// storeNoise is size bytes that differ for each seed.
+// storeNoise returns size bytes that differ for each seed.
 func storeNoise(seed int64, size int) []byte {
 	content := make([]byte, size)
 	_, _ = newNoise(int64(size), seed, 1000).ReadAt(content, 0)
@@ -78,7 +78,7 @@ func checkVisible(s *storeTest) {
 	s.wantBlob(repo, d, content)
 }
 
-// reader is a body that can be read; nil: it writes its answers itself.
+// reader opens a blob and returns its body, or nil if the body must not be read because it answers requests itself.
 func (s *storeTest) reader(repo pullthrough.Repo, d digest.Digest) io.ReadCloser {
 	s.Helper()
 	b := s.open(repo, d)
@@ -107,7 +107,7 @@ func checkIndependent(s *storeTest) {
 				s.Fatalf("reader %d of one blob failed at %d: %v", i, off, err)
 			}
 			got[i] = append(got[i], step...)
-			if i == 0 && off == 50_000 { // nobody else notices one that ends
+			if i == 0 && off == 50_000 { // a third reader that ends must not affect these two
 				s.wantBlob(repo, d, content)
 			}
 		}

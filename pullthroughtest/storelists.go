@@ -24,7 +24,7 @@ var listChecks = []storeCheck{
 	{"repositories are made", needsCreator, checkCreate},
 }
 
-// wantTags checks the repository's tags, whose order is free.
+// wantTags checks the repository's tags, in any order.
 func (s *storeTest) wantTags(repo pullthrough.Repo, want ...string) {
 	s.Helper()
 	got, err := s.store.(pullthrough.TagLister).Tags(s.Context(), repo)
@@ -57,14 +57,14 @@ func checkTags(s *storeTest) {
 	s.put(repo, storeImage(121), "V1")
 	s.put(storeRepo("tags-listed/below"), img, "elsewhere")
 	s.wantTags(repo, "v1", "latest", "V1")
-	s.moves(repo, storeImage(122), "latest")
+	s.move(repo, storeImage(122), "latest")
 	s.wantTags(repo, "v1", "latest", "V1")
 
 	tags, err := lister.Tags(s.Context(), repo)
 	if err != nil {
 		s.Fatalf("Tags failed: %v", err)
 	}
-	for i := range tags { // callers sort and cut what they get
+	for i := range tags { // callers may sort and change what they get
 		tags[i] = "changed"
 	}
 	s.wantTags(repo, "v1", "latest", "V1")
@@ -73,7 +73,7 @@ func checkTags(s *storeTest) {
 	}
 }
 
-// checkManyTags is about lists that come page by page, mostly of 1,000.
+// checkManyTags is about Stores that list page by page, often with 1,000 entries a page.
 func checkManyTags(s *storeTest) {
 	repo, img, n := storeRepo("many-tags"), storeImage(123), 1001
 	if testing.Short() {
@@ -127,7 +127,7 @@ func checkRepos(s *storeTest) {
 	}
 	s.wantNames("Repos", repos(storeAccount, storeRegion), want)
 	s.wantNames("Repos of the other Region", repos(storeAccount, otherRegion), []string{elsewhere.Name})
-	if names, err := lister.Repos(s.Context(), otherAccount, otherRegion); err == nil { // it may be refused
+	if names, err := lister.Repos(s.Context(), otherAccount, otherRegion); err == nil { // the Store may refuse the account
 		s.wantNames("Repos of an account without any", names, nil)
 	}
 }
@@ -168,7 +168,7 @@ var referrerChecks = []storeCheck{
 	{"lists of referrers do not change", needsReferrers, checkReferrersStay},
 }
 
-// referrerList is a list of n artifacts; 0 is a list too.
+// referrerList returns a list of n artifacts. A list of none is a list too.
 func referrerList(n int) *ocispec.Index {
 	index := &ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{},
@@ -215,16 +215,16 @@ func checkReferrers(s *storeTest) {
 		s.Helper()
 		_, _, err := store.Referrers(s.Context(), repo, subject)
 		if err != nil && repo.Account == otherAccount {
-			return // it may be refused
+			return // the Store may refuse the account
 		}
-		if complaint := missed(err); complaint != "" {
+		if complaint := missComplaint(err); complaint != "" {
 			s.Errorf("Referrers(%s, %s) %s %s", repo.Name, subject, complaint, why)
 		}
 	}
 	foreign := []pullthrough.Repo{storeRepo("referrers-too"), {Account: otherAccount, Region: storeRegion, Name: repo.Name}}
 	for i, subject := range subjects {
 		miss(repo, subject, "before any list was put")
-		for _, n := range []int{3, 0, 200 + i} { // each in place of the one before
+		for _, n := range []int{3, 0, 200 + i} { // each replaces the one before
 			checked := storeTime.Add(time.Duration(n) * time.Minute)
 			if err := store.PutReferrers(s.Context(), repo, subject, referrerList(n), checked); err != nil {
 				s.Fatalf("PutReferrers of %d failed: %v", n, err)

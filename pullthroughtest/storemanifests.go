@@ -59,7 +59,7 @@ func checkImage(s *storeTest) {
 	}
 }
 
-// kinds are manifests that every Store takes, and others that it may refuse.
+// kinds returns manifests that every Store must accept, and some that it may refuse.
 func kinds() (all, some map[string]*Image) {
 	docker := NewImage(ImageOptions{Seed: 5, Docker: true})
 	all = map[string]*Image{
@@ -68,8 +68,8 @@ func kinds() (all, some map[string]*Image) {
 		"OCI index":         NewIndex(storeImage(5), storeImage(6)),
 		"Docker list":       NewIndex(docker),
 		"artifact":          NewImage(ImageOptions{Seed: 7, ArtifactType: "application/vnd.example.thing", Subject: storeImage(5)}),
-		"odd white space":   spaced(storeImage(8)),
-		"two layers, alike": twice(storeImage(9)),
+		"odd white space":   indent(storeImage(8)),
+		"two layers, alike": repeatLayers(storeImage(9)),
 	}
 	some = map[string]*Image{
 		"sha512":              NewImage(ImageOptions{Seed: 10, Algorithm: digest.SHA512}),
@@ -84,8 +84,8 @@ func bare(mediaType, content string) *Image {
 	return &Image{MediaType: mediaType, Digest: digest.FromString(content), Content: []byte(content)}
 }
 
-// spaced is img as nobody would write it.
-func spaced(img *Image) *Image {
+// indent returns img with unusual white space in its manifest.
+func indent(img *Image) *Image {
 	var b bytes.Buffer
 	if err := json.Indent(&b, img.Content, " ", "\t"); err != nil {
 		panic(err) // NewImage makes JSON
@@ -96,8 +96,8 @@ func spaced(img *Image) *Image {
 	return &odd
 }
 
-// twice is img with its layer once more.
-func twice(img *Image) *Image {
+// repeatLayers returns img with its layers listed twice.
+func repeatLayers(img *Image) *Image {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(img.Content, &m); err != nil {
 		panic(err) // NewImage makes JSON
@@ -134,8 +134,8 @@ func checkKinds(s *storeTest) {
 	}
 }
 
-// wantRefused checks that nothing is kept of a manifest that was refused. It may
-// be refused again when it is looked up.
+// wantRefused checks that nothing is kept of a manifest that was refused. The
+// Store may refuse the look-up too.
 func (s *storeTest) wantRefused(repo pullthrough.Repo, img *Image, tag string) {
 	s.Helper()
 	for _, ref := range []string{tag, img.Digest.String()} {
@@ -170,7 +170,7 @@ func checkUntagged(s *storeTest) {
 	}
 	s.put(repo, img, "v1")
 	s.wantManifest(repo, "v1", manifestOf(img, "v1"))
-	s.put(repo, img, "") // as a pull by digest does it
+	s.put(repo, img, "") // as in a pull by digest
 	s.wantManifest(repo, "v1", manifestOf(img, "v1"))
 	s.wantManifest(repo, img.Digest.String(), manifestOf(img, ""))
 }
@@ -205,7 +205,7 @@ func checkReturned(s *storeTest) {
 	second := manifestOf(img, "v2")
 	second.CheckedAt, second.Origin = storeTime.Add(2*time.Hour), "other.example"
 	s.putManifest(repo, second)
-	s.moves(repo, next, "v1")
+	s.move(repo, next, "v1")
 	for i, m := range returned {
 		if !reflect.DeepEqual(*m, before[i]) {
 			s.Errorf("what Manifest(%s, %s) returned has changed afterwards: return a copy, or never change what a reader may have", repo.Name, refs[i])
@@ -213,7 +213,7 @@ func checkReturned(s *storeTest) {
 	}
 }
 
-// snapshot is m with content of its own.
+// snapshot returns a copy of m with its own content.
 func snapshot(m *pullthrough.Manifest) pullthrough.Manifest {
 	c := *m
 	c.Content = slices.Clone(m.Content)
@@ -235,7 +235,7 @@ func checkArguments(s *storeTest) {
 	again := manifestOf(img, "v1")
 	again.CheckedAt, again.Source = storeTime.Add(time.Hour), pullthrough.SourceRevalidated
 	put(again)
-	s.moves(repo, next, "v1")
+	s.move(repo, next, "v1")
 	for i, m := range puts {
 		if !reflect.DeepEqual(*m, before[i]) {
 			s.Errorf("the manifest with Tag %q and Source %q is not what it was before PutManifest: a Store may keep it and must not change it", before[i].Tag, before[i].Source)

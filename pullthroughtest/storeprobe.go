@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 )
 
 // storeTest is one check of one Store.
@@ -25,14 +26,14 @@ type storeTest struct {
 	patience time.Duration
 }
 
-// The tenants of the checks. Most need but the first.
+// The tenants of the checks. Most checks use the first one only.
 const (
 	storeAccount, storeRegion = "111122223333", "us-east-1"
 	otherAccount, otherRegion = "444455556666", "eu-west-1"
 )
 
-// storeOrigin and storeTime are what is known of a manifest. The time is as
-// awkward as a proxy's clock may make it.
+// storeOrigin and storeTime are the Origin and CheckedAt of the manifests that the
+// checks put. The time has a fraction and a zone, as a proxy's clock may have.
 const storeOrigin = "registry.example:5000"
 
 var storeTime = time.Date(2026, 3, 4, 5, 6, 7, 891_234_567, time.FixedZone("", 3*60*60))
@@ -43,7 +44,7 @@ func storeRepo(name string) pullthrough.Repo {
 
 func storeImage(seed int64) *Image { return NewImage(ImageOptions{Seed: seed}) }
 
-// manifestOf is img as a proxy hands it to its Store.
+// manifestOf returns img as a proxy passes it to its Store.
 func manifestOf(img *Image, tag string) *pullthrough.Manifest {
 	return &pullthrough.Manifest{
 		Descriptor: ocispec.Descriptor{MediaType: img.MediaType, Digest: img.Digest, Size: int64(len(img.Content))},
@@ -51,7 +52,7 @@ func manifestOf(img *Image, tag string) *pullthrough.Manifest {
 	}
 }
 
-// offer puts the image with all that it refers to, and returns the first error.
+// offer puts the image with everything that it refers to. It returns the first error.
 func (s *storeTest) offer(repo pullthrough.Repo, img *Image, tag string) error {
 	for _, child := range img.Children {
 		if err := s.offer(repo, child, ""); err != nil {
@@ -66,7 +67,7 @@ func (s *storeTest) offer(repo pullthrough.Repo, img *Image, tag string) error {
 	return s.store.PutManifest(s.Context(), repo, manifestOf(img, tag))
 }
 
-// put is offer for what every Store must take.
+// put is offer for images that every Store must accept.
 func (s *storeTest) put(repo pullthrough.Repo, img *Image, tag string) {
 	s.Helper()
 	if err := s.offer(repo, img, tag); err != nil {
@@ -74,7 +75,7 @@ func (s *storeTest) put(repo pullthrough.Repo, img *Image, tag string) {
 	}
 }
 
-// putManifest puts a manifest whose image is there already.
+// putManifest puts a manifest whose blobs are in the Store already.
 func (s *storeTest) putManifest(repo pullthrough.Repo, m *pullthrough.Manifest) {
 	s.Helper()
 	if err := s.store.PutManifest(s.Context(), repo, m); err != nil {
@@ -82,8 +83,8 @@ func (s *storeTest) putManifest(repo pullthrough.Repo, m *pullthrough.Manifest) 
 	}
 }
 
-// moves moves a tag, and reports whether the Store lets it.
-func (s *storeTest) moves(repo pullthrough.Repo, img *Image, tag string) bool {
+// move moves a tag to img, and reports whether the Store allows it.
+func (s *storeTest) move(repo pullthrough.Repo, img *Image, tag string) bool {
 	s.Helper()
 	err := s.offer(repo, img, tag)
 	switch {
@@ -96,7 +97,7 @@ func (s *storeTest) moves(repo pullthrough.Repo, img *Image, tag string) bool {
 	return true
 }
 
-// manifest returns what must be there.
+// manifest returns a manifest that must be there.
 func (s *storeTest) manifest(repo pullthrough.Repo, ref string) *pullthrough.Manifest {
 	s.Helper()
 	m, err := s.store.Manifest(s.Context(), repo, ref)
@@ -109,7 +110,7 @@ func (s *storeTest) manifest(repo pullthrough.Repo, ref string) *pullthrough.Man
 	return m
 }
 
-// wantManifest checks that ref names want, byte for byte.
+// wantManifest checks that ref names want and that the content is the same byte for byte.
 func (s *storeTest) wantManifest(repo pullthrough.Repo, ref string, want *pullthrough.Manifest) *pullthrough.Manifest {
 	s.Helper()
 	m := s.manifest(repo, ref)
@@ -119,8 +120,8 @@ func (s *storeTest) wantManifest(repo pullthrough.Repo, ref string, want *pullth
 	return m
 }
 
-// manifestComplaints compares what both a tag and a digest must tell, and what a
-// tag must tell besides.
+// manifestComplaints compares m with want. Tag and CheckedAt are compared only if
+// ref is a tag.
 func manifestComplaints(m *pullthrough.Manifest, ref string, want *pullthrough.Manifest) (all []string) {
 	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
 	if m.Descriptor.Digest != want.Descriptor.Digest {
@@ -157,9 +158,9 @@ func sameTime(got, want time.Time) bool {
 	return got.Sub(want).Abs() < time.Second
 }
 
-// missed explains what is wrong with the error of a look-up that must miss; "":
+// missComplaint says what is wrong with the error of a look-up that must miss; "":
 // nothing.
-func missed(err error) string {
+func missComplaint(err error) string {
 	switch {
 	case err == nil:
 		return "returned something, want a miss"
@@ -169,11 +170,11 @@ func missed(err error) string {
 	return ""
 }
 
-// wantNoManifest checks that ref is a miss; why says why it must be.
+// wantNoManifest checks that ref is a miss. why completes the message.
 func (s *storeTest) wantNoManifest(repo pullthrough.Repo, ref, why string) {
 	s.Helper()
 	_, err := s.store.Manifest(s.Context(), repo, ref)
-	if complaint := missed(err); complaint != "" {
+	if complaint := missComplaint(err); complaint != "" {
 		s.Errorf("Manifest(%s, %s) %s: %s", repo.Name, ref, complaint, why)
 	}
 }
@@ -181,14 +182,15 @@ func (s *storeTest) wantNoManifest(repo pullthrough.Repo, ref, why string) {
 func (s *storeTest) wantNoBlob(repo pullthrough.Repo, d digest.Digest, why string) {
 	s.Helper()
 	_, err := s.readBlob(s.Context(), repo, d)
-	if complaint := missed(err); complaint != "" {
+	if complaint := missComplaint(err); complaint != "" {
 		s.Errorf("Blob(%s, %s) %s: %s", repo.Name, d, complaint, why)
 	}
 }
 
-// putBlob hands r over as the proxy does: it is of no use afterwards.
+// putBlob calls PutBlob as the proxy does: with a [hostcall.Body] over r, which is
+// of no use once PutBlob has returned.
 func (s *storeTest) putBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest, size int64, r io.ReadSeeker) error {
-	lent := &lentReader{ReadSeeker: r}
+	lent := &lentReader{ReadSeeker: hostcall.NewBody(ctx, r, size, nil)}
 	defer lent.returned.Store(true)
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
 	return s.store.PutBlob(ctx, repo, desc, lent)
@@ -204,8 +206,8 @@ func (s *storeTest) mustPutBlob(repo pullthrough.Repo, content []byte) digest.Di
 	return d
 }
 
-// lentReader is a reader that a Store may use until PutBlob returns. It is a
-// Reader and a Seeker, and nothing else that might be found out about it.
+// lentReader is a reader that a Store may use until PutBlob returns. It implements
+// io.ReadSeeker and no other interface, so a Store cannot take a shortcut with it.
 type lentReader struct {
 	io.ReadSeeker
 	returned atomic.Bool
@@ -218,7 +220,7 @@ func (r *lentReader) Read(p []byte) (int, error) {
 	return r.ReadSeeker.Read(p)
 }
 
-// wantBlob checks that the blob is there, byte for byte.
+// wantBlob checks that the blob is there and that its content is the same byte for byte.
 func (s *storeTest) wantBlob(repo pullthrough.Repo, d digest.Digest, content []byte) {
 	s.Helper()
 	got, err := s.readBlob(s.Context(), repo, d)
@@ -248,7 +250,7 @@ func (s *storeTest) lookUpBlob(ctx context.Context, repo pullthrough.Repo, d dig
 	return b, err
 }
 
-// readBlob reads the whole blob, in the way that its Body wants to be read.
+// readBlob reads the whole blob in every way that its Body supports.
 func (s *storeTest) readBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (content []byte, err error) {
 	b, err := s.lookUpBlob(ctx, repo, d)
 	if err != nil {
@@ -263,32 +265,32 @@ func (s *storeTest) readBlob(ctx context.Context, repo pullthrough.Repo, d diges
 		return nil, fmt.Errorf("its descriptor has the digest %q", b.Descriptor.Digest)
 	}
 	if onlyWrites(b) {
-		return served(ctx, b.Body.(http.Handler), repo, d)
+		return fetchBody(ctx, b.Body.(http.Handler), repo, d)
 	}
 	content, err = io.ReadAll(b.Body)
 	if _, seeks := b.Body.(io.Seeker); err == nil && (!seeks || b.Descriptor.Size != 0) && b.Descriptor.Size != int64(len(content)) {
 		err = fmt.Errorf("it has %d bytes and its descriptor says %d", len(content), b.Descriptor.Size)
 	}
 	if h, ok := b.Body.(http.Handler); ok && err == nil {
-		written, servedErr := served(ctx, h, repo, d)
-		if err = servedErr; err == nil && !bytes.Equal(written, content) {
+		written, fetchErr := fetchBody(ctx, h, repo, d)
+		if err = fetchErr; err == nil && !bytes.Equal(written, content) {
 			err = fmt.Errorf("its handler writes %d bytes that are not the %d that its Read returns", len(written), len(content))
 		}
 	}
 	return content, err
 }
 
-// onlyWrites reports whether the Body is there for the answer that it writes, and
-// not to be read: one that is also read can seek.
+// onlyWrites reports whether the Body only answers requests itself and must not be
+// read. A Body that can be read as well can also seek.
 func onlyWrites(b *pullthrough.Blob) bool {
 	_, writes := b.Body.(http.Handler)
 	_, seeks := b.Body.(io.Seeker)
 	return writes && !seeks
 }
 
-// served is what a client gets of a Body that writes its answer itself; a
-// redirect is followed.
-func served(ctx context.Context, h http.Handler, repo pullthrough.Repo, d digest.Digest) ([]byte, error) {
+// fetchBody returns what a client gets from a Body that answers requests itself.
+// It follows a redirect.
+func fetchBody(ctx context.Context, h http.Handler, repo pullthrough.Repo, d digest.Digest) ([]byte, error) {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/v2/"+repo.Name+"/blobs/"+d.String(), nil))
 	resp := w.Result()
@@ -308,8 +310,9 @@ func served(ctx context.Context, h http.Handler, repo pullthrough.Repo, d digest
 	return io.ReadAll(resp.Body)
 }
 
-// soon reports whether f ends while the check is patient. It must end one day.
-func (s *storeTest) soon(f func()) bool {
+// returnsInTime reports whether f returns within the check's patience. f goes on
+// if it does not, and must return some time.
+func (s *storeTest) returnsInTime(f func()) bool {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

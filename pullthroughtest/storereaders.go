@@ -16,7 +16,6 @@ var readerChecks = []storeCheck{
 	{name: "a reader may be slow and stubborn", run: checkPieces},
 	{name: "a reader that fails leaves nothing", run: checkFailing},
 	{name: "a reader that fails leaves what was there", run: checkFailingAgain},
-	{name: "a reader that is too long", run: checkTooLong},
 	{name: "content without its digest", run: checkWrong},
 	{name: "a reader that calls the Store", run: checkCalls},
 	{name: "a reader that panics leaves nothing and no lock", run: checkPanics},
@@ -24,8 +23,8 @@ var readerChecks = []storeCheck{
 
 var errReader = errors.New("the reader failed, as the check wants it")
 
-// scriptedReader calls then as often as it comes to the offset at, before it
-// returns anything behind it.
+// scriptedReader reads content. Each time when it has reached the offset at, it
+// calls then before it returns any byte after that offset.
 type scriptedReader struct {
 	content []byte
 	off     int64
@@ -64,12 +63,12 @@ func (r *scriptedReader) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// failing is content of which only the first bytes can be read.
-func failing(content []byte, at int64) *scriptedReader {
+// failAt returns a reader of content that fails at the offset at.
+func failAt(content []byte, at int64) *scriptedReader {
 	return &scriptedReader{content: content, at: at, then: func() error { return errReader }}
 }
 
-// stubborn reads in the way that wrap makes of it, from wherever it is.
+// stubborn has the Read of one reader and the Seek of another.
 type stubborn struct {
 	io.Seeker
 	io.Reader
@@ -88,7 +87,8 @@ func checkPieces(s *storeTest) {
 	}
 }
 
-// hesitant returns nothing and no error every other time.
+// hesitant returns a reader that reads little at a time. Every second Read returns
+// no bytes and no error.
 func hesitant(r io.Reader) io.Reader { return &hesitantReader{Reader: r} }
 
 type hesitantReader struct {
@@ -109,18 +109,18 @@ func checkFailing(s *storeTest) {
 		size   int
 		reader func(content []byte) io.ReadSeeker
 	}{
-		{200_000, func(c []byte) io.ReadSeeker { return failing(c, 0) }},
-		{200_000, func(c []byte) io.ReadSeeker { return failing(c, 100_000) }},
-		{200_000, func(c []byte) io.ReadSeeker { return failing(c, 199_999) }},
+		{200_000, func(c []byte) io.ReadSeeker { return failAt(c, 0) }},
+		{200_000, func(c []byte) io.ReadSeeker { return failAt(c, 100_000) }},
+		{200_000, func(c []byte) io.ReadSeeker { return failAt(c, 199_999) }},
 		{200_000, func(c []byte) io.ReadSeeker { return bytes.NewReader(c[:199_999]) }},
 		{200_000, func([]byte) io.ReadSeeker { return bytes.NewReader(nil) }},
-		{6 << 20, func(c []byte) io.ReadSeeker { return failing(c, 5<<20) }},
+		{6 << 20, func(c []byte) io.ReadSeeker { return failAt(c, 5<<20) }},
 		{6 << 20, func(c []byte) io.ReadSeeker { return bytes.NewReader(c[:5<<20]) }},
 	} {
 		content, size := storeNoise(int64(30+i), failed.size), int64(failed.size)
 		d := digest.FromBytes(content)
 		if err := s.putBlob(s.Context(), repo, d, size, failed.reader(content)); err == nil {
-			s.Errorf("PutBlob returned no error though its reader failed or ended early (case %d): return the reader's error, or io.ErrUnexpectedEOF for less than desc.Size", i)
+			s.Errorf("PutBlob returned no error though its reader failed or ended early (case %d): return the reader's error", i)
 		}
 		s.wantNoBlob(repo, d, "after its put has failed: nothing half-done is kept")
 		if err := s.putBlob(s.Context(), repo, d, size, bytes.NewReader(content)); err != nil {
@@ -135,9 +135,9 @@ func checkFailingAgain(s *storeTest) {
 	repo, other, content := storeRepo("failing-again"), storeRepo("failing-elsewhere"), storeNoise(40, 200_000)
 	d, size := s.mustPutBlob(repo, content), int64(len(content))
 	for _, at := range []int64{0, size / 2} {
-		_ = s.putBlob(s.Context(), repo, d, size, failing(content, at)) // it need not look at the reader
+		_ = s.putBlob(s.Context(), repo, d, size, failAt(content, at)) // the Store need not read a blob that it has
 		s.wantBlob(repo, d, content)
-		if err := s.putBlob(s.Context(), other, d, size, failing(content, at)); err != nil {
+		if err := s.putBlob(s.Context(), other, d, size, failAt(content, at)); err != nil {
 			s.wantNoBlob(other, d, "after its put has failed")
 		} else {
 			s.wantBlob(other, d, content)
@@ -148,19 +148,8 @@ func checkFailingAgain(s *storeTest) {
 	s.wantBlob(repo, d, content)
 }
 
-func checkTooLong(s *storeTest) {
-	repo, content := storeRepo("too-long"), storeNoise(41, 100_000)
-	d := digest.FromBytes(content)
-	longer := append(append([]byte{}, content...), "and more"...)
-	if err := s.putBlob(s.Context(), repo, d, int64(len(content)), bytes.NewReader(longer)); err != nil {
-		s.wantNoBlob(repo, d, "after its put has failed")
-		return
-	}
-	s.wantBlob(repo, d, content) // "the desc.Size bytes of r"
-}
-
-// checkWrong is about what a proxy never does: a Store may trust it, but what it
-// refuses it must not keep.
+// checkWrong puts content that does not have its digest, which a proxy never does. A
+// Store may trust the proxy. If it refuses the content, it must not keep it.
 func checkWrong(s *storeTest) {
 	repo, content := storeRepo("wrong"), storeNoise(42, 50_000)
 	d := digest.FromBytes(storeNoise(43, 50_000))
@@ -177,8 +166,8 @@ func checkWrong(s *storeTest) {
 	}
 }
 
-// checkCalls has the reader do what a host's own code may do while its Store
-// reads: whoever reads under a lock waits for himself then.
+// checkCalls makes the reader call the Store, as a host's own code may do while its
+// Store reads. A Store that reads while it holds its lock deadlocks then.
 func checkCalls(s *storeTest) {
 	repo, other := storeRepo("calls"), storeRepo("calls-too")
 	img, content := storeImage(73), storeNoise(44, 6<<20)
@@ -190,9 +179,9 @@ func checkCalls(s *storeTest) {
 		if called.Swap(true) {
 			return nil
 		}
-		if !s.soon(func() { s.everyCall(repo, other, img) }) {
+		if !s.returnsInTime(func() { s.everyCall(repo, other, img) }) {
 			late.Store(true)
-			return errReader // so that whoever waits for us goes on
+			return errReader // releases the calls that wait for this PutBlob
 		}
 		return nil
 	}
@@ -207,7 +196,7 @@ func checkCalls(s *storeTest) {
 	s.wantManifest(repo, "during", manifestOf(storeImage(74), "during"))
 }
 
-// everyCall looks up and puts something else. It may end after the check.
+// everyCall looks up and puts other content. It may return after the check has ended.
 func (s *storeTest) everyCall(repo, other pullthrough.Repo, img *Image) {
 	if m, err := s.store.Manifest(s.Context(), repo, "v1"); err == nil && m.Descriptor.Digest != img.Digest {
 		s.Errorf("Manifest(%s, v1) is another one while PutBlob reads", repo.Name)
@@ -224,22 +213,22 @@ func checkPanics(s *storeTest) {
 	var err error
 	put := func() {
 		defer func() {
-			if recover() != nil { // a Store may let it pass
+			if recover() != nil { // a Store may pass the panic on
 				err = errReader
 			}
 		}()
 		err = s.putBlob(s.Context(), repo, d, size, &scriptedReader{content: content, at: size / 2, then: func() error { panic(errReader) }})
 	}
-	if !s.soon(put) {
+	if !s.returnsInTime(put) {
 		s.Fatalf("PutBlob does not return after its reader has panicked")
 	}
 	if err == nil {
 		s.Errorf("PutBlob returned no error though its reader panicked")
 	}
-	ok := s.soon(func() {
+	ok := s.returnsInTime(func() {
 		_, _ = s.store.Manifest(s.Context(), repo, "v1")
-		if _, err := s.readBlob(s.Context(), repo, d); missed(err) != "" {
-			s.Errorf("Blob(%s, %s) %s after its reader has panicked", repo.Name, d, missed(err))
+		if _, err := s.readBlob(s.Context(), repo, d); missComplaint(err) != "" {
+			s.Errorf("Blob(%s, %s) %s after its reader has panicked", repo.Name, d, missComplaint(err))
 		}
 		if err := s.putBlob(s.Context(), repo, d, size, bytes.NewReader(content)); err != nil {
 			s.Errorf("PutBlob failed after the reader of another put had panicked: %v", err)

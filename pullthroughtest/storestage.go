@@ -23,7 +23,7 @@ var stageChecks = []storeCheck{
 	{"a commit whose context has ended keeps nothing", needsStager, checkEndedCommit},
 }
 
-// stage returns a new stage; nil: the Store lends none, and says so.
+// stage returns a new stage, or nil if the Store has none and says so.
 func (s *storeTest) stage(repo pullthrough.Repo, d digest.Digest) pullthrough.Stage {
 	s.Helper()
 	stage, err := s.store.(pullthrough.BlobStager).StageBlob(s.Context(), repo, d)
@@ -37,8 +37,7 @@ func (s *storeTest) stage(repo pullthrough.Repo, d digest.Digest) pullthrough.St
 	return stage
 }
 
-// write writes the part of content from one offset to another, in pieces, from a
-// buffer that is used again at once.
+// write writes content[from:to] to the stage in pieces. It reuses its buffer at once.
 func (s *storeTest) write(stage pullthrough.Stage, content []byte, from, to int) {
 	s.Helper()
 	buf := make([]byte, 100_000)
@@ -56,7 +55,7 @@ func stageDescriptor(content []byte) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: "application/octet-stream", Digest: digest.FromBytes(content), Size: int64(len(content))}
 }
 
-// commit commits content that was written.
+// commit commits content that has been written.
 func (s *storeTest) commit(stage pullthrough.Stage, content []byte) {
 	s.Helper()
 	if err := stage.Commit(s.Context(), stageDescriptor(content)); err != nil {
@@ -88,8 +87,8 @@ func checkStage(s *storeTest) {
 	}
 }
 
-// opened opens the stage's file and reads the first n bytes.
-func (s *storeTest) opened(stage pullthrough.Stage, content []byte, n int) *os.File {
+// openStage opens a file of the stage and reads its first n bytes.
+func (s *storeTest) openStage(stage pullthrough.Stage, content []byte, n int) *os.File {
 	s.Helper()
 	f, err := stage.Open()
 	if err != nil {
@@ -102,8 +101,8 @@ func (s *storeTest) opened(stage pullthrough.Stage, content []byte, n int) *os.F
 	return f
 }
 
-// rest reads the file to its end, and closes it.
-func (s *storeTest) rest(f *os.File, want []byte, when string) {
+// wantRest reads the file to its end, compares it with want and closes it.
+func (s *storeTest) wantRest(f *os.File, want []byte, when string) {
 	s.Helper()
 	got, err := io.ReadAll(f)
 	if err != nil || !bytes.Equal(got, want) {
@@ -120,11 +119,11 @@ func checkStageReaders(s *storeTest) {
 	if stage == nil {
 		return
 	}
-	first := s.opened(stage, content, 0)
+	first := s.openStage(stage, content, 0)
 	s.write(stage, content, 0, 1<<20)
-	second := s.opened(stage, content, 1<<20)
+	second := s.openStage(stage, content, 1<<20)
 	done := make(chan struct{})
-	go func() { // others read while it is written
+	go func() { // reads while the stage is written
 		defer close(done)
 		part := make([]byte, 1000)
 		for off := 0; off < 1<<20; off += 100_000 {
@@ -136,11 +135,11 @@ func checkStageReaders(s *storeTest) {
 	}()
 	s.write(stage, content, 1<<20, len(content))
 	<-done
-	third := s.opened(stage, content, len(content))
+	third := s.openStage(stage, content, len(content))
 	s.commit(stage, content)
-	s.rest(first, content, "after Commit")
-	s.rest(second, content[1<<20:], "after Commit")
-	s.rest(third, nil, "after Commit")
+	s.wantRest(first, content, "after Commit")
+	s.wantRest(second, content[1<<20:], "after Commit")
+	s.wantRest(third, nil, "after Commit")
 	s.wantBlob(repo, digest.FromBytes(content), content)
 }
 
@@ -153,11 +152,11 @@ func checkAbort(s *storeTest) {
 			return
 		}
 		s.write(stage, content, 0, n)
-		f := s.opened(stage, content, 0)
+		f := s.openStage(stage, content, 0)
 		if err := stage.Abort(); err != nil {
 			s.Errorf("Abort after %d bytes failed: %v", n, err)
 		}
-		s.rest(f, content[:n], "after Abort")
+		s.wantRest(f, content[:n], "after Abort")
 		s.wantNoBlob(repo, d, "after Abort")
 	}
 	s.mustPutBlob(repo, content)

@@ -28,7 +28,7 @@ func checkTagMoves(s *storeTest) {
 	repo, first, second := storeRepo("moves"), storeImage(21), storeImage(22)
 	s.put(repo, first, "latest")
 	s.put(repo, first, "stays")
-	if !s.moves(repo, second, "latest") {
+	if !s.move(repo, second, "latest") {
 		s.wantManifest(repo, "latest", manifestOf(first, "latest"))
 		return
 	}
@@ -47,8 +47,8 @@ func checkTagMoves(s *storeTest) {
 	s.wantManifest(repo, second.Digest.String(), manifestOf(second, ""))
 }
 
-// confirmed is what a proxy puts when upstream has confirmed a stored tag.
-func confirmed(have *pullthrough.Manifest, tag string, later time.Duration) *pullthrough.Manifest {
+// confirm returns the manifest that a proxy puts when upstream has confirmed a stored tag.
+func confirm(have *pullthrough.Manifest, tag string, later time.Duration) *pullthrough.Manifest {
 	m := *have
 	m.Tag, m.CheckedAt, m.Source = tag, storeTime.Add(later), pullthrough.SourceRevalidated
 	return &m
@@ -59,7 +59,7 @@ func checkRevalidated(s *storeTest) {
 	s.put(repo, img, "v1")
 	s.put(repo, img, "v2")
 	for _, later := range []time.Duration{time.Hour, 25 * time.Hour} {
-		m := confirmed(s.manifest(repo, "v1"), "v1", later)
+		m := confirm(s.manifest(repo, "v1"), "v1", later)
 		if err := s.store.PutManifest(s.Context(), repo, m); err != nil {
 			s.Fatalf("PutManifest with Source \"revalidated\" failed: %v; it changes CheckedAt only, even where tags are immutable", err)
 		}
@@ -72,13 +72,13 @@ func checkRevalidated(s *storeTest) {
 	}
 }
 
-// checkLateCheck is about a tag that has moved while upstream was asked about
-// what it was before.
+// checkLateCheck is about a tag that moves while upstream is being asked about its
+// old digest.
 func checkLateCheck(s *storeTest) {
 	repo, first, second := storeRepo("late"), storeImage(24), storeImage(25)
 	s.put(repo, first, "latest")
-	late := confirmed(s.manifest(repo, "latest"), "latest", time.Hour)
-	if !s.moves(repo, second, "latest") {
+	late := confirm(s.manifest(repo, "latest"), "latest", time.Hour)
+	if !s.move(repo, second, "latest") {
 		return
 	}
 	s.putManifest(repo, late)
@@ -102,7 +102,7 @@ func checkNames(s *storeTest) {
 	}
 	tags := []string{
 		"latest", "Latest", "LATEST", "_", "v1.0-rc_1", "link", "index", "current", "sha256", strings.Repeat("t", 128),
-		storeImage(30).Digest.Encoded(), // it is no digest
+		storeImage(30).Digest.Encoded(), // not a digest without its algorithm
 	}
 	for i, name := range names {
 		s.put(storeRepo(name), storeImage(int64(30+i)), "v1")
@@ -119,13 +119,13 @@ func checkNames(s *storeTest) {
 	s.wantNoManifest(storeRepo("tags"), storeImage(30).Digest.String(), "when a tag looks like its hex")
 }
 
-// checkLongNames is about Amazon ECR's limit, 256, which is beyond that of some
-// registries and file systems.
+// checkLongNames is about names of 256 characters, the limit of Amazon ECR. Some
+// registries and file systems allow fewer.
 func checkLongNames(s *storeTest) {
 	room := 256 - len(storeRepo("").Name)
 	flat, deep := strings.Repeat("n", room-1), strings.Repeat("d/", room)[:room-1]
 	var kept []int
-	names := []string{flat + "x", flat + "y", deep + "x", deep + "y"} // one is not cut to the other
+	names := []string{flat + "x", flat + "y", deep + "x", deep + "y"} // pairs that differ in the last character only
 	for i, name := range names {
 		repo, img := storeRepo(name), storeImage(int64(50+i))
 		if err := s.offer(repo, img, "v1"); err != nil {
@@ -142,7 +142,7 @@ func checkLongNames(s *storeTest) {
 	}
 }
 
-// checkTenants puts another image under the same name and tag for each tenant.
+// checkTenants puts a different image under the same name and tag for each tenant.
 func checkTenants(s *storeTest) {
 	name := "store-test/tenants"
 	tenants := [storeTenants]pullthrough.Repo{
@@ -155,18 +155,18 @@ func checkTenants(s *storeTest) {
 	}
 	var kept []int
 	for i, repo := range tenants {
-		found := s.foreign(repo, -1, missed)
+		complaints := s.foreign(repo, -1, missComplaint)
 		img := storeImage(int64(60 + i))
 		if err := s.offer(repo, img, "v1"); err != nil && i > 0 {
 			s.Logf("account %s in %s is refused: %v", repo.Account, repo.Region, err)
 			s.wantRefused(repo, img, "v1")
-			found = s.foreign(repo, -1, shown)
+			complaints = s.foreign(repo, -1, contentComplaint)
 		} else if err != nil {
 			s.Fatalf("put of %s:v1 failed: %v", repo.Name, err)
 		} else {
 			kept = append(kept, i)
 		}
-		for _, complaint := range found {
+		for _, complaint := range complaints {
 			s.Errorf("account %s in %s, repository %s: %s and nothing was put there", repo.Account, repo.Region, repo.Name, complaint)
 		}
 	}
@@ -176,7 +176,7 @@ func checkTenants(s *storeTest) {
 			s.Errorf("account %s in %s, repository %s: v1 is %s, want %s: account, Region and name are one key", repo.Account, repo.Region, repo.Name, got, img.Digest)
 		}
 		s.wantBlob(repo, img.Layers[0].Digest, blobContent(img.Layers[0]))
-		for _, complaint := range s.foreign(repo, i, missed) {
+		for _, complaint := range s.foreign(repo, i, missComplaint) {
 			s.Errorf("account %s in %s, repository %s: %s, which is another tenant's", repo.Account, repo.Region, repo.Name, complaint)
 		}
 	}
@@ -185,12 +185,12 @@ func checkTenants(s *storeTest) {
 // storeTenants is how many images checkTenants puts.
 const storeTenants = 6
 
-// foreign returns what is wrong with what repo shows of the images of all
-// tenants but own; -1: it has none.
-func (s *storeTest) foreign(repo pullthrough.Repo, own int, judge func(error) string) (found []string) {
+// foreign looks up the images of all tenants but own in repo; -1: of all tenants.
+// It returns what complain says about the errors.
+func (s *storeTest) foreign(repo pullthrough.Repo, own int, complain func(error) string) (complaints []string) {
 	add := func(look string, err error) {
-		if complaint := judge(err); complaint != "" {
-			found = append(found, look+" "+complaint)
+		if complaint := complain(err); complaint != "" {
+			complaints = append(complaints, look+" "+complaint)
 		}
 	}
 	if own < 0 {
@@ -207,11 +207,12 @@ func (s *storeTest) foreign(repo pullthrough.Repo, own int, judge func(error) st
 		_, err = s.readBlob(s.Context(), repo, img.Layers[0].Digest)
 		add("Blob("+img.Layers[0].Digest.String()+")", err)
 	}
-	return found
+	return complaints
 }
 
-// shown is missed for where look-ups are refused: only content is wrong.
-func shown(err error) string {
+// contentComplaint is missComplaint for a repository that the Store refuses: any
+// error is right, and only content is wrong.
+func contentComplaint(err error) string {
 	if err == nil {
 		return "returned something"
 	}

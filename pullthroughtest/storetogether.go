@@ -28,34 +28,28 @@ func (s *storeTest) wantEnded(what string, err error) {
 	}
 }
 
+// checkEndedPut ends the context of PutBlob before and during the reads. The reader
+// fails from then on, and a Store that returns the reader's error is right. There is
+// no such check of PutManifest, which the proxy does not call with an ended context.
 func checkEndedPut(s *storeTest) {
-	repo, img, content := storeRepo("ended"), storeImage(80), storeNoise(50, 6<<20)
-	for _, b := range img.Blobs() {
-		s.mustPutBlob(repo, blobContent(b))
-	}
+	repo, content := storeRepo("ended"), storeNoise(50, 6<<20)
+	d, size := digest.FromBytes(content), int64(len(content))
 	ended, cancel := context.WithCancel(s.Context())
 	cancel()
-	d, size := digest.FromBytes(content), int64(len(content))
-	s.wantEnded("PutManifest", s.store.PutManifest(ended, repo, manifestOf(img, "v1")))
 	s.wantEnded("PutBlob", s.putBlob(ended, repo, d, size, bytes.NewReader(content)))
-	s.wantNoManifest(repo, "v1", "after a put whose context had ended")
-	s.wantNoManifest(repo, img.Digest.String(), "after a put whose context had ended")
 	s.wantNoBlob(repo, d, "after a put whose context had ended")
 
-	for _, at := range []int64{1, 5 << 20, size} {
+	for _, at := range []int64{1, 5 << 20} {
 		ctx, cancel := context.WithCancel(s.Context())
 		r := &scriptedReader{content: content, at: at, then: func() error { cancel(); return nil }}
-		err := s.putBlob(ctx, repo, d, size, r)
-		if at < size || err != nil { // not everybody reads the end
-			s.wantEnded(fmt.Sprintf("PutBlob after %d of %d bytes", at, size), err)
-			s.wantNoBlob(repo, d, "after a put whose context ended while it read: look at the context before the blob becomes visible")
-		}
+		// It reads in pieces, since a single Read that has begun may still return everything.
+		err := s.putBlob(ctx, repo, d, size, stubborn{r, hesitant(r)})
+		s.wantEnded(fmt.Sprintf("PutBlob after %d of %d bytes", at, size), err)
+		s.wantNoBlob(repo, d, "after a put whose context ended while it read: a Store keeps nothing when its reader fails")
 		cancel()
 	}
 	s.mustPutBlob(repo, content)
-	s.put(repo, img, "v1")
 	s.wantBlob(repo, d, content)
-	s.wantManifest(repo, "v1", manifestOf(img, "v1"))
 }
 
 func checkEndedLookUp(s *storeTest) {
@@ -69,12 +63,12 @@ func checkEndedLookUp(s *storeTest) {
 		switch {
 		case err == nil && (m == nil || m.Descriptor.Digest != img.Digest):
 			s.Errorf("Manifest(%s, %s) returned something else %s", repo.Name, ref, why)
-		case err != nil && missed(err) == "":
+		case err != nil && missComplaint(err) == "":
 			s.Errorf("Manifest(%s, %s) was a miss %s", repo.Name, ref, why)
 		}
 	}
 	for _, b := range img.Blobs() {
-		if _, err := s.readBlob(ended, repo, b.Digest); err != nil && missed(err) == "" {
+		if _, err := s.readBlob(ended, repo, b.Digest); err != nil && missComplaint(err) == "" {
 			s.Errorf("Blob(%s, %s) was a miss %s", repo.Name, b.Digest, why)
 		}
 	}
@@ -110,8 +104,8 @@ func checkBlobTogether(s *storeTest) {
 	s.wantNoBlob(storeRepo("together/below"), d, "when it was put into two other repositories only")
 }
 
-// checkFailingBeside lets one put of a blob fail half-way, after another one has
-// stored it: the first must not take it away, nor leave its own half.
+// checkFailingBeside makes one put of a blob fail half-way, after another one has
+// stored the blob. The failing put must not remove the blob or replace it by its half.
 func checkFailingBeside(s *storeTest) {
 	repo, content := storeRepo("beside"), storeNoise(61, 300_000)
 	d, size := digest.FromBytes(content), int64(len(content))
@@ -123,18 +117,18 @@ func checkFailingBeside(s *storeTest) {
 				s.Errorf("PutBlob beside one that failed, of the same blob, failed: %v", err)
 			}
 		})
-		s.soonest(&good)
+		s.waitBriefly(&good)
 	}
 	r := &scriptedReader{content: content, at: size / 2, then: func() error { once.Do(beside); return errReader }}
-	_ = s.putBlob(s.Context(), repo, d, size, r) // by now it may find the blob there
+	_ = s.putBlob(s.Context(), repo, d, size, r) // it may succeed, since the blob is there by now
 	good.Wait()
 	once.Do(func() { s.Errorf("PutBlob has not read the blob, which was not there") })
 	s.wantBlob(repo, d, content)
 }
 
-// soonest waits for what need not end before the caller returns: puts of one
-// blob may take turns.
-func (s *storeTest) soonest(wg *sync.WaitGroup) {
+// waitBriefly waits for wg for a second at most. A Store may make puts of one blob
+// take turns, and then wg ends only after the caller has returned.
+func (s *storeTest) waitBriefly(wg *sync.WaitGroup) {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	timer := time.NewTimer(min(s.patience, time.Second))
@@ -169,8 +163,9 @@ func checkManifestsTogether(s *storeTest) {
 	s.wantManifest(repo, img.Digest.String(), manifestOf(img, ""))
 }
 
-// during runs readers again and again until change has returned.
-func during(readers int, read func() bool, change func()) {
+// readDuring calls read in several goroutines, again and again, until change has
+// returned or read returns false.
+func readDuring(readers int, read func() bool, change func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for range readers {
@@ -192,7 +187,7 @@ func during(readers int, read func() bool, change func()) {
 func checkReadersOfBlob(s *storeTest) {
 	repo, content := storeRepo("blob-again"), storeNoise(62, 300_000)
 	d := s.mustPutBlob(repo, content)
-	held := s.reader(repo, d) // half read before, the other half afterwards
+	held := s.reader(repo, d) // read by half before the puts and by half afterwards
 	half := make([]byte, len(content)/2)
 	if held != nil {
 		if _, err := io.ReadFull(held, half); err != nil {
@@ -207,10 +202,10 @@ func checkReadersOfBlob(s *storeTest) {
 		}
 		return ok
 	}
-	during(3, read, func() {
+	readDuring(3, read, func() {
 		for range 12 {
 			_ = s.putBlob(s.Context(), repo, d, int64(len(content)), bytes.NewReader(content))
-			_ = s.putBlob(s.Context(), repo, d, int64(len(content)), failing(content, int64(len(content))/2))
+			_ = s.putBlob(s.Context(), repo, d, int64(len(content)), failAt(content, int64(len(content))/2))
 		}
 	})
 	if held == nil {
@@ -250,7 +245,7 @@ func checkReadersOfTag(s *storeTest) {
 		}
 		return true
 	}
-	during(3, read, func() {
+	readDuring(3, read, func() {
 		for i := range 40 {
 			err := s.store.PutManifest(s.Context(), repo, moves[i%len(moves)])
 			if err != nil && !errors.Is(err, pullthrough.ErrImmutable) {

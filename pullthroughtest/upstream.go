@@ -1,7 +1,7 @@
 // Package pullthroughtest helps to test programs that pull from OCI registries.
 //
-// Its centre is [Upstream], a registry that runs in the test's own process on a loopback port, speaks real HTTP,
-// remembers every request it was sent and misbehaves on demand:
+// Its main type is [Upstream], a registry that runs in the test's own process on a loopback port. It speaks real HTTP,
+// logs every request and misbehaves on demand:
 //
 //	up := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 //	up.Push("library/alpine", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}))
@@ -9,7 +9,8 @@
 //	... pull ...
 //	assert.Equal(t, 2, up.Count("GET /v2/*/blobs/* 200"))
 //
-// [Secrets] fails a test that sends a credential to a registry that must not have it, or shows one in logs or errors.
+// [Secrets] fails a test that sends a credential to a registry that must not receive it, or that shows a credential in
+// logs or errors. [TestStore] checks that a [pullthrough.Store] keeps its promises.
 package pullthroughtest
 
 import (
@@ -46,61 +47,61 @@ type Upstream struct {
 	watchers watchers
 }
 
-// Config says what kind of registry an [Upstream] is. The zero Config is a plain http registry that lets everybody
-// in. It is read when the registry starts and must not be changed afterwards; a Config may start several registries.
+// Config says what kind of registry an [Upstream] is. The zero Config is a plain http registry without authentication. A
+// Config is read when the registry starts and must not be changed afterwards. It may start several registries.
 type Config struct {
-	// Auth is how clients must prove who they are. Zero: Open, not at all.
+	// Auth is how clients must authenticate. Zero: Open, without authentication.
 	Auth Auth
 
-	// Users are the accepted user names with their passwords. Nil: nobody has a password, so Basic refuses everybody
-	// and Bearer gives tokens to the anonymous only.
+	// Users are the accepted user names and their passwords. Nil: there are no users, so Basic refuses every request
+	// and Bearer issues tokens to anonymous clients only.
 	Users map[string]string
 
-	// Anonymous gives tokens to clients without credentials even though Users is set, as registries with public and
-	// private images do. False: only when Users is nil.
+	// Anonymous issues tokens to clients without credentials even if Users is set, as registries with public and
+	// private images do. False: they get tokens only if Users is nil.
 	Anonymous bool
 
-	// Allow says whether user ("" when anonymous) may pull repo. It must be safe for concurrent use. Nil: everybody
-	// who was let in may pull everything.
+	// Allow reports whether user ("" for an anonymous client) may pull repo. It must be safe for concurrent use. Nil:
+	// every authenticated client may pull everything.
 	Allow func(user, repo string) bool
 
-	// IdentityTokens are the refresh tokens that POST /token takes. Nil: none, such a POST is answered 401.
+	// IdentityTokens are the refresh tokens that POST /token accepts. Nil: none, and such a POST is answered 401.
 	IdentityTokens []string
 
-	// TokenTTL is how long a token lives and what expires_in says. Zero: 300 s.
+	// TokenTTL is the lifetime of a token, also in expires_in. Zero: 300 s.
 	TokenTTL time.Duration
 
 	// Now is the clock for the lifetime of tokens. It must be safe for concurrent use. Nil: time.Now.
 	Now func() time.Time
 
-	// TLS serves https with a certificate of this registry's own; see [Upstream.Roots] for who can trust it. False: http.
+	// TLS serves https with a certificate of this registry's own, which [Upstream.Roots] verifies. False: http.
 	TLS bool
 
 	// HTTP2 offers HTTP/2 besides HTTP/1.1, which needs TLS. False: HTTP/1.1 only.
 	HTTP2 bool
 
-	// Realm is the token endpoint that challenges name, taken literally, so that it can be as wrong as a test needs.
+	// Realm is the token endpoint that challenges name. It is sent literally, so a test can make it wrong in any way.
 	// Empty: the Issuer's /token.
 	Realm string
 
-	// Issuer is the registry whose tokens are good here, for token servers on another origin. It logs the token
+	// Issuer is the registry whose tokens this one accepts, for a token server on another origin. It logs the token
 	// requests and uses its own Users. Nil: this registry itself.
 	Issuer *Upstream
 
 	// Service is the service (Bearer) or realm (Basic) that challenges name. Empty: "registry.test".
 	Service string
 
-	// Scope is the scope that challenges ask for and tokens must hold, like the opaque "aws" of ECR Public. Empty:
+	// Scope is the scope that challenges name and tokens must have, like the opaque "aws" of ECR Public. Empty:
 	// repository:<name>:pull.
 	Scope string
 
-	// Handler sees each request first and returns true if it has answered it. It must be safe for concurrent use and
-	// return when the request's context ends. What it answers is logged and subject to faults like any other answer.
-	// Nil: the registry answers everything.
+	// Handler gets each request first and returns true if it has answered it. It must be safe for concurrent use and
+	// must return when the request's context ends. Its answers are logged, and faults apply to them. Nil: the registry
+	// answers every request.
 	Handler func(http.ResponseWriter, *http.Request) bool
 }
 
-// New starts a registry and closes it when the test ends. It fails the test when that is not possible.
+// New starts a registry and closes it when the test ends. It fails the test if the registry cannot be started.
 func New(tb testing.TB, c Config) *Upstream {
 	tb.Helper()
 	u, err := Start(c)
@@ -111,7 +112,7 @@ func New(tb testing.TB, c Config) *Upstream {
 	return u
 }
 
-// Start starts a registry on a free port of 127.0.0.1. The caller closes it.
+// Start starts a registry on a free port of 127.0.0.1. The caller must close it.
 func Start(c Config) (*Upstream, error) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -152,7 +153,7 @@ func (u *Upstream) newServer() *http.Server {
 	s := &http.Server{
 		Handler:     u,
 		ConnContext: withConn,
-		ErrorLog:    log.New(io.Discard, "", 0), // broken connections are what this server is for
+		ErrorLog:    log.New(io.Discard, "", 0), // tests break connections on purpose
 		Protocols:   u.protocols(),
 	}
 	if u.tls != nil {
@@ -176,7 +177,7 @@ func (u *Upstream) protocols() *http.Protocols {
 	return protocols
 }
 
-// serve returns when the listener is at its end, which is always an error and never a surprise.
+// serve serves until the listener is closed. Serve then returns an error, which is expected.
 func (u *Upstream) serve(s *http.Server, listener net.Listener) {
 	if u.tls != nil {
 		_ = s.ServeTLS(listener, "", "")
@@ -185,29 +186,29 @@ func (u *Upstream) serve(s *http.Server, listener net.Listener) {
 	_ = s.Serve(listener)
 }
 
-// Close stops the registry. Requests that are being answered are cut off, stalled ones included; Close does not wait
-// for them. Closing twice is fine.
+// Close stops the registry. It cuts off the requests that are being answered, including stalled ones, and does not wait
+// for them. It may be called more than once.
 func (u *Upstream) Close() {
 	u.cancel()
-	_ = u.server.Close() // nothing to be done about a socket that does not close
+	_ = u.server.Close() // nothing can be done about a socket that does not close
 	<-u.stopped
 	u.client.CloseIdleConnections()
 }
 
-// URL is the registry's origin, like http://127.0.0.1:4711, without a slash at the end.
+// URL returns the registry's origin, like http://127.0.0.1:4711, without a trailing slash.
 func (u *Upstream) URL() string { return u.url }
 
-// Host is the host and port of URL, the way image references name a registry.
+// Host returns the host and port of URL, as image references name a registry.
 func (u *Upstream) Host() string { return u.host }
 
-// Roots are the certificates with which clients can trust this registry under the names 127.0.0.1, localhost,
-// registry.test and *.registry.test. Nil without Config.TLS.
+// Roots returns the certificates that verify this registry under the names 127.0.0.1, localhost, registry.test and
+// *.registry.test. It returns nil without Config.TLS.
 func (u *Upstream) Roots() *x509.CertPool { return u.roots }
 
-// Client is a client that trusts the registry's certificate, dials loopback addresses only and has no timeout.
+// Client returns a client that trusts the registry's certificate, dials loopback addresses only and has no timeout.
 func (u *Upstream) Client() *http.Client { return u.client }
 
-// ServeHTTP answers one request just as the registry's own listener does, for tests that bring a listener of their own.
+// ServeHTTP answers one request as the registry's own listener does. Tests with their own listener use it.
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := u.log.arrive(r)
 	defer u.log.finish(e)
@@ -217,14 +218,14 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	a := &answer{upstream: u, entry: e, w: w, r: r}
 	defer a.close()
-	if !u.handled(a, r) {
+	if !u.callHandler(a, r) {
 		u.route(a, r)
 	}
 	a.finish()
 }
 
-// handled asks Config.Handler, which may keep the request as long as it likes.
-func (u *Upstream) handled(a *answer, r *http.Request) bool {
+// callHandler calls Config.Handler and reports whether it has answered. The Handler may take as long as it likes.
+func (u *Upstream) callHandler(a *answer, r *http.Request) bool {
 	if u.config.Handler == nil {
 		return false
 	}
@@ -236,9 +237,9 @@ func (u *Upstream) handled(a *answer, r *http.Request) bool {
 	return false
 }
 
-// show lets the ledgers of secrets look at what has arrived.
+// show passes an incoming request to the [Secrets] that watch this registry.
 func (u *Upstream) show(r Request) {
 	for _, s := range u.watchers.list() {
-		s.see(u, r)
+		s.inspect(u, r)
 	}
 }

@@ -24,7 +24,7 @@ func startOffline(t testing.TB, dir string) (url string) {
 	proxy := &pullthrough.Proxy{
 		Store: store,
 		// One rule covers every name, so that every miss is "offline: NAME is not stored".
-		Rules: pullthrough.StaticRules{{Prefix: pullthrough.Root, UpstreamURL: "offline.invalid"}},
+		Rules: pullthrough.StaticRules{{Prefix: "ROOT", UpstreamURL: "offline.invalid"}},
 		Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{Offline: true}
 		},

@@ -1,6 +1,8 @@
 package challenge_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -24,6 +26,9 @@ func FuzzParse(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
+	for _, seed := range spoken(f) {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, header string) {
 		in := strings.Split(header, "\n")
 		got := challenge.Parse(in)
@@ -34,6 +39,23 @@ func FuzzParse(f *testing.F) {
 		}
 		checkHidesNothing(t, in, got)
 	})
+}
+
+// spoken are the challenges in the transcripts of registries.
+func spoken(f *testing.F) (challenges []string) {
+	files, err := filepath.Glob(filepath.Join("..", "..", "testdata", "registries", "*.txt"))
+	require.NoError(f, err)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		require.NoError(f, err)
+		for line := range strings.Lines(string(content)) {
+			if c, ok := strings.CutPrefix(line, "< WWW-Authenticate: "); ok {
+				challenges = append(challenges, strings.TrimSpace(c))
+			}
+		}
+	}
+	require.NotEmpty(f, challenges)
+	return challenges
 }
 
 // checkBounds wants output that an attacker cannot blow up and that is safe in a

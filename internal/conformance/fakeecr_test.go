@@ -14,7 +14,7 @@ var fakeecrReady = regexp.MustCompile(`(?m)^listening on http://(\S+)$`)
 // prefix is the rule's prefix in all tests.
 const prefix = "mirror"
 
-// fakeECR is examples/fakeecr, running as its own process.
+// fakeECR is cmd/fakeecr, running as its own process.
 type fakeECR struct {
 	*process
 	host string // localhost:port

@@ -11,7 +11,7 @@ import (
 // What the run builds and keeps; set by TestMain, read-only afterwards.
 var (
 	registryBin string // distribution's registry
-	fakeecrBin  string // examples/fakeecr of the tree this module stands in
+	fakeecrBin  string // cmd/fakeecr of the tree this module stands in
 )
 
 func TestMain(m *testing.M) {
@@ -32,7 +32,7 @@ func run(m *testing.M) int {
 
 	err = goBuild(".", registryBin, "github.com/distribution/distribution/v3/cmd/registry")
 	if err == nil {
-		err = goBuild(filepath.Join("..", "..", "examples", "fakeecr"), fakeecrBin, ".", raceFlags...)
+		err = goBuild(filepath.Join("..", "..", "cmd", "fakeecr"), fakeecrBin, ".", raceFlags...)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -185,46 +184,6 @@ func TestAWSAfterShutdownAndByABrokenRule(t *testing.T) {
 		}
 	}
 	assert.Empty(t, w.Up.Log())
-}
-
-func TestAWSByKind(t *testing.T) {
-	for name, c := range map[string]struct {
-		err                            error
-		image, layer, referrers, other string // image: exception or failureCode
-	}{
-		"nil":          {nil, "ServerException", "ServerException", "ServerException", "ServerException"},
-		"unknown":      {errors.New("canary: disk failed"), "ServerException", "ServerException", "ServerException", "ServerException"},
-		"canceled":     {context.Canceled, "ServerException", "ServerException", "ServerException", "ServerException"},
-		"deadline":     {context.DeadlineExceeded, "UpstreamUnavailable", unableLayer, unableReferrers, "ServerException"},
-		"no rule":      {pullthrough.ErrNoRule, "RepositoryNotFoundException", "RepositoryNotFoundException", "RepositoryNotFoundException", "RepositoryNotFoundException"},
-		"not found":    {pullthrough.ErrNotFound, "ImageNotFound", "LayersNotFoundException", unableReferrers, "ImageNotFoundException"},
-		"denied":       {pullthrough.ErrDenied, "UpstreamAccessDenied", unableLayer, unableReferrers, "ServerException"},
-		"unauthorized": {pullthrough.ErrUnauthorized, "UnrecognizedClientException", "UnrecognizedClientException", "UnrecognizedClientException", "UnrecognizedClientException"},
-		"rate limited": {pullthrough.ErrRateLimited, "UpstreamTooManyRequests", unableLayer, unableReferrers, "ServerException"},
-		"unavailable":  {pullthrough.ErrUnavailable, "UpstreamUnavailable", unableLayer, unableReferrers, "ServerException"},
-		"digest":       {pullthrough.ErrDigest, "UpstreamUnavailable", unableLayer, unableReferrers, "ServerException"},
-		"too large":    {pullthrough.ErrTooLarge, "UpstreamUnavailable", unableLayer, unableReferrers, "ServerException"},
-		"invalid":      {pullthrough.ErrInvalid, "InvalidParameterException", "InvalidParameterException", "InvalidParameterException", "InvalidParameterException"},
-		"closed":       {pullthrough.ErrClosed, "ServerException", "ServerException", "ServerException", "ServerException"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			err := c.err
-			for range 2 {
-				for op, want := range map[string]string{
-					"BatchGetImage": c.image, "GetDownloadUrlForLayer": c.layer, "ListImageReferrers": c.referrers, "DescribeImages": c.other, "": c.other,
-				} {
-					exception, failure, message := pullthrough.AWS(err, op)
-					assert.Equal(t, want, exception+failure, op)
-					assert.True(t, exception == "" || failure == "", op)
-					assert.NotEmpty(t, message, op)
-					assert.NotContains(t, message, "canary", "causes are for logs")
-				}
-				if c.err != nil { // the same as a proxy returns it
-					err = &pullthrough.Error{Kind: c.err, Repo: testkit.Repo("a"), Ref: digest.FromString("x").String(), Host: "quay.io", Err: errors.New("canary")}
-				}
-			}
-		})
-	}
 }
 
 // A secret that cannot be used is trouble with the secret only where the rule says

@@ -36,7 +36,9 @@ func TestAFailedBodyIsSeenWithoutAContentLengthToo(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode)
 	g.Open() // the header has left
 	_, err = io.Copy(io.Discard, resp.Body)
-	assert.Error(t, err)
+	if resp.StatusCode == http.StatusOK { // not where the download had failed before the answer began
+		assert.Error(t, err)
+	}
 	require.NoError(t, resp.Body.Close())
 	assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
 }

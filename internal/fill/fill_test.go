@@ -3,325 +3,214 @@ package fill_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
-	"os"
-	"path/filepath"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough"
-	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 )
 
-func TestTheAnswerStartsBeforeTheDownloadEnds(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(8 << 20)
-	gate := make(chan struct{})
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(4 << 20))})
-	b, err := w.Open(t.Context(), layer.Digest)
-	require.NoError(t, err)
-	assert.EqualValues(t, 8<<20, b.Descriptor.Size)
-	first := make([]byte, 3<<20)
-	_, err = io.ReadFull(b.Body, first)
-	require.NoError(t, err)
-	want := make([]byte, 3<<20)
-	_, err = io.ReadFull(layer.Open(), want)
-	require.NoError(t, err)
-	assert.True(t, bytes.Equal(want, first))
-	_, err = w.Mem.Blob(t.Context(), testkit.Repo("a"), layer.Digest)
-	assert.Error(t, err, "the Store gets nothing that is not verified")
-	close(gate)
-	_, err = b.Body.(io.Seeker).Seek(0, io.SeekStart)
-	require.NoError(t, err)
-	testkit.AssertBody(t, layer.Digest, b)
-	w.Settled(t)
-	_, err = w.Mem.Blob(t.Context(), testkit.Repo("a"), layer.Digest)
-	assert.NoError(t, err)
-	assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/*"))
-}
+// lend makes the owner lend p.
+func (o *owner) lend(p *memoryPlace) { o.Place = func(context.Context) fill.Place { return p } }
 
-func TestManyReadersShareOneDownload(t *testing.T) {
-	for name, size := range testkit.LayerSizes {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-			layer := w.Layer(size)
-			var wg sync.WaitGroup
-			for range 64 {
-				wg.Go(func() {
-					b, err := w.Open(t.Context(), layer.Digest)
-					if assert.NoError(t, err) {
-						testkit.AssertBody(t, layer.Digest, b)
-					}
-				})
-			}
-			wg.Wait()
-			w.Settled(t)
-			assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/* 200"))
-		})
-	}
-}
-
-func TestTheLeaderLeavesAndNobodyElseNotices(t *testing.T) {
-	for name, at := range map[string]int64{"at once": 0, "in the middle": 4 << 20, "near the end": 8<<20 - 70<<10} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			layer := w.Layer(8 << 20)
-			gate := make(chan struct{})
-			w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(at + 1)})
-			ctx, cancel := context.WithCancel(t.Context())
-			leader, err := w.Open(ctx, layer.Digest)
-			require.NoError(t, err)
-			follower, err := w.Open(t.Context(), layer.Digest)
-			require.NoError(t, err)
-			assert.Equal(t, pullthrough.SourceShared, follower.Source)
-			_, err = io.CopyN(io.Discard, leader.Body, at)
-			require.NoError(t, err)
-			cancel()
-			_, err = leader.Body.Read(make([]byte, 1))
-			assert.ErrorIs(t, err, context.Canceled)
-			require.NoError(t, leader.Body.Close())
-			close(gate)
-			testkit.AssertBody(t, layer.Digest, follower)
-			w.Settled(t)
-			w.PullBlob(t, "a", layer.Digest)
-			assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/*"))
-		})
-	}
-}
-
-func TestAWrongBodyIsNeverCompleteAndNeverStored(t *testing.T) {
-	for name, tc := range map[string]struct {
-		fault pullthroughtest.Fault
-		kind  error
-	}{
-		"a bit flipped at the start":        {pullthroughtest.Fault{Flip: new(int64(0))}, pullthrough.ErrDigest},
-		"a bit flipped in the middle":       {pullthroughtest.Fault{Flip: new(int64(100_000))}, pullthrough.ErrDigest},
-		"a bit flipped at the end":          {pullthroughtest.Fault{Flip: new(int64(-1))}, pullthrough.ErrDigest},
-		"cut":                               {pullthroughtest.Fault{CutAfter: new(int64(150_000))}, pullthrough.ErrUnavailable},
-		"reset":                             {pullthroughtest.Fault{CutAfter: new(int64(150_000)), Reset: true}, pullthrough.ErrUnavailable},
-		"cut in the last byte":              {pullthroughtest.Fault{CutAfter: new(int64(199_999))}, pullthrough.ErrUnavailable},
-		"short, looks complete":             {pullthroughtest.Fault{Truncate: 1, NoLength: true}, pullthrough.ErrDigest},
-		"short, ends with the connection":   {pullthroughtest.Fault{Truncate: 1, CloseDelimited: true}, pullthrough.ErrDigest},
-		"long":                              {pullthroughtest.Fault{Extend: 1, NoLength: true}, pullthrough.ErrDigest},
-		"a page in place of the layer":      {pullthroughtest.Fault{Body: []byte("<html>")}, pullthrough.ErrDigest},
-		"nothing in place of the layer":     {pullthroughtest.Fault{Body: []byte{}}, pullthrough.ErrDigest},
-		"partial content nobody asked for":  {pullthroughtest.Fault{Status: 206}, pullthrough.ErrUnavailable},
-		"no content":                        {pullthroughtest.Fault{Status: 204, Body: []byte{}}, pullthrough.ErrUnavailable},
-		"a server error":                    {pullthroughtest.Fault{Status: 500}, pullthrough.ErrUnavailable},
-		"not found":                         {pullthroughtest.Fault{Status: 404}, pullthrough.ErrNotFound},
-		"denied":                            {pullthroughtest.Fault{Status: 403}, pullthrough.ErrDenied},
-		"the connection closed for answers": {pullthroughtest.Fault{CutAfter: new(int64(-1))}, pullthrough.ErrUnavailable},
-	} {
-		for size, n := range testkit.LayerSizes {
-			t.Run(name+"/"+size, func(t *testing.T) {
-				w := testkit.NewWorld(t, pullthroughtest.Config{}, testkit.OneTry)
-				layer := w.Layer(n)
-				tc.fault.Match = "GET /v2/a/blobs/* 200"
-				healFault := w.Up.Fault(tc.fault)
-				healResume := w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/* 206", Status: 404})
-				heal := func() { healFault(); healResume() }
-				b, err := w.Open(t.Context(), layer.Digest)
-				if err == nil {
-					var got int64
-					got, err = io.Copy(io.Discard, b.Body)
-					assert.Less(t, got, n, "a client must not get as much as Content-Length says")
-					require.NoError(t, b.Body.Close())
-				}
-				require.ErrorIs(t, err, tc.kind)
-				w.Settled(t)
-				_, stored := w.Mem.Blob(t.Context(), testkit.Repo("a"), layer.Digest)
-				assert.Error(t, stored)
-
-				heal()
-				w.Up.Reset()
-				w.PullBlob(t, "a", layer.Digest) // and the next pull works
-				assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/* 200"))
-			})
+func TestAPlaceIsUsedWhole(t *testing.T) {
+	// It takes no room of ours, and also what is small.
+	for _, want := range [][]byte{content, content[:1000], nil} {
+		p := &memoryPlace{room: len(content)}
+		w, o := newWorld(t, fill.Options{SpoolBytes: 1}), newOwner(want, wholeBody(want))
+		o.lend(p)
+		o.Put = func(_ context.Context, f *fill.Fill) error {
+			assert.Same(t, p, f.Place())
+			assert.True(t, f.Whole())
+			assert.Equal(t, o.Digest, f.Digest())
+			assert.EqualValues(t, len(want), f.Size())
+			assert.True(t, bytes.Equal(want, p.b))
+			return nil
 		}
-	}
-}
-
-func TestUpstreamsThatDoNotSayHowLong(t *testing.T) {
-	for name, fault := range map[string]pullthroughtest.Fault{"chunked": {NoLength: true}, "close-delimited": {CloseDelimited: true}} {
-		for size, n := range testkit.LayerSizes {
-			for _, known := range []bool{true, false} {
-				t.Run(name+"/"+size, func(t *testing.T) {
-					w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-					layer := w.Layer(n)
-					if known { // by the manifest
-						_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
-						require.NoError(t, err)
-					}
-					fault.Match = "GET /v2/a/blobs/*"
-					w.Up.Fault(fault)
-					b, err := w.Open(t.Context(), layer.Digest)
-					require.NoError(t, err)
-					assert.Equal(t, n, b.Descriptor.Size, "the size is always known")
-					testkit.AssertBody(t, layer.Digest, b)
-					assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/*"))
-				})
-			}
-		}
-	}
-}
-
-func TestSizesOfColdBlobsAreTold(t *testing.T) {
-	for name, known := range map[string]bool{"from the manifest": true, "from upstream": false} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			layer := w.Layer(500_000)
-			want := []string{"GET /v2/a/blobs/" + layer.Digest.String() + " 206"}
-			if known {
-				_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
-				require.NoError(t, err)
-				w.Up.Reset()
-				want = nil
-			}
-			for range 2 {
-				b, err := w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: layer.Digest.String(), Head: true})
-				require.NoError(t, err)
-				assert.EqualValues(t, 500_000, b.Descriptor.Size)
-			}
-			assert.Equal(t, want, w.Up.Log(), "an existence check downloads nothing")
-		})
-	}
-}
-
-func TestTooLargeABlobIsRefused(t *testing.T) {
-	for name, fault := range map[string]pullthroughtest.Fault{"declared": {}, "undeclared": {NoLength: true}, "endless": {NoLength: true, Extend: 1 << 40}} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
-				p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
-					return pullthrough.Policy{MaxBlobBytes: 2 << 20}
-				}
-			})
-			layer := w.Layer(3 << 20)
-			fault.Match = "GET /v2/a/blobs/*"
-			w.Up.Fault(fault)
-			_, err := w.Open(t.Context(), layer.Digest)
-			assert.ErrorIs(t, err, pullthrough.ErrTooLarge)
-			assert.Equal(t, 1, w.Up.Count("*"))
-		})
-	}
-}
-
-func TestAnAbandonedDownloadMayFinishWhenLittleIsLeft(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(4 << 20)
-	gate := make(chan struct{})
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(2 << 20))})
-	b, err := w.Open(t.Context(), layer.Digest)
-	require.NoError(t, err)
-	require.NoError(t, b.Body.Close())
-	close(gate)
-	w.Settled(t)
-	w.PullBlob(t, "a", layer.Digest)
-	assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/*"))
-}
-
-func TestOfManyAbandonedDownloadsFewGoOn(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	gate := make(chan struct{})
-	var once sync.Once
-	open := func() { once.Do(func() { close(gate) }) }
-	defer open()
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(1 << 20))})
-	for i := range 20 {
-		layer := w.Layer(2<<20 + int64(i))
-		b, err := w.Open(t.Context(), layer.Digest)
+		got, err := w.read(t.Context(), o)
 		require.NoError(t, err)
-		require.NoError(t, b.Body.Close())
+		assert.True(t, bytes.Equal(want, got))
+		w.idle(t)
+		assert.NoError(t, o.end(t).Err)
+		assert.Equal(t, []int{0, 1}, []int{p.aborted, p.closed}, "aborted, closed")
 	}
-	require.Eventually(t, func() bool { return len(w.Downloads()) == 4 }, 10*time.Second, 10*time.Millisecond)
-	open()
-	w.Settled(t)
-	assert.Equal(t, 20, w.Up.Count("GET /v2/a/blobs/*"))
 }
 
-func TestNothingIsLeftInTheSpoolDirectory(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(4 << 20)
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Times: 1, Flip: new(int64(-1))})
-	b, err := w.Open(t.Context(), layer.Digest)
-	require.NoError(t, err)
-	_, err = io.Copy(io.Discard, b.Body)
-	require.Error(t, err)
-	require.NoError(t, b.Body.Close())
-	w.PullBlob(t, "a", layer.Digest)
-	w.Settled(t)
-	left, err := filepath.Glob(filepath.Join(w.SpoolDir, "*"))
-	require.NoError(t, err)
-	assert.Empty(t, left)
-	assert.Equal(t, 2, w.Up.Count("GET /v2/a/blobs/*"))
-}
-
-func TestASpoolDirectoryThatIsNotThere(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.SpoolDir = filepath.Join(p.SpoolDir, "missing") })
-	layer := w.Layer(4 << 20)
-	b, err := w.Open(t.Context(), layer.Digest)
-	if err == nil {
-		_, err = io.Copy(io.Discard, b.Body)
-		require.NoError(t, b.Body.Close())
+func TestAPlaceThatIsFullIsLeft(t *testing.T) {
+	p := &memoryPlace{room: 2 * mib}
+	w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(content))
+	o.lend(p)
+	var told []string
+	o.PlaceFailed = func(_ context.Context, err error) { told = append(told, err.Error()) }
+	store := o.Put
+	o.Put = func(ctx context.Context, f *fill.Fill) error {
+		assert.False(t, f.Whole())
+		defer f.Place().Abort()
+		return store(ctx, f)
 	}
-	assert.ErrorIs(t, err, os.ErrNotExist)
-	w.Settled(t)
-	require.NoError(t, os.Mkdir(w.SpoolDir, 0o700))
-	w.PullBlob(t, "a", layer.Digest)
-	assert.Equal(t, 2, w.Up.Count("GET /v2/a/blobs/*"))
-}
-
-func TestShutdownWaitsForDownloads(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(4 << 20)
-	gate := make(chan struct{})
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(2 << 20))})
-	b, err := w.Open(t.Context(), layer.Digest)
+	got, err := w.read(t.Context(), o)
 	require.NoError(t, err)
-	done := make(chan error, 1)
-	go func() { done <- w.Shutdown(context.Background()) }()
-	close(gate)
-	testkit.AssertBody(t, layer.Digest, b)
-	require.NoError(t, <-done)
-	_, err = w.Mem.Blob(t.Context(), testkit.Repo("a"), layer.Digest)
-	assert.NoError(t, err)
-	assert.Equal(t, 1, w.Up.Count("*"))
+	assert.True(t, bytes.Equal(content, got))
+	w.idle(t)
+	assert.Equal(t, []string{"place is full"}, told)
+	assert.True(t, bytes.Equal(content, o.stored(t)))
+	assert.Equal(t, []int{1, 1}, []int{p.aborted, p.closed}, "aborted, closed")
 }
 
-func TestShutdownEndsDownloadsAtItsDeadline(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(4 << 20)
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: make(chan struct{}), StallAfter: new(int64(2 << 20))})
-	b, err := w.Open(t.Context(), layer.Digest)
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	assert.ErrorIs(t, w.Shutdown(ctx), context.Canceled)
-	_, err = io.Copy(io.Discard, b.Body)
-	assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-	require.NoError(t, b.Body.Close())
-	assert.Equal(t, 1, w.Up.Count("*"))
-}
-
-func TestOverTLSAndHTTP2(t *testing.T) {
-	for name, c := range map[string]pullthroughtest.Config{
-		"TLS":    {Auth: pullthroughtest.Bearer, TLS: true},
-		"HTTP/2": {Auth: pullthroughtest.Bearer, TLS: true, HTTP2: true},
+func TestAPlaceIsAborted(t *testing.T) {
+	small := content[:1000]
+	for name, c := range map[string]struct {
+		bodies []*body
+		times  int
+	}{
+		"when the content is wrong":   {[]*body{wholeBody(content)}, 1},
+		"before each new try":         {[]*body{wholeBody(flipped(small)), wholeBody(flipped(small))}, 2},
+		"when nobody would commit it": {[]*body{wholeBody(small)}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, c, nil)
-			w.Transport = w.Up.Client().Transport
-			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2, LayerSize: 2 << 20})
-			w.Up.Push("a", "1", img)
-			w.Pull(t, "a", "1", img)
-			assert.Equal(t, 6, w.Up.Count("*"))
-			w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", CutAfter: new(int64(1 << 20))})
-			w.PullBlob(t, "a", w.Layer(3<<20+5).Digest)
-			assert.Equal(t, 3, w.Up.Count("GET /v2/a/blobs/* 206"), "it goes on where it was cut")
+			p := &memoryPlace{room: 2 * len(content)}
+			w, o := newWorld(t, fill.Options{}), newOwner(small, c.bodies...)
+			o.Retry, o.Put = true, nil
+			o.Place = func(context.Context) fill.Place {
+				p.b = nil
+				return p
+			}
+			_, _ = w.read(t.Context(), o)
+			w.idle(t)
+			assert.Equal(t, []int{c.times, c.times}, []int{p.aborted, p.closed}, "aborted, closed")
 		})
 	}
+}
+
+func TestBothPlacesFail(t *testing.T) {
+	w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(content))
+	broken := fill.New[string](fill.Options{Flights: w.flights, Dir: t.TempDir() + "/missing"})
+	w.Group = broken
+	o.lend(&memoryPlace{})
+	_, err := w.read(t.Context(), o)
+	assert.ErrorIs(t, err, fill.ErrSpool)
+	assert.ErrorContains(t, err, "spool: place is full")
+	w.idle(t)
+}
+
+func TestWaitTellsWhatBecomesOfTheBlob(t *testing.T) {
+	refused := errors.New("refused")
+	for name, c := range map[string]struct {
+		put  func(context.Context, *fill.Fill) error
+		want string
+	}{
+		"stored":  {func(context.Context, *fill.Fill) error { time.Sleep(time.Hour); return nil }, ""},
+		"refused": {func(context.Context, *fill.Fill) error { time.Sleep(time.Hour); return refused }, "refused"},
+		"panics":  {func(context.Context, *fill.Fill) error { time.Sleep(time.Hour); panic("boom") }, "the put of a blob panicked: boom"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(content))
+				o.Put = c.put
+				start := time.Now()
+				got, err := w.read(t.Context(), o)
+				assert.NoError(t, err, "clients do not wait for the Store")
+				assert.True(t, bytes.Equal(content, got))
+				assert.Zero(t, time.Since(start))
+				f, shared, err := w.Join(t.Context(), "k", o.job)
+				require.NoError(t, err)
+				assert.True(t, shared, "while the Store takes it, the fill is joined")
+				short, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				assert.ErrorIs(t, f.Wait(short), context.DeadlineExceeded)
+				err = f.Wait(t.Context())
+				assert.Equal(t, time.Hour, time.Since(start))
+				if c.want == "" {
+					assert.NoError(t, err)
+				} else {
+					assert.EqualError(t, err, c.want)
+				}
+				f.Release()
+				w.idle(t)
+				assert.NoError(t, o.end(t).Err, "the content was right")
+			})
+		})
+	}
+}
+
+func TestOnlyShutdownEndsAPut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(content))
+		o.Put = func(ctx context.Context, _ *fill.Fill) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		start := time.Now()
+		_, err := w.read(t.Context(), o)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		assert.ErrorIs(t, w.flights.Shutdown(ctx), context.DeadlineExceeded)
+		assert.Equal(t, 24*time.Hour, time.Since(start))
+		w.idle(t)
+	})
+}
+
+func TestFollowTellsOfAllThatComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, o := newWorld(t, fill.Options{}), newOwner(content, slowBody(content, mib, time.Second))
+		f, _, err := w.Join(t.Context(), "k", o.job)
+		require.NoError(t, err)
+		defer f.Release()
+		var seen []int64
+		assert.NoError(t, f.Follow(t.Context(), func(done int64) { seen = append(seen, done) }))
+		assert.IsIncreasing(t, seen)
+		assert.Subset(t, seen, []int64{0, mib, 2 * mib, 3 * mib})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		assert.NoError(t, f.Follow(ctx, func(int64) {}), "all is there")
+	})
+}
+
+func TestFollowFailsAsTheFillDoes(t *testing.T) {
+	w, o := newWorld(t, fill.Options{}), newOwner(content, wholeBody(flipped(content)))
+	hold := make(chan struct{})
+	o.Explain = func(err error) error { <-hold; return &explained{err} }
+	f, _, err := w.Join(t.Context(), "k", o.job)
+	require.NoError(t, err)
+	close(hold)
+	assert.ErrorIs(t, f.Follow(t.Context(), func(int64) {}), fill.ErrDigest)
+	assert.ErrorIs(t, f.Wait(t.Context()), fill.ErrDigest)
+	f.Release()
+	w.idle(t)
+}
+
+// A reader goes on in the Store's file, and the space is free before it has ended.
+func TestReadersAreHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, o := newWorld(t, fill.Options{SpoolBytes: 4 * mib}), newOwner(content, wholeBody(content))
+		var opened int
+		o.Put = func(_ context.Context, f *fill.Fill) error {
+			f.HandOver(func(context.Context) (io.ReadSeekCloser, error) {
+				opened++
+				return struct {
+					io.ReadSeeker
+					io.Closer
+				}{bytes.NewReader(content), io.NopCloser(nil)}, nil
+			})
+			return nil
+		}
+		a := w.open(t, t.Context(), o)
+		require.NoError(t, w.flights.Idle(t.Context()))
+		assert.Len(t, w.All(), 1)
+		head := make([]byte, 1000)
+		_, err := io.ReadFull(a.Body, head)
+		require.NoError(t, err)
+		w.idle(t)
+		rest, err := readAll(a)
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(content, append(head, rest...)))
+		assert.Equal(t, 1, opened)
+		require.NoError(t, a.Body.Close())
+	})
 }

@@ -396,7 +396,7 @@ func (s *lateStager) StageBlob(context.Context, pullthrough.Repo, digest.Digest)
 	return s.stage()
 }
 
-// A stage that comes after the proxy has given up waiting for it is aborted.
+// A stage that comes when nobody waits for it any more is aborted.
 func TestStageThatComesTooLate(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
@@ -407,11 +407,12 @@ func TestStageThatComesTooLate(t *testing.T) {
 		store := &lateStager{newFiles(dir), g.C}
 		w.Store = store
 		layer := w.Layer(2 << 20)
-		assert.NoError(t, w.Whole(t.Context(), layer.Digest))
-		g.Open()
-		time.Sleep(time.Second)
-		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		assert.ErrorIs(t, w.Whole(ctx, layer.Digest), context.DeadlineExceeded)
 		w.Settled(t)
+		g.Open()
+		synctest.Wait()
 		store.assertEnded(t)
 		assert.Empty(t, store.leftovers(t))
 		assert.Equal(t, 1, up.Count("*"))

@@ -1,11 +1,39 @@
 // Package flight runs a function once per key for any number of waiters.
 //
-// It differs from the usual single flight in three ways that a long-lived
-// cache needs. A call belongs to nobody: it runs detached from every waiter's
-// context, and a waiter that leaves changes nothing for the others. A call may
-// publish its value before it ends, so that waiters go on while it still
-// commits. And a call that nobody waits for is unlinked before it is
-// cancelled, so that no newcomer joins a call that is being torn down.
+// It differs from the usual single flight in three ways that a long-lived cache
+// needs. A call belongs to nobody: it runs on a context of its own, and a waiter
+// that leaves changes nothing for the others. A call may publish its value before
+// it ends, so that waiters go on while it still stores what they got. And a call
+// that nobody waits for is unlinked before it is cancelled, so that no newcomer
+// joins a call that is being torn down.
+//
+// Every step below is taken under the group's lock, so any two of them have an
+// order. The life of a call:
+//
+//  1. Do finds no call for its key. It starts one, linked under that key, with one
+//     waiter. A later Do for the key joins it and is one more waiter.
+//  2. The function calls Publish with a value. All waiters are released at once,
+//     Acquire is called for each of them, and from now on Do returns that value at
+//     once, after Acquire. Nobody is counted as a waiter any more.
+//  3. The function goes on, for example to store the value. The call stays linked, so
+//     a Do that comes now joins it and does not start the same work again.
+//  4. The function returns. The call is unlinked, and waiters that are still there
+//     are released, in one step. The next Do starts afresh.
+//
+// What may happen in between:
+//
+//   - The last waiter leaves before 2. The call is unlinked, then its context is
+//     cancelled. A newcomer starts another call while this one is still ending.
+//   - The function calls Keep before 2. If a waiter is left, Keep returns true, and
+//     nothing in the line above happens any more: the call goes on without waiters,
+//     and newcomers join it. If the last waiter has left already, Keep returns false,
+//     and the function should give up, since another call may be under way.
+//   - The function calls Link with a second key. If a call is linked under that key,
+//     nothing happens: its waiters have their own. Otherwise a Do for either key
+//     joins this call, until both keys are unlinked in one step. A call that is
+//     unlinked already links nothing, or it would stay linked for ever.
+//   - The function calls Unlink. Newcomers start another call. Those that wait, and
+//     those that have the value, notice nothing.
 package flight
 
 import (
@@ -30,11 +58,11 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // Group coalesces calls by key. The zero value is ready for use. It is safe
 // for concurrent use and must not be copied.
 type Group[K comparable, V any] struct {
-	// Acquire is called for each waiter with the value it is going to get, before
-	// the call can end: for values that must be kept alive. Whoever got the value
-	// from Do lets go of it; Release is called for a waiter that left instead.
-	// They are called with the group locked, and must neither block nor use it.
-	// nil: values need no care. Both must be set before the first Do.
+	// Acquire is called for each waiter with the value that it is going to get, before
+	// the call can end. It keeps the value alive. A caller that got the value from Do
+	// lets go of it. For a waiter that has left instead, Release is called. Both are
+	// called with the group locked, and must neither block nor use the group. Both
+	// must be set before the first Do. nil: values need no care.
 	Acquire, Release func(V)
 
 	set  *Set // nil: none
@@ -46,7 +74,7 @@ type Group[K comparable, V any] struct {
 	closed bool
 }
 
-// Call is one run of a function on behalf of everyone who asked for its key.
+// Call is one run of a function, for all that have asked for its key.
 type Call[K comparable, V any] struct {
 	group  *Group[K, V]
 	key    K // the first of keys
@@ -65,10 +93,9 @@ type Call[K comparable, V any] struct {
 	err error
 }
 
-// Do returns the value of the call that is running for key, starting one with
-// fn if there is none. shared reports whether the call was running already.
-// Do returns early with ctx's error when ctx ends first; the call goes on for
-// as long as anyone else waits for it.
+// Do returns the value of the call that runs for key. It starts one with fn if none
+// runs. shared reports whether the call ran already. When ctx ends first, Do
+// returns ctx's cause, and the call goes on as long as anyone else waits for it.
 func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(*Call[K, V]) (V, error)) (v V, shared bool, err error) {
 	c, shared, err := g.join(key, fn)
 	if err != nil {
@@ -83,7 +110,8 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(*Call[K, V]) (V, er
 	}
 }
 
-// join counts the caller as a waiter of key's call.
+// join counts the caller as a waiter of key's call, or acquires what that has
+// published.
 func (g *Group[K, V]) join(key K, fn func(*Call[K, V]) (V, error)) (*Call[K, V], bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -178,14 +206,14 @@ func (g *Group[K, V]) cancelAll() {
 	}
 }
 
-// Context is the call's own: it carries no value of any waiter, and it ends
-// when the call has ended, when the last waiter left before anything was
-// published, or when the group shuts down.
+// Context returns the call's own context. It carries no value of any waiter. It
+// ends when the call has ended, when the last waiter has left before anything was
+// published, or when the group is shut down.
 func (c *Call[K, V]) Context() context.Context { return c.ctx }
 
-// Publish hands v to all waiters, present and future, while the call goes on.
-// Only the first value counts: a later one, and what the function returns, is
-// dropped.
+// Publish gives v to all waiters, those of now and those to come, while the call
+// goes on. Only the first value counts. A later one is dropped, and so is what the
+// function returns.
 func (c *Call[K, V]) Publish(v V) {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
@@ -211,8 +239,8 @@ func (c *Call[K, V]) Link(key K) {
 	c.keys = append(c.keys, key)
 }
 
-// Keep makes the call go on, and stay linked, though all waiters leave before
-// it has published. It reports false if they have left already.
+// Keep makes the call go on, and stay linked, even if all waiters leave before it
+// has published. It reports false if they have left already.
 func (c *Call[K, V]) Keep() bool {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
@@ -220,8 +248,8 @@ func (c *Call[K, V]) Keep() bool {
 	return c.kept
 }
 
-// Unlink takes the call out of its group: the next Do for its keys starts
-// afresh. Who waits already is not affected.
+// Unlink takes the call out of its group, so that the next Do for its keys starts
+// afresh. Those that wait already still get its value.
 func (c *Call[K, V]) Unlink() {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
@@ -249,8 +277,8 @@ func (c *Call[K, V]) run(fn func(*Call[K, V]) (V, error)) {
 	v, err = fn(c)
 }
 
-// end takes the call out of its group in the same step that releases the
-// waiters: whoever asks after an answer was given gets a new one.
+// end takes the call out of its group in the same step that releases the waiters:
+// a Do that comes after an answer was given gets a new one.
 func (c *Call[K, V]) end(v V, err error) {
 	defer c.group.set.end() // last: nothing is left of the call
 	c.group.mu.Lock()
@@ -283,8 +311,9 @@ func (c *Call[K, V]) acquireLocked(n int) {
 	}
 }
 
-// leaveEarly counts out a waiter whose own context ended. The last one to leave
-// an unpublished call ends it: first out of sight, then cancelled.
+// leaveEarly counts out a waiter whose own context has ended. If the call has just
+// published, the waiter was counted there and its value is released instead. The
+// last waiter to leave an unpublished call ends it: it is unlinked, then cancelled.
 func (c *Call[K, V]) leaveEarly() {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()

@@ -79,7 +79,7 @@ func (p *Puts) enter(ctx context.Context) error {
 	if turn == nil {
 		return err
 	}
-	patience := time.NewTimer(PutPatience)
+	patience := time.NewTimer(PutPatience - p.still())
 	defer patience.Stop()
 	for {
 		select {

@@ -1,8 +1,8 @@
-// Package layout is where a store keeps what, in distribution's format, and what
-// the small files hold: everything about it that is no input or output. All
-// paths are relative to the store's root, slash-separated, and made of checked
-// values only. What is decided here is a contract with other programs and with
-// stores that are filled already.
+// Package layout says where a store keeps what, in the format of distribution's
+// registry, and what the small files hold. It does no input or output. All paths
+// are relative to the store's root, slash-separated, and made of checked values
+// only. What is decided here is a contract with other programs and with stores that
+// are filled already.
 //
 //	docker/registry/v2/blobs/ALG/XX/HEX/data                       content, once
 //	docker/registry/v2/repositories/NAME/_layers/ALG/HEX/link      who may see it
@@ -10,9 +10,9 @@
 //	docker/registry/v2/repositories/NAME/_manifests/tags/TAG/...   current/link, index/.../link
 //	pullthrough/                                                   out of the registry's sight
 //
-// To store a blob is to write its data, then its link. To store a manifest is to
-// write data, sidecar and link of the revision, then the sidecar of the tag, the
-// note of its history, and its link: who reads a link finds all that it names.
+// To store a blob is to write its data, then its link. For manifests see package
+// filing, which has the order in which the files are read and written. The page
+// docs/layout.md tells the whole format, and what is reserved in it.
 package layout
 
 import (
@@ -30,11 +30,13 @@ const (
 	// Own has the same format, out of the registry's sight.
 	Own Tree = "pullthrough"
 
-	// Staging is where files without a name yet are.
+	// Staging is where files are before they have their names, in a directory. Uploads
+	// is the same in a bucket.
 	Staging = "pullthrough/staging"
+	Uploads = "pullthrough/uploads"
 
 	// Lock is the file that stores lock while they commit, shared, and while they
-	// remove, alone. Gate is locked before it, so that nobody waits for ever. Sweep
+	// remove, alone. Gate is locked before it, so that no process waits for ever. Sweep
 	// is locked by the one process that looks for what to remove.
 	Lock  = "pullthrough/lock"
 	Gate  = "pullthrough/gate"
@@ -105,8 +107,16 @@ func (r Repository) join(elem ...string) string {
 // repository exists.
 func (r Repository) Layers() string { return r.join(LayersDir) }
 
-// LayersDir is the name of the directory that only repositories have.
-const LayersDir = "_layers"
+const (
+	// LayersDir and ManifestsDir are the names of the directories that only
+	// repositories have.
+	LayersDir    = "_layers"
+	ManifestsDir = "_manifests"
+)
+
+// LayersNote is an empty file in [Repository.Layers] where a directory needs
+// something in it. The registry overlooks it.
+func (r Repository) LayersNote() string { return r.join(LayersDir, "_pullthrough") }
 
 // Layer is the directory of the link of the blob d.
 func (r Repository) Layer(d digest.Digest) string {
@@ -114,25 +124,25 @@ func (r Repository) Layer(d digest.Digest) string {
 }
 
 // Revisions is the directory of the manifests' links: ALG/HEX/link.
-func (r Repository) Revisions() string { return r.join("_manifests/revisions") }
+func (r Repository) Revisions() string { return r.join(ManifestsDir, "revisions") }
 
 // Revision is the directory of the link and the sidecar of the manifest d.
 func (r Repository) Revision(d digest.Digest) string {
-	return r.join("_manifests/revisions", digestPath(d))
+	return r.join(ManifestsDir, "revisions", digestPath(d))
 }
 
 // Tags is the directory of the tags. There is nothing but tags in it: the
 // registry lists whatever it finds there.
-func (r Repository) Tags() string { return r.join("_manifests/tags") }
+func (r Repository) Tags() string { return r.join(ManifestsDir, "tags") }
 
 // Tag is the directory of the link and the sidecar of what the tag is now.
 func (r Repository) Tag(tag string) string {
-	return r.join("_manifests/tags", tag, "current")
+	return r.join(ManifestsDir, "tags", tag, "current")
 }
 
 // History is the directory of the registry's note that the tag once was d.
 func (r Repository) History(tag string, d digest.Digest) string {
-	return r.join("_manifests/tags", tag, "index", digestPath(d))
+	return r.join(ManifestsDir, "tags", tag, "index", digestPath(d))
 }
 
 // Referrers is the file with the list of what refers to subject.

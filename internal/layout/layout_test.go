@@ -70,7 +70,7 @@ func TestPrefixes(t *testing.T) {
 func TestPaths(t *testing.T) {
 	d := digest.FromString("x")
 	hex := d.Encoded()
-	at, err := owner.Locate(pullthrough.Repo{Account: account, Region: region, Name: "app"}, "v1", d.String())
+	at, err := owner.Locate(t.Context(), pullthrough.Repo{Account: account, Region: region, Name: "app"}, "v1", d.String())
 	require.NoError(t, err)
 	const in = "docker/registry/v2/repositories/app"
 	for want, got := range map[string]string{
@@ -86,7 +86,7 @@ func TestPaths(t *testing.T) {
 	} {
 		assert.Equal(t, want, got)
 	}
-	long, err := owner.Locate(pullthrough.Repo{Account: "123456789012", Region: region, Name: strings.Repeat("a/", 120) + "b"})
+	long, err := owner.Locate(t.Context(), pullthrough.Repo{Account: "123456789012", Region: region, Name: strings.Repeat("a/", 120) + "b"})
 	require.NoError(t, err)
 	assert.Equal(t, layout.Own, long.Tree)
 	assert.Len(t, long.Homes(), 1)
@@ -94,13 +94,13 @@ func TestPaths(t *testing.T) {
 
 func TestBadValuesAreRefused(t *testing.T) {
 	repo := pullthrough.Repo{Account: account, Region: region, Name: "app"}
-	_, err := owner.Locate(repo, "..")
+	_, err := owner.Locate(t.Context(), repo, "..")
 	assert.ErrorIs(t, err, pullthrough.ErrInvalid)
-	_, err = owner.LocateDigest(repo, "v1")
+	_, err = owner.LocateDigest(t.Context(), repo, "v1")
 	assert.ErrorIs(t, err, pullthrough.ErrInvalid)
 	m := &pullthrough.Manifest{Content: []byte("{}"), Tag: digest.FromString("{}").String()}
 	m.Descriptor.Digest = digest.FromString("{}")
-	_, err = owner.LocateManifest(repo, m)
+	_, err = owner.LocateManifest(t.Context(), repo, m)
 	assert.ErrorIs(t, err, pullthrough.ErrInvalid)
 	assert.NoError(t, layout.CheckManifest(m))
 	m.Content = []byte("{ }")
@@ -146,11 +146,11 @@ func TestSidecarsComeBack(t *testing.T) {
 	assert.Equal(t, side, back)
 	_, ok = layout.ParseSidecar(content, digest.FromString("other"))
 	assert.False(t, ok)
-	got, err := layout.Manifest(m.Content, side.Digest, back)
+	got, err := layout.NewManifest(m.Content, side.Digest, back)
 	require.NoError(t, err)
 	assert.Equal(t, "application/x+json", got.Descriptor.MediaType)
 	assert.True(t, m.CheckedAt.Equal(got.CheckedAt))
-	_, err = layout.Manifest(m.Content, side.Digest, layout.Sidecar{})
+	_, err = layout.NewManifest(m.Content, side.Digest, layout.Sidecar{})
 	assert.ErrorIs(t, err, layout.ErrDamaged, "nothing says what it is")
 	side.Origin = strings.Repeat("x", layout.MaxSidecar)
 	_, err = side.Encode()

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"context"
 	"fmt"
 	"path"
 	"strings"
@@ -18,8 +19,12 @@ type Owner struct{ Account, Region string }
 
 // Locate is where repo lives. It checks everything that becomes part of a path,
 // refs as well, each a tag or a digest. The error is a [*pullthrough.Error] that
-// Is [pullthrough.ErrInvalid].
-func (o Owner) Locate(repo pullthrough.Repo, refs ...string) (Repository, error) {
+// Is [pullthrough.ErrInvalid]. A store calls it first, so a call whose context has
+// ended ends here, with the context's error.
+func (o Owner) Locate(ctx context.Context, repo pullthrough.Repo, refs ...string) (Repository, error) {
+	if err := ctx.Err(); err != nil {
+		return Repository{}, err
+	}
 	name, err := o.PathName(repo)
 	for _, ref := range refs {
 		if err == nil {
@@ -34,18 +39,23 @@ func (o Owner) Locate(repo pullthrough.Repo, refs ...string) (Repository, error)
 
 // LocateDigest is Locate for where a reference must be a digest: a tag would be
 // taken for a path of its own.
-func (o Owner) LocateDigest(repo pullthrough.Repo, d digest.Digest) (Repository, error) {
-	if !ocipath.ValidDigest(string(d)) {
-		return Repository{}, invalid(repo, &ocipath.Error{Part: ocipath.Digest, Value: string(d)})
+func (o Owner) LocateDigest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (Repository, error) {
+	at, err := o.Locate(ctx, repo)
+	if err == nil && !ocipath.ValidDigest(string(d)) {
+		err = invalid(repo, &ocipath.Error{Part: ocipath.Digest, Value: string(d)})
 	}
-	return o.Locate(repo)
+	return at, err
 }
 
-// LocateManifest is Locate for a manifest that is to be stored.
-func (o Owner) LocateManifest(repo pullthrough.Repo, m *pullthrough.Manifest) (Repository, error) {
-	at, err := o.LocateDigest(repo, m.Descriptor.Digest)
+// LocateManifest is Locate for a manifest that is to be stored. It also refuses a
+// manifest as [CheckManifest] does.
+func (o Owner) LocateManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) (Repository, error) {
+	at, err := o.LocateDigest(ctx, repo, m.Descriptor.Digest)
 	if err == nil && m.Tag != "" && !ocipath.ValidTag(m.Tag) {
 		err = invalid(repo, &ocipath.Error{Part: ocipath.Tag, Value: m.Tag})
+	}
+	if err == nil {
+		err = CheckManifest(m)
 	}
 	return at, err
 }

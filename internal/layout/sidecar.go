@@ -42,7 +42,7 @@ func SidecarFile(dir string, d digest.Digest) string {
 }
 
 // ParseSidecar reads the sidecar of d. One that cannot be used is as good as none:
-// then it was not us who stored d there.
+// then another program stored d there.
 func ParseSidecar(content []byte, d digest.Digest) (side Sidecar, ok bool) {
 	if json.Unmarshal(content, &side) != nil || side.Digest != d || side.MediaType == "" {
 		return Sidecar{}, false
@@ -59,10 +59,10 @@ func (s Sidecar) Encode() ([]byte, error) {
 	return content, err
 }
 
-// Manifest is the manifest d with this content, which has been checked. side is
+// NewManifest is the manifest d with this content, which has been checked. side is
 // the revision's sidecar; a zero one says that the registry stored the manifest,
 // and its content tells what it is. The error Is [ErrDamaged].
-func Manifest(content []byte, d digest.Digest, side Sidecar) (*pullthrough.Manifest, error) {
+func NewManifest(content []byte, d digest.Digest, side Sidecar) (*pullthrough.Manifest, error) {
 	m := &pullthrough.Manifest{Content: content, CheckedAt: side.CheckedAt, Origin: side.Origin}
 	m.Descriptor = ocispec.Descriptor{MediaType: side.MediaType, Digest: d, Size: int64(len(content))}
 	if side.MediaType != "" {

@@ -364,3 +364,9 @@ func valid(all []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 func known(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
 }
+
+// IsForeign reports whether layers of the type need not be in any registry
+// (image-spec, "Non-Distributable Layers", and Docker's foreign layers).
+func IsForeign(mediaType string) bool {
+	return strings.Contains(mediaType, "nondistributable") || strings.Contains(mediaType, ".foreign.")
+}

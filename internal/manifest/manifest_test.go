@@ -1,6 +1,8 @@
 package manifest_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -52,27 +54,53 @@ func TestTheTypeIsDecidedFromBodyAndContentType(t *testing.T) {
 	}
 }
 
+// document is a file of testdata/manifests, whose folder says what becomes of it.
+type document struct {
+	name    string
+	content []byte
+}
+
+func documents(t testing.TB, folder string) (all []document) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("..", "..", "testdata", "manifests", folder, "*.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		all = append(all, document{filepath.Base(file), content})
+	}
+	return all
+}
+
+// Where the Content-Type says nothing, the document alone decides.
+func TestDocumentsAreAcceptedOrRefused(t *testing.T) {
+	for _, served := range generic {
+		for _, d := range documents(t, "accepted") {
+			_, err := manifest.Inspect(served, d.content)
+			assert.NoError(t, err, "%s served as %q", d.name, served)
+		}
+		for _, d := range documents(t, "refused") {
+			_, err := manifest.Inspect(served, d.content)
+			assert.Error(t, err, "%s served as %q", d.name, served)
+		}
+	}
+}
+
 func TestWhatIsRefused(t *testing.T) {
 	for name, tc := range map[string]struct{ served, body string }{
 		"a login page":                      {"text/html", "<!DOCTYPE html><html>"},
 		"a login page served as a manifest": {ociManifest, "<!DOCTYPE html><html>"},
 		"JSON served as a page":             {"text/html", `{"schemaVersion":2,` + image + `}`},
-		"nothing":                           {ociManifest, ""},
-		"an array":                          {ociManifest, "[]"},
 		"half a document":                   {ociManifest, `{"mediaType":"` + ociManifest + `",`},
-		"a document and a half":             {ociManifest, `{` + image + `}{}`},
 		"deep nesting":                      {ociManifest, `{"config":` + strings.Repeat("[", 100_000)},
 		"body says index, header manifest":  {ociManifest, `{"mediaType":"` + ociIndex + `",` + index + `}`},
 		"shape is index, header manifest":   {ociManifest, `{` + index + `}`},
 		"shape is manifest, header index":   {ociIndex, `{` + image + `}`},
-		"both kinds":                        {"", `{` + image + `,` + index + `}`},
-		"index and config":                  {ociIndex, `{"config":` + descA + `,` + index + `}`},
 		"says index, has layers":            {"", `{"mediaType":"` + ociIndex + `",` + image + `}`},
 		"says image, has manifests":         {"", `{"mediaType":"` + v2 + `",` + index + `}`},
-		"a key twice":                       {ociIndex, `{` + index + `,` + index + `}`},
 		"a key twice, in another case":      {ociManifest, `{` + image + `,"Layers":[]}`},
 		"a known key in another case":       {ociIndex, `{"Manifests":[]}`},
-		"a negative size":                   {ociIndex, `{"manifests":[{"digest":"sha256:` + hexA + `","size":-1}]}`},
 		"nothing says what it is":           {"application/json", `{"hello":"world"}`},
 		"a media type that is none":         {"", `{"mediaType":"text/html",` + image + `}`},
 		"a media type with a line break":    {"", `{"mediaType":"application/a\r\nX: y+json",` + image + `}`},

@@ -8,9 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// Files bounds how many files the readers of all spools open for themselves: a
-// file of its own lets the kernel send it, and descriptors are few. It is safe
-// for concurrent use.
+// Files bounds how many files the readers of all spools open for themselves. The
+// kernel sends a file for a reader that has one of its own, but a process may have
+// few open. It is safe for concurrent use.
 type Files struct {
 	max  int64
 	open atomic.Int64
@@ -36,7 +36,7 @@ func (f *Files) take() bool {
 
 func (f *Files) give() { f.open.Add(-1) }
 
-// file is scratch space that disappears when it is closed or the process ends.
+// file is scratch space. It disappears when it is closed, or when the process ends.
 type file struct {
 	*os.File
 	name string // to be removed on Close; "": removed already

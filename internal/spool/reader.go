@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// piece is how much is sent at a time: between pieces a reader can be handed
-// over, and by them it is seen to move.
+// piece is how much is sent at a time. Between two pieces a reader can be handed
+// over. A reader that ends a piece is seen to move.
 const piece = 600 << 10
 
-// ErrSlow is what a reader gets that was too slow for too long.
+// ErrSlow is what a reader gets that was cut since it was too slow for too long.
 var ErrSlow = errors.New("spool: reader is too slow")
 
-// sendBuffer is what a reader without a file of its own copies through, and
+// sendBuffer is the buffer of a reader without a file of its own. A reader has it
 // only while there is something to copy.
 const sendBuffer = 16 << 10
 
@@ -26,8 +26,8 @@ var sendBuffers = sync.Pool{New: func() any { return new([sendBuffer]byte) }}
 // Reader reads a spool from any offset. It is not safe for concurrent use, but
 // Close may be called while another method blocks.
 //
-// It hides the spool's file on purpose: net/http sends an *os.File that it
-// finds in a body straight from the disk, past the withheld tail.
+// It hides the spool's file on purpose. When net/http finds an *os.File in a body,
+// it sends the file straight from the disk, also the end that is held back.
 type Reader struct {
 	s      *Spool
 	ctx    context.Context
@@ -36,7 +36,7 @@ type Reader struct {
 
 	moved     atomic.Int64           // when a piece was done last, in Unix nanoseconds
 	got       atomic.Int64           // bytes since then
-	at        atomic.Int64           // off, for those who look on
+	at        atomic.Int64           // off, for Readers
 	slow      atomic.Bool            // it has been cut
 	interrupt atomic.Pointer[func()] // ends a write that is under way; nil: none is
 
@@ -46,12 +46,12 @@ type Reader struct {
 	own   *os.File          // one more file on of; nil: none
 	of    Place             // what own reads
 	next  io.ReadSeekCloser // where reading goes on after a hand-over; nil: here
-	stays bool              // there was a hand-over, of which this reader knows
+	stays bool              // this reader has tried a hand-over
 }
 
-// NewReader opens a reader at offset 0 whose reads end when ctx does. The error
-// is why the download failed, [ErrAbandoned] if nobody wanted it. The caller
-// must hold the spool.
+// NewReader opens a reader at offset 0. Its reads end when ctx ends. The error says
+// why the download has failed: [ErrAbandoned] if nobody wanted it. The caller must
+// hold the spool.
 func (s *Spool) NewReader(ctx context.Context) (*Reader, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +160,7 @@ func (r *Reader) await() (look, error) {
 
 // handOver goes on with next, and lets go of the spool.
 func (r *Reader) handOver(next Successor) {
-	r.stays = true // who cannot go on there now does not ask at every read
+	r.stays = true // a reader for which next fails does not ask again at each read
 	body, err := next(r.ctx)
 	if err != nil {
 		return
@@ -182,17 +182,16 @@ func (r *Reader) leave() {
 	r.s.Release()
 }
 
-// Conn is what a reader may do with the connection that it sends to. Both are
-// called at any time while SendTo runs; nil: it cannot be done.
+// Conn is what a reader may do with the connection that it sends to. Both funcs are
+// called at any time while SendTo runs. nil: it cannot be done.
 type Conn struct {
 	Flush     func() // sends what was written so far
-	Interrupt func() // makes a write that is under way, and all later ones, fail
+	Interrupt func() // makes the write that is under way fail, and all later ones
 }
 
-// SendTo copies n bytes to w, as they come, and returns how many it copied.
-// While it waits it holds no buffer, and before that it flushes. If w is an
-// io.ReaderFrom it is handed files, which a network connection has the kernel
-// send.
+// SendTo copies n bytes to w, as they come, and returns how many it copied. Before
+// it waits it flushes, and while it waits it holds no buffer. If w is an
+// io.ReaderFrom it gets files, which a network connection lets the kernel send.
 func (r *Reader) SendTo(w io.Writer, n int64, c Conn) (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -257,7 +256,7 @@ func (r *Reader) sendFile(w io.ReaderFrom, l look, limit int64) (int64, error) {
 	return w.ReadFrom(&io.LimitedReader{R: r.own, N: min(l.n, limit)})
 }
 
-// copySome copies one buffer's worth: who has to wait must not hold the buffer.
+// copySome copies what fits into one buffer: a reader that waits must hold none.
 func copySome(w io.Writer, src io.Reader, limit int64) (int64, error) {
 	buf := sendBuffers.Get().(*[sendBuffer]byte)
 	defer sendBuffers.Put(buf)
@@ -317,16 +316,16 @@ func (r *Reader) fail(err error) error {
 	return err
 }
 
-// Err returns why a Read or SendTo failed, nil if none did. Whoever copies
-// through code that hides errors asks here whether the copy was whole.
+// Err returns why a Read or SendTo has failed, nil if none has. A caller that copies
+// through code that hides errors asks here whether the copy is whole.
 func (r *Reader) Err() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.err
 }
 
-// Seek sets the offset of the next Read. Seeking to the end needs a known
-// size; it does not wait for one.
+// Seek sets the offset of the next Read. It does not wait: where the size is not
+// known yet, a seek from the end fails.
 func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

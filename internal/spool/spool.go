@@ -1,12 +1,22 @@
 // Package spool holds one download for any number of readers.
 //
-// One writer appends; every reader follows at its own pace from any offset and
-// blocks until the bytes it wants are there. Content that stays small is kept
-// in memory, larger content in a file: the place that the owner gives, or one
-// without a name, so that a crash leaves nothing behind. When that place fails
-// the rest goes to a second one. The tail of the content is withheld until the
-// writer says that the whole of it was right: no reader can complete content
-// that was not verified.
+// One writer appends. Every reader follows at its own pace, from any offset, and
+// blocks until the bytes that it wants are there. Small content is kept in memory.
+// Larger content is kept in a file: in the place that the owner gives, or in a file
+// without a name, so that a crash leaves nothing behind. When that place fails, the
+// rest goes to a second one.
+//
+// The last bytes are held back until the writer says that all of them are right. So
+// no reader can complete content that was not verified, step by step:
+//
+//  1. The writer appends. A reader sees what is there, but nothing of the last
+//     [Withheld] bytes of the size. Where the size is not known, it sees nothing of
+//     the last Withheld bytes of what is there, since these may be the last.
+//  2. A reader that has read so far waits on the channel that the next news closes.
+//  3. The writer has written and checked all. It calls Finish, and the same step that
+//     sets finished wakes the readers. Now they see the rest, and then io.EOF.
+//  4. Or the check has failed, and the writer calls Fail. The readers wake and get
+//     the error, also those that could still read: io.EOF comes after Finish only.
 package spool
 
 import (
@@ -26,9 +36,9 @@ const (
 	// Finish.
 	Withheld = 64 << 10
 
-	// Readers that wait are woken for the first bytes, then once per wakeBytes:
-	// waking thousands of readers for every read of a fast upstream costs more
-	// than the download. wakeAfter bounds how long a slow upstream's bytes wait.
+	// Readers that wait are woken for the first bytes, and then once per wakeBytes.
+	// Waking thousands of readers for every read of a fast upstream would cost more
+	// than the download. wakeAfter bounds how long the bytes of a slow upstream wait.
 	wakeBytes = 1 << 20
 	wakeAfter = 5 * time.Millisecond
 )
@@ -39,13 +49,13 @@ var (
 	errClosed    = errors.New("spool: reader is closed")
 )
 
-// Place is where content goes that is too large for memory: it is written by
-// one goroutine, in order, and read by others.
+// Place is where content goes that is too large for memory. One goroutine writes
+// it, in order, while others read it.
 type Place interface {
 	io.WriterAt
 	io.ReaderAt
 	// Open returns a file of its own with the same content, at offset 0, for
-	// reading; an error costs speed only.
+	// reading. Where it fails, readers use ReadAt, which is slower.
 	Open() (*os.File, error)
 }
 
@@ -55,10 +65,10 @@ type Options struct {
 	Size int64
 	// Dir is for files of the spool's own; "": [os.TempDir].
 	Dir string
-	// Place is where the content goes, whatever its size; its owner ends it, not
-	// the spool. nil: memory or a file of the spool's own.
+	// Place is where the content goes, whatever its size. The spool does not close
+	// it. nil: memory, or a file of the spool's own.
 	Place Place
-	// Files bounds the files that readers open for themselves. nil: they open none.
+	// Files counts the files that readers open for themselves. nil: they open none.
 	Files *Files
 	// PlaceFailed is called when the Place failed and the rest goes to a file of the
 	// spool's own. nil: nobody is told.
@@ -106,8 +116,8 @@ func New(o Options) *Spool {
 	return s
 }
 
-// Write appends p. It fails when the second place fails too, never because of
-// a reader. Only one goroutine may call it, and none after Finish or Fail.
+// Write appends p. It fails when both places have failed, never because of a
+// reader. Only one goroutine may call it, and none after Finish or Fail.
 func (s *Spool) Write(p []byte) (int, error) {
 	seg, err := s.place(len(p))
 	if err != nil {
@@ -128,14 +138,14 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// writeFile writes p at the end. Readers do not look beyond s.written, which
-// only we change, so a file needs no lock.
+// writeFile writes p at the end. It needs no lock: readers do not look beyond
+// s.written, and only the writer changes that, after the bytes are in the file.
 func (s *Spool) writeFile(seg *segment, p []byte) error {
 	err := writeAt(seg, p, s.written-seg.start)
 	if err == nil || s.count() > 1 {
 		return err
 	}
-	// The first disk is full or broken: what is there stays readable, the rest
+	// The first disk is full or broken. What is there stays readable, and the rest
 	// goes elsewhere.
 	second, secondErr := s.addFile(s.written)
 	if secondErr != nil {
@@ -252,7 +262,8 @@ func (s *Spool) readableLocked() int64 {
 	return max(0, min(s.written, max(s.size, s.written)-Withheld))
 }
 
-// Finish says that everything written is the whole, verified content.
+// Finish says that what was written is the whole content and that it is right. From
+// here on readers see its end.
 func (s *Spool) Finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,11 +271,15 @@ func (s *Spool) Finish() {
 	s.wakeLocked()
 }
 
-// Fail ends the download: readers get err at once, whatever is readable.
+// Fail ends the download: readers get err at once, whatever they could still read.
+// A spool that was abandoned stays so: a client that is told so tries again, and
+// no other error says that.
 func (s *Spool) Fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err = err
+	if s.err == nil {
+		s.err = err
+	}
 	s.wakeLocked()
 }
 
@@ -272,17 +287,17 @@ func (s *Spool) Fail(err error) {
 // ctx ends.
 type Successor func(ctx context.Context) (io.ReadSeekCloser, error)
 
-// HandOver lets the readers of a finished spool go on with next, each when it
-// reads again, so that the spool's own space is free before a slow reader is
-// done. A reader whose next fails stays.
+// HandOver lets the readers of a finished spool go on with next, so that the
+// spool's own space is free before a slow reader is done. Each reader calls next
+// when it reads again. A reader for which next fails stays here.
 func (s *Spool) HandOver(next Successor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.next = next
 }
 
-// CutSlow ends the readers that have not got a piece (600 KiB) further for so
-// long, though there was one: their space is wanted.
+// CutSlow ends the readers of a finished spool that have not got 600 KiB further
+// for so long. It is called when their space is wanted.
 func (s *Spool) CutSlow(long time.Duration) {
 	s.mu.Lock()
 	var slow []*Reader
@@ -297,8 +312,8 @@ func (s *Spool) CutSlow(long time.Duration) {
 	}
 }
 
-// Abandon fails the spool with [ErrAbandoned] if nobody but its owner holds it,
-// in one step: after true, NewReader opens none any more.
+// Abandon fails the spool with [ErrAbandoned] if nobody but its owner holds it. It
+// looks and fails in one step, so after true nobody opens a reader any more.
 func (s *Spool) Abandon() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -307,6 +322,14 @@ func (s *Spool) Abandon() bool {
 	}
 	s.err = ErrAbandoned
 	return true
+}
+
+// Abandoned reports whether Abandon has succeeded. A spool that its caller held
+// before that is never abandoned.
+func (s *Spool) Abandoned() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Is(s.err, ErrAbandoned)
 }
 
 // Held reports whether anyone but the owner holds the spool.
@@ -330,8 +353,8 @@ func (s *Spool) Written() int64 {
 	return s.written
 }
 
-// Wait blocks until more than seen bytes are written, or the download has
-// ended. It is woken as readers are, now and then.
+// Wait blocks until more than seen bytes are written, or the download has ended.
+// It wakes as often as readers do, not for each write.
 func (s *Spool) Wait(ctx context.Context, seen int64) (written int64, ended bool, err error) {
 	for {
 		s.mu.Lock()
@@ -348,13 +371,13 @@ func (s *Spool) Wait(ctx context.Context, seen int64) (written int64, ended bool
 	}
 }
 
-// Retain holds the spool for somebody who is about to open a reader. It must
-// be called by somebody who holds it already.
+// Retain holds the spool for a client that is about to open a reader. Its caller
+// must hold the spool already, or make sure that another one does meanwhile.
 func (s *Spool) Retain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refs <= 0 {
-		panic("spool: retained after its end") // its readers would wait for ever
+		panic("spool: retained after its end") // a reader would read what is not there
 	}
 	s.refs++
 }
@@ -381,8 +404,8 @@ func (s *Spool) Release() {
 	}
 }
 
-// look is what a reader sees at off: how much there is to read and where, or a
-// channel to wait on, io.EOF at the end of finished content, or a failure.
+// look is what a reader sees at an offset: how much there is to read and where, or
+// a channel to wait on.
 type look struct {
 	n    int64
 	mem  []byte   // n bytes, or
@@ -391,6 +414,8 @@ type look struct {
 	next Successor
 }
 
+// look fails with io.EOF at the end of finished content, and with what the spool
+// failed with.
 func (s *Spool) look(off int64) (look, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -195,10 +195,19 @@ func TestASpoolWithoutReadersCanBeAbandoned(t *testing.T) {
 	assert.True(t, s.Held())
 	s.Release()
 	assert.False(t, s.Held())
+	assert.False(t, s.Abandoned())
 	require.True(t, s.Abandon())
+	s.Fail(errors.New("nobody reads this download any more"))
+	assert.True(t, s.Abandoned(), "and it stays so")
 	_, err := s.NewReader(t.Context())
 	assert.ErrorIs(t, err, spool.ErrAbandoned)
 	s.Release()
+}
+
+func TestAProcessMayHaveSomeFilesOpen(t *testing.T) {
+	limit := spool.OpenFileLimit()
+	assert.GreaterOrEqual(t, limit, int64(64))
+	assert.LessOrEqual(t, limit, int64(1<<20))
 }
 
 func TestNothingIsLeftOnDisk(t *testing.T) {

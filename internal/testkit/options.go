@@ -73,3 +73,12 @@ func Port(u *pullthroughtest.Upstream) string { return u.Host()[len("127.0.0.1:"
 
 // Blobs matches upstream's answers to GET of blobs of the repository a.
 const Blobs = "GET /v2/a/blobs/*"
+
+// WithCredential gives every rule c.
+func WithCredential(c pullthrough.Credential) func(*pullthrough.Proxy) {
+	return func(p *pullthrough.Proxy) {
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			return c, nil
+		}
+	}
+}

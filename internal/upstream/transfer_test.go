@@ -1,151 +1,175 @@
 package upstream_test
 
 import (
-	"fmt"
+	"context"
+	"errors"
 	"io"
-	"math/big"
-	"regexp"
-	"strings"
-	"sync"
+	"net/http"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough"
-	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
-	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestABlobThatIsCutGoesOnWhereItWasCut(t *testing.T) {
-	const size = 4<<20 + 3
-	for name, fault := range map[string]pullthroughtest.Fault{
-		"closed": {CutAfter: new(int64(1 << 20))},
-		"reset":  {CutAfter: new(int64(1 << 20)), Reset: true},
+const (
+	blobs = "GET /v2/a/blobs/*"
+	size  = 1 << 20
+)
+
+// layer pushes one layer of the given size.
+func (w *world) layer(size int64) *pullthroughtest.Blob {
+	return w.push(pullthroughtest.ImageOptions{LayerSize: size}).Layers[0]
+}
+
+// ranges are the Range headers of the requests for blobs.
+func rangesOf(up *pullthroughtest.Upstream) []string {
+	var all []string
+	for _, r := range up.Requests() {
+		all = append(all, r.Range)
+	}
+	return all
+}
+
+func TestATransferGoesOnWhereItBroke(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{})
+	layer := w.layer(size)
+	w.up.Fault(pullthroughtest.Fault{Match: blobs, Times: 2, CutAfter: new(int64(size / 4))})
+	x, err := w.Transfer(t.Context(), w.target, layer.Digest)
+	require.NoError(t, err)
+	defer x.Close()
+	assert.EqualValues(t, size, x.Total())
+	body, err := io.ReadAll(x)
+	require.NoError(t, err)
+	assert.Equal(t, layer.Digest, layer.Digest.Algorithm().FromBytes(body))
+	assert.Equal(t, []string{"", "bytes=262144-", "bytes=524288-"}, rangesOf(w.up))
+}
+
+func TestATransferAsksTheRegistryAgainAndNotWhereItWasRedirectedTo(t *testing.T) {
+	storage := pullthroughtest.New(t, pullthroughtest.Config{})
+	w := newWorld(t, pullthroughtest.Config{})
+	img := w.push(pullthroughtest.ImageOptions{LayerSize: size})
+	storage.Push("a", "1", img)
+	w.up.Fault(pullthroughtest.Fault{Match: blobs + " 20*", Redirect: storage.URL() + "{path}"})
+	storage.Fault(pullthroughtest.Fault{Times: 1, CutAfter: new(int64(100))})
+	x, err := w.Transfer(t.Context(), w.target, img.Layers[0].Digest)
+	require.NoError(t, err)
+	defer x.Close()
+	n, err := io.Copy(io.Discard, x)
+	require.NoError(t, err)
+	assert.EqualValues(t, size, n)
+	assert.Equal(t, 2, w.up.Count(blobs+" 307"))
+	assert.Equal(t, []string{"", "bytes=100-"}, rangesOf(storage))
+}
+
+func TestAnInterruptedTransferGoesOn(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{})
+	layer := w.layer(size)
+	w.up.Fault(pullthroughtest.Fault{Match: blobs, Times: 1, Stall: make(chan struct{}), StallAfter: new(int64(1000))})
+	x, err := w.Transfer(t.Context(), w.target, layer.Digest)
+	require.NoError(t, err)
+	defer x.Close()
+	_, err = io.CopyN(io.Discard, x, 1000)
+	require.NoError(t, err)
+	x.Interrupt(errors.New("it stalls"))
+	n, err := io.Copy(io.Discard, x)
+	require.NoError(t, err)
+	assert.EqualValues(t, size-1000, n)
+	assert.Equal(t, []string{"", "bytes=1000-"}, rangesOf(w.up))
+}
+
+// The cause is no error of the network's: it is shown, found, and worth a resume,
+// whatever it is.
+func TestTheCauseOfAnInterruptionShows(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{})
+	layer := w.layer(size)
+	w.up.Fault(pullthroughtest.Fault{Match: blobs + " 200", CutAfter: new(int64(1000))})
+	w.up.Fault(pullthroughtest.Fault{Match: blobs + " 206", Stall: make(chan struct{})})
+	stalled := errors.New("it stalls")
+	x, err := w.Transfer(t.Context(), w.target, layer.Digest)
+	require.NoError(t, err)
+	defer x.Close()
+	done := make(chan error, 1)
+	go func() { _, err := io.Copy(io.Discard, x); done <- err }()
+	for try := 1; try <= 4; try++ {
+		require.NoError(t, w.up.Wait(t.Context(), blobs, 1+try))
+		x.Interrupt(stalled)
+	}
+	err = <-done
+	assert.ErrorIs(t, err, stalled)
+	assert.ErrorIs(t, err, upstream.ErrUnavailable)
+	assert.ErrorContains(t, err, "after 1000 bytes: ")
+	assert.ErrorContains(t, err, "it stalls")
+	assert.Equal(t, 5, w.up.Count(blobs))
+}
+
+func TestTheCauseOfTheContextIsHandedOnUnchanged(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{})
+	layer := w.layer(size)
+	w.up.Fault(pullthroughtest.Fault{Match: blobs, Stall: make(chan struct{}), StallAfter: new(int64(1000))})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	x, err := w.Transfer(ctx, w.target, layer.Digest)
+	require.NoError(t, err)
+	defer x.Close()
+	_, err = io.CopyN(io.Discard, x, 1000)
+	require.NoError(t, err)
+	gone := errors.New("nobody reads any more")
+	cancel(gone)
+	_, err = io.Copy(io.Discard, x)
+	assert.True(t, err == gone, "%v", err)
+	assert.Equal(t, 1, w.up.Count(blobs))
+}
+
+func TestWhatIsNeverSpliced(t *testing.T) {
+	for name, answer := range map[string]pullthroughtest.Fault{
+		"a part that begins elsewhere":    {Header: http.Header{"Content-Range": {"bytes 990-1048575/1048576"}}},
+		"a part of another length":        {Header: http.Header{"Content-Range": {"bytes 1000-1048576/1048577"}}},
+		"a part without a Content-Range":  {Header: http.Header{"Content-Range": nil}},
+		"another object, from the start":  {Status: 200, Body: make([]byte, size+1), Header: http.Header{"Content-Range": nil}},
+		"nothing, since it was forbidden": {Status: 403},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-			layer := w.Layer(size)
-			fault.Match, fault.Times = testkit.Blobs+" 20*", 3
-			w.Up.Fault(fault)
-			var wg sync.WaitGroup
-			for range 8 {
-				wg.Go(func() {
-					b, err := w.Open(t.Context(), layer.Digest)
-					if assert.NoError(t, err) {
-						testkit.AssertBody(t, layer.Digest, b)
-					}
-				})
-			}
-			wg.Wait()
-			w.Settled(t)
-			var ranges []string
-			var sent int64
-			for _, r := range w.Up.Requests() {
-				if strings.Contains(r.Path, "/blobs/") && r.Status/100 == 2 {
-					ranges = append(ranges, r.Range)
-					sent += r.Bytes
-				}
-			}
-			require.Len(t, ranges, 4)
-			if name == "closed" { // a reset takes back what is on its way
-				assert.Equal(t, []string{"", "bytes=1048576-", "bytes=2097152-", "bytes=3145728-"}, ranges)
-				assert.EqualValues(t, size, sent, "no byte is fetched twice")
-			}
-			assert.Equal(t, 1, w.Up.Count("* 401"))
-			assert.Equal(t, 1, w.Up.Count("GET /token*"))
+			w := newWorld(t, pullthroughtest.Config{})
+			layer := w.layer(size)
+			w.up.Fault(pullthroughtest.Fault{Match: blobs, Times: 1, CutAfter: new(int64(1000))})
+			answer.Match = blobs
+			w.up.Fault(answer)
+			x, err := w.Transfer(t.Context(), w.target, layer.Digest)
+			require.NoError(t, err)
+			defer x.Close()
+			n, err := io.Copy(io.Discard, x)
+			assert.ErrorIs(t, err, upstream.ErrUnavailable)
+			assert.NotErrorIs(t, err, upstream.ErrDenied, "of the rest, not of the blob")
+			assert.EqualValues(t, 1000, n)
+			assert.Equal(t, 2, w.up.Count(blobs))
 		})
 	}
 }
 
-func TestABlobThatStallsIsAskedForAgain(t *testing.T) {
-	up, enter := testkit.Piped(t, pullthroughtest.Config{})
-	synctest.Test(t, func(t *testing.T) {
-		w := enter(t)
-		layer := w.Layer(4 << 20)
-		up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Times: 1, Stall: make(chan struct{}), StallAfter: new(int64(2 << 20))})
-		start := time.Now()
-		w.PullBlob(t, "a", layer.Digest)
-		w.Settled(t)
-		assert.InDelta(t, 30*time.Second, time.Since(start), float64(2*time.Second))
-		assert.Equal(t, 1, up.Count(testkit.Blobs+" 206"))
-	})
+func TestARefusedRangeIsAskedForWhole(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{})
+	layer := w.layer(size)
+	w.up.Fault(pullthroughtest.Fault{Match: blobs, Times: 1, CutAfter: new(int64(1000))})
+	w.up.Fault(pullthroughtest.Fault{Match: blobs + " 206", Status: 416})
+	x, err := w.Transfer(t.Context(), w.target, layer.Digest)
+	require.NoError(t, err)
+	defer x.Close()
+	body, err := io.ReadAll(x)
+	require.NoError(t, err)
+	assert.Equal(t, layer.Digest, layer.Digest.Algorithm().FromBytes(body))
+	assert.Equal(t, []string{"", "bytes=1000-", ""}, rangesOf(w.up))
 }
 
-func TestABlobThatNeverGoesOnFails(t *testing.T) {
-	up, enter := testkit.Piped(t, pullthroughtest.Config{})
-	synctest.Test(t, func(t *testing.T) {
-		w := enter(t)
-		layer := w.Layer(4 << 20)
-		up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 200", Times: 1, Stall: make(chan struct{}), StallAfter: new(int64(2 << 20))})
-		up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Stall: make(chan struct{}), StallAfter: new(int64(0))})
-		start := time.Now()
-		b, err := w.Open(t.Context(), layer.Digest)
-		require.NoError(t, err)
-		_, err = io.Copy(io.Discard, b.Body)
-		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-		require.NoError(t, b.Body.Close())
-		w.Settled(t)
-		assert.Less(t, time.Since(start), 4*time.Minute)
-	})
-}
-
-func TestATrickleIsNoDownload(t *testing.T) {
-	up, enter := testkit.Piped(t, pullthroughtest.Config{})
-	synctest.Test(t, func(t *testing.T) {
-		w := enter(t)
-		layer := w.Layer(4 << 20)
-		up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Rate: 100})
-		start := time.Now()
-		b, err := w.Open(t.Context(), layer.Digest)
-		require.NoError(t, err)
-		_, err = io.Copy(io.Discard, b.Body)
-		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-		require.NoError(t, b.Body.Close())
-		w.Settled(t)
-		assert.LessOrEqual(t, time.Since(start), 2*time.Minute+time.Second)
-		assert.Equal(t, 1, up.Count(testkit.Blobs))
-	})
-}
-
-func TestAnUpstreamThatSaysNothingIsGivenUp(t *testing.T) {
-	up, enter := testkit.Piped(t, pullthroughtest.Config{})
-	synctest.Test(t, func(t *testing.T) {
-		w := enter(t)
-		w.Layer(100)
-		up.Fault(pullthroughtest.Fault{Stall: make(chan struct{})})
-		start := time.Now()
-		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
-		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-		assert.Equal(t, 30*time.Second, time.Since(start))
-	})
-}
-
-// FuzzContentRange compares with a reading by regular expression and big numbers.
-func FuzzContentRange(f *testing.F) {
-	for _, seed := range []string{"bytes 0-0/1", "bytes 5-9/10", "bytes 9-5/10", "bytes */10", "bytes 0-9/*", "bytes 0-9223372036854775808/9223372036854775809", "bytes +0-1/2"} {
-		f.Add(seed)
-	}
-	form := regexp.MustCompile(`^bytes ([0-9]+)-([0-9]+)/([0-9]+)$`)
-	f.Fuzz(func(t *testing.T, v string) {
-		first, last, total, ok := contentrange.Parse(v)
-		m := form.FindStringSubmatch(v)
-		if m == nil {
-			assert.False(t, ok)
-			return
-		}
-		var n [3]*big.Int
-		fits := true
-		for i := range n {
-			n[i], _ = new(big.Int).SetString(m[i+1], 10)
-			fits = fits && n[i].IsInt64()
-		}
-		assert.Equal(t, fits && n[0].Cmp(n[1]) <= 0 && n[1].Cmp(n[2]) < 0, ok)
-		if ok {
-			assert.Equal(t, []string{n[0].String(), n[1].String(), n[2].String()}, []string{fmt.Sprint(first), fmt.Sprint(last), fmt.Sprint(total)})
-		}
-	})
+func TestTheSizeOfABlob(t *testing.T) {
+	w := newWorld(t, pullthroughtest.Config{})
+	layer := w.layer(size)
+	n, err := w.BlobSize(t.Context(), w.target, layer.Digest)
+	require.NoError(t, err)
+	assert.EqualValues(t, size, n)
+	assert.Equal(t, []string{"bytes=0-0"}, rangesOf(w.up))
+	_, err = w.BlobSize(t.Context(), w.target, layer.Digest.Algorithm().FromString("x"))
+	assert.ErrorIs(t, err, upstream.ErrNotFound)
 }

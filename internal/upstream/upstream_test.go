@@ -32,6 +32,7 @@ func TestUpstreamDocument(t *testing.T) {
 		{Title: "Realms and redirects", Rows: realmBehaviours},
 	})
 	testkit.CheckUpstream(t, []testkit.Section[row]{
+		{Title: "Registries and their quirks", Rows: quirks},
 		{Title: "Hostile upstreams", Rows: hostileUpstreams},
 		{Title: "Tenants", Rows: tenants},
 	})

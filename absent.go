@@ -1,0 +1,121 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+)
+
+const (
+	maxMissing  = 4096
+	maxHeard    = 16384
+	maxSearched = 1024
+	// maxSearchedTags is how many tags of a repository are looked at for children.
+	maxSearchedTags = 1000
+)
+
+// memory is what the proxy has heard of objects that need not be stored here: which
+// manifests upstream does not have, which ones an index refers to, and how long
+// blobs are. All of it is bounded, and all of it may be forgotten.
+type memory struct {
+	store *guardedStore
+	now   func() time.Time
+
+	missing  *lru.Cache[objectKey, time.Time] // manifests that upstream does not have, and since when
+	children *lru.Cache[objectKey, struct{}]  // manifests that an index was seen to refer to
+	sizes    *lru.Cache[objectKey, int64]     // of blobs, as manifests or upstream told them
+	searched *lru.Cache[objectKey, time.Time] // repositories whose stored tags were looked at for children, and when
+}
+
+func newMemory(s *guardedStore, now func() time.Time) *memory {
+	return &memory{
+		store: s, now: now,
+		missing:  lru.New[objectKey, time.Time](maxMissing),
+		children: lru.New[objectKey, struct{}](maxHeard),
+		sizes:    lru.New[objectKey, int64](maxHeard),
+		searched: lru.New[objectKey, time.Time](maxSearched),
+	}
+}
+
+// refuse returns an error for a manifest that upstream need not be asked for: it was
+// missing a moment ago, or the Policy wants a tag first.
+func (m *memory) refuse(ctx context.Context, rt *route, ref string) error {
+	key := rt.key(ref)
+	if since, ok := m.missing.Get(key); ok && !expired(rt.policy.NotFoundTTL, defaultNotFoundTTL, since, m.now()) {
+		e := rt.error(ErrNotFound, errors.New("it was not there a moment ago"))
+		e.Status = http.StatusNotFound
+		return e
+	}
+	if rt.policy.DigestAfterTag && ocipath.IsDigest(ref) {
+		if _, ok := m.children.Get(key); !ok && !m.searchChild(ctx, rt, ref) {
+			return rt.error(ErrNotFound, errors.New("Policy.DigestAfterTag: no tag of the repository was pulled that leads to this digest"))
+		}
+	}
+	return nil
+}
+
+// searchChild reports whether an index that a stored tag of the repository names
+// refers to the digest, where the Store lists tags. It is for the time after a
+// restart, and looks at the tags of a repository every 10 s at most.
+func (m *memory) searchChild(ctx context.Context, rt *route, ref string) bool {
+	repo := rt.key("")
+	if at, _ := m.searched.Get(repo); m.now().Sub(at).Abs() < defaultNotFoundTTL {
+		return false
+	}
+	tags, err := m.store.tags(ctx, rt.repo)
+	if err != nil {
+		return false
+	}
+	for _, tag := range tags[:min(len(tags), maxSearchedTags)] {
+		if have := m.store.findManifest(ctx, rt.repo, tag); have != nil {
+			if info, err := manifest.Inspect(have.Descriptor.MediaType, have.Content); err == nil {
+				m.learn(rt, info)
+			}
+		}
+	}
+	m.searched.Put(repo, m.now())
+	_, ok := m.children.Get(rt.key(ref))
+	return ok
+}
+
+// learn keeps what a manifest tells of what it refers to. The sizes are for
+// upstreams that do not say how long a blob is.
+func (m *memory) learn(rt *route, info manifest.Info) {
+	for _, d := range info.Manifests {
+		m.children.Put(rt.key(d.Digest.String()), struct{}{})
+	}
+	for _, d := range info.Blobs {
+		if !manifest.IsForeign(d.MediaType) {
+			m.sizes.Put(rt.key(d.Digest.String()), d.Size)
+		}
+	}
+}
+
+// noteMissing remembers that upstream does not have ref, if that is what err says.
+func (m *memory) noteMissing(rt *route, ref string, err error) {
+	e, ok := errors.AsType[*Error](err)
+	if ok && e.Kind == ErrNotFound && e.Status == http.StatusNotFound && rt.policy.NotFoundTTL >= 0 {
+		m.missing.Put(rt.key(ref), m.now())
+	}
+}
+
+// size is what is known of the length of a blob.
+func (m *memory) size(rt *route, d digest.Digest) (int64, bool) {
+	return m.sizes.Get(rt.key(d.String()))
+}
+
+func (m *memory) noteSize(rt *route, d digest.Digest, size int64) {
+	m.sizes.Put(rt.key(d.String()), size)
+}
+
+// forgetSize forgets what was told. Perhaps that was a lie.
+func (m *memory) forgetSize(rt *route, d digest.Digest) {
+	m.sizes.RemoveIf(rt.key(d.String()), func(int64) bool { return true })
+}

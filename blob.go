@@ -1,0 +1,282 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/fill"
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
+	"github.com/ecr-pullthrough/pullthrough/internal/serve"
+)
+
+// maxLosses bounds how often a blob that the Store loses is looked for again.
+const maxLosses = 3
+
+// blobs finds blobs: in the Store, or upstream. What comes from upstream is a fill,
+// which any number of clients read.
+type blobs struct {
+	*core
+	memory *memory
+	fills  *fill.Group[objectKey]
+	heads  flight.Group[objectKey, int64]
+}
+
+func newBlobs(c *core, o fill.Options) *blobs {
+	bl := &blobs{core: c, memory: c.registries.memory, fills: fill.New[objectKey](o)}
+	bl.heads.Join(o.Flights, "size of")
+	return bl
+}
+
+// pull answers HEAD and GET of a blob.
+func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
+	d, err := bl.admitDigest(ctx, r)
+	if err != nil {
+		return nil, outcome{}, err
+	}
+	b, storeErr := bl.store.blob(ctx, r.Repo, d)
+	if b != nil {
+		return b, outcome{}, nil
+	}
+	rt, out, err := bl.enter(ctx, r, storeErr)
+	switch {
+	case err != nil:
+		return nil, out, err
+	case out.repository == absent && rt.wantsManifestFirst():
+		return nil, out, &Error{Kind: ErrNotFound} // blobs come after their manifest
+	case r.Head:
+		b, err = bl.head(ctx, rt, d)
+	default:
+		b, err = bl.get(ctx, rt, d)
+	}
+	out.repository = unknown // upstream was asked for the blob, and its answer counts
+	return b, out, err
+}
+
+// head answers an existence check without a download.
+func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
+	if _, err := bl.registries.target(rt, d.String()); err != nil {
+		return nil, err // the size may be known, but the blob could not be pulled
+	}
+	size, known := bl.size(rt, d)
+	if !known {
+		var err error
+		size, _, err = bl.heads.Do(ctx, rt.key(d.String()), func(call *flight.Call[objectKey, int64]) (int64, error) {
+			return bl.askSize(call.Context(), rt, d)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	b := NewBlob(d, nil)
+	b.Descriptor.Size = size
+	b.Source = SourceFill
+	return b, nil
+}
+
+// askSize runs in the flight. The flight before may have ended since we looked.
+func (bl *blobs) askSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
+	if size, known := bl.size(rt, d); known {
+		return size, nil
+	}
+	size, err := bl.registries.blobSize(ctx, rt, d)
+	if err == nil {
+		bl.memory.noteSize(rt, d, size)
+	}
+	return size, err
+}
+
+// size is the size of a blob that is on its way, or that a manifest of the
+// repository told.
+func (bl *blobs) size(rt *route, d digest.Digest) (int64, bool) {
+	if size, ok := bl.fills.Size(rt.key(d.String())); ok {
+		return size, true
+	}
+	return bl.memory.size(rt, d)
+}
+
+// get opens a reader on the fill of d, and starts one if none runs. A blob that the
+// Store has got since we looked is the Store's, unless it is gone again by now.
+func (bl *blobs) get(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
+	for range maxLosses {
+		a, err := bl.fills.Open(ctx, rt.key(d.String()), func() fill.Job { return bl.job(rt, d, false) })
+		if err == nil {
+			return filling(a, d), nil
+		}
+		if !errors.Is(err, fill.ErrStored) {
+			return nil, err
+		}
+		if b, err := bl.store.blob(ctx, rt.repo, d); b != nil || err != nil {
+			return b, err
+		}
+	}
+	return nil, rt.error(ErrUnavailable, errors.New("the Store loses the blob again and again before it can be read"))
+}
+
+// filling is a fill as the answer to a client.
+func filling(a fill.Answer, d digest.Digest) *Blob {
+	b := &Blob{Body: a.Body, Source: SourceFill}
+	b.Descriptor = ocispec.Descriptor{MediaType: serve.MediaTypeBlob, Digest: d, Size: a.Size}
+	if a.Shared {
+		b.Source = SourceShared
+	}
+	return b
+}
+
+// part joins the fill of d for an import. The caller releases it.
+func (bl *blobs) part(ctx context.Context, rt *route, d digest.Digest) (*fill.Fill, error) {
+	f, _, err := bl.fills.Join(ctx, rt.key(d.String()), func() fill.Job { return bl.job(rt, d, true) })
+	return f, err
+}
+
+// isStored reports whether the Store has the blob.
+func (bl *blobs) isStored(ctx context.Context, rt *route, d digest.Digest) bool {
+	return bl.store.hasBlob(ctx, rt.repo, d)
+}
+
+// downloads is what is on its way.
+func (bl *blobs) downloads() []Download {
+	all := []Download{}
+	for _, s := range bl.fills.All() {
+		d := s.Owner.(Download)
+		d.Began, d.Size, d.Written, d.Readers = s.Began, s.Size, s.Written, s.Readers
+		all = append(all, d)
+	}
+	return all
+}
+
+// job is how a blob comes from the route's upstream into the Store. part says that
+// an import wants it, no client.
+func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
+	event := bl.fetchEvent(EventBlob, part)
+	j := fill.Job{
+		Digest: d,
+		Owner:  Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
+		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
+		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(event.Attach(ctx), rt, d) },
+		Size: func() int64 {
+			if size, ok := bl.memory.size(rt, d); ok {
+				return size
+			}
+			return -1
+		},
+		Place:       func(ctx context.Context) fill.Place { return bl.place(ctx, rt, d) },
+		PlaceFailed: func(ctx context.Context, err error) { bl.storeFailed(ctx, rt.repo, d.String(), err) },
+		Explain: func(err error) error {
+			return outcome{}.words(context.Background(), rt.repo, d.String(), fromFill(rt, err))
+		},
+		Put: func(ctx context.Context, f *fill.Fill) error { return bl.put(ctx, rt, f) },
+		Ended: func(ctx context.Context, r fill.Result) {
+			bl.learn(rt, d, r)
+			desc := ocispec.Descriptor{Digest: d, Size: r.Size}
+			bl.tellFetch(ctx, event, rt, d.String(), desc, SourceFill, r.Err)
+		},
+	}
+	rt.limit(&j)
+	return j
+}
+
+// learn draws conclusions from the end of a fill.
+func (bl *blobs) learn(rt *route, d digest.Digest, r fill.Result) {
+	switch {
+	case r.Err == nil:
+		return
+	case errors.Is(r.Err, ErrNotFound), errors.Is(r.Err, ErrDenied), errors.Is(r.Err, ErrDigest):
+		bl.memory.forgetSize(rt, d) // a HEAD must not go on to say that it is there, or that long
+	}
+	if r.Spooled && !errors.Is(r.Err, fill.ErrDeserted) {
+		bl.log.Warn("download failed", "repository", rt.repo.Name, "digest", d.String(), "err", r.Err)
+	}
+}
+
+var fillKinds = map[error]error{
+	fill.ErrBusy:     errBusy,
+	fill.ErrDigest:   ErrDigest,
+	fill.ErrTooLarge: ErrTooLarge,
+	fill.ErrBroken:   ErrUnavailable,
+	fill.ErrSpool:    ErrUnavailable,
+}
+
+// fromFill puts an error of a fill into our words: its own, or one that the
+// registry client gave it.
+func fromFill(rt *route, err error) error {
+	e, ok := errors.AsType[*fill.Error](err)
+	if !ok {
+		return fromClient(err)
+	}
+	own := &Error{Kind: fillKinds[e.Kind], RetryAfter: e.RetryAfter, Err: e.Err}
+	if e.Kind != fill.ErrBusy && e.Kind != fill.ErrSpool {
+		own.Host = rt.base.Host
+	}
+	return own
+}
+
+// put hands the verified blob to the Store. The clients have all that they need by
+// now: what goes wrong here is an event. The context is no client's: only a Shutdown
+// that runs out of time ends it.
+func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
+	place, _ := f.Place().(*stagePlace)
+	if err := bl.router.unchanged(ctx, rt); err != nil {
+		place.Abort()
+		bl.log.Warn("blob is served and not stored", "repository", rt.repo.Name, "digest", f.Digest().String(), "err", err)
+		return err
+	}
+	err := bl.commit(ctx, rt, f, place)
+	if err != nil {
+		bl.storeFailed(ctx, rt.repo, f.Digest().String(), err)
+		return err
+	}
+	if place == nil { // the spool has space of its own
+		f.HandOver(func(ctx context.Context) (io.ReadSeekCloser, error) { return bl.successor(ctx, rt, f) })
+	}
+	return nil
+}
+
+// commit stores the blob: by committing the Stage in which it lies, or by a copy.
+func (bl *blobs) commit(ctx context.Context, rt *route, f *fill.Fill, place *stagePlace) error {
+	desc := ocispec.Descriptor{MediaType: serve.MediaTypeBlob, Digest: f.Digest(), Size: f.Size()}
+	if place != nil && f.Whole() {
+		err := bl.store.commitStage(ctx, place.stage, desc)
+		if errors.Is(err, hostcall.ErrNotCalled) {
+			place.Abort()
+		}
+		return err
+	}
+	defer place.Abort() // what is in there is read until then
+	body, err := f.NewReader(context.Background())
+	if err != nil {
+		return err
+	}
+	// A Store that was given up at Shutdown must not read a spool that is gone.
+	defer func() { _ = body.Close() }()
+	return bl.store.putBlob(ctx, rt.repo, desc, body)
+}
+
+// successor is the Store's blob for a reader of the spool, which can go then.
+func (bl *blobs) successor(ctx context.Context, rt *route, f *fill.Fill) (io.ReadSeekCloser, error) {
+	b, err := bl.store.blob(ctx, rt.repo, f.Digest())
+	if b == nil {
+		return nil, errors.Join(err, fs.ErrNotExist)
+	}
+	if body, ok := b.Body.(io.ReadSeekCloser); ok && b.Descriptor.Size == f.Size() {
+		return body, nil
+	}
+	return nil, errors.Join(errors.ErrUnsupported, b.Body.Close())
+}
+
+// place asks the Store for a place; nil: it lends none.
+func (bl *blobs) place(ctx context.Context, rt *route, d digest.Digest) fill.Place {
+	p, err := bl.store.stage(ctx, rt.repo, d)
+	if err != nil {
+		bl.storeFailed(ctx, rt.repo, d.String(), err)
+	}
+	if p == nil || err != nil {
+		return nil // and no nil *stagePlace
+	}
+	return p
+}

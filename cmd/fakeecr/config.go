@@ -1,0 +1,202 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/fakeecr"
+)
+
+// config is what the command line says.
+type config struct {
+	fakeecr.Config
+	listen         string
+	progress       string // auto, always or never: whether downloads are shown
+	jsonLog, debug bool
+	warnings       []string // about flags that are probably mistakes
+}
+
+// arguments are the values of the flags, not looked at yet: package flag
+// quotes a value that it refuses, and a value may hold a password.
+type arguments struct {
+	listen, account, region, tagTTL, fill, log           string
+	maxBytes, debugPage, progress                        string
+	offline, debug                                       bool
+	data, rules, credentials, realms, endpoints, secrets []string
+}
+
+func (a *arguments) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet("fakeecr", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // run says what is wrong, once
+	fs.StringVar(&a.listen, "listen", "127.0.0.1:5000", "`HOST:PORT` to listen on; port 0 picks a free one")
+	fs.StringVar(&a.account, "account", "123456789012", "`ID` of the AWS account")
+	fs.StringVar(&a.region, "region", "us-east-1", "the AWS `REGION`")
+	fs.StringVar(&a.tagTTL, "tag-ttl", "24h", "`DURATION` for which a tag counts as fresh;\n0: asked for on every pull, negative: never again")
+	fs.StringVar(&a.fill, "fill", "lazy", "`MODE`: how much of an image a pull brings in: lazy (what clients ask for),\nbackground (all of it, as Amazon ECR does) or eager (all of it, parts first)")
+	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
+	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
+	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text (one line for each pull) or json")
+	fs.StringVar(&a.progress, "progress", "auto", "`WHEN` running downloads are shown on standard error, below the log: auto (on a terminal,\nunless the log is json), always or never")
+	fs.StringVar(&a.debugPage, "debug-page", "local", "`WHO` may see "+fakeecr.PagePath+", and its /metrics: local (clients on this machine that\nsay localhost or an IP address), all or off")
+	fs.BoolVar(&a.debug, "debug", false, "log more: the events that Amazon ECR would send to EventBridge, among others")
+	list := func(to *[]string, name, usage string) {
+		fs.Func(name, usage, func(value string) error { *to = append(*to, value); return nil })
+	}
+	list(&a.data, "data", "`DIR` to keep images in, and what the API has created; without it they are kept in memory")
+	list(&a.rules, "rule", "`PREFIX=UPSTREAM`, a pull through cache rule; repeatable. UPSTREAM is a host or an http\n"+
+		"or https URL; a path behind the host is the upstream repository prefix. It stands before a\n"+
+		"rule with the same prefix that is kept in -data; the API can change it for this run")
+	list(&a.credentials, "credential", "`PREFIX=USER:TOKEN`, what the rule's upstream is told; repeatable")
+	list(&a.realms, "realm", "`PREFIX=HOST`, a token server that may have the rule's credential; repeatable")
+	list(&a.endpoints, "endpoint", "`HOST=URL`, where an upstream host really is, whoever made the rule; repeatable")
+	list(&a.secrets, "secret", "`NAME=USER:TOKEN`, a secret for the rules of the API, whose credentialArn ends in NAME:\n"+
+		"ecr-pullthroughcache/docker-hub; repeatable")
+	return fs
+}
+
+func printUsage(w io.Writer) {
+	fs := new(arguments).flags()
+	fs.SetOutput(w)
+	fmt.Fprintln(w, "usage: fakeecr [flags]")
+	fs.PrintDefaults()
+}
+
+// parse reads the command line. The error is flag.ErrHelp or a *flagError.
+func parse(args []string) (*config, error) {
+	var a arguments
+	fs := a.flags()
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil, err
+	} else if err != nil {
+		// What follows a = may be a secret: "---credential=quay=me:secret".
+		known, _, _ := strings.Cut(quoted.ReplaceAllString(err.Error(), "*****"), "=")
+		return nil, &flagError{why: known}
+	}
+	if fs.NArg() > 0 {
+		// It is not shown: it may be the rest of a password with a blank in it.
+		return nil, &flagError{why: fmt.Sprintf("argument %d is not a flag, see -help", len(args)-fs.NArg()+1)}
+	}
+	return a.config()
+}
+
+// config checks each value.
+func (a *arguments) config() (*config, error) {
+	c := &config{listen: a.listen, debug: a.debug, jsonLog: a.log == "json"}
+	c.Account, c.Region = a.account, a.region
+	c.Policy.Offline, c.Policy.BlobsFirst = a.offline, true
+	for _, c.Data = range a.data {
+		if c.Data == "" {
+			return nil, badFlag("-data", "", "want a directory")
+		}
+	}
+	if err := checkListen(a.listen); err != nil {
+		return nil, err
+	}
+	if !accountID.MatchString(a.account) {
+		return nil, badFlag("-account", a.account, "an account has 12 digits")
+	}
+	if !regionName.MatchString(a.region) {
+		return nil, badFlag("-region", a.region, "a Region is spelled like us-east-1")
+	}
+	if err := a.checkWords(); err != nil {
+		return nil, err
+	}
+	c.Fill, c.DebugPage, c.progress = fillModes[a.fill], fakeecr.PageAccess(a.debugPage), a.progress
+	var ok bool
+	if c.MaxBytes, ok = parseBytes(a.maxBytes); !ok {
+		return nil, badFlag("-max-bytes", a.maxBytes, "want a size like 10GiB, 512MiB or 1000000, 0 for no limit")
+	}
+	var err error
+	if c.Policy.TagTTL, err = parseTTL(a.tagTTL); err != nil {
+		return nil, err
+	}
+	return c, c.addUpstreams(a)
+}
+
+// checkWords checks the flags that are one of some words.
+func (a *arguments) checkWords() error {
+	for _, f := range []struct {
+		name, value string
+		words       []string
+	}{
+		{"-log", a.log, []string{"text", "json"}},
+		{"-fill", a.fill, []string{"lazy", "background", "eager"}},
+		{"-debug-page", a.debugPage, []string{"local", "all", "off"}},
+		{"-progress", a.progress, []string{"auto", "always", "never"}},
+	} {
+		if last := len(f.words) - 1; !slices.Contains(f.words, f.value) {
+			return badFlag(f.name, f.value, "it is "+strings.Join(f.words[:last], ", ")+" or "+f.words[last])
+		}
+	}
+	return nil
+}
+
+var fillModes = map[string]pullthrough.FillMode{
+	"lazy":       pullthrough.FillLazy,
+	"background": pullthrough.FillBackground,
+	"eager":      pullthrough.FillEager,
+}
+
+var (
+	quoted     = regexp.MustCompile(`".*"`)
+	accountID  = regexp.MustCompile(`^[0-9]{12}$`)
+	regionName = regexp.MustCompile(`^[a-z]+(-[a-z0-9]+)+$`)
+)
+
+func checkListen(value string) error {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return badFlag("-listen", value, "want HOST:PORT")
+	}
+	return nil
+}
+
+// parseTTL turns a flag's duration into a Policy's, where 0 stands for ECR's
+// 24 hours. The two numbers that need no unit need none here.
+func parseTTL(value string) (time.Duration, error) {
+	if n, err := strconv.Atoi(value); err == nil && n < 0 {
+		return -1, nil
+	}
+	ttl, err := time.ParseDuration(value)
+	switch {
+	case err != nil:
+		return 0, badFlag("-tag-ttl", value, "want a duration like 90s or 24h, 0 for every pull, -1 for never")
+	case ttl == 0:
+		return pullthrough.EveryPull, nil
+	}
+	return ttl, nil
+}
+
+// flagError says which flag cannot be used, and why. It holds no secret.
+type flagError struct {
+	flag  string // with its dash; "": the command line as a whole
+	value string // as it may be shown; "": not at all
+	why   string
+}
+
+func badFlag(name, value, why string) *flagError {
+	return &flagError{flag: name, value: fmt.Sprintf("%q", value), why: why}
+}
+
+// Error is one line.
+func (e *flagError) Error() string {
+	switch {
+	case e.flag == "":
+		return e.why
+	case e.value == "":
+		return e.flag + ": " + e.why
+	}
+	return e.flag + " " + e.value + ": " + e.why
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// console is standard error: the lines of the log and, on a terminal, what is being
+// downloaded below them. It is safe for concurrent use.
+type console struct {
+	out  io.Writer
+	size func() (width, height int) // of the terminal; nil: there is none, and nothing is shown below
+
+	mu    sync.Mutex
+	shown []string // below the log
+}
+
+// What terminals do since the VT100.
+const (
+	cursorUp  = "\x1b[%dA" // by so many lines
+	clearLine = "\x1b[K"   // from the cursor to the end of the line
+	clearDown = "\x1b[J"   // and all that is below
+)
+
+// Write writes whole lines of the log, above what is shown below it.
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.shown) == 0 {
+		return c.out.Write(p)
+	}
+	text := c.upLocked() + clearDown + string(p) + below(c.shown)
+	if _, err := io.WriteString(c.out, text); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// show puts lines below the log in place of those that are there. They are narrower
+// than the terminal.
+func (c *console) show(lines []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slices.Equal(lines, c.shown) {
+		return
+	}
+	text := c.upLocked() + below(lines) + clearDown
+	c.shown = slices.Clone(lines)
+	_, _ = io.WriteString(c.out, text) // nobody looks at a terminal that was closed
+}
+
+// upLocked moves the cursor to the first line that is shown. On a terminal that has
+// become narrower since then its lines take more rows.
+func (c *console) upLocked() string {
+	if len(c.shown) == 0 {
+		return ""
+	}
+	width, _ := c.size()
+	rows := 0
+	for _, line := range c.shown {
+		rows += max(1, (len(line)+width-1)/width)
+	}
+	return "\r" + fmt.Sprintf(cursorUp, rows)
+}
+
+// below writes over the lines that are there, which flickers less than a clear screen.
+func below(lines []string) string {
+	var b strings.Builder
+	for _, line := range lines {
+		b.WriteString(line + clearLine + "\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,26 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+)
+
+func (c *config) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{}
+	if c.debug {
+		options.Level = slog.LevelDebug
+	}
+	if c.jsonLog {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// pulls is the log of pulls. What goes wrong behind a request, or after its answer has
+// begun, the proxy logs itself.
+func (c *config) pulls(w io.Writer, log *slog.Logger) *pulls {
+	if c.jsonLog {
+		return &pulls{log: log}
+	}
+	return &pulls{log: log, lines: w}
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough"
+)
+
+const (
+	// fetchWait is how long a line waits for what its fetch has cost: that is known
+	// when the Store has everything, which clients do not wait for.
+	fetchWait = 2 * time.Second
+	// maxFetches bounds what is known of fetches, and the lines that wait for some.
+	maxFetches = 1024
+)
+
+// pulls writes one line for each request, when it has been answered to the end, and
+// one for each fetch that no client has asked for.
+type pulls struct {
+	log   *slog.Logger
+	lines io.Writer // of text; nil: the log gets attributes
+
+	mu     sync.Mutex
+	closed bool
+	ended  map[fetchKey]fetchCost
+	held   map[fetchKey][]*pull // lines that wait
+}
+
+// fetchKey tells the pull of an object from the pulls of others.
+type fetchKey struct {
+	kind pullthrough.EventKind
+	repo pullthrough.Repo
+	ref  string
+}
+
+// fetchCost is what a fetch has cost.
+type fetchCost struct {
+	at       time.Time
+	upstream int
+	told     bool // in a line
+}
+
+// pull is a request that has been answered, or the like of it.
+type pull struct {
+	event    pullthrough.Event
+	began    time.Time
+	took     time.Duration // until the last byte was sent
+	sent     int64         // bytes of content
+	upstream int           // requests to upstream that it has caused
+	cut      bool          // the answer did not get to its end
+	late     *time.Timer   // ends the wait
+}
+
+// pullKey is a context's key for the *pull of a request.
+type pullKey struct{}
+
+// around returns next with a line for each pull. A request of ECR's API is no pull, but
+// may cause some: record hears of them.
+func (p *pulls) around(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !pullthrough.IsRegistryRequest(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		p.serve(w, r, next)
+	})
+}
+
+// serve answers r by next. It sees what is sent without standing in its way: files go
+// from the disk to the connection.
+func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	one := &pull{began: time.Now(), cut: true}
+	defer func() {
+		if one.event.Kind == "" {
+			return // it was no pull
+		}
+		one.took = time.Since(one.began)
+		if r.Method == http.MethodGet && one.event.Err == nil && !one.cut {
+			// A 304 has none, a 206 that of its part.
+			one.sent, _ = strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
+		}
+		p.finish(one)
+	}()
+	next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), pullKey{}, one)))
+	one.cut = false
+}
+
+// record is for [fakeecr.Config.OnEvent].
+func (p *pulls) record(ctx context.Context, e pullthrough.Event) {
+	switch e.Kind {
+	case pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers:
+		if one, ok := ctx.Value(pullKey{}).(*pull); ok {
+			one.event = e
+			return
+		}
+		p.finish(&pull{event: e, began: time.Now().Add(-e.Duration), took: e.Duration}) // BatchGetImage
+	case pullthrough.EventFetch:
+		if e.Part {
+			p.write(&pull{event: e, took: e.Duration, sent: e.Bytes, upstream: e.Upstream})
+			return
+		}
+		p.recordFetch(e)
+	}
+}
+
+// recordFetch lets the lines go that wait for this fetch. The first tells what it has cost.
+func (p *pulls) recordFetch(e pullthrough.Event) {
+	key := fetchKey{e.Object, e.Request.Repo, e.Request.Ref}
+	p.mu.Lock()
+	waiting := p.held[key]
+	delete(p.held, key)
+	if p.ended == nil || len(p.ended) >= maxFetches {
+		p.ended = map[fetchKey]fetchCost{}
+	}
+	p.ended[key] = fetchCost{time.Now(), e.Upstream, len(waiting) > 0}
+	p.mu.Unlock()
+	for i, one := range waiting {
+		if i == 0 {
+			one.upstream = e.Upstream
+		}
+		one.late.Stop()
+		p.write(one)
+	}
+}
+
+// finish writes the line, or has it wait for its fetch.
+func (p *pulls) finish(one *pull) {
+	if !p.hold(one) {
+		p.write(one)
+	}
+}
+
+func (p *pulls) hold(one *pull) bool {
+	key := one.key()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f, ok := p.ended[key]; ok && !f.at.Before(one.began) {
+		if !f.told {
+			one.upstream = f.upstream
+			f.told = true
+			p.ended[key] = f
+		}
+		return false
+	}
+	if p.closed || !one.fetches() || len(p.held) >= maxFetches {
+		return false
+	}
+	if p.held == nil {
+		p.held = map[fetchKey][]*pull{}
+	}
+	p.held[key] = append(p.held[key], one)
+	one.late = time.AfterFunc(fetchWait, func() {
+		if p.letGo(one) {
+			p.write(one)
+		}
+	})
+	return true
+}
+
+// letGo reports whether the line still waited.
+func (p *pulls) letGo(one *pull) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := one.key()
+	i := slices.Index(p.held[key], one)
+	if i < 0 {
+		return false
+	}
+	p.held[key] = slices.Delete(p.held[key], i, i+1)
+	if len(p.held[key]) == 0 {
+		delete(p.held, key)
+	}
+	return true
+}
+
+// close writes the lines that still wait. It is for after the end of the proxy.
+func (p *pulls) close() {
+	p.mu.Lock()
+	held := p.held
+	p.held, p.closed = nil, true
+	p.mu.Unlock()
+	for _, waiting := range held {
+		for _, one := range waiting {
+			one.late.Stop()
+			p.write(one)
+		}
+	}
+}
+
+func (one *pull) key() fetchKey {
+	return fetchKey{one.event.Kind, one.event.Request.Repo, one.event.Request.Ref}
+}
+
+// fetches reports whether a fetch was made for the pull and for no other. That a blob
+// exists is asked, not fetched; a failure comes after what has failed.
+func (one *pull) fetches() bool {
+	e := one.event
+	if e.Err != nil || e.Request.Head && e.Kind == pullthrough.EventBlob {
+		return false
+	}
+	return e.Source == pullthrough.SourceFill || e.Source == pullthrough.SourceRevalidated
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
+)
+
+// addUpstreams reads the flags about upstreams. The rules come before the flags that
+// are about them, in whatever order they were given.
+func (c *config) addUpstreams(a *arguments) error {
+	for _, add := range []struct {
+		values []string
+		value  func(string) error
+	}{
+		{a.secrets, c.addSecret},
+		{a.rules, c.addRule},
+		{a.credentials, c.addCredential},
+		{a.realms, c.addRealm},
+		{a.endpoints, c.addEndpoint},
+	} {
+		for _, v := range add.values {
+			if err := add.value(v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addRule reads PREFIX=UPSTREAM. The path behind UPSTREAM's host is the
+// upstream repository prefix.
+func (c *config) addRule(value string) error {
+	prefix, to, ok := strings.Cut(value, "=")
+	switch {
+	case strings.Contains(value, "@"):
+		return badFlag("-rule", hideUser(value), "a user or password does not belong here, see -credential")
+	case !ok || prefix == "":
+		return badFlag("-rule", value, "want PREFIX=UPSTREAM")
+	}
+	scheme, rest := cutScheme(to)
+	host, path, _ := strings.Cut(rest, "/")
+	rule := pullthrough.Rule{Prefix: prefix, UpstreamURL: scheme + host, UpstreamPrefix: path}
+	if err := rule.Check(); err != nil {
+		return badFlag("-rule", value, reason(err))
+	}
+	if !hostname.Valid(host) {
+		return badFlag("-rule", value, fmt.Sprintf("%q is no host name", host))
+	}
+	rule.Prefix = strings.TrimSuffix(prefix, "/")
+	if c.hasRule(rule.Prefix) {
+		return badFlag("-rule", value, "there is a rule with this prefix already")
+	}
+	c.Rules = append(c.Rules, rule)
+	return nil
+}
+
+func (c *config) hasRule(prefix string) bool {
+	return slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool { return r.Prefix == prefix })
+}
+
+// cutScheme cuts "https://" off a URL; what has none is a host and its path.
+func cutScheme(raw string) (scheme, rest string) {
+	if scheme, rest, ok := strings.Cut(raw, "://"); ok {
+		return scheme + "://", rest
+	}
+	return "", raw
+}
+
+// reason is what Rule.Check found, without what all of its errors begin with.
+func reason(err error) string {
+	if e, ok := errors.AsType[*pullthrough.Error](err); ok && e.Err != nil {
+		return e.Err.Error()
+	}
+	return err.Error()
+}
+
+// hideUser keeps a password that stands where none belongs out of messages.
+func hideUser(value string) string {
+	return "*****" + value[strings.LastIndexByte(value, '@'):]
+}
+
+// addCredential reads PREFIX=USER:TOKEN. Its messages show PREFIX at most, and
+// that only if it can be one rather than a piece of a token with a = in it.
+func (c *config) addCredential(value string) error {
+	prefix, secret, _ := strings.Cut(value, "=")
+	if !isPrefix(prefix) {
+		return &flagError{flag: "-credential", value: "*****", why: "want PREFIX=USER:TOKEN"}
+	}
+	hidden := prefix + "=*****"
+	user, token, ok := strings.Cut(secret, ":")
+	if !ok || user == "" || token == "" {
+		return badFlag("-credential", hidden, "want PREFIX=USER:TOKEN")
+	}
+	key := strings.TrimSuffix(prefix, "/")
+	if !c.hasRule(key) {
+		return badFlag("-credential", hidden, fmt.Sprintf("no -rule has the prefix %q", prefix))
+	}
+	if _, taken := c.Credentials[key]; taken {
+		return badFlag("-credential", hidden, "there is a credential for this prefix already")
+	}
+	put(&c.Credentials, key, pullthrough.Credential{Username: user, AccessToken: token})
+	return nil
+}
+
+func isPrefix(s string) bool {
+	return pullthrough.Rule{Prefix: s, UpstreamURL: "registry.test"}.Check() == nil
+}
+
+// addRealm reads PREFIX=HOST.
+func (c *config) addRealm(value string) error {
+	prefix, host, ok := strings.Cut(value, "=")
+	switch {
+	case strings.Contains(value, "@"):
+		return badFlag("-realm", hideUser(value), "a user or password does not belong here, see -credential")
+	case !ok || prefix == "" || !hostname.Valid(host):
+		return badFlag("-realm", value, "want PREFIX=HOST, the host name of a token server")
+	}
+	key := strings.TrimSuffix(prefix, "/")
+	if !c.hasRule(key) {
+		return badFlag("-realm", value, fmt.Sprintf("no -rule has the prefix %q", prefix))
+	}
+	put(&c.RealmHosts, key, append(c.RealmHosts[key], host))
+	return nil
+}
+
+// addEndpoint reads HOST=URL. A HOST that no rule names, and none of the API could,
+// may be a mistake or part of a command line used everywhere, so it is warned of.
+func (c *config) addEndpoint(value string) error {
+	host, raw, ok := strings.Cut(value, "=")
+	switch {
+	case strings.Contains(value, "@"):
+		return badFlag("-endpoint", hideUser(value), "a user or password does not belong here, see -credential")
+	case !ok || !hostname.Valid(host):
+		return badFlag("-endpoint", value, "want HOST=URL, HOST as the rule spells it")
+	}
+	at, ok := parseEndpoint(raw)
+	if !ok {
+		return badFlag("-endpoint", value, "want a plain http:// or https:// URL after the =")
+	}
+	name := hostname.Canonical(host)
+	if c.Endpoints[name] != nil {
+		return badFlag("-endpoint", value, "there is an endpoint for this host already")
+	}
+	put(&c.Endpoints, name, at)
+	named := slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool { return hostname.Canonical(r.UpstreamURL) == name })
+	if !named && !creatable(host) {
+		c.warnings = append(c.warnings, fmt.Sprintf("-endpoint %q: no rule names this host", value))
+	}
+	return nil
+}
+
+// creatable reports whether the API would create a rule for the upstream host.
+func creatable(host string) bool {
+	open := pullthrough.Rule{Prefix: "any", UpstreamURL: hostname.Canonical(host)}
+	closed := open
+	closed.CredentialARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/any"
+	return open.Validate("", "") == nil || closed.Validate("", "") == nil
+}
+
+// parseEndpoint wants a whole URL, since http or https matters here, and one
+// that could stand in a rule.
+func parseEndpoint(raw string) (*url.URL, bool) {
+	u, err := url.Parse(raw)
+	rule := pullthrough.Rule{Prefix: "any", UpstreamURL: raw}
+	return u, err == nil && strings.Contains(raw, "://") && rule.Check() == nil && hostname.Valid(u.Host)
+}
+
+// secretName is what a rule's credentialArn must end in.
+var secretName = regexp.MustCompile(`^ecr-pullthroughcache/[A-Za-z0-9/_+.@-]+$`)
+
+// addSecret reads NAME=USER:TOKEN. Its messages show NAME at most, and that only if it
+// can be one.
+func (c *config) addSecret(value string) error {
+	name, secret, _ := strings.Cut(value, "=")
+	if !secretName.MatchString(name) {
+		return &flagError{flag: "-secret", value: "*****", why: "want NAME=USER:TOKEN with a NAME like ecr-pullthroughcache/docker-hub"}
+	}
+	hidden := name + "=*****"
+	user, token, ok := strings.Cut(secret, ":")
+	if !ok || user == "" || token == "" {
+		return badFlag("-secret", hidden, "want NAME=USER:TOKEN")
+	}
+	if _, taken := c.Secrets[name]; taken {
+		return badFlag("-secret", hidden, "there is a secret with this name already")
+	}
+	put(&c.Secrets, name, pullthrough.Credential{Username: user, AccessToken: token})
+	return nil
+}
+
+// put adds to a map that may be nil.
+func put[V any](m *map[string]V, key string, value V) {
+	if *m == nil {
+		*m = map[string]V{}
+	}
+	(*m)[key] = value
+}

@@ -1,0 +1,247 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
+)
+
+// core is what the parts of the engine share: the host's clock, log and events, who
+// may do what, the Store, and the way upstream.
+type core struct {
+	*observer
+	authorize  func(ctx context.Context, a Action, r Request) error // nil: everybody may
+	router     *router
+	store      *guardedStore
+	registries *registries
+	probes     flight.Group[objectKey, struct{}]
+}
+
+// settings are the fields of a Proxy, under their names there.
+type settings struct {
+	store       Store
+	rules       RuleSource
+	credentials func(ctx context.Context, repo Repo, rule Rule) (Credential, error)
+	rotated     func(ctx context.Context, repo Repo, rule Rule, identityToken string)
+	endpoint    func(ctx context.Context, repo Repo, rule Rule) (*url.URL, error)
+	policy      func(ctx context.Context, repo Repo, rule Rule) Policy
+	authorize   func(ctx context.Context, a Action, r Request) error
+	transport   http.RoundTripper
+	fill        FillMode
+	spoolDir    string
+	spoolBytes  int64
+	onEvent     func(context.Context, Event)
+	logger      *slog.Logger
+	now         func() time.Time
+}
+
+// newCore makes the core. What the registry client does beside its callers is among
+// the flights.
+func newCore(s settings, flights *flight.Set) *core {
+	o := &observer{onEvent: s.onEvent, log: s.logger, now: s.now}
+	if o.log == nil {
+		o.log = slog.New(slog.DiscardHandler)
+	}
+	if o.now == nil {
+		o.now = time.Now
+	}
+	lookups := new(hostcall.Lookups)
+	store := newGuardedStore(s.store, o.storeFailed, lookups)
+	client := upstream.New(upstream.Config{Transport: s.transport, Log: o.log, Now: o.now, Flights: flights})
+	c := &core{
+		observer: o, authorize: s.authorize, store: store,
+		router:     &router{rules: s.rules, endpoint: s.endpoint, policy: s.policy, lookups: lookups},
+		registries: newRegistries(client, store, o.now),
+	}
+	c.probes.Join(flights, "rule")
+	c.registries.credentials, c.registries.rotated = s.credentials, s.rotated
+	return c
+}
+
+// admit checks the grammar of a request before anything else, then the right to
+// pull. It is on the way of every hit.
+func (c *core) admit(ctx context.Context, r Request) error {
+	err := ocipath.CheckName(r.Repo.Name)
+	if err == nil {
+		err = ocipath.CheckRef(r.Ref)
+	}
+	if err != nil {
+		return invalid(r.Repo, r.Ref, err)
+	}
+	return authorize(ctx, c.authorize, ActionPull, r)
+}
+
+// admitDigest is admit for what has no tags: r.Ref must be a digest.
+func (c *core) admitDigest(ctx context.Context, r Request) (digest.Digest, error) {
+	if err := c.admit(ctx, r); err != nil {
+		return "", err
+	}
+	if !ocipath.ValidDigest(r.Ref) {
+		return "", invalid(r.Repo, r.Ref, &ocipath.Error{Part: ocipath.Digest, Value: r.Ref})
+	}
+	return digest.Digest(r.Ref), nil
+}
+
+// mayImport asks whether this caller may cause a fetch, or join one.
+func (c *core) mayImport(ctx context.Context, r Request) error {
+	return authorizeFetch(ctx, c.authorize, ActionImport, r)
+}
+
+// enter decides about a miss: by which rule upstream may be asked, and whether this
+// caller may cause that. storeErr is what the Store said: one that has failed must
+// not be read as one that has nothing.
+func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, outcome, error) {
+	rt, err := c.router.route(ctx, r.Repo)
+	switch {
+	case err == nil:
+		err = c.mayImport(ctx, r)
+	case storeErr != nil && errors.Is(err, ErrNoRule):
+		err = storeErr
+	}
+	if err != nil {
+		return nil, outcome{repository: c.presence(ctx, r.Repo, err)}, err
+	}
+	found, err := c.store.repository(ctx, r.Repo)
+	if err == nil && found == absent {
+		err = authorizeFetch(ctx, c.authorize, ActionCreate, r)
+	}
+	return rt, rt.outcome(found), err
+}
+
+// createRepo has the Store make the repository of r, if it is not there.
+func (c *core) createRepo(ctx context.Context, rt *route, r Request) error {
+	return c.store.createRepo(ctx, rt.rule, r)
+}
+
+// presence says whether the repository is there, if the words of err depend on it.
+func (c *core) presence(ctx context.Context, repo Repo, err error) presence {
+	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != ErrNotFound && e.Kind != ErrNoRule {
+		return unknown
+	}
+	found, _ := c.store.repository(ctx, repo) // a Store that does not tell changes no word
+	return found
+}
+
+// names lists tags or repositories. A caller that may pull may list tags.
+func (c *core) names(ctx context.Context, kind ocipath.Kind, req Request) (names []string, err error) {
+	if kind == ocipath.Catalog {
+		return c.store.repos(ctx, req.Repo.Account, req.Repo.Region)
+	}
+	if !c.store.listsTags() {
+		return nil, errNotListed
+	}
+	if err := authorize(ctx, c.authorize, ActionPull, req); err != nil {
+		return nil, err
+	}
+	names, err = c.store.tags(ctx, req.Repo)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = &Error{Kind: ErrNotFound, Code: codeNameUnknown, Err: err}
+	}
+	return names, err
+}
+
+// covers reports whether a rule of that registry covers the name.
+func (c *core) covers(ctx context.Context, account, region, name string) (bool, error) {
+	return c.router.covers(ctx, account, region, name)
+}
+
+// validateRule asks the rule's upstream registry for /v2/.
+func (c *core) validateRule(ctx context.Context, repo Repo, rule Rule) error {
+	rt, err := c.router.routeBy(ctx, rule, repo, "")
+	if err == nil {
+		_, _, err = c.probes.Do(ctx, rt.key(""), func(call *flight.Call[objectKey, struct{}]) (struct{}, error) {
+			return struct{}{}, c.registries.probe(call.Context(), rt)
+		})
+	}
+	return outcome{}.words(ctx, repo, "", err)
+}
+
+// explain gives the error of a request that is not told by an event its words.
+func (c *core) explain(ctx context.Context, r Request, out outcome, err error) error {
+	return out.words(ctx, r.Repo, r.Ref, err)
+}
+
+// close closes the connections to registries that nobody uses.
+func (c *core) close() { c.registries.client.Close() }
+
+// fetchEvent is the event of a fetch before the fetch has begun.
+func (c *core) fetchEvent(object EventKind, part bool) *fetchEvent {
+	return &fetchEvent{Trace: new(upstream.Trace), object: object, part: part, start: c.now()}
+}
+
+// fetchEvent is what is to be told of a fetch. Its Trace notes what happens upstream.
+type fetchEvent struct {
+	*upstream.Trace
+	object EventKind
+	part   bool
+	start  time.Time
+}
+
+// tellFetch reports the end of a fetch by the route. desc is what came; its Digest may
+// be known although nothing came.
+func (c *core) tellFetch(ctx context.Context, f *fetchEvent, rt *route, ref string, desc ocispec.Descriptor, source Source, err error) {
+	facts := f.Facts()
+	c.tell(ctx, Event{
+		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: ref}, Object: f.object, Part: f.part, Rule: rt.prefix(),
+		Digest: desc.Digest.String(), Source: source, Bytes: desc.Size,
+		Duration: c.now().Sub(f.start), Err: outcome{}.words(context.Background(), rt.repo, ref, err),
+		Upstream: facts.Requests, Anonymous: facts.Anonymous, WrongDigest: facts.WrongDigest, Warnings: facts.Warnings,
+	})
+}
+
+// observer is how the parts of a Proxy reach the host's clock, log and event
+// handler.
+type observer struct {
+	onEvent func(context.Context, Event) // nil: nobody is told
+	log     *slog.Logger
+	now     func() time.Time
+}
+
+// tell reports e. What the host does with it must not hurt the pull.
+func (o *observer) tell(ctx context.Context, e Event) {
+	if o.onEvent == nil {
+		return
+	}
+	if err := hostcall.Guard("OnEvent", func() error { o.onEvent(ctx, e); return nil }); err != nil {
+		o.log.Error("event handler failed", "err", err)
+	}
+}
+
+// start is when a request began. It is zero, and costs nothing, if nobody is told.
+func (o *observer) start() time.Time {
+	if o.onEvent == nil {
+		return time.Time{}
+	}
+	return o.now()
+}
+
+// answer is what every request ends with: the error gets its words, and the host is
+// told. start is when the request began.
+func (o *observer) answer(ctx context.Context, e Event, start time.Time, out outcome, err error) error {
+	r := e.Request
+	out.blob = e.Kind == EventBlob
+	err = out.words(ctx, r.Repo, r.Ref, err)
+	if o.onEvent != nil {
+		e.Duration, e.Err = o.now().Sub(start), err
+		o.tell(ctx, e)
+	}
+	return err
+}
+
+// storeFailed reports that the Store failed, and that the pull goes on without it.
+func (o *observer) storeFailed(ctx context.Context, repo Repo, ref string, err error) {
+	o.log.Error("store failed", "repository", repo.Name, "ref", ref, "err", err)
+	o.tell(ctx, Event{Kind: EventStoreFailed, Request: Request{Repo: repo, Ref: ref}, Err: err})
+}

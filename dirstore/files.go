@@ -1,0 +1,112 @@
+package dirstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
+)
+
+// reader is the disk as a [filing.Reader]. It does not look at contexts: a step on
+// the disk is short, and the callers look between steps.
+type reader struct{ s *Store }
+
+// Read implements [filing.Reader].
+func (r reader) Read(_ context.Context, name string, limit int64) ([]byte, error) {
+	f, err := r.s.disk.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = fmt.Errorf("%s is too long: %w", name, layout.ErrDamaged)
+	}
+	return content, err
+}
+
+// Content implements [filing.Reader].
+func (r reader) Content(_ context.Context, name string, d digest.Digest) ([]byte, time.Time, error) {
+	return r.s.readManifest(name, d)
+}
+
+// Touch implements [filing.Reader].
+func (r reader) Touch(_ context.Context, name string) error { return r.s.disk.touch(name) }
+
+// Discard implements [filing.Reader]. Somebody may have replaced the link just
+// now: one that turns out to be good is put back.
+func (r reader) Discard(name string, good func(content []byte) bool) {
+	if good == nil {
+		_ = r.s.disk.remove(name)
+		return
+	}
+	aside := path.Join(r.s.staging, rand.Text())
+	if err := r.s.disk.aside(name, aside); err != nil {
+		return // a directory that we may not write is still good to read
+	}
+	if content, err := r.Read(context.Background(), aside, layout.MaxLink); err == nil && good(content) {
+		_ = r.s.disk.root.Link(aside, name)
+	}
+	_ = r.s.disk.remove(aside)
+}
+
+// readLink returns the digest in the link in dir; see [filing.ReadLink].
+func (s *Store) readLink(dir string, d digest.Digest) (digest.Digest, error) {
+	return filing.ReadLink(context.Background(), reader{s}, dir, d)
+}
+
+// writer is one put, as a [filing.Writer].
+type writer struct {
+	reader
+	changes changes
+	added   int64 // bytes of content that are new
+}
+
+// Write implements [filing.Writer].
+func (w *writer) Write(_ context.Context, name string, content []byte) error {
+	temp, err := w.s.spill(context.Background(), bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		return err
+	}
+	if err = w.s.disk.publish(temp, name, &w.changes); err != nil {
+		_ = w.s.disk.remove(temp)
+	}
+	return err
+}
+
+// WriteContent implements [filing.Writer].
+func (w *writer) WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error {
+	if err := w.s.disk.makeDir(at.Layers(), &w.changes); err != nil {
+		return err
+	}
+	if err := w.s.touchReferences(at, m.Content); err != nil {
+		return err
+	}
+	_, _, err := w.s.readManifest(name, m.Descriptor.Digest)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = w.Write(ctx, name, m.Content); err == nil {
+			w.added += int64(len(m.Content))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return w.s.disk.touch(name) // the system's own time of a write is old by milliseconds
+}
+
+// Remove implements [filing.Writer].
+func (w *writer) Remove(_ context.Context, name string) error { return w.s.disk.remove(name) }
+
+// Sync implements [filing.Writer].
+func (w *writer) Sync() error { return w.s.disk.flush(&w.changes) }

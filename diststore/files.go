@@ -1,0 +1,55 @@
+package diststore
+
+import (
+	"context"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+)
+
+// files are the objects of the bucket, as a [filing.Writer].
+type files struct{ s *Store }
+
+// Read implements [filing.Reader].
+func (f files) Read(ctx context.Context, name string, limit int64) ([]byte, error) {
+	return f.s.bucket.read(ctx, name, limit)
+}
+
+// Content implements [filing.Reader].
+func (f files) Content(ctx context.Context, name string, d digest.Digest) ([]byte, time.Time, error) {
+	content, err := f.s.bucket.read(ctx, name, layout.MaxManifest)
+	if err == nil {
+		err = layout.CheckContent(content, d)
+	}
+	return content, time.Time{}, err
+}
+
+// Touch implements [filing.Reader]. A bucket notes no uses.
+func (f files) Touch(context.Context, string) error { return nil }
+
+// Discard implements [filing.Reader]. The next put replaces what cannot be used:
+// another proxy may just be doing so.
+func (f files) Discard(string, func([]byte) bool) {}
+
+// Write implements [filing.Writer].
+func (f files) Write(ctx context.Context, name string, content []byte) error {
+	return f.s.bucket.put(ctx, name, content)
+}
+
+// WriteContent implements [filing.Writer]. It writes the content even if another
+// repository has it: these are the same bytes, and asking would be as much work.
+func (f files) WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error {
+	if err := f.s.makeRepo(ctx, at); err != nil {
+		return err
+	}
+	return f.s.bucket.put(ctx, name, m.Content)
+}
+
+// Remove implements [filing.Writer].
+func (f files) Remove(ctx context.Context, name string) error { return f.s.bucket.remove(ctx, name) }
+
+// Sync implements [filing.Writer]. The drivers sync what they write.
+func (f files) Sync() error { return nil }

@@ -1,0 +1,83 @@
+package pullthrough
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/fill"
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+)
+
+// engine is what a Proxy keeps in memory: one part for each kind of object, over a
+// core that they share. It is made on first use, of the Proxy's fields as they are
+// then. It gives each answer its event, and each error its words.
+type engine struct {
+	*core
+	manifests *resolver
+	blobs     *blobs
+	referrers *referrers
+	importer  *importer
+	flights   flight.Set // everything that runs
+}
+
+func newEngine(s settings) *engine {
+	e := new(engine)
+	e.core = newCore(s, &e.flights)
+	e.manifests = newResolver(e.core, s.fill, &e.flights)
+	e.blobs = newBlobs(e.core, fill.Options{Flights: &e.flights, Dir: s.spoolDir, SpoolBytes: s.spoolBytes, Now: e.now})
+	e.referrers = newReferrers(e.core, &e.flights)
+	e.importer = newImporter(e.manifests, e.blobs, &e.flights)
+	return e
+}
+
+func (e *engine) manifest(ctx context.Context, r Request) (*Manifest, error) {
+	start := e.start()
+	m, out, err := e.manifests.pull(ctx, r)
+	event := Event{Kind: EventManifest, Request: r}
+	if err == nil {
+		event.Digest, event.Source, event.Bytes = m.Descriptor.Digest.String(), m.Source, m.Descriptor.Size
+	}
+	return m, e.answer(ctx, event, start, out, err)
+}
+
+func (e *engine) blob(ctx context.Context, r Request) (*Blob, error) {
+	start := e.start()
+	b, out, err := e.blobs.pull(ctx, r)
+	event := Event{Kind: EventBlob, Request: r}
+	if err == nil {
+		event.Digest, event.Source, event.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size
+	}
+	return b, e.answer(ctx, event, start, out, err)
+}
+
+func (e *engine) listReferrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, error) {
+	start := e.start()
+	index, source, out, err := e.referrers.pull(ctx, r)
+	err = e.answer(ctx, Event{Kind: EventReferrers, Request: r, Source: source}, start, out, err)
+	if err != nil {
+		return nil, err
+	}
+	return onlyType(index, artifactType), nil
+}
+
+func (e *engine) importImage(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {
+	m, out, err := e.importer.pull(ctx, r, o)
+	return m, e.explain(ctx, r, out, err)
+}
+
+func (e *engine) downloads() []Download { return e.blobs.downloads() }
+
+func (e *engine) shutdown(ctx context.Context) error {
+	defer e.close()
+	return e.flights.Shutdown(ctx)
+}
+
+func (e *engine) idle(ctx context.Context) error {
+	if err := e.flights.Idle(ctx); err != nil {
+		return fmt.Errorf("pullthrough: not idle: %s: %w", strings.Join(e.flights.Running(), ", "), err)
+	}
+	return nil
+}

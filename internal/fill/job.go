@@ -1,0 +1,97 @@
+package fill
+
+import (
+	"context"
+	"io"
+	"math"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
+)
+
+// Job says what to fill and how. The funcs are the owner's. The fill's own
+// goroutine calls them, one at a time and in the order of the fields, and no
+// client's context reaches them. Digest, Open and Explain must be set.
+type Job struct {
+	Digest digest.Digest
+	Owner  any // for the owner, which finds it in a [Snapshot]; the fill does not look at it
+
+	// MaxBytes is the largest blob. 0: any.
+	MaxBytes int64
+	// MaxPerLane is how many fills of one Lane receive content at a time. Others wait
+	// their turn, for ten seconds at most. 0: any number.
+	Lane       any // comparable
+	MaxPerLane int
+	// Orphans is how many fills may finish although nobody reads them, and OrphanBytes
+	// how much may be left of them together. Both count the fills of all jobs.
+	// 0: none.
+	Orphans     int
+	OrphanBytes int64
+	// Retry lets a fill whose content turned out to be damaged, before anybody was
+	// shown any of it, receive it once more.
+	Retry bool
+
+	// Stored reports whether the Store has got the blob since the caller looked. An
+	// error ends the fill. nil: it has not.
+	Stored func(ctx context.Context) (bool, error)
+	// Open asks for the body. Its source lives as long as ctx.
+	Open func(ctx context.Context) (Source, error)
+	// Size returns the length that a manifest has told, -1 if none has. It is asked
+	// when the source is open, since the manifest may have come meanwhile. The source
+	// must agree with it. nil: no manifest is known.
+	Size func() int64
+	// Place returns where the content goes, nil for a spool's own place.
+	// nil: never elsewhere.
+	Place func(ctx context.Context) Place
+	// PlaceFailed is told that the place failed and that the rest goes to a file of
+	// the spool's own. nil: nobody is told.
+	PlaceFailed func(ctx context.Context, err error)
+	// Explain puts an error in the owner's words before any client sees it. It gets an
+	// [*Error], or an error of one of these funcs. It keeps the cause, for errors.Is.
+	// A client's goroutine may call it too, at any time.
+	Explain func(error) error
+	// Put gives the verified content to the Store: it commits the fill's [Place] if
+	// that is [Fill.Whole], or reads it by [Fill.NewReader]. It must commit or abort a
+	// Place. It may take as long as it takes, since no client waits for it. Its context
+	// ends when the Group's flights are shut down. nil: nobody keeps the content.
+	Put func(ctx context.Context, f *Fill) error
+	// Ended is told how the fill ended, after Put, unless the blob was stored already.
+	// nil: nobody is told.
+	Ended func(ctx context.Context, r Result)
+}
+
+func (j *Job) maxBytes() int64 {
+	if j.MaxBytes > 0 {
+		return j.MaxBytes
+	}
+	return math.MaxInt64
+}
+
+// Source is the body of a blob as it comes from upstream. It resumes by itself.
+// Its errors are told as they are, so they are in words that clients may read.
+type Source interface {
+	io.ReadCloser
+	// Total is the length that upstream has announced, -1 if it has not.
+	Total() int64
+	// Interrupt ends an answer that brings nothing, and the source goes on with
+	// another one. It may be called at any time, also while Read blocks.
+	Interrupt(cause error)
+}
+
+// Place is where a spool lies if the owner lends it a place.
+type Place interface {
+	spool.Place
+	// Abort forgets the content. It is called instead of [Job.Put], at most once.
+	// What was opened for reading stays readable until Close.
+	Abort()
+	// Close is called when the last reader has left.
+	Close()
+}
+
+// Result is how a fill ended.
+type Result struct {
+	Size    int64 // of the blob; 0 where it failed
+	Err     error // in the owner's words; nil: the content was right, wherever it is kept
+	Spooled bool  // there was a spool for it: clients may have read some of it
+}

@@ -1,0 +1,120 @@
+package fill
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
+)
+
+const (
+	// roomWait is how long a fill waits for room: in SpoolBytes, or in its lane.
+	roomWait       = 10 * time.Second
+	roomRetryAfter = 10 * time.Second
+	// growStep is what a fill of unknown length reserves at a time.
+	growStep = 64 << 20
+
+	// slowReader is how long a client may take for 600 KiB, about 1 KiB/s, while
+	// others wait for the space that it holds.
+	slowReader = 10 * time.Minute
+
+	// maxLanes is how many lanes are remembered, those without a fill included.
+	maxLanes = 1024
+)
+
+// budget is what the fills of a Group share out among them.
+type budget struct {
+	dir        string
+	files      *spool.Files
+	now        func() time.Time
+	spoolBytes int64
+	space      *quota.Quota                  // of spoolBytes
+	lanes      *lru.Cache[any, *quota.Quota] // fills of one lane at a time
+	orphans    orphans
+	spools     sync.Map // of *spool.Spool to Snapshot: all that hold content
+}
+
+func newBudget(o Options) *budget {
+	b := &budget{
+		dir:        o.Dir,
+		files:      spool.NewFiles(spool.OpenFileLimit() / 4),
+		now:        o.Now,
+		spoolBytes: o.SpoolBytes,
+		space:      quota.New(o.SpoolBytes),
+		lanes:      lru.New[any, *quota.Quota](maxLanes),
+	}
+	if b.now == nil {
+		b.now = time.Now
+	}
+	return b
+}
+
+// lane is shared by the fills of one Job.Lane, so that none waits for another
+// lane's. max is how many of them run at a time.
+func (b *budget) lane(key any, max int) *quota.Quota {
+	return b.lanes.GetOrPut(key, func() *quota.Quota { return quota.New(int64(max)) })
+}
+
+// wait takes n from q, or says that there is no room.
+func (b *budget) wait(ctx context.Context, q *quota.Quota, n int64) error {
+	if q.TryTake(n) {
+		return nil
+	}
+	if q == b.space {
+		b.cutSlow()
+	}
+	ctx, cancel := context.WithTimeout(ctx, roomWait)
+	defer cancel()
+	if err := q.Take(ctx, n); err != nil {
+		return &Error{Kind: ErrBusy, RetryAfter: roomRetryAfter, Err: err}
+	}
+	return nil
+}
+
+// cutSlow ends the readers that hold on to space and hardly read.
+func (b *budget) cutSlow() {
+	b.spools.Range(func(key, _ any) bool {
+		key.(*spool.Spool).CutSlow(slowReader)
+		return true
+	})
+}
+
+// room is the part of SpoolBytes that one spool has. Only the fill's goroutine
+// changes it, and the spool's end gives it back, after that goroutine has let go.
+type room struct {
+	budget *budget
+	taken  int64
+}
+
+// grow makes sure that the spool may be of the given size.
+func (r *room) grow(ctx context.Context, size int64) error {
+	more := size - r.taken
+	if more <= 0 {
+		return nil
+	}
+	if limit := r.budget.spoolBytes; limit > 0 && size > limit {
+		return newError(ErrBusy, "%d bytes are more than SpoolBytes, %d", size, limit)
+	}
+	if err := r.budget.wait(ctx, r.budget.space, more); err != nil {
+		return err
+	}
+	r.taken += more
+	return nil
+}
+
+// step is to what size a spool of unknown length grows next, if it must hold
+// after bytes. Small limits are shared out in eighths, so that one fill does not
+// reserve all of it for bytes that never come.
+func (r *room) step(after int64) int64 {
+	next := r.taken + growStep
+	if limit := r.budget.spoolBytes; limit > 0 {
+		next = min(next, r.taken+limit/8, limit)
+	}
+	return max(next, after)
+}
+
+// giveBack returns all of it.
+func (r *room) giveBack() { r.budget.space.Give(r.taken) }

@@ -1,0 +1,146 @@
+package fill
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	// watchEvery is how often a fill is looked at.
+	watchEvery = 500 * time.Millisecond
+	// stallTimeout is how long a source may send nothing in the middle of a blob.
+	stallTimeout = 30 * time.Second
+	// A source must send floorBytes in each floorWindow: one byte now and then is no
+	// stall, and no progress either.
+	floorWindow = time.Minute
+	floorBytes  = 60 << 10
+)
+
+// What the watch has to say: the cause of an [ErrBroken], or of an interruption.
+var (
+	// ErrStalled interrupts a source. A source that cannot go on may wrap it.
+	ErrStalled = fmt.Errorf("upstream sent nothing for %v", stallTimeout)
+	// ErrTooSlow ends a fill whose source sends next to nothing.
+	ErrTooSlow = fmt.Errorf("upstream sent less than %d bytes in %v", floorBytes, floorWindow)
+	// ErrDeserted ends a fill that nobody reads. It is no failure worth a warning.
+	ErrDeserted = errors.New("nobody reads this download any more")
+)
+
+// watch looks after one fill. It interrupts a source that sends nothing, so that
+// the source goes on with another answer. It ends a fill that is hopelessly slow,
+// and one that nobody reads any more. There is no limit of the total time: a large
+// layer over a slow line takes what it takes.
+type watch struct {
+	fill   *Fill
+	source Source
+
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool
+	written int64 // at the last look
+	moved   time.Time
+	window  time.Time // when the present floorWindow began
+	before  int64     // written by then
+	orphan  int64     // bytes counted among the orphans; -1: it is none
+}
+
+// newWatch looks after f until Stop.
+func newWatch(f *Fill, source Source) *watch {
+	now := time.Now() // stalls are real time, whatever the host's clock says
+	w := &watch{fill: f, source: source, moved: now, window: now, orphan: -1}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(watchEvery, w.look)
+	return w
+}
+
+// Stop ends the watch. After it the fill is not interrupted or ended any more.
+func (w *watch) Stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	w.timer.Stop()
+	w.releaseLocked()
+}
+
+func (w *watch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return
+	}
+	if end := w.checkLocked(time.Now()); end != nil {
+		w.fill.cancel(end)
+		return
+	}
+	w.timer.Reset(watchEvery)
+}
+
+// checkLocked returns why the fill must end; nil: it goes on.
+func (w *watch) checkLocked(now time.Time) error {
+	if written := w.fill.spool.Written(); written != w.written {
+		w.written, w.moved = written, now
+	}
+	if now.Sub(w.moved) >= stallTimeout {
+		w.moved = now
+		w.source.Interrupt(ErrStalled)
+	}
+	if now.Sub(w.window) >= floorWindow {
+		// A stall has its own, shorter, patience: here bytes came, too few.
+		if got := w.written - w.before; got > 0 && got < floorBytes {
+			return ErrTooSlow
+		}
+		w.window, w.before = now, w.written
+	}
+	if w.desertedLocked() {
+		return ErrDeserted
+	}
+	return nil
+}
+
+// desertedLocked reports that the fill has no reader, is not one of the orphans
+// that may finish, and now never gets a reader.
+//
+// A client may come in just this moment. What happens, step by step:
+//
+//  1. Nobody but the fill itself holds the spool, and it is published: all clients
+//     that waited for it have left.
+//  2. Abandon asks again, under the spool's lock, whether anybody holds it. A client
+//     that has joined by now does: Abandon fails, and the fill goes on.
+//  3. Otherwise the spool is abandoned in that same step. A client that joins from
+//     now on holds a spool that stays abandoned, whatever it fails with later.
+//     Group.Join sees that, lets go of it and tries again.
+//  4. The fill is unlinked. A client that joins from now on starts a new fill.
+//  5. The fill's context is cancelled, and its goroutine lets go of the spool.
+//
+// A fill that is not published has waiters and no holders. Its flight ends it when
+// the last waiter leaves.
+func (w *watch) desertedLocked() bool {
+	if w.fill.spool.Held() || !w.fill.call.Published() {
+		w.releaseLocked()
+		return false
+	}
+	if w.orphan >= 0 {
+		return false
+	}
+	remaining := w.fill.spool.Size() - w.written
+	if w.fill.spool.Size() >= 0 && w.fill.budget.orphans.admit(remaining, w.fill.job.Orphans, w.fill.job.OrphanBytes) {
+		w.orphan = remaining
+		return false
+	}
+	if !w.fill.spool.Abandon() {
+		return false
+	}
+	w.fill.call.Unlink()
+	return true
+}
+
+// releaseLocked takes the fill out of the orphans, if it is one.
+func (w *watch) releaseLocked() {
+	if w.orphan >= 0 {
+		w.fill.budget.orphans.leave(w.orphan)
+		w.orphan = -1
+	}
+}

@@ -1,0 +1,171 @@
+package fill_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/fill"
+)
+
+func TestASourceThatStallsIsInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, b := newWorld(t, fill.Options{}), newBody(len(content))
+		o := newOwner(content, b)
+		a := w.open(t, t.Context(), o)
+		b.send(content[:mib])
+		time.Sleep(29 * time.Second)
+		assert.Empty(t, b.interruptions())
+		time.Sleep(2 * time.Second)
+		assert.Equal(t, []error{fill.ErrStalled}, b.interruptions())
+		time.Sleep(30 * time.Second)
+		assert.Len(t, b.interruptions(), 2)
+		b.end(content[mib:])
+		got, err := readAll(a)
+		assert.NoError(t, err)
+		assert.True(t, bytes.Equal(content, got))
+		require.NoError(t, a.Body.Close())
+		w.idle(t)
+	})
+}
+
+func TestASourceThatIsTooSlowEndsTheFill(t *testing.T) {
+	for perSecond, ends := range map[int]bool{1000: true, 1100: false} {
+		synctest.Test(t, func(t *testing.T) {
+			want := content[:1100*perSecond]
+			b := slowBody(want, perSecond, time.Second)
+			w, o := newWorld(t, fill.Options{}), newOwner(want, b)
+			start := time.Now()
+			_, err := w.read(t.Context(), o)
+			if ends {
+				assert.ErrorIs(t, err, fill.ErrTooSlow)
+				assert.ErrorIs(t, err, fill.ErrBroken)
+				assert.ErrorContains(t, err, "000 bytes: upstream sent less than 61440 bytes in 1m0s")
+				assert.LessOrEqual(t, time.Since(start), 62*time.Second)
+			} else {
+				assert.NoError(t, err)
+			}
+			w.idle(t)
+		})
+	}
+}
+
+func TestAFillThatNobodyReadsEndsWithinASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, b := newWorld(t, fill.Options{}), newBody(len(content))
+		o := newOwner(content, b)
+		a := w.open(t, t.Context(), o)
+		b.send(content[:mib])
+		time.Sleep(time.Minute)
+		require.NoError(t, a.Body.Close())
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.ErrorIs(t, o.end(t).Err, fill.ErrDeserted)
+		assert.ErrorContains(t, o.end(t).Err, "after 1048576 bytes: nobody reads this download any more")
+		w.idle(t)
+		<-b.gone
+		assert.Empty(t, o.puts)
+	})
+}
+
+func TestAFillThatIsHeldIsNotDeserted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, b := newWorld(t, fill.Options{}), newBody(len(content))
+		o := newOwner(content, b)
+		f, _, err := w.Join(t.Context(), "k", o.job)
+		require.NoError(t, err)
+		go func() {
+			time.Sleep(20 * time.Second)
+			b.end(content)
+		}()
+		assert.NoError(t, f.Wait(t.Context()))
+		f.Release()
+		w.idle(t)
+	})
+}
+
+func TestFewFillsGoOnWithoutAReader(t *testing.T) {
+	for name, c := range map[string]struct {
+		orphans  int
+		bytes    int64
+		finished int
+	}{
+		"none":           {0, 1 << 30, 0},
+		"two":            {2, 1 << 30, 2},
+		"bytes of three": {9, 3 * 4 * mib, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, fill.Options{})
+				var all []*owner
+				for i := range 5 {
+					b := newBody(len(content))
+					o := newOwner(content, b)
+					o.Orphans, o.OrphanBytes = c.orphans, c.bytes
+					all = append(all, o)
+					a, err := w.Open(t.Context(), fmt.Sprint(i), o.job)
+					require.NoError(t, err)
+					require.NoError(t, a.Body.Close())
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				assert.Equal(t, c.finished, w.Len())
+				for _, o := range all {
+					o.bodies[0].end(content)
+				}
+				w.idle(t)
+				finished := 0
+				for _, o := range all {
+					finished += len(o.puts)
+				}
+				assert.Equal(t, c.finished, finished)
+			})
+		})
+	}
+}
+
+func TestAnOrphanThatIsReadAgainMakesRoomForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fill.Options{})
+		first, second := newOwner(content, newBody(len(content))), newOwner(content, newBody(len(content)))
+		for _, o := range []*owner{first, second} {
+			o.Orphans, o.OrphanBytes = 1, 1<<30
+		}
+		require.NoError(t, w.open(t, t.Context(), first).Body.Close())
+		time.Sleep(time.Second)
+		a := w.open(t, t.Context(), first)
+		time.Sleep(time.Second)
+		other, err := w.Open(t.Context(), "other", second.job)
+		require.NoError(t, err)
+		require.NoError(t, other.Body.Close())
+		time.Sleep(5 * time.Second)
+		for _, o := range []*owner{first, second} {
+			o.bodies[0].end(content)
+		}
+		_, err = readAll(a)
+		assert.NoError(t, err)
+		require.NoError(t, a.Body.Close())
+		w.idle(t)
+		assert.NoError(t, second.end(t).Err)
+	})
+}
+
+func TestAnOrphanThatHasFinishedMakesRoomForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fill.Options{})
+		for range 3 {
+			o := newOwner(content, newBody(len(content)))
+			o.Orphans, o.OrphanBytes = 1, int64(len(content))
+			require.NoError(t, w.open(t, t.Context(), o).Body.Close())
+			time.Sleep(5 * time.Second)
+			o.bodies[0].end(content)
+			w.idle(t)
+			assert.NoError(t, o.end(t).Err)
+		}
+	})
+}

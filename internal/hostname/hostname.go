@@ -1,0 +1,35 @@
+// Package hostname compares the host names of registries.
+package hostname
+
+import (
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Valid reports whether s is a host name, with or without a port, and nothing
+// else.
+func Valid(s string) bool {
+	u, err := url.Parse("https://" + s)
+	if err != nil || u.Host != s || u.Hostname() == "" || strings.HasSuffix(s, ":") {
+		return false
+	}
+	_, err = strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil || u.Port() == ""
+}
+
+// Canonical returns the host of an upstream, a host or a URL, in the one spelling by
+// which hosts are compared: in lower case. Docker Hub has three names, which are one
+// host here.
+func Canonical(upstream string) string {
+	host := strings.ToLower(upstream)
+	if _, rest, ok := strings.Cut(host, "://"); ok {
+		host = rest
+	}
+	host, _, _ = strings.Cut(host, "/")
+	switch host {
+	case "docker.io", "index.docker.io":
+		return "registry-1.docker.io"
+	}
+	return host
+}

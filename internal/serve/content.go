@@ -1,0 +1,204 @@
+// Package serve writes answers of a registry (OCI distribution spec, "Pull") to
+// clients: content with its ranges and entity tags, JSON documents, errors, and
+// pages of lists. It knows bytes and headers, and nothing of where they come from.
+package serve
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
+)
+
+// MediaTypeBlob is what a registry says of every blob. The blob's real type stands
+// in the manifest that refers to it.
+const MediaTypeBlob = "application/octet-stream"
+
+// Manifest answers r, a GET or HEAD, with content: 304 where the client has it.
+func Manifest(w http.ResponseWriter, r *http.Request, d digest.Digest, mediaType string, content []byte) {
+	h := w.Header()
+	length := setHeaders(h, d, mediaType, len(content))
+	if matchesETag(r.Header.Values("If-None-Match"), d) {
+		h.Del("Content-Type")
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	h["Content-Length"] = length
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(content) // a client that has left is nobody's error
+	}
+}
+
+// Blob answers r, a GET or HEAD, with size bytes of body: 206 for one range, 304
+// where the client has it, always with a Content-Length. It reports whether the
+// client got all that the header announced. Where it did not, the caller must cut
+// the connection, or a client without a length would take the part for the whole.
+func Blob(w http.ResponseWriter, r *http.Request, d digest.Digest, size int64, body io.Reader) (complete bool) {
+	setHeaders(w.Header(), d, MediaTypeBlob, 0)
+	r = oneRange(r)
+	cw := &contentWriter{ResponseWriter: w, size: size}
+	seeker, seekable := body.(io.ReadSeeker)
+	switch {
+	case r.Method == http.MethodHead:
+		http.ServeContent(cw, r, "", time.Time{}, &emptyContent{size: size})
+		return true
+	case seekable:
+		http.ServeContent(cw, r, "", time.Time{}, seeker)
+	default:
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+		cw.WriteHeader(http.StatusOK)
+		_, _ = io.Copy(cw, body) // cw counts what was sent
+	}
+	return cw.sent >= cw.expected
+}
+
+// setHeaders sets what every answer with content has, and returns the value of its
+// Content-Length. It is on the way of every hit, so it allocates twice and no more:
+// the keys are as net/http spells them, one array has all values, and one string
+// has those that have to be made.
+func setHeaders(h http.Header, d digest.Digest, mediaType string, size int) (length []string) {
+	var buf [160]byte
+	made := append(append(append(buf[:0], '"'), d...), '"')
+	etag := len(made)
+	text := string(strconv.AppendInt(made, int64(size), 10))
+	v := []string{mediaType, string(d), "registry/2.0", text[:etag], "nosniff", text[etag:]}
+	h["Content-Type"] = v[0:1:1]
+	h["Docker-Content-Digest"] = v[1:2:2]
+	h["Docker-Distribution-Api-Version"] = v[2:3:3]
+	h["Etag"] = v[3:4:4]
+	h["X-Content-Type-Options"] = v[4:5:5]
+	return v[5:6:6]
+}
+
+// matchesETag reports whether one of the entity tags of If-None-Match is d's
+// (RFC 9110, section 13.1.2: weak comparison).
+func matchesETag(values []string, d digest.Digest) bool {
+	for _, value := range values {
+		for tag := range strings.SplitSeq(value, ",") {
+			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
+			if tag == "*" || tag == `"`+d.String()+`"` {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// oneRange removes the Range headers that are not answered with a part: several
+// ranges, units other than bytes, what is no range, and every Range of a HEAD.
+// RFC 9110, section 14.2, lets a server ignore any.
+func oneRange(r *http.Request) *http.Request {
+	v := r.Header.Values("Range")
+	if len(v) == 0 || r.Method == http.MethodGet && len(v) == 1 && isOneRange(v[0]) {
+		return r
+	}
+	whole := *r
+	whole.Header = r.Header.Clone()
+	whole.Header.Del("Range")
+	return &whole
+}
+
+// isOneRange reports whether v is bytes=N-, bytes=N-M or bytes=-N with numbers
+// that http.ServeContent gets right.
+func isOneRange(v string) bool {
+	spec, bytes := strings.CutPrefix(v, "bytes=")
+	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
+	_, okFirst := contentrange.Digits(first)
+	n, okLast := contentrange.Digits(last)
+	switch {
+	case !bytes || !dash:
+		return false
+	case first == "":
+		return okLast && n > 0
+	}
+	return okFirst && (okLast || last == "")
+}
+
+// contentWriter stands between http.ServeContent and the client. It replaces the
+// plain text of a 416 by OCI JSON, and it counts what is sent, since ServeContent
+// hides the errors of the content.
+type contentWriter struct {
+	http.ResponseWriter
+	size     int64 // of the whole content
+	expected int64 // of the part that is sent
+	sent     int64
+	refused  bool // 416: its body was written already
+}
+
+func (w *contentWriter) WriteHeader(status int) {
+	switch status {
+	case http.StatusRequestedRangeNotSatisfiable:
+		w.refused = true
+		w.Header().Del("Etag")
+		Error(w.ResponseWriter, status, "RANGE_INVALID", "The range cannot be satisfied.")
+		return
+	case http.StatusOK:
+		// Not the Content-Length: there is none where a Content-Encoding is set.
+		w.expected = w.size
+	case http.StatusPartialContent:
+		first, last, _, _ := contentrange.Parse(w.Header().Get("Content-Range"))
+		w.expected = last - first + 1
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *contentWriter) Write(p []byte) (int, error) {
+	if w.refused {
+		return len(p), nil
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.sent += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps the kernel's way from a file to the connection open.
+func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
+	if w.refused {
+		return io.Copy(io.Discard, src)
+	}
+	var n int64
+	var err error
+	if part, ok := src.(*io.LimitedReader); ok {
+		if body, ok := part.R.(*spool.Reader); ok {
+			n, err = body.SendTo(w.ResponseWriter, part.N, w.conn())
+			w.sent += n
+			return n, err
+		}
+	}
+	n, err = io.Copy(w.ResponseWriter, src)
+	w.sent += n
+	return n, err
+}
+
+// conn is what the connection can do. A client that waits for the first byte
+// sees the header, one that never reads can be cut off.
+func (w *contentWriter) conn() spool.Conn {
+	c := http.NewResponseController(w.ResponseWriter)
+	return spool.Conn{
+		Flush:     func() { _ = c.Flush() },
+		Interrupt: func() { _ = c.SetWriteDeadline(time.Unix(1, 0)) },
+	}
+}
+
+// emptyContent has a size and no bytes, for answers without a body.
+type emptyContent struct{ size, off int64 }
+
+func (e *emptyContent) Read([]byte) (int, error) { return 0, io.EOF }
+
+func (e *emptyContent) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += e.off
+	case io.SeekEnd:
+		offset += e.size
+	}
+	e.off = offset
+	return offset, nil
+}

@@ -1,0 +1,113 @@
+// Package transcript plays what registries say on the wire, from text files that a
+// person can read. A file begins with comments that say whose words they are, and has
+// sections of requests and their answers:
+//
+//	# Docker Hub. Source: https://distribution.github.io/distribution/spec/auth/token/
+//
+//	== token
+//	> GET https://auth.docker.io/token?service=registry.docker.io&scope=repository:library/alpine:pull
+//	> Authorization: Basic me:{{password}}
+//	< 200
+//	< Content-Type: application/json
+//
+//	{"token":"{{token}}"}
+//
+// Lines with ">" are sent, lines with "<" are answered, and all other lines behind these
+// are the answer's body, without the empty ones at its ends. A line with "#" is a comment.
+//
+// The query stands in any order and not escaped. "> Name: value" must be sent just so;
+// "Basic user:password" stands for its base64 form. "> !Name" must not be sent, and no
+// header at all but those in [Harmless] unless a line has it, so that a secret goes where
+// the transcript says and nowhere else. A line that is no header is the request's form.
+//
+// An answer is as long as its body. Where Content-Length says more, the connection breaks.
+//
+// {{name}} is a text that the test gives with [Player.Set]. {{now}} is the time at which
+// the section is laid out. {{token}} is a new token in an answer, and in a request the
+// last one that was given.
+package transcript
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Harmless are the headers that a request may carry though the transcript has them not.
+var Harmless = []string{"Accept", "Accept-Encoding", "If-Range", "Range", "User-Agent"}
+
+// Section is what a registry says in one situation.
+type Section struct {
+	Name      string
+	exchanges []exchange
+}
+
+// exchange is a request and its answer.
+type exchange struct {
+	place, section string // file and line, and name
+	used           bool
+
+	method, url string
+	sent        []field
+	form        string
+
+	status int
+	header []field
+	body   string
+}
+
+type field struct{ name, value string }
+
+// Read returns the sections of a file, in its order.
+func Read(file string) (sections []Section, err error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var e *exchange // the last one of the last section
+	for i, line := range strings.Split(string(content), "\n") {
+		kind, rest, _ := strings.Cut(line, " ")
+		place := fmt.Sprintf("%s:%d", filepath.Base(file), i+1)
+		switch {
+		case strings.HasPrefix(line, "#"):
+		case kind == "==":
+			sections, e = append(sections, Section{Name: rest}), nil
+		case kind == ">" && sections != nil && (e == nil || e.status != 0):
+			s := &sections[len(sections)-1]
+			s.exchanges = append(s.exchanges, exchange{place: place, section: s.Name})
+			e = &s.exchanges[len(s.exchanges)-1]
+			e.method, e.url, _ = strings.Cut(rest, " ")
+		case e != nil:
+			err = e.read(kind, rest, line)
+		case line != "":
+			err = errors.New("a line belongs to nothing")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", place, err)
+		}
+	}
+	return sections, nil
+}
+
+// read reads a line behind the request's first one.
+func (e *exchange) read(kind, rest, line string) (err error) {
+	name, value, isField := strings.Cut(rest, ": ")
+	switch {
+	case kind == ">" && (isField || strings.HasPrefix(rest, "!")):
+		e.sent = append(e.sent, field{name, value})
+	case kind == ">":
+		e.form = rest
+	case kind == "<" && e.status == 0:
+		e.status, err = strconv.Atoi(rest)
+	case kind == "<" && isField:
+		e.header = append(e.header, field{name, value})
+	case e.status != 0:
+		e.body += line + "\n"
+	case line != "":
+		err = errors.New("a line is neither sent nor answered")
+	}
+	return err
+}

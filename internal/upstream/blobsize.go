@@ -1,0 +1,55 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// BlobSize asks for the size of a blob by way of its first byte: there are
+// registries that refuse every HEAD of a blob.
+func (c *Client) BlobSize(ctx context.Context, t *Target, d digest.Digest) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	defer cancel()
+	firstByte := http.Header{"Range": {"bytes=0-0"}}
+	resp, err := c.get(ctx, t, object{method: http.MethodGet, kind: "blobs", ref: d.String(), header: firstByte, attempts: t.Options.attempts(Pull)})
+	if err != nil {
+		return 0, err
+	}
+	defer drain(resp)
+	success := resp.StatusCode/100 == 2
+	if success && isWebPage(resp) {
+		return 0, t.fail(ErrUnavailable, errors.New("upstream answers with a web page"))
+	}
+	if size, ok := sizeIn(resp, d); ok {
+		return size, nil
+	}
+	if success {
+		return 0, t.fail(ErrUnavailable, errors.New("upstream does not tell the size of the blob"))
+	}
+	return 0, statusError(t, resp)
+}
+
+// sizeIn is the size of the blob d by the answer to a request for its first byte.
+func sizeIn(resp *http.Response, d digest.Digest) (size int64, ok bool) {
+	switch resp.StatusCode {
+	case http.StatusOK: // the registry does not know Range
+		return resp.ContentLength, resp.ContentLength >= 0
+	case http.StatusPartialContent:
+		_, total, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
+		size, err := strconv.ParseInt(total, 10, 64)
+		return size, err == nil && size > 0
+	case http.StatusRequestedRangeNotSatisfiable: // an empty blob has no first byte
+		return 0, d == d.Algorithm().FromString("")
+	}
+	return 0, false
+}
+
+// isWebPage reports whether an answer is for people: from a login form, perhaps.
+func isWebPage(resp *http.Response) bool {
+	return strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
+}

@@ -1,0 +1,247 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
+)
+
+const (
+	// A transfer goes on after every break for as long as it gets anywhere: so many
+	// times in a row without resumeProgress bytes, and so many times in all.
+	maxIdleResumes = 4
+	maxResumes     = 1000
+	resumeProgress = 64 << 10
+
+	resumeBackoff = 200 * time.Millisecond
+)
+
+// Transfer is the body of one blob, over as many answers as it takes. It is for one
+// goroutine at a time, but for Interrupt. Nothing is verified: the reader compares
+// the digest.
+//
+// A body breaks when its connection does, when it ends short of the length that was
+// announced, or when it is interrupted. Then:
+//
+//  1. If the Transfer's context has ended, or the tries are used up, Read fails.
+//     Else it waits, the longer the less has come since the break before.
+//  2. It asks for the rest by Range. It asks the registry, and not the host that the
+//     registry had redirected us to, since such URLs expire.
+//  3. 206 goes on only if its one Content-Range begins at the offset where we are,
+//     reaches to the end, and is of a blob of the length announced before.
+//  4. 200 is the whole blob again: it is read up to the offset and thrown away, if
+//     its length is not another one.
+//  5. 416, or 400 from object stores behind a CDN, refuses the Range. The blob is
+//     asked for once more without, and skipped as in 4. If that breaks, too, Read
+//     fails.
+//  6. 401, 403 and 404 end the transfer, and so does an answer that 3 or 4 do not
+//     let through. Any other status may pass, and so may a broken connection: the
+//     next try begins at 1.
+//
+// So two objects are never spliced, unless they have the same length and the
+// registry calls them by the same digest. It is for that case that the reader
+// compares the digest of the whole.
+type Transfer struct {
+	client *Client
+	target *Target
+	digest digest.Digest
+	ctx    context.Context
+	body   io.ReadCloser
+	off    int64
+	total  int64 // -1: the registry did not say
+
+	mark    int64 // off at the break before
+	idle    int   // breaks in a row without progress
+	resumes int
+	whole   bool // a Range was refused: ask for all and skip
+
+	mu        sync.Mutex
+	interrupt context.CancelCauseFunc // ends the answer that is being read
+}
+
+// Transfer starts the download of a blob. It returns when the header of the answer
+// is in. The caller closes the Transfer. There is no total timeout: ctx ends it.
+func (c *Client) Transfer(ctx context.Context, t *Target, d digest.Digest) (*Transfer, error) {
+	x := &Transfer{client: c, target: t, digest: d, ctx: ctx}
+	resp, err := x.ask(nil, t.Options.attempts(Pull))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer drain(resp)
+		return nil, statusError(t, resp)
+	}
+	x.body, x.total = resp.Body, resp.ContentLength
+	return x, nil
+}
+
+// Total is the length of the blob that the registry has announced; -1: none yet.
+func (x *Transfer) Total() int64 { return x.total }
+
+// Interrupt ends the answer that is being read, or waited for, and the transfer goes
+// on with another, as after any other break. The cause shows in the error if that
+// was one break too many. It may be called at any time.
+func (x *Transfer) Interrupt(cause error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.interrupt(&interruption{cause})
+}
+
+// Read reads on, over any number of breaks. Its error is io.EOF at the end of the
+// blob, the cause of the Transfer's context if that has ended, or an [*Error].
+func (x *Transfer) Read(p []byte) (int, error) {
+	for {
+		n, err := x.body.Read(p)
+		x.off += int64(n)
+		switch {
+		case n > 0, err == nil:
+			return n, nil // an error shows again at the next call
+		case err == io.EOF && (x.total < 0 || x.off >= x.total):
+			return 0, io.EOF
+		case err == io.EOF:
+			err = io.ErrUnexpectedEOF
+		}
+		if err := x.resume(err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// Close ends the transfer.
+func (x *Transfer) Close() error { return x.body.Close() }
+
+// ask sends one request for the blob, which Interrupt can end.
+func (x *Transfer) ask(header http.Header, tries attempts) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(x.ctx)
+	x.mu.Lock()
+	x.interrupt = cancel
+	x.mu.Unlock()
+	blob := object{method: http.MethodGet, kind: "blobs", ref: x.digest.String(), header: header, attempts: tries}
+	resp, err := x.client.get(ctx, x.target, blob)
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &cancellingBody{resp.Body, cancel}
+	return resp, nil
+}
+
+// resume replaces the body that broke off, because of cause.
+func (x *Transfer) resume(cause error) error {
+	_ = x.body.Close()
+	if x.off-x.mark >= resumeProgress {
+		x.idle = 0
+	}
+	x.mark = x.off
+	restarted := x.whole
+	for {
+		if err := context.Cause(x.ctx); err != nil {
+			return err
+		}
+		if restarted || x.idle >= maxIdleResumes || x.resumes >= maxResumes {
+			return x.target.fail(ErrUnavailable, fmt.Errorf("after %d bytes: %w", x.off, redact(x.ctx, cause)))
+		}
+		if err := x.pause(); err != nil {
+			return err
+		}
+		x.idle++
+		x.resumes++
+		again, err := x.reopen()
+		if err == nil {
+			return nil
+		}
+		if !again {
+			// Not wrapped: that the rest is "not found" or "denied" does not make the
+			// blob so.
+			return x.target.fail(ErrUnavailable, fmt.Errorf("after %d bytes: %v", x.off, err))
+		}
+		cause = err
+	}
+}
+
+// pause waits longer and longer, unless the transfer was getting somewhere.
+func (x *Transfer) pause() error {
+	if x.idle == 0 {
+		return nil
+	}
+	limit := resumeBackoff << (x.idle - 1)
+	return sleep(x.ctx, limit/2+rand.N(limit/2))
+}
+
+// reopen asks for the rest. again reports whether an error may pass.
+func (x *Transfer) reopen() (again bool, err error) {
+	var header http.Header
+	if x.off > 0 && !x.whole {
+		header = http.Header{"Range": {"bytes=" + strconv.FormatInt(x.off, 10) + "-"}}
+	}
+	resp, err := x.ask(header, resuming)
+	if err != nil {
+		return mayResume(err), err
+	}
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		err = x.checkPart(resp)
+	case http.StatusOK:
+		again, err = x.skip(resp)
+	case http.StatusRequestedRangeNotSatisfiable, http.StatusBadRequest:
+		again, err = !x.whole, statusError(x.target, resp)
+		x.whole = true
+	default:
+		err = statusError(x.target, resp)
+		again = !errors.Is(err, ErrDenied) && !errors.Is(err, ErrNotFound)
+	}
+	if err != nil {
+		_ = resp.Body.Close()
+		return again, err
+	}
+	x.body = resp.Body
+	return false, nil
+}
+
+// mayResume reports whether the rest of a blob may be had a little later, although
+// it could not be asked for now.
+func mayResume(err error) bool {
+	if _, ok := errors.AsType[*interruption](err); ok || errors.Is(err, syscall.ECONNREFUSED) {
+		return true
+	}
+	if _, ok := errors.AsType[*brokenError](err); ok {
+		return true
+	}
+	e, ok := errors.AsType[*Error](err)
+	return ok && mayPassStatus(e.Status)
+}
+
+// checkPart makes sure that a 206 continues exactly where we are, in the object
+// that we began with.
+func (x *Transfer) checkPart(resp *http.Response) error {
+	ranges := resp.Header.Values("Content-Range")
+	if len(ranges) != 1 {
+		return x.target.fail(ErrUnavailable, fmt.Errorf("resume answered with %d Content-Range headers", len(ranges)))
+	}
+	first, last, total, ok := contentrange.Parse(ranges[0])
+	if !ok || first != x.off || last != total-1 || x.total >= 0 && total != x.total {
+		return x.target.fail(ErrUnavailable, fmt.Errorf("asked for byte %d on of %d, got Content-Range %.100q", x.off, x.total, ranges[0]))
+	}
+	x.total = total
+	return nil
+}
+
+// skip passes over what we have: the registry sends all of it again.
+func (x *Transfer) skip(resp *http.Response) (again bool, err error) {
+	if x.total >= 0 && resp.ContentLength >= 0 && resp.ContentLength != x.total {
+		return false, x.target.fail(ErrUnavailable, fmt.Errorf("the blob of %d bytes has become one of %d", x.total, resp.ContentLength))
+	}
+	_, err = io.CopyN(io.Discard, resp.Body, x.off)
+	return true, err
+}

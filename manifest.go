@@ -1,0 +1,257 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
+)
+
+// maxRejoins bounds how often a pull by digest joins the fetch of a tag that turns
+// out to be immutable.
+const maxRejoins = 3
+
+// resolver finds manifests: in the Store, or upstream.
+//
+// The way of a request is lookUp, then, for a miss or a tag that is due, join. What
+// joins runs once for all who ask, in a flight: resolve looks into the Store once
+// more and then calls recheck for a tag that is stored, or fetch for what is not.
+// Both end in keep.
+type resolver struct {
+	*core
+	checks  *checks
+	flights flight.Group[objectKey, *Manifest]
+
+	fill FillMode
+	// importParts brings in what a manifest refers to, and returns when it is stored;
+	// importLater does so when nobody waits. Both are the importer's.
+	importParts func(ctx context.Context, rt *route, m *Manifest, depth int) error
+	importLater func(rt *route, m *Manifest)
+}
+
+func newResolver(c *core, fill FillMode, flights *flight.Set) *resolver {
+	re := &resolver{core: c, checks: newChecks(), fill: fill}
+	re.flights.Join(flights, "manifest")
+	return re
+}
+
+// fetching is one fetch of a manifest, on behalf of all who wait for it.
+type fetching struct {
+	*flight.Call[objectKey, *Manifest]
+	rt    *route
+	r     Request   // of the caller who began it
+	depth int       // how many indexes it came through
+	have  *Manifest // what is stored under the tag; nil: nothing
+	start time.Time
+}
+
+// pull answers HEAD and GET of a manifest.
+func (re *resolver) pull(ctx context.Context, r Request) (*Manifest, outcome, error) {
+	if err := re.admit(ctx, r); err != nil {
+		return nil, outcome{}, err
+	}
+	have, storeErr := re.store.manifest(ctx, r.Repo, r.Ref)
+	if have != nil {
+		return re.pullStored(ctx, r, have)
+	}
+	rt, out, err := re.enter(ctx, r, storeErr)
+	if err == nil {
+		err = re.registries.refuse(ctx, rt, r.Ref)
+	}
+	if err != nil {
+		return nil, out, err
+	}
+	m, err := re.join(ctx, rt, r)
+	return m, out, err
+}
+
+// pullStored answers with what is stored. A tag that is due is checked first, if the
+// caller may cause that.
+func (re *resolver) pullStored(ctx context.Context, r Request, have *Manifest) (*Manifest, outcome, error) {
+	if ocipath.IsDigest(r.Ref) || re.router.isFresh(have, re.now()) {
+		return have, outcome{}, nil
+	}
+	rt, err := re.router.route(ctx, r.Repo)
+	if err != nil || !rt.isDue(have, re.now()) {
+		return have, outcome{}, nil // what is stored is served, also without a rule
+	}
+	if re.mayImport(ctx, r) != nil {
+		return have, outcome{}, nil
+	}
+	m, err := re.join(ctx, rt, r)
+	return m, rt.outcome(present), err
+}
+
+// join returns what the fetch of r.Ref gives to this caller.
+func (re *resolver) join(ctx context.Context, rt *route, r Request) (*Manifest, error) {
+	for range maxRejoins {
+		m, shared, err := re.do(ctx, rt, r, 0)
+		if err != nil {
+			return nil, err
+		}
+		// A fetch by tag is found under the digest that it brought, too. It gives another
+		// manifest after all if its tag turns out to be immutable.
+		if !ocipath.IsDigest(r.Ref) || m.Descriptor.Digest.String() == r.Ref {
+			return asAnswer(m, r.Ref, shared), nil
+		}
+	}
+	return nil, rt.error(ErrUnavailable, errors.New("the digest could not be fetched beside a tag that does not move"))
+}
+
+// asAnswer is the manifest of a flight as the answer to one of those who wait.
+func asAnswer(m *Manifest, ref string, shared bool) *Manifest {
+	shared = shared && m.Source == SourceFill
+	tag := ref
+	if ocipath.IsDigest(ref) {
+		tag = ""
+	}
+	if !shared && m.Tag == tag {
+		return m
+	}
+	own := *m
+	own.Tag = tag
+	if shared {
+		own.Source = SourceShared
+	}
+	return &own
+}
+
+// do runs resolve for r.Ref, or waits for the one that runs already.
+func (re *resolver) do(ctx context.Context, rt *route, r Request, depth int) (m *Manifest, shared bool, err error) {
+	return re.flights.Do(ctx, rt.key(r.Ref), func(call *flight.Call[objectKey, *Manifest]) (*Manifest, error) {
+		return re.resolve(&fetching{Call: call, rt: rt, r: r, depth: depth, start: re.now()})
+	})
+}
+
+// resolve runs in the flight. It looks into the Store once more, since the flight
+// before may have stored the manifest after our caller looked and before this
+// flight began.
+func (re *resolver) resolve(f *fetching) (*Manifest, error) {
+	have := re.store.findManifest(f.Context(), f.rt.repo, f.r.Ref)
+	switch {
+	case have == nil:
+		return re.traced(f, re.fetch)
+	case ocipath.IsDigest(f.r.Ref), !f.rt.isDue(have, f.start):
+		return have, nil
+	case re.checks.isRefused(f.rt, f.r.Ref):
+		// Nobody has taken the refusal back: it is asked again, and nothing else will do.
+	case re.checks.arePaused(f.rt, f.start):
+		return asStale(have), nil
+	}
+	f.have = have
+	return re.recheck(f)
+}
+
+// traced runs one exchange with upstream and tells it as an event.
+func (re *resolver) traced(f *fetching, run func(context.Context, *fetching) (*Manifest, error)) (*Manifest, error) {
+	event := re.fetchEvent(EventManifest, f.depth > 0)
+	event.start = f.start
+	ctx := event.Attach(f.Context())
+	m, err := run(ctx, f)
+	if err != nil {
+		re.tellFetch(ctx, event, f.rt, f.r.Ref, ocispec.Descriptor{}, SourceFill, err)
+		return nil, err
+	}
+	re.tellFetch(ctx, event, f.rt, f.r.Ref, m.Descriptor, m.Source, nil)
+	return m, nil
+}
+
+// fetch brings in a manifest that is not stored.
+func (re *resolver) fetch(ctx context.Context, f *fetching) (*Manifest, error) {
+	m, err := re.registries.manifest(ctx, f.rt, f.r.Ref, upstream.Pull)
+	if err != nil {
+		return nil, err
+	}
+	re.checks.confirm(f.rt, f.r.Ref)
+	if err := re.createRepo(ctx, f.rt, f.r); err != nil {
+		return nil, err
+	}
+	return re.keep(f, stamp(m, f.start)), nil
+}
+
+// keep answers those who wait with m, which is verified, and has it stored, as Fill
+// says. It returns what the answer is for those who have not got one yet.
+//
+// The flight, the answer and the commit, step by step:
+//
+//  1. Keep makes the flight go on although everybody may leave. If everybody has
+//     left already, another flight for the same key may run by now, so nothing is
+//     stored here.
+//  2. Link enters the flight under the digest, too. A client that was told the digest
+//     by HEAD of the tag finds this flight, not a second fetch.
+//  3. Publish answers all who wait and all who join from now on. Neither the Store
+//     nor any blob can delay that. Only a tag that moves waits for the Store, which
+//     may say that it must not move (ErrImmutable); see checkLimit for how long.
+//  4. The Store gets the manifest. Until then the flight stays linked: a request that
+//     misses in the Store joins it, and is answered at once.
+//  5. The flight ends and is unlinked. A request that missed in the Store before step
+//     4 and comes here after step 5 starts a flight of its own, whose resolve looks
+//     into the Store first and finds it. So nothing is fetched twice.
+func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
+	if !f.Keep() {
+		return m
+	}
+	f.Link(f.rt.key(m.Descriptor.Digest.String()))
+	moves := f.have != nil && m.Source == SourceFill
+	eager := re.fill == FillEager && m.Source == SourceFill
+	if !moves || eager {
+		f.Publish(m)
+	}
+	if eager {
+		// The flight's own context: what the parts cost is theirs, not this fetch's.
+		if err := re.importParts(f.Context(), f.rt, m, f.depth); err != nil {
+			re.log.Warn("image is not complete and so not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
+			return m
+		}
+	}
+	m = re.put(f, m)
+	if re.fill == FillBackground && m.Source == SourceFill && f.depth == 0 {
+		re.importLater(f.rt, m)
+	}
+	return m
+}
+
+// put stores m and returns what is stored. A Store that fails changes nothing for
+// those who wait. The context is the flight's: it was kept, so only a Shutdown that
+// runs out of time ends it.
+func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
+	ctx := f.Context()
+	if err := re.router.unchanged(ctx, f.rt); err != nil {
+		re.log.Warn("manifest is served and not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
+		return m
+	}
+	err := re.store.putManifest(ctx, f.rt.repo, m)
+	if errors.Is(err, ErrImmutable) {
+		if have := re.store.findManifest(ctx, f.rt.repo, f.r.Ref); have != nil {
+			m = asConfirmed(have, f.r.Ref, m.CheckedAt)
+			err = re.store.putManifest(ctx, f.rt.repo, m) // that it was checked
+		}
+	}
+	if err != nil {
+		re.storeFailed(ctx, f.rt.repo, f.r.Ref, err)
+	}
+	return m
+}
+
+// child returns the manifest d of an index. depth is how many indexes it came through.
+// begin is called if the manifest must be fetched.
+func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, depth int, begin func()) (*Manifest, error) {
+	if m := re.store.findManifest(ctx, rt.repo, d.String()); m != nil {
+		return m, nil
+	}
+	begin()
+	m, _, err := re.do(ctx, rt, Request{Repo: rt.repo, Ref: d.String()}, depth)
+	return m, err
+}
+
+// stored waits until the fetch of d, if one runs, has ended: its answer is out
+// before the Store has it.
+func (re *resolver) stored(ctx context.Context, rt *route, d digest.Digest) error {
+	return re.flights.Wait(ctx, rt.key(d.String()))
+}

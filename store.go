@@ -1,0 +1,377 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"weak"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
+	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/serve"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
+)
+
+const maxVerified = 4096
+
+// guardedStore makes all calls of the host's Store. No call holds a lock of ours.
+//
+// There are three ways to call it. A look-up on the way of a hit ([guardedStore.manifest]
+// and [guardedStore.blob]) is a plain call on the request's own goroutine with the
+// request's own context: it costs nothing, and a Store that blocks and does not
+// heed the context holds up that one request. Every other look-up runs beside its
+// caller, who leaves when its context ends. A put waits for its turn and then takes
+// as long as it takes. In all three a panic is an error, a miss is an error that Is
+// fs.ErrNotExist, and any other error is told by an event and harms no pull.
+type guardedStore struct {
+	host     Store
+	tell     func(ctx context.Context, repo Repo, ref string, err error) // of a failure
+	lookups  *hostcall.Lookups
+	verified *lru.Cache[digest.Digest, verifiedContent]
+
+	// Manifests do not queue behind blobs.
+	manifestPuts, blobPuts hostcall.Puts
+}
+
+func newGuardedStore(host Store, tell func(context.Context, Repo, string, error), l *hostcall.Lookups) *guardedStore {
+	return &guardedStore{host: host, tell: tell, lookups: l, verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
+}
+
+// failed reports a failure, unless it is the caller who left.
+func (s *guardedStore) failed(ctx context.Context, repo Repo, ref string, err error) {
+	if err != nil && ctx.Err() == nil {
+		s.tell(ctx, repo, ref, err)
+	}
+}
+
+// manifest returns what the Store has for ref, on the way of a hit; nil for a miss.
+// A manifest that cannot be right is a failure, and is fetched again: a damaged
+// Store heals.
+func (s *guardedStore) manifest(ctx context.Context, repo Repo, ref string) (*Manifest, error) {
+	m, err := s.verifiedManifest(ctx, repo, ref)
+	s.failed(ctx, repo, ref, err)
+	return m, err
+}
+
+// findManifest is manifest for a fetch, which a Store must not hold up. A failure
+// counts as a miss.
+func (s *guardedStore) findManifest(ctx context.Context, repo Repo, ref string) *Manifest {
+	m, err := hostcall.Do(ctx, s.lookups, "Store.Manifest", nil, func(ctx context.Context) (*Manifest, error) {
+		return s.verifiedManifest(ctx, repo, ref)
+	})
+	s.failed(ctx, repo, ref, err)
+	return m
+}
+
+func (s *guardedStore) verifiedManifest(ctx context.Context, repo Repo, ref string) (*Manifest, error) {
+	m, err := s.askManifest(ctx, repo, ref)
+	if err == nil && !s.isVerified(m, ref) {
+		if err = checkManifest(m, ref); err == nil {
+			s.noteVerified(m)
+		}
+	}
+	switch {
+	case err == nil:
+		return asHit(m), nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	}
+	return nil, err
+}
+
+// askManifest is on the way of every hit, and so has no closure.
+func (s *guardedStore) askManifest(ctx context.Context, repo Repo, ref string) (m *Manifest, err error) {
+	defer hostcall.Recover("Store.Manifest", &err)
+	return s.host.Manifest(ctx, repo, ref)
+}
+
+// verifiedContent is content that had its digest. A Store may return the same bytes
+// for every hit, and never changes them; so they are hashed once. The pointer keeps
+// nothing alive.
+type verifiedContent struct {
+	content weak.Pointer[byte]
+	size    int
+}
+
+// isVerified reports whether these very bytes had their digest before, and are the
+// ones asked for.
+func (s *guardedStore) isVerified(m *Manifest, ref string) bool {
+	if m == nil || len(m.Content) == 0 {
+		return false
+	}
+	seen, ok := s.verified.Get(m.Descriptor.Digest)
+	return ok && seen.content == weak.Make(&m.Content[0]) && seen.size == len(m.Content) &&
+		(!ocipath.IsDigest(ref) || ref == string(m.Descriptor.Digest))
+}
+
+func (s *guardedStore) noteVerified(m *Manifest) {
+	if len(m.Content) > 0 {
+		s.verified.Put(m.Descriptor.Digest, verifiedContent{weak.Make(&m.Content[0]), len(m.Content)})
+	}
+}
+
+// asHit returns m as a hit, without writing to what the Store has.
+func asHit(m *Manifest) *Manifest {
+	if m.Source == SourceHit {
+		return m
+	}
+	hit := *m
+	hit.Source = SourceHit
+	return &hit
+}
+
+func checkManifest(m *Manifest, ref string) error {
+	if m == nil {
+		return errors.New("no manifest and no error")
+	}
+	d := m.Descriptor.Digest
+	if !ocipath.ValidDigest(string(d)) || d.Algorithm().FromBytes(m.Content) != d {
+		return fmt.Errorf("stored manifest does not have its digest %.80q", string(d))
+	}
+	if ocipath.IsDigest(ref) && d.String() != ref {
+		return fmt.Errorf("asked for %s, the Store has %s", ref, d)
+	}
+	return nil
+}
+
+// blob returns the Store's blob with its size, on the way of a hit; nil for a miss.
+func (s *guardedStore) blob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error) {
+	b, err := s.sizedBlob(ctx, repo, d)
+	s.failed(ctx, repo, d.String(), err)
+	return b, err
+}
+
+// hasBlob is blob for a fetch, which a Store must not hold up. A failure counts as a
+// miss.
+func (s *guardedStore) hasBlob(ctx context.Context, repo Repo, d digest.Digest) bool {
+	b, err := hostcall.Do(ctx, s.lookups, "Store.Blob", closeBlob, func(ctx context.Context) (*Blob, error) {
+		return s.sizedBlob(ctx, repo, d)
+	})
+	s.failed(ctx, repo, d.String(), err)
+	closeBlob(b)
+	return b != nil
+}
+
+func closeBlob(b *Blob) {
+	if b != nil {
+		_ = b.Body.Close() // nothing was read
+	}
+}
+
+func (s *guardedStore) sizedBlob(ctx context.Context, repo Repo, d digest.Digest) (b *Blob, err error) {
+	err = hostcall.Guard("Store.Blob", func() (err error) {
+		b, err = s.host.Blob(ctx, repo, d)
+		if err == nil {
+			b, err = withSize(b, d)
+		}
+		return err
+	})
+	switch {
+	case err == nil:
+		return b, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	}
+	return nil, err
+}
+
+// withSize returns the Store's blob as a hit whose size is known.
+func withSize(b *Blob, d digest.Digest) (*Blob, error) {
+	if b == nil || b.Body == nil {
+		return nil, errors.New("no blob and no error")
+	}
+	hit := &Blob{Descriptor: b.Descriptor, Body: b.Body}
+	hit.Descriptor.Digest, hit.Descriptor.MediaType = d, serve.MediaTypeBlob
+	if _, ok := b.Body.(http.Handler); ok {
+		return hit, nil // it answers by itself
+	}
+	size, err := sizeOf(b)
+	if err == nil && size == 0 && d != d.Algorithm().FromString("") {
+		err = fmt.Errorf("stored blob %s is empty", d)
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Body.Close())
+	}
+	hit.Descriptor.Size = size
+	return hit, nil
+}
+
+// sizeOf is how long the content is. That must be what the Store says it is, since a
+// file that was cut must not become a short answer that looks complete.
+func sizeOf(b *Blob) (int64, error) {
+	seeker, ok := b.Body.(io.Seeker)
+	if !ok {
+		return b.Descriptor.Size, nil
+	}
+	size, err := seeker.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = seeker.Seek(0, io.SeekStart)
+	}
+	if err == nil && b.Descriptor.Size != 0 && b.Descriptor.Size != size {
+		err = fmt.Errorf("stored blob has %d bytes instead of %d", size, b.Descriptor.Size)
+	}
+	return size, err
+}
+
+// putManifest stores m, in its turn. A failure is told.
+func (s *guardedStore) putManifest(ctx context.Context, repo Repo, m *Manifest) error {
+	return s.manifestPuts.Do(ctx, "Store.PutManifest", func(ctx context.Context, _ func()) error {
+		if err := context.Cause(ctx); err != nil {
+			return err // a Store is not called with a context that has ended
+		}
+		return s.host.PutManifest(ctx, repo, m)
+	})
+}
+
+// putBlob stores the verified content of r, in its turn.
+func (s *guardedStore) putBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	return s.blobPuts.Do(ctx, "Store.PutBlob", func(ctx context.Context, progress func()) error {
+		return s.host.PutBlob(ctx, repo, desc, hostcall.NewBody(ctx, r, desc.Size, progress))
+	})
+}
+
+// stage asks a BlobStager for a place; nil: the Store is none.
+func (s *guardedStore) stage(ctx context.Context, repo Repo, d digest.Digest) (*stagePlace, error) {
+	stager, ok := s.host.(BlobStager)
+	if !ok {
+		return nil, nil
+	}
+	abort := func(p *stagePlace) { p.Abort(); p.Close() }
+	return hostcall.Do(ctx, s.lookups, "Store.StageBlob", abort, func(ctx context.Context) (*stagePlace, error) {
+		stage, err := stager.StageBlob(ctx, repo, d)
+		if err == nil && stage == nil {
+			err = errors.New("no stage and no error")
+		}
+		if err != nil {
+			return nil, err
+		}
+		p := &stagePlace{stage: stage}
+		if p.file, err = p.openStage(); err != nil {
+			p.Abort() // without the file nobody could read on after the commit
+			return nil, err
+		}
+		return p, nil
+	})
+}
+
+// commitStage makes a blob of what was staged, in its turn. The error Is
+// [hostcall.ErrNotCalled] where the Stage was not asked to.
+func (s *guardedStore) commitStage(ctx context.Context, stage Stage, desc ocispec.Descriptor) error {
+	return s.blobPuts.Do(ctx, "Stage.Commit", func(ctx context.Context, _ func()) error {
+		return stage.Commit(ctx, desc)
+	})
+}
+
+// repository says whether the repository is there. It is unknown where the Store
+// makes no difference. A Store that fails to tell harms no pull: then the
+// repository counts as there.
+func (s *guardedStore) repository(ctx context.Context, repo Repo) (presence, error) {
+	creator, ok := s.host.(RepoCreator)
+	if !ok {
+		return unknown, nil
+	}
+	exists, err := hostcall.Do(ctx, s.lookups, "Store.RepoExists", nil, func(ctx context.Context) (bool, error) {
+		return creator.RepoExists(ctx, repo)
+	})
+	switch {
+	case err == nil && !exists:
+		return absent, nil
+	case err != nil && ctx.Err() != nil:
+		return unknown, context.Cause(ctx)
+	}
+	s.failed(ctx, repo, "", err)
+	return present, nil
+}
+
+// createRepo has the Store make the repository, if it is not there: upstream has
+// shown the image that it is for.
+func (s *guardedStore) createRepo(ctx context.Context, rule Rule, r Request) error {
+	if found, err := s.repository(ctx, r.Repo); found != absent {
+		return err
+	}
+	_, err := hostcall.Do(ctx, s.lookups, "Store.CreateRepo", nil, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.host.(RepoCreator).CreateRepo(ctx, r.Repo, rule, r)
+	})
+	if _, typed := errors.AsType[*Error](err); err == nil || typed {
+		return err
+	}
+	return &Error{Kind: ErrNotFound, Code: codeNameUnknown, Err: fmt.Errorf("the repository could not be created: %w", err)}
+}
+
+// listsTags reports whether the Store is a TagLister.
+func (s *guardedStore) listsTags() bool {
+	_, ok := s.host.(TagLister)
+	return ok
+}
+
+// tags lists the tags of a repository.
+func (s *guardedStore) tags(ctx context.Context, repo Repo) ([]string, error) {
+	lister, ok := s.host.(TagLister)
+	if !ok {
+		return nil, errNotListed
+	}
+	return hostcall.Do(ctx, s.lookups, "Store.Tags", nil, func(ctx context.Context) ([]string, error) {
+		return lister.Tags(ctx, repo)
+	})
+}
+
+// repos lists the repositories of an account in a Region.
+func (s *guardedStore) repos(ctx context.Context, account, region string) ([]string, error) {
+	lister, ok := s.host.(RepoLister)
+	if !ok {
+		return nil, errNotListed
+	}
+	return hostcall.Do(ctx, s.lookups, "Store.Repos", nil, func(ctx context.Context) ([]string, error) {
+		return lister.Repos(ctx, account, region)
+	})
+}
+
+// stagePlace is a Stage as the place of a fill. It keeps a file of its own on the
+// content, since a Stage need not be readable once it is committed, and clients read
+// on.
+type stagePlace struct {
+	stage Stage
+	file  *os.File
+}
+
+func (s *stagePlace) WriteAt(p []byte, off int64) (n int, err error) {
+	defer hostcall.Recover("Stage.WriteAt", &err)
+	return s.stage.WriteAt(p, off)
+}
+
+func (s *stagePlace) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }
+
+// Open opens the content once more: by way of our own file, since the Stage may be
+// gone, or by the Stage where the system cannot do that.
+func (s *stagePlace) Open() (*os.File, error) {
+	if f, err := spool.Reopen(s.file); err == nil {
+		return f, nil
+	}
+	return s.openStage()
+}
+
+func (s *stagePlace) openStage() (f *os.File, err error) {
+	defer hostcall.Recover("Stage.Open", &err)
+	return s.stage.Open()
+}
+
+// Abort forgets what was staged. What it says changes nothing: nothing of it is
+// visible. A nil place has nothing to forget.
+func (s *stagePlace) Abort() {
+	if s != nil {
+		_ = hostcall.Guard("Stage.Abort", s.stage.Abort)
+	}
+}
+
+// Close ends our own reading.
+func (s *stagePlace) Close() {
+	_ = s.file.Close() // it was only read
+}
