@@ -3,6 +3,7 @@ package pullthrough_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"testing"
 
@@ -220,4 +221,14 @@ func TestRefusedImportsAreServedWhatIsStored(t *testing.T) {
 	}
 	testkit.AssertContent(t, f.Get(t, testkit.BlobPath("a", img.Layers[0].Digest)), img.Layers[0].Digest, testkit.OctetStream, int(img.Layers[0].Size))
 	assert.Empty(t, f.Up.Log(), "a refused import asks nobody")
+}
+
+func getBody(t *testing.T, url string) ([]byte, int) {
+	t.Helper()
+	resp, err := http.Get(url)
+	require.NoError(t, err)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	return body, resp.StatusCode
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,10 +79,11 @@ func TestAFillOfUnknownLengthLeavesRoomForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, fill.Options{SpoolBytes: 8 * mib})
 		first, second := newOwner(content, newBody(-1)), newOwner(content, wholeBody(content))
-		go func() {
+		var reader sync.WaitGroup
+		reader.Go(func() {
 			_, err := w.read(t.Context(), first)
 			assert.NoError(t, err)
-		}()
+		})
 		synctest.Wait()
 		first.bodies[0].send(content[:mib+1])
 		synctest.Wait()
@@ -94,6 +96,7 @@ func TestAFillOfUnknownLengthLeavesRoomForOthers(t *testing.T) {
 		require.NoError(t, a.Body.Close())
 		first.bodies[0].end(content[mib+1:])
 		w.idle(t)
+		reader.Wait()
 	})
 }
 

@@ -266,6 +266,7 @@ func testWebPageAsTokenIsNamed(t *testing.T) {
 		"nothing":              {"application/json", "", ""},
 		"an array":             {"application/json", `["x"]`, ""},
 		"a string":             {"application/json", `"x"`, ""},
+		"a number as token":    {"application/json", `{"token":5}`, ""},
 		"JSON and more":        {"application/json", `{"token":"x"}{"token":"y"}`, ""},
 		"JSON that is cut off": {"application/json", `{"token":"x"`, ""},
 	} {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"net/http"
 	"regexp"
 	"strings"
 	"sync"
@@ -58,111 +57,6 @@ func TestABlobThatIsCutGoesOnWhereItWasCut(t *testing.T) {
 			}
 			assert.Equal(t, 1, w.Up.Count("* 401"))
 			assert.Equal(t, 1, w.Up.Count("GET /token*"))
-		})
-	}
-}
-
-func TestCutsWithoutEndAreNoReasonToGiveUpWhileItGetsOn(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(10 << 20)
-	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, CutAfter: new(int64(100 << 10))})
-	w.PullBlob(t, "a", layer.Digest)
-	assert.InDelta(t, 102, w.Up.Count(testkit.Blobs), 2)
-}
-
-func TestATransferThatGetsNowhereEnds(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(4 << 20)
-	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 200", CutAfter: new(int64(2 << 20))})
-	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 206", CutAfter: new(int64(0))})
-	b, err := w.Open(t.Context(), layer.Digest)
-	require.NoError(t, err)
-	_, err = io.Copy(io.Discard, b.Body)
-	assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-	require.NoError(t, b.Body.Close())
-	w.Settled(t)
-	assert.Equal(t, 5, w.Up.Count(testkit.Blobs), "once and four times more")
-}
-
-func TestAnswersToAResume(t *testing.T) {
-	const size, cut = 3 << 20, 1 << 20
-	other := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 7, LayerSize: size}).Layers[0]
-	all := func(t *testing.T, b *pullthroughtest.Blob) []byte {
-		content, err := io.ReadAll(b.Open())
-		require.NoError(t, err)
-		return content
-	}
-	header := func(contentRange ...string) http.Header { return http.Header{"Content-Range": contentRange} }
-	for name, tc := range map[string]struct {
-		fault func(t *testing.T, layer *pullthroughtest.Blob) pullthroughtest.Fault
-		ok    bool
-	}{
-		"200 with all of it": {func(t *testing.T, l *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Status: 200, Body: all(t, l), Header: http.Header{"Content-Range": nil}}
-		}, true},
-		"200 with another object of the same length": {func(t *testing.T, l *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Status: 200, Body: all(t, other), Header: http.Header{"Content-Range": nil}}
-		}, false},
-		"200 with a longer object": {func(t *testing.T, l *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Status: 200, Body: append(all(t, l), 0), Header: http.Header{"Content-Range": nil}}
-		}, false},
-		"206 that starts early": {func(t *testing.T, l *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Header: header(fmt.Sprintf("bytes %d-%d/%d", cut-10, size-1, size))}
-		}, false},
-		"206 of a larger object": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Header: header(fmt.Sprintf("bytes %d-%d/%d", cut, size, size+1))}
-		}, false},
-		"206 without Content-Range": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Header: header()}
-		}, false},
-		"206 with two of them": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			v := fmt.Sprintf("bytes %d-%d/%d", cut, size-1, size)
-			return pullthroughtest.Fault{Header: header(v, v)}
-		}, false},
-		"206 of unknown length": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Header: header(fmt.Sprintf("bytes %d-%d/*", cut, size-1))}
-		}, false},
-		"206 in several parts": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Header: http.Header{"Content-Range": nil, "Content-Type": {"multipart/byteranges; boundary=x"}}}
-		}, false},
-		"416": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Status: 416}
-		}, true},
-		"503 once": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Status: 503, Times: 1}
-		}, true},
-		"404": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Status: 404}
-		}, false},
-		"403": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Status: 403}
-		}, false},
-		"a bit flipped behind the cut": {func(*testing.T, *pullthroughtest.Blob) pullthroughtest.Fault {
-			return pullthroughtest.Fault{Flip: new(int64(5))}
-		}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			layer := w.Layer(size)
-			w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 200", Times: 1, CutAfter: new(int64(cut))})
-			fault := tc.fault(t, layer)
-			fault.Match = testkit.Blobs + " 206"
-			w.Up.Fault(fault)
-			b, err := w.Open(t.Context(), layer.Digest)
-			require.NoError(t, err)
-			if tc.ok {
-				testkit.AssertBody(t, layer.Digest, b)
-				assert.LessOrEqual(t, w.Up.Count(testkit.Blobs), 3)
-				return
-			}
-			n, err := io.Copy(io.Discard, b.Body)
-			assert.Error(t, err)
-			assert.Less(t, n, int64(size))
-			require.NoError(t, b.Body.Close())
-			w.Settled(t)
-			_, stored := w.Mem.Blob(t.Context(), testkit.Repo("a"), layer.Digest)
-			assert.Error(t, stored)
-			assert.LessOrEqual(t, w.Up.Count(testkit.Blobs), 6)
 		})
 	}
 }
