@@ -16,9 +16,9 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
 )
 
-// Blob implements [pullthrough.Store]. The Body can seek, and asks the registry when it is
-// read. Where the registry redirects to its storage, Body is an [http.Handler]
-// that passes the redirect on and cannot be read.
+// Blob implements [pullthrough.Store]. The Body can seek, and it requests the blob from
+// the registry when it is read. If the registry redirects to its storage, the Body is
+// an [http.Handler] that passes the redirect on and cannot be read.
 func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	at, err := s.locate(ctx, repo, d.String())
 	if err != nil {
@@ -28,7 +28,7 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 	if err != nil {
 		return nil, err
 	}
-	// The context of a look-up ends with it.
+	// The context of a look-up ends when the look-up returns, and the Body is read later.
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: size}
 	body := &handlerBody{store: s, ctx: context.WithoutCancel(ctx), target: at.path("blobs", d.String()), desc: desc}
 	b := &pullthrough.Blob{Descriptor: desc, Body: body}
@@ -38,42 +38,42 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 	return b, nil
 }
 
-// headBlob asks for the blob and how long it is; where the registry redirects,
-// that is not known.
+// headBlob asks the registry for the blob's size. If the registry redirects, the size is
+// unknown and headBlob returns 0.
 func (s *Store) headBlob(ctx context.Context, at innerRepo, d digest.Digest) (*innerAnswer, int64, error) {
 	a, err := s.do(ctx, innerRequest{method: http.MethodHead, target: at.path("blobs", d.String())})
 	switch {
 	case err != nil:
 		return nil, 0, err
 	case a.status == http.StatusNotFound:
-		return nil, 0, missing(at.Repo, d.String())
+		return nil, 0, missError(at.Repo, d.String())
 	case a.redirects():
 		return a, 0, nil
 	case a.status != http.StatusOK:
 		return nil, 0, a.refusal()
 	}
-	size := a.size // net/http lets a handler answer HEAD as it does GET
+	size := a.size // a handler may answer HEAD with a body and no length, as it may in net/http
 	if v := a.header.Get("Content-Length"); v != "" {
 		var ok bool
 		if size, ok = contentrange.Digits(v); !ok {
-			return nil, 0, fmt.Errorf("%s: a Content-Length of %.40q", a.what, v)
+			return nil, 0, fmt.Errorf("%s: a Content-Length of %.40q", a.call, v)
 		}
 	}
-	if size == 0 && !isOf(d, nil) {
-		return nil, 0, fmt.Errorf("%s: the blob is empty", a.what)
+	if size == 0 && !matchesDigest(d, nil) {
+		return nil, 0, fmt.Errorf("%s: the blob is empty", a.call)
 	}
 	return a, size, nil
 }
 
-// handlerBody reads a blob of the registry, from wherever it was sought to.
+// handlerBody reads a blob from the registry, from any offset.
 type handlerBody struct {
 	store  *Store
 	ctx    context.Context
 	target string
 	desc   ocispec.Descriptor
 
-	off    int64          // of the next Read
-	stream *handlerStream // at off; nil: the registry has not been asked
+	off    int64          // offset of the next Read
+	stream *handlerStream // answer that is at off; nil: no request has been made
 }
 
 func (b *handlerBody) Read(p []byte) (int, error) {
@@ -92,13 +92,13 @@ func (b *handlerBody) Read(p []byte) (int, error) {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 		if b.off == b.desc.Size {
-			err = nil // the next Read says so
+			err = nil // the next Read returns io.EOF
 		}
 	}
 	return n, err
 }
 
-// Seek is free; the next Read asks the registry anew.
+// Seek implements io.Seeker. It makes no request; the next Read does.
 func (b *handlerBody) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekStart:
@@ -119,7 +119,7 @@ func (b *handlerBody) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// Close ends the answer that is being read, if there is one.
+// Close implements io.Closer. It ends the answer that is being read, if there is one.
 func (b *handlerBody) Close() error {
 	b.stop()
 	b.desc.Size = 0
@@ -133,34 +133,35 @@ func (b *handlerBody) stop() {
 	}
 }
 
-// ServeHTTP is [pullthrough.WriteBlob] for a client who may leave, which ends a registry that
-// hangs: the context of the look-up knows nothing of that.
+// ServeHTTP calls [pullthrough.WriteBlob] with the client's context, so that a registry
+// that hangs is released when the client leaves. The context of the look-up does not
+// end then.
 func (b *handlerBody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	own := &handlerBody{store: b.store, ctx: r.Context(), target: b.target, desc: b.desc}
 	pullthrough.WriteBlob(w, r, &pullthrough.Blob{Descriptor: b.desc, Body: readSeekCloser{own}})
 }
 
-// readSeekCloser hides that a body could write the answer itself.
+// readSeekCloser hides the ServeHTTP of a body.
 type readSeekCloser struct{ io.ReadSeekCloser }
 
-// handlerStream is an answer of the registry while it is being written, at the
-// pace of its reader.
+// handlerStream reads an answer of the registry while the registry writes it. The
+// registry writes as fast as the stream is read.
 type handlerStream struct {
 	*io.PipeReader
 	cancel context.CancelFunc
 }
 
-// stop has the registry's next Write fail and its context end.
+// stop makes the registry's next Write fail and ends its context.
 func (h *handlerStream) stop() {
 	h.cancel()
 	_ = h.PipeReader.Close() // never fails
 }
 
-// stream asks the registry for the blob, from an offset on.
+// stream requests the blob from the registry, starting at an offset.
 func (s *Store) stream(ctx context.Context, target string, from, size int64) (*handlerStream, error) {
 	q := innerRequest{method: http.MethodGet, target: target}
 	if from > 0 {
-		// With its end: go-containerregistry's registry reads no open range.
+		// The range has an end, since go-containerregistry's registry rejects open ranges.
 		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", from, size-1)}}
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -187,23 +188,23 @@ func (s *Store) stream(ctx context.Context, target string, from, size int64) (*h
 	return h, nil
 }
 
-// pipeAnswer is an answer that is written to a pipe.
+// pipeAnswer is the ResponseWriter of an answer that is written to a pipe.
 type pipeAnswer struct {
 	header http.Header
 	pw     *io.PipeWriter
 
 	once   sync.Once
-	begun  chan struct{} // closed when the rest is set
+	begun  chan struct{} // closed when the fields below are set
 	status int
-	sent   http.Header // as it was then
-	err    error       // there is no answer
+	sent   http.Header // copy of header when the answer began
+	err    error       // why there is no answer
 }
 
 func (w *pipeAnswer) Header() http.Header { return w.header }
 
 func (w *pipeAnswer) WriteHeader(status int) {
 	if status < http.StatusOK {
-		return // more is to come
+		return // informational; the final status follows
 	}
 	w.once.Do(func() {
 		w.status, w.sent = status, w.header.Clone()
@@ -214,13 +215,13 @@ func (w *pipeAnswer) WriteHeader(status int) {
 func (w *pipeAnswer) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
 	if len(p) == 0 {
-		return 0, nil // a pipe would wait for a reader
+		return 0, nil // a pipe blocks until it is read, even for no bytes
 	}
 	return w.pw.Write(p)
 }
 
-// end is called when the handler has returned. Without an error the reader is
-// told the end, and knows itself whether that is too early.
+// end is called when the handler has returned. If err is nil the reader gets io.EOF, and
+// checks itself whether that comes too early.
 func (w *pipeAnswer) end(err error) {
 	_ = w.pw.CloseWithError(err) // never fails
 	w.once.Do(func() {
@@ -229,12 +230,13 @@ func (w *pipeAnswer) end(err error) {
 	})
 }
 
-// position brings the reader to the offset, if the answer is one that has it.
+// position moves the reader to the offset. It returns an error if the answer does not
+// have the content from there on.
 func (w *pipeAnswer) position(r io.Reader, from int64) error {
 	switch {
 	case w.err != nil:
 		return w.err
-	case w.status == http.StatusOK: // the whole, whatever was asked for
+	case w.status == http.StatusOK: // the whole blob, even if a range was requested
 		_, err := io.CopyN(io.Discard, r, from)
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
@@ -249,7 +251,7 @@ func (w *pipeAnswer) position(r io.Reader, from int64) error {
 	return errors.New("the registry answered " + strconv.Itoa(w.status))
 }
 
-// redirectBody passes on where the registry has the content.
+// redirectBody passes the registry's redirect on to the client.
 type redirectBody struct {
 	store  *Store
 	target string
@@ -261,7 +263,7 @@ func (*redirectBody) Read([]byte) (int, error) { return 0, errRedirected }
 
 func (*redirectBody) Close() error { return nil }
 
-// ServeHTTP has the registry answer the client.
+// ServeHTTP lets the registry answer the client.
 func (b *redirectBody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	inner, err := innerRequest{method: r.Method, target: b.target, header: http.Header{}}.request(r.Context())
 	if err != nil {
@@ -275,6 +277,6 @@ func (b *redirectBody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err := b.store.serve(w, inner); err != nil {
-		panic(http.ErrAbortHandler) // part of the answer may be out
+		panic(http.ErrAbortHandler) // part of the answer may have been sent
 	}
 }

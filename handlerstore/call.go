@@ -16,7 +16,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocierror"
 )
 
-// innerHost is what the handler of a Store sees as the host: nobody's.
+// innerHost is the host of the requests to the handler. It belongs to nobody (RFC 2606).
 const innerHost = "registry.invalid"
 
 // innerRequest is a request to the handler of a [Store].
@@ -25,11 +25,11 @@ type innerRequest struct {
 	target string // path and query
 	header http.Header
 	body   []byte
-	stream io.Reader // in place of body, of size bytes
+	stream io.Reader // used instead of body; it has size bytes
 	size   int64
 }
 
-// request is what a server would make of it.
+// request returns the http.Request that a server would pass to the handler.
 func (q innerRequest) request(ctx context.Context) (*http.Request, error) {
 	r, err := http.NewRequestWithContext(ctx, q.method, q.target, http.NoBody)
 	if err != nil {
@@ -49,8 +49,8 @@ func (q innerRequest) request(ctx context.Context) (*http.Request, error) {
 	return r, nil
 }
 
-// do has the handler answer. The handler may say what it likes when the context
-// has ended: only success counts then.
+// do calls the handler with the request and returns its answer. If the context has ended,
+// an answer without success is replaced by the context's error.
 func (s *Store) do(ctx context.Context, q innerRequest) (*innerAnswer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -59,14 +59,14 @@ func (s *Store) do(ctx context.Context, q innerRequest) (*innerAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &innerAnswer{what: q.method + " " + r.URL.Path, head: q.method == http.MethodHead, header: make(http.Header)}
-	body := r.Body // the handler may put another one there
+	a := &innerAnswer{call: q.method + " " + r.URL.Path, head: q.method == http.MethodHead, header: make(http.Header)}
+	body := r.Body // the handler may replace r.Body
 	err = s.serve(a, r)
-	_ = body.Close() // as a server does it: what was lent is not read any more
+	_ = body.Close() // as a server does; nothing can read the lent reader after this
 	if a.status == 0 {
 		a.status = http.StatusOK
 	}
-	if err == nil && a.succeeded() {
+	if err == nil && a.isSuccess() {
 		return a, nil
 	}
 	if ended := ctx.Err(); ended != nil {
@@ -75,10 +75,10 @@ func (s *Store) do(ctx context.Context, q innerRequest) (*innerAnswer, error) {
 	return a, err
 }
 
-// lentBody is what a caller lends for the time of a request.
+// lentBody is a request's body that can be read only until it is closed.
 type lentBody struct {
 	mu sync.Mutex
-	r  io.Reader // nil: it is closed
+	r  io.Reader // nil: closed
 }
 
 func (b *lentBody) Read(p []byte) (int, error) {
@@ -99,8 +99,8 @@ func (b *lentBody) Close() error {
 
 var errNoHandler = errors.New("handlerstore.Store.Handler is nil")
 
-// serve calls the handler. A panic in there, http.ErrAbortHandler included, is an
-// error: the answer is not complete.
+// serve calls the handler. A panic of the handler, including http.ErrAbortHandler,
+// becomes an error, since the answer is not complete.
 func (s *Store) serve(w http.ResponseWriter, r *http.Request) (err error) {
 	if s.Handler == nil {
 		return errNoHandler
@@ -110,16 +110,16 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request) (err error) {
 	return nil
 }
 
-// innerAnswer is an answer of the handler, with its body if that is as small as
-// manifests are.
+// innerAnswer is the ResponseWriter of a small answer. It keeps a body up to the size
+// limit of manifests.
 type innerAnswer struct {
-	what   string // method and path
+	call   string // method and path
 	head   bool
 	header http.Header
 	status int
 	body   bytes.Buffer
-	size   int64 // of all that was written
-	cut    bool  // body is only the beginning of it
+	size   int64 // bytes written, including those not kept
+	cut    bool  // body is incomplete
 }
 
 func (a *innerAnswer) Header() http.Header { return a.header }
@@ -138,25 +138,25 @@ func (a *innerAnswer) Write(p []byte) (int, error) {
 	}
 	if a.body.Len()+len(p) > manifest.MaxSize {
 		a.cut = true
-		return 0, fmt.Errorf("%s: an answer of more than %d bytes: %w", a.what, manifest.MaxSize, pullthrough.ErrTooLarge)
+		return 0, fmt.Errorf("%s: an answer of more than %d bytes: %w", a.call, manifest.MaxSize, pullthrough.ErrTooLarge)
 	}
 	return a.body.Write(p)
 }
 
-func (a *innerAnswer) succeeded() bool { return a.status/100 == 2 }
+func (a *innerAnswer) isSuccess() bool { return a.status/100 == 2 }
 
-// redirects reports whether the content is elsewhere.
+// redirects reports whether the answer is a redirect.
 func (a *innerAnswer) redirects() bool {
 	return a.status/100 == 3 && a.header.Get("Location") != ""
 }
 
-// refusal is what an answer without success says. It is never a miss.
+// refusal returns the error for an answer without success. The error never means a miss.
 func (a *innerAnswer) refusal() error {
-	said := ocierror.Code(a.body.Bytes())
-	if said == "" {
-		said = ocierror.Excerpt(a.body.Bytes(), ocierror.MaxExcerpt, nil)
+	text := ocierror.Code(a.body.Bytes())
+	if text == "" {
+		text = ocierror.Excerpt(a.body.Bytes(), ocierror.MaxExcerpt, nil)
 	}
-	return fmt.Errorf("%s: the registry answered %d %s", a.what, a.status, said)
+	return fmt.Errorf("%s: the registry answered %d %s", a.call, a.status, text)
 }
 
 func isMiss(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -1,5 +1,5 @@
-// Package handlerstore makes a [pullthrough.Store] of a registry that is an
-// [http.Handler] in the same process.
+// Package handlerstore is a [pullthrough.Store] that keeps images in a registry that
+// is an [http.Handler] in the same process.
 package handlerstore
 
 import (
@@ -24,75 +24,79 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
-// Store makes a [pullthrough.Store] of a registry that is an [http.Handler], such as
-// go-containerregistry's or distribution's: it pulls from it and pushes to it
-// in process (OCI distribution spec, "Pull" and "Push"), without a connection.
-// Registries want what a manifest refers to before the manifest: the Proxy's
-// Fill must be [pullthrough.FillEager].
+// Store is a [pullthrough.Store] over a registry that is an [http.Handler], such as that
+// of go-containerregistry or distribution. It pulls from the registry and pushes to it
+// as the OCI distribution spec says ("Pull" and "Push"), by calls in the same process
+// and without a connection. Registries accept a manifest only after everything that it
+// refers to, so the Proxy's Fill must be [pullthrough.FillEager].
 //
-// Contents, digests and media types are kept as they are; what the registry
-// refuses, such as a digest by sha512, is served and not stored. A 404 is a miss
-// and every other refusal a failure. When a tag was checked, and which upstream a
-// manifest came from, no registry keeps: it is in memory, for the 16,384
-// tags and manifests used last. Others pass for pushed locally and never
-// checked, so after a restart each tag is confirmed upstream once; with
-// [pullthrough.Policy].KeepLocal such tags stay as they are. A blob that is being stored
-// takes 4 MiB of memory. Who sees which blob is as the registry has it:
-// go-containerregistry's, for one, shows each in all repositories.
+// Contents, digests and media types are stored unchanged. Content that the registry
+// refuses, such as a digest by sha512, is served and not stored. The Store takes a 404
+// for a miss and every other refusal for a failure. A blob that is being stored takes
+// 4 MiB of memory. The registry decides in which repositories a blob is visible: that
+// of go-containerregistry, for example, shows each blob in all repositories.
 //
-// It is safe for concurrent use. The fields must not change after the first use.
+// A registry does not record when a tag was last checked, nor from which upstream a
+// manifest came. The Store keeps this in memory, for the 16,384 tags and manifests that
+// were used last. All others count as pushed locally and never checked, so after a
+// restart each tag is confirmed upstream once. With [pullthrough.Policy].KeepLocal such
+// tags are not confirmed and stay as they are.
+//
+// A Store is safe for concurrent use. The fields must not change after the first use.
 type Store struct {
-	// Handler is the registry. It is required, and must not be one that asks the
-	// Proxy in turn: to stand before the registry, give [pullthrough.Proxy.Handler] this same
-	// handler. It is called by many goroutines at once. A panic is an error.
+	// Handler is the registry. It is required. It must not call the Proxy in turn. To
+	// put the Proxy in front of the registry, set [pullthrough.Proxy.Handler] to this
+	// same handler. Many goroutines call it at once. A panic in it is an error of the
+	// call.
 	Handler http.Handler
 
-	// Name returns the name that the repository has in the registry, for example
-	// with account and Region before it. Two repositories must not share one. An
+	// Name returns the name of the repository in the registry, for example with
+	// account and Region in front. Two repositories must not have the same name. An
 	// error refuses the repository: its images are served and not stored. nil: the
-	// account and Region of the first call are those of the registry, and others
-	// are refused. That is for hosts who have one only, not for those who read it
-	// from requests.
+	// registry belongs to the account and Region of the first call, and all others are
+	// refused. Leave it nil if the host has a single account and Region. Set it if the
+	// host reads them from requests.
 	Name func(pullthrough.Repo) (string, error)
 
-	known sync.Once
-	notes *lru.Cache[noteKey, note] // made by known
+	once  sync.Once
+	notes *lru.Cache[noteKey, note] // made by once
 
 	mu     sync.Mutex
-	tenant *pullthrough.Repo // whom the registry belongs to; nil: nobody has called yet
+	tenant *pullthrough.Repo // the account and Region of the registry; nil: no call yet
 }
 
-// mediaType is what a registry says of every blob.
+// mediaType is the media type of every blob.
 const mediaType = "application/octet-stream"
 
-// maxNotes bounds what is remembered of tags and manifests.
+// maxNotes is how many notes are kept.
 const maxNotes = 16 << 10
 
 type noteKey struct{ name, ref string }
 
-// note is what no registry keeps. It says nothing once the tag, which the
-// registry may move by itself, names something else.
+// note holds what a registry does not record of a tag or manifest. It is ignored if
+// the tag names another digest by now, since the registry may move tags by itself.
 type note struct {
 	digest  digest.Digest
 	checked time.Time
 	origin  string
 }
 
-func (s *Store) remembered() *lru.Cache[noteKey, note] {
-	s.known.Do(func() { s.notes = lru.New[noteKey, note](maxNotes) })
+func (s *Store) noteCache() *lru.Cache[noteKey, note] {
+	s.once.Do(func() { s.notes = lru.New[noteKey, note](maxNotes) })
 	return s.notes
 }
 
-// innerRepo is a repository as the registry knows it.
+// innerRepo is a repository and its name in the registry.
 type innerRepo struct {
-	pullthrough.Repo        // as we do
-	name             string // as it does
+	pullthrough.Repo
+	name string
 }
 
 func (r innerRepo) path(kind, ref string) string { return "/v2/" + r.name + "/" + kind + "/" + ref }
 
-// locate is where repo lives, if it may live here. What becomes part of a path is
-// checked, the name that the host made too.
+// locate returns the repository's name in the registry, or an error if the registry must
+// not have the repository. It validates all that becomes part of a path, including the
+// name that the host returns.
 func (s *Store) locate(ctx context.Context, repo pullthrough.Repo, ref string) (innerRepo, error) {
 	if err := ctx.Err(); err != nil {
 		return innerRepo{}, err
@@ -118,7 +122,8 @@ func (s *Store) locate(ctx context.Context, repo pullthrough.Repo, ref string) (
 	return innerRepo{repo, name}, nil
 }
 
-// bind lets the first tenant in, and nobody else.
+// bind reserves the registry for the account and Region of the first call, and refuses
+// all others.
 func (s *Store) bind(repo pullthrough.Repo) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,13 +151,13 @@ func (s *Store) manifest(ctx context.Context, at innerRepo, ref string) (*pullth
 	case err != nil:
 		return nil, err
 	case a.status == http.StatusNotFound:
-		return nil, missing(at.Repo, ref)
+		return nil, missError(at.Repo, ref)
 	case a.status != http.StatusOK:
 		return nil, a.refusal()
 	case a.cut:
 		return nil, fmt.Errorf("manifest %s: %w", ref, pullthrough.ErrTooLarge)
 	}
-	known, _ := s.remembered().Get(noteKey{at.name, ref})
+	known, _ := s.noteCache().Get(noteKey{at.name, ref})
 	m := &pullthrough.Manifest{Content: a.body.Bytes()}
 	m.Descriptor, err = describe(a, ref, known.digest)
 	if err != nil {
@@ -167,10 +172,10 @@ func (s *Store) manifest(ctx context.Context, at innerRepo, ref string) (*pullth
 	return m, nil
 }
 
-// describe is the descriptor of the manifest in a. Its digest is by the algorithm
-// asked for, of a tag the one that it was put with, or that the registry
-// tells. Content that is not what the registry says it is, such as the beginning
-// of it, is an error.
+// describe returns the descriptor of the manifest in a. If ref is a digest, that is the
+// manifest's digest. If ref is a tag, it is the digest with which the manifest was put,
+// or else the one that the registry sends. Content that does not match its digest or its
+// Content-Length is an error.
 func describe(a *innerAnswer, ref string, known digest.Digest) (ocispec.Descriptor, error) {
 	content := a.body.Bytes()
 	if n, ok := contentrange.Digits(a.header.Get("Content-Length")); ok && n != a.size {
@@ -189,19 +194,19 @@ func describe(a *innerAnswer, ref string, known digest.Digest) (ocispec.Descript
 	}
 	if ocipath.IsDigest(ref) {
 		desc.Digest = digest.Digest(ref)
-		if !isOf(desc.Digest, content) {
+		if !matchesDigest(desc.Digest, content) {
 			return desc, fmt.Errorf("the registry's manifest %s: %w", ref, pullthrough.ErrDigest)
 		}
 		return desc, nil
 	}
-	told := digest.Digest(a.header.Get("Docker-Content-Digest"))
+	sent := digest.Digest(a.header.Get("Docker-Content-Digest"))
 	switch {
-	case validDigest(told) && !isOf(told, content):
-		return desc, fmt.Errorf("the registry's manifest %s, which it says is %s: %w", ref, told, pullthrough.ErrDigest)
-	case validDigest(known) && isOf(known, content):
+	case validDigest(sent) && !matchesDigest(sent, content):
+		return desc, fmt.Errorf("the registry's manifest %s, which it says is %s: %w", ref, sent, pullthrough.ErrDigest)
+	case validDigest(known) && matchesDigest(known, content):
 		desc.Digest = known
-	case validDigest(told):
-		desc.Digest = told
+	case validDigest(sent):
+		desc.Digest = sent
 	default:
 		desc.Digest = digest.FromBytes(content)
 	}
@@ -210,14 +215,17 @@ func describe(a *innerAnswer, ref string, known digest.Digest) (ocispec.Descript
 
 func validDigest(d digest.Digest) bool { return ocipath.ValidDigest(string(d)) }
 
-func missing(repo pullthrough.Repo, ref string) error {
+// missError returns the error of a look-up that finds nothing.
+func missError(repo pullthrough.Repo, ref string) error {
 	return &fs.PathError{Op: "open", Path: ocipath.Object(repo.Name, ref), Err: fs.ErrNotExist}
 }
 
-func isOf(d digest.Digest, content []byte) bool { return d.Algorithm().FromBytes(content) == d }
+func matchesDigest(d digest.Digest, content []byte) bool {
+	return d.Algorithm().FromBytes(content) == d
+}
 
-// PutManifest implements [pullthrough.Store]. Answers 409 and 412 to a push by tag are taken
-// for a tag that must not move.
+// PutManifest implements [pullthrough.Store]. A registry that answers a push by tag with
+// 409 or 412 is taken to say that the tag is immutable.
 func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
 	d := m.Descriptor.Digest
 	ref := m.Tag
@@ -231,7 +239,7 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 	if !validDigest(d) || ocipath.IsDigest(m.Tag) {
 		return &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Ref: ref, Err: fmt.Errorf("tag %.80q of %.80q", m.Tag, d)}
 	}
-	if !isOf(d, m.Content) {
+	if !matchesDigest(d, m.Content) {
 		return fmt.Errorf("manifest %s: %w", d, pullthrough.ErrDigest)
 	}
 	if m.Source == pullthrough.SourceRevalidated && m.Tag != "" {
@@ -242,8 +250,9 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 	return s.putManifest(ctx, at, m)
 }
 
-// recheck notes that upstream has confirmed the tag, if it still is what was
-// confirmed. A tag that is gone is for the caller to store.
+// recheck records that upstream has confirmed the tag, if the tag still names the digest
+// that was confirmed. done is false if the tag no longer exists; the caller must then
+// store the manifest.
 func (s *Store) recheck(ctx context.Context, at innerRepo, m *pullthrough.Manifest) (done bool, err error) {
 	have, err := s.manifest(ctx, at, m.Tag)
 	switch {
@@ -257,7 +266,7 @@ func (s *Store) recheck(ctx context.Context, at innerRepo, m *pullthrough.Manife
 
 func (s *Store) putManifest(ctx context.Context, at innerRepo, m *pullthrough.Manifest) error {
 	d := m.Descriptor.Digest
-	// Pushed by tag alone it would be stored under its sha256 only.
+	// After a push by tag alone, the registry has the manifest under its sha256 only.
 	if m.Tag == "" || d.Algorithm() != digest.SHA256 {
 		if err := s.push(ctx, at, d.String(), m); err != nil {
 			return err
@@ -282,7 +291,7 @@ func (s *Store) push(ctx context.Context, at innerRepo, ref string, m *pullthrou
 		return err
 	case (a.status == http.StatusConflict || a.status == http.StatusPreconditionFailed) && ref == m.Tag:
 		return fmt.Errorf("%w: %w", pullthrough.ErrImmutable, a.refusal())
-	case !a.succeeded():
+	case !a.isSuccess():
 		return fmt.Errorf("%w (what a manifest refers to must be stored before it: FillEager)", a.refusal())
 	}
 	d := m.Descriptor.Digest
@@ -292,15 +301,15 @@ func (s *Store) push(ctx context.Context, at innerRepo, ref string, m *pullthrou
 	return nil
 }
 
-// remember keeps what the registry does not. The origin by digest is that of the
-// first upstream.
+// remember keeps the notes for m. The note for the digest keeps the origin of the first
+// upstream.
 func (s *Store) remember(at innerRepo, m *pullthrough.Manifest) {
 	n := note{m.Descriptor.Digest, m.CheckedAt, m.Origin}
 	if m.Tag != "" {
-		s.remembered().Put(noteKey{at.name, m.Tag}, n)
+		s.noteCache().Put(noteKey{at.name, m.Tag}, n)
 	}
 	key := noteKey{at.name, n.digest.String()}
-	if _, known := s.remembered().Get(key); !known && n.origin != "" {
-		s.remembered().Put(key, n)
+	if _, known := s.noteCache().Get(key); !known && n.origin != "" {
+		s.noteCache().Put(key, n)
 	}
 }

@@ -16,16 +16,17 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
 )
 
-// chunkSize is how much of a blob is in memory on its way to a registry. A
-// registry may lock what it writes to: it gets no reader of ours to wait for.
+// chunkSize is how much of a blob is in memory while it is pushed. A chunk is read into
+// memory before it is sent: a registry may hold a lock while it reads a request, and must
+// not wait for our reader then.
 const chunkSize = 4 << 20
 
-// cancelTimeout is what a registry has to forget an upload that failed.
+// cancelTimeout is how long a registry has to cancel an upload that failed.
 const cancelTimeout = 10 * time.Second
 
-// PutBlob implements [pullthrough.Store]. A blob of up to 4 MiB is pushed at once, a larger one
-// in chunks of that size; to a registry that takes no chunks, or none so small,
-// it goes as one stream. What fails is cancelled.
+// PutBlob implements [pullthrough.Store]. It pushes a blob of up to 4 MiB in one request
+// and a larger one in chunks of that size. If the registry accepts no chunks, or only
+// larger ones, it pushes the blob as one stream. It cancels an upload that fails.
 func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
 	at, err := s.locate(ctx, repo, desc.Digest.String())
 	if err != nil {
@@ -51,14 +52,14 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 	return s.upload(ctx, at, desc, r, true)
 }
 
-// errNoChunks is why an upload begins again, as one stream.
+// errNoChunks makes PutBlob start the upload again as one stream.
 var errNoChunks = errors.New("the registry takes no chunks of a size that we have memory for")
 
 // upload is one push of a blob (OCI distribution spec, "Pushing blobs").
 type upload struct {
 	store    *Store
 	desc     ocispec.Descriptor
-	location *url.URL // where it goes on
+	location *url.URL // URL of the next request
 }
 
 func (s *Store) upload(ctx context.Context, at innerRepo, desc ocispec.Descriptor, r io.Reader, whole bool) error {
@@ -67,7 +68,7 @@ func (s *Store) upload(ctx context.Context, at innerRepo, desc ocispec.Descripto
 	if !whole {
 		var err error
 		if first, err = source.next(make([]byte, min(desc.Size, chunkSize))); err != nil {
-			return err // before the registry knows of anything
+			return err // no upload has been started
 		}
 	}
 	u := &upload{store: s, desc: desc}
@@ -76,7 +77,7 @@ func (s *Store) upload(ctx context.Context, at innerRepo, desc ocispec.Descripto
 		return err
 	}
 	finished := false
-	defer func() { // also when a reader panics
+	defer func() { // deferred, so that it also runs when a reader panics
 		if !finished {
 			u.cancel(ctx)
 		}
@@ -96,8 +97,8 @@ func (s *Store) upload(ctx context.Context, at innerRepo, desc ocispec.Descripto
 	return err
 }
 
-// begin opens the upload. minChunk is the smallest chunk that the registry takes,
-// but for the last.
+// begin starts the upload. minChunk is the smallest chunk that the registry accepts; the
+// last chunk may be smaller.
 func (u *upload) begin(ctx context.Context, at innerRepo) (minChunk int64, err error) {
 	base := at.path("blobs", "uploads/")
 	a, err := u.store.do(ctx, innerRequest{method: http.MethodPost, target: base})
@@ -114,16 +115,16 @@ func (u *upload) begin(ctx context.Context, at innerRepo) (minChunk int64, err e
 	return minChunk, u.follow(a)
 }
 
-// follow goes to where the registry wants the next request. Of an absolute URL the
-// host is ours to ignore.
+// follow sets the URL of the next request from the answer's Location. The host of an
+// absolute URL is ignored.
 func (u *upload) follow(a *innerAnswer) error {
 	to := a.header.Get("Location")
 	if to == "" && a.status == http.StatusAccepted {
-		return fmt.Errorf("%s: the registry says not where the upload goes on", a.what)
+		return fmt.Errorf("%s: the registry says not where the upload goes on", a.call)
 	}
 	next, err := u.location.Parse(to)
 	if err != nil || !strings.HasPrefix(next.Path, "/") {
-		return fmt.Errorf("%s: the registry continues the upload at %.100q", a.what, to)
+		return fmt.Errorf("%s: the registry continues the upload at %.100q", a.call, to)
 	}
 	u.location = next
 	return nil
@@ -140,9 +141,9 @@ func (u *upload) chunks(ctx context.Context, source *blobSource, chunk []byte) e
 		switch {
 		case err != nil:
 			return err
-		case off == 0 && takesNoChunks(a.status):
+		case off == 0 && rejectsChunks(a.status):
 			return errNoChunks
-		case !a.succeeded():
+		case !a.isSuccess():
 			return a.refusal()
 		}
 		if err := u.follow(a); err != nil {
@@ -156,7 +157,9 @@ func (u *upload) chunks(ctx context.Context, source *blobSource, chunk []byte) e
 	return u.finish(ctx, innerRequest{})
 }
 
-func takesNoChunks(status int) bool {
+// rejectsChunks reports whether the status of the first PATCH means that the registry
+// does not support chunks of this size.
+func rejectsChunks(status int) bool {
 	switch status {
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge, http.StatusNotImplemented:
 		return true
@@ -164,7 +167,7 @@ func takesNoChunks(status int) bool {
 	return false
 }
 
-// finish closes the upload, with what q has of the blob.
+// finish closes the upload with a PUT. q has the rest of the blob, if any.
 func (u *upload) finish(ctx context.Context, q innerRequest) error {
 	q.method, q.header = http.MethodPut, http.Header{"Content-Type": {mediaType}}
 	to := *u.location
@@ -177,36 +180,36 @@ func (u *upload) finish(ctx context.Context, q innerRequest) error {
 	if err != nil {
 		return err
 	}
-	if !a.succeeded() {
+	if !a.isSuccess() {
 		return a.refusal()
 	}
 	return nil
 }
 
-// cancel lets the registry forget what came so far, if it can. Nobody sees it
-// otherwise.
+// cancel asks the registry to cancel the upload. Errors are ignored: an upload that was
+// not finished is not visible.
 func (u *upload) cancel(ctx context.Context) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
 	defer stop()
 	_, _ = u.store.do(ctx, innerRequest{method: http.MethodDelete, target: u.location.RequestURI()})
 }
 
-// blobSource is a blob of known length, until the context ends.
+// blobSource reads a blob of known length. It fails once the context has ended.
 type blobSource struct {
 	ctx  context.Context
 	r    io.Reader
 	left int64
-	err  error // of the first Read that failed
+	err  error // error of the first Read that failed
 }
 
-// next fills buf, or what the blob has left.
+// next reads the next bytes into buf: len(buf) of them, or as many as are left.
 func (b *blobSource) next(buf []byte) ([]byte, error) {
 	buf = buf[:min(int64(len(buf)), b.left)]
 	_, err := io.ReadFull(b, buf)
 	return buf, err
 }
 
-// Read ends with an error unless the whole length came.
+// Read implements io.Reader. It returns an error if the blob ends before its length.
 func (b *blobSource) Read(p []byte) (n int, err error) {
 	if err = b.ctx.Err(); err == nil && b.left > 0 {
 		n, err = b.r.Read(p[:min(int64(len(p)), b.left)])

@@ -1,6 +1,6 @@
-// Package ownstore is a pullthrough.Store of one's own, over two maps: the four
-// methods and nothing else. Copy it and put your database, bucket or directory in
-// place of the maps; pullthroughtest.TestStore says when you are done.
+// Package ownstore is an example of a pullthrough.Store over two maps: the four methods
+// and nothing else. Copy it and replace the maps by your database, bucket or directory.
+// pullthroughtest.TestStore tells you whether your Store is right.
 package ownstore
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// Store keeps images in memory. The zero Store is empty and ready, and safe for
+// Store keeps images in memory. The zero Store is empty and ready for use. It is safe for
 // concurrent use.
 type Store struct {
 	mu        sync.RWMutex
@@ -23,7 +23,7 @@ type Store struct {
 	blobs     map[key][]byte
 }
 
-// key has the whole Repo: accounts and Regions share nothing.
+// key includes the whole Repo, since accounts and Regions share nothing.
 type key struct {
 	repo pullthrough.Repo
 	ref  string // tag or digest; a tag has no colon in it
@@ -36,28 +36,25 @@ func (s *Store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (
 	if m, ok := s.manifests[key{repo, ref}]; ok {
 		return m, nil
 	}
-	return nil, fs.ErrNotExist // the one error that means "I do not have it"
+	return nil, fs.ErrNotExist // this error means a miss, any other a failure
 }
 
 // PutManifest implements [pullthrough.Store].
-func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+func (s *Store) PutManifest(_ context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err // what comes too late is not stored
-	}
 	if s.manifests == nil {
 		s.manifests = make(map[key]*pullthrough.Manifest)
 	}
 	byDigest, byTag := key{repo, m.Descriptor.Digest.String()}, key{repo, m.Tag}
 	if m.Source == pullthrough.SourceRevalidated {
-		// Upstream has confirmed the tag. If it has moved meanwhile, that is no news.
+		// Upstream has confirmed the tag. This changes nothing if the tag has moved meanwhile.
 		if have := s.manifests[byTag]; have != nil && have.Descriptor.Digest == m.Descriptor.Digest {
 			s.manifests[byTag] = m
 		}
 		return nil
 	}
-	if s.manifests[byDigest] == nil { // a second tag changes nothing that is known of the first
+	if s.manifests[byDigest] == nil { // a second tag must not change what is known of the first
 		untagged := *m
 		untagged.Tag = ""
 		s.manifests[byDigest] = &untagged
@@ -79,16 +76,13 @@ func (s *Store) Blob(_ context.Context, repo pullthrough.Repo, d digest.Digest) 
 }
 
 // PutBlob implements [pullthrough.Store].
-func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+func (s *Store) PutBlob(_ context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
 	b := make([]byte, desc.Size)
 	if _, err := io.ReadFull(r, b); err != nil { // before the lock
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if s.blobs == nil {
 		s.blobs = make(map[key][]byte)
 	}

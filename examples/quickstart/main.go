@@ -31,8 +31,8 @@ func main() {
 }
 
 func run(w io.Writer) error {
-	// An upstream registry with one image of three layers. As Docker Hub does, it
-	// sends everybody to a token server first.
+	// An upstream registry with one image of three layers. Like Docker Hub, it sends
+	// each client to a token server first.
 	upstream, err := pullthroughtest.Start(pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func run(w io.Writer) error {
 	image := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 3, LayerSize: 4 << 20})
 	upstream.Push("library/hello", "latest", image)
 
-	// The cache: a place for images and a rule. This is all that a host writes.
+	// The cache: a store for images and a rule. A host needs no more than this.
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(),
 		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
@@ -58,18 +58,18 @@ func run(w io.Writer) error {
 		}
 		fmt.Fprintf(w, "%s pull of %s:latest: %d objects, %.1f MiB, every digest verified.\n", which, repo, objects, float64(size)/(1<<20))
 		printLog(w, upstream.Log())
-		// One 401, one token and each object once; then nothing any more.
+		// The first pull costs one 401, one token and one GET per object, the second nothing.
 		if want := map[string]int{"First": 2 + objects, "Second": 0}[which]; len(upstream.Log()) != want {
 			return fmt.Errorf("%s pull: %d requests to the upstream registry, not %d", which, len(upstream.Log()), want)
 		}
 	}
-	// The server first, the proxy second.
+	// Shut down the server first and the proxy second.
 	server.Close()
 	return proxy.Shutdown(context.Background())
 }
 
-// pull does what docker pull does: the manifest by tag, then all that it names
-// by digest.
+// pull does what docker pull does: it gets the manifest by tag, and then everything that
+// the manifest names by digest.
 func pull(repo, tag string, want digest.Digest) (objects int, size int64, err error) {
 	raw, err := fetch(repo+"/manifests/"+tag, want)
 	if err != nil {

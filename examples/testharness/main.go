@@ -1,12 +1,12 @@
-// Command testharness records container images in a directory, from which tests
-// are served without a network afterwards: fill once, test offline.
+// Command testharness records container images in a directory. Tests are then served from
+// that directory without a network.
 //
 //	go run ./examples/testharness -fill testdata/images docker-hub/library/alpine:3.20
 //
-// Images are named as they are pulled through a rule: the rule's prefix, then the
-// upstream repository. The directory can be committed, or kept by the cache of a CI;
-// what is in it is not fetched again. offline_test.go has the other half, a registry
-// for tests; copy it.
+// Name an image as it is pulled through a rule: the rule's prefix, then the upstream
+// repository. You can commit the directory or keep it in the cache of your CI. Images
+// that it has are not fetched again. offline_test.go has the other half to copy: a
+// registry for tests.
 package main
 
 import (
@@ -28,7 +28,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 )
 
-// wellKnown are the rules without -rule: upstreams that need no credential.
+// wellKnown are the rules used without -rule: upstreams that need no credential.
 var wellKnown = pullthrough.StaticRules{
 	{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"},
 	{Prefix: "ecr-public", UpstreamURL: "public.ecr.aws"},
@@ -43,9 +43,9 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the whole program, and returns the exit status.
+// run runs the program and returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	f := &filling{rules: wellKnown, out: stdout}
+	f := &recorder{rules: wellKnown, out: stdout}
 	images, err := f.parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -61,8 +61,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// filling is one run.
-type filling struct {
+// recorder records images in a directory.
+type recorder struct {
 	dir       string
 	rules     pullthrough.StaticRules
 	platforms []ocispec.Platform
@@ -71,7 +71,7 @@ type filling struct {
 	out io.Writer
 }
 
-func (f *filling) parse(args []string, stderr io.Writer) (images []pullthrough.Request, err error) {
+func (f *recorder) parse(args []string, stderr io.Writer) (images []pullthrough.Request, err error) {
 	fs := flag.NewFlagSet("testharness", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
@@ -112,14 +112,14 @@ func (f *filling) parse(args []string, stderr io.Writer) (images []pullthrough.R
 	return images, nil
 }
 
-func (f *filling) prefixes() (all string) {
+func (f *recorder) prefixes() (all string) {
 	for _, r := range f.rules {
 		all += " " + r.Prefix
 	}
 	return all
 }
 
-// parseImage reads NAME, NAME:TAG or NAME@DIGEST.
+// parseImage parses NAME, NAME:TAG or NAME@DIGEST.
 func parseImage(image string) pullthrough.Request {
 	name, ref, ok := strings.Cut(image, "@")
 	if !ok {
@@ -131,8 +131,8 @@ func parseImage(image string) pullthrough.Request {
 	return pullthrough.Request{Repo: pullthrough.Repo{Name: name}, Ref: ref}
 }
 
-// fill imports the images, one after the other.
-func (f *filling) fill(ctx context.Context, images []pullthrough.Request) (err error) {
+// fill imports the images one after the other.
+func (f *recorder) fill(ctx context.Context, images []pullthrough.Request) (err error) {
 	store, err := dirstore.Open(f.dir)
 	if err != nil {
 		return err
@@ -159,14 +159,14 @@ func (f *filling) fill(ctx context.Context, images []pullthrough.Request) (err e
 	return nil
 }
 
-// progress prints a line for each object that is in the directory.
-func (f *filling) progress(p pullthrough.ImportProgress) {
+// progress prints a line for each object that has been stored in the directory.
+func (f *recorder) progress(p pullthrough.ImportProgress) {
 	if p.Stored {
 		f.print("  %.19s %9d bytes", p.Descriptor.Digest, p.Total)
 	}
 }
 
-func (f *filling) print(format string, args ...any) {
+func (f *recorder) print(format string, args ...any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fmt.Fprintf(f.out, format+"\n", args...)

@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// client is a registry client that does no more than it must.
+// client is a minimal registry client, so that it costs little time itself.
 type client struct {
 	*http.Client
 	token string // sent as Bearer; "": none
@@ -21,8 +21,7 @@ func newClient(token string) *client {
 
 var readBuffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
 
-// get reads what is at url into w and checks its length. A nil w: nobody wants
-// it.
+// get downloads url into w and checks the length. If w is nil the content is discarded.
 func (c *client) get(url string, size int64, w io.Writer) error {
 	resp, err := c.open(url)
 	if err != nil {
@@ -63,8 +62,8 @@ func (c *client) open(url string) (*http.Response, error) {
 	return c.Do(req)
 }
 
-// handshake asks for object, which must be refused, and then for a token, which
-// the client it returns has.
+// handshake requests object, which must be refused, and then a token. It returns a client
+// with that token.
 func (c *client) handshake(base, repo, object string) (*client, error) {
 	resp, err := c.open(base + "/v2/" + repo + "/" + object)
 	if err != nil {

@@ -1,11 +1,10 @@
-// Command bench measures fakeecr, in a process of its own, beside the plain
-// things that bound it. It is run by .ci/bench, which says how to read the
-// table.
+// Command bench compares fakeecr with plain code that bounds its speed. .ci/bench runs it
+// and explains the table.
 //
-// The upstream registry and the clients are in this process, fakeecr in a
-// second, and the plain server (a map, http.ServeContent, a copy with a sha256)
-// is this program in a third. In each round both do the same work, one after
-// the other; the ratio is the median over the rounds.
+// The upstream registry and the clients run in this process, and fakeecr in a second one.
+// The plain server (a map, http.ServeContent, a copy with a sha256) is this program in a
+// third process. In each round both servers do the same work, one after the other. The
+// ratio is the median over the rounds.
 package main
 
 import (
@@ -77,7 +76,7 @@ func names() []string {
 	return all
 }
 
-// choose returns the scenarios of those names; none: all.
+// choose returns the scenarios with these names, or all scenarios if there are no names.
 func choose(names []string) ([]scenario, error) {
 	if len(names) == 0 {
 		return scenarios, nil

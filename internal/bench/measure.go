@@ -12,16 +12,17 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// settle is for what goes on after the last byte, so that it counts.
-const settle = 200 * time.Millisecond
+// settleTime is how long a round waits for work that goes on after the last byte, so that
+// it is measured too.
+const settleTime = 200 * time.Millisecond
 
 // bench is one run of the program.
 type bench struct {
 	fakeecr string
-	data    bool   // fakeecr has a -data that works
-	dir     string // for everything on disk
+	data    bool   // fakeecr supports -data
+	dir     string // directory of all files
 	up      *pullthroughtest.Upstream
-	delay   atomic.Int64                     // of each answer of up, a time.Duration
+	delay   atomic.Int64                     // delay of each answer of up, a time.Duration
 	images  map[int64]*pullthroughtest.Image // by the size of their layer
 }
 
@@ -31,7 +32,7 @@ func newBench(ctx context.Context, fakeecr string) (*bench, error) {
 		return nil, err
 	}
 	b := &bench{fakeecr: fakeecr, dir: dir, images: map[int64]*pullthroughtest.Image{}}
-	b.up, err = pullthroughtest.Start(pullthroughtest.Config{Auth: pullthroughtest.Bearer, Handler: b.late})
+	b.up, err = pullthroughtest.Start(pullthroughtest.Config{Auth: pullthroughtest.Bearer, Handler: b.delayAnswer})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -46,11 +47,11 @@ func newBench(ctx context.Context, fakeecr string) (*bench, error) {
 
 func (b *bench) close() {
 	b.up.Close()
-	_ = os.RemoveAll(b.dir) // it is temporary
+	_ = os.RemoveAll(b.dir) // a temporary directory
 }
 
-// late makes the upstream late, and answers nothing itself.
-func (b *bench) late(_ http.ResponseWriter, r *http.Request) bool {
+// delayAnswer delays an answer of the upstream. It does not answer itself.
+func (b *bench) delayAnswer(_ http.ResponseWriter, r *http.Request) bool {
 	if delay := time.Duration(b.delay.Load()); delay > 0 {
 		timer := time.NewTimer(delay)
 		defer timer.Stop()
@@ -62,7 +63,7 @@ func (b *bench) late(_ http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// startOurs starts a fakeecr that has nothing yet.
+// startOurs starts a fakeecr with an empty store.
 func (b *bench) startOurs(ctx context.Context) (*process, error) {
 	args := []string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + b.up.URL()}
 	if b.data {
@@ -83,16 +84,16 @@ func (b *bench) startPlain(ctx context.Context) (*process, error) {
 	return start(ctx, self, "-plain", b.dir)
 }
 
-// result is what a scenario came to. ours, bound and ratios have a value for
-// each round.
+// result is the result of a scenario. ours, bound and ratios have one value for each
+// round.
 type result struct {
 	scenario
 	ours, bound   []time.Duration
 	ratios        []float64 // of the times
-	requests      []int     // to the upstream, by ours
-	bytes         []float64 // from the upstream to ours, as a multiple of what was asked for
-	cpu, boundCPU float64   // seconds in a round; 0: not known, or no process
-	rest, peak    int64     // resident bytes of ours: before the rounds, and at most
+	requests      []int     // requests that ours made to the upstream
+	bytes         []float64 // bytes from the upstream to ours, as a multiple of the content's size
+	cpu, boundCPU float64   // seconds per round; 0: unknown, or no process
+	rest, peak    int64     // resident bytes of ours: before the rounds, and the peak
 }
 
 func (b *bench) measureAll(ctx context.Context, chosen []scenario, rounds int) ([]*result, error) {
@@ -110,16 +111,16 @@ func (b *bench) measureAll(ctx context.Context, chosen []scenario, rounds int) (
 	return results, nil
 }
 
-// rig is what a scenario works with.
+// rig is the servers and the client of a scenario.
 type rig struct {
 	*bench
 	client *client
 	ours   *process
 	plain  *process
-	size   int64 // what a round asks the upstream for, if all is cold
+	size   int64 // bytes that a round gets from the upstream if nothing is stored
 }
 
-// repo is the URL of one of the upstream's repositories behind ours.
+// repo returns the URL under which ours serves one of the upstream's repositories.
 func (g *rig) repo(name string) string { return g.ours.url + "/v2/" + prefix + "/" + name }
 
 func (b *bench) measure(ctx context.Context, s scenario) (_ *result, err error) {
@@ -142,7 +143,7 @@ func (b *bench) measure(ctx context.Context, s scenario) (_ *result, err error) 
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(settle)
+	time.Sleep(settleTime)
 	g.ours.resetPeak()
 	r := &result{scenario: s, rest: g.ours.peak()}
 	for n := range s.rounds {
@@ -161,7 +162,7 @@ func (b *bench) measure(ctx context.Context, s scenario) (_ *result, err error) 
 	return r, nil
 }
 
-// round measures ours and the bound; who goes first changes.
+// round measures ours and the bound. Their order alternates between rounds.
 func (r *result) round(ctx context.Context, g *rig, job job, n int) error {
 	if job.before != nil {
 		job.before(n)
@@ -198,7 +199,7 @@ func (r *result) roundOfOurs(g *rig, job job, n int) error {
 		return err
 	}
 	r.ours = append(r.ours, time.Since(start))
-	time.Sleep(settle)
+	time.Sleep(settleTime)
 	r.cpu += g.ours.cpu() - before
 	r.peak = max(r.peak, g.ours.peak())
 	requests := g.up.Requests()

@@ -17,30 +17,30 @@ import (
 
 // The plain server's paths.
 const (
-	plainMap  = "/map/"  // files of its directory, kept in memory
-	plainFile = "/file/" // the same, by http.ServeContent
-	plainCopy = "/copy"  // ?from=URL, through a file and a sha256 to the client
+	plainMap  = "/map/"  // files of its directory, from memory
+	plainFile = "/file/" // files of its directory, with http.ServeContent
+	plainCopy = "/copy"  // ?from=URL; copies the URL to a file, a sha256 and the client
 )
 
-// servePlain answers until ctx ends as simply as can be.
+// servePlain runs the plain server until ctx ends.
 func servePlain(ctx context.Context, dir string, stdout io.Writer) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET "+plainMap, &mapHandler{dir: dir, have: map[string]kept{}})
+	mux.Handle("GET "+plainMap, &mapHandler{dir: dir, have: map[string]plainContent{}})
 	mux.HandleFunc("GET "+plainFile, func(w http.ResponseWriter, r *http.Request) { sendFile(w, r, dir) })
 	mux.HandleFunc("GET "+plainCopy, func(w http.ResponseWriter, r *http.Request) { sendCopy(w, r, dir) })
 	server := &http.Server{Handler: mux}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	fmt.Fprintf(stdout, "listening on http://%s\n", listener.Addr())
-	_ = server.Serve(listener) // it ends when it is closed
+	_ = server.Serve(listener) // it returns an error when it is closed
 	return nil
 }
 
-// kept is a file in memory.
-type kept struct {
+// plainContent is a file in memory.
+type plainContent struct {
 	content []byte
 	digest  string
 }
@@ -49,10 +49,10 @@ type mapHandler struct {
 	dir string
 
 	mu   sync.RWMutex
-	have map[string]kept
+	have map[string]plainContent
 }
 
-// ServeHTTP sends a registry's headers, and a file that is read once.
+// ServeHTTP sends the headers of a registry and a file, which it reads from disk only once.
 func (h *mapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := strings.TrimPrefix(r.URL.Path, plainMap)
 	h.mu.RLock()
@@ -64,7 +64,7 @@ func (h *mapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusNotFound)
 			return
 		}
-		k = kept{content, fmt.Sprintf("sha256:%x", sha256.Sum256(content))}
+		k = plainContent{content, fmt.Sprintf("sha256:%x", sha256.Sum256(content))}
 		h.mu.Lock()
 		h.have[name] = k
 		h.mu.Unlock()
@@ -90,7 +90,7 @@ func sendFile(w http.ResponseWriter, r *http.Request, dir string) {
 	http.ServeContent(w, r, "", time.Time{}, f)
 }
 
-// sendCopy is the least that a cache can do on a miss: read, hash, write, send.
+// sendCopy does the least that a cache must do on a miss: read, hash, write and send.
 func sendCopy(w http.ResponseWriter, r *http.Request, dir string) {
 	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, r.URL.Query().Get("from"), nil)
 	if err != nil {
@@ -109,11 +109,11 @@ func sendCopy(w http.ResponseWriter, r *http.Request, dir string) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	defer func() { _, _ = f.Close(), os.Remove(f.Name()) }() // it has served
+	defer func() { _, _ = f.Close(), os.Remove(f.Name()) }() // no longer needed
 	w.Header().Set("Content-Length", strconv.FormatInt(resp.ContentLength, 10))
 	w.WriteHeader(resp.StatusCode)
 	h := sha256.New()
 	if _, err := io.CopyBuffer(io.MultiWriter(h, f, w), resp.Body, make([]byte, 256<<10)); err != nil {
-		panic(http.ErrAbortHandler) // the client sees that it is not whole
+		panic(http.ErrAbortHandler) // the client must see that the answer is incomplete
 	}
 }

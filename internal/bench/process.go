@@ -19,7 +19,7 @@ const (
 	ticksPerSecond = 100
 )
 
-// process is a server that says "listening on URL" when it is ready.
+// process is a server that prints "listening on URL" when it is ready.
 type process struct {
 	cmd   *exec.Cmd
 	url   string
@@ -41,7 +41,7 @@ func start(ctx context.Context, program string, args ...string) (*process, error
 	go func() {
 		text, _ := bufio.NewReader(stdout).ReadString('\n')
 		line <- text
-		_ = cmd.Wait() // how it ended is nobody's question
+		_ = cmd.Wait() // the exit status does not matter
 		close(p.ended)
 	}()
 	timer := time.NewTimer(startTimeout)
@@ -61,7 +61,7 @@ func start(ctx context.Context, program string, args ...string) (*process, error
 	return p, nil
 }
 
-// end ends the process, and no other.
+// end ends the process.
 func (p *process) end() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended
 	select {
@@ -76,14 +76,14 @@ func (p *process) file(name string) string {
 	return fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, name)
 }
 
-// cpu is the processor time in seconds that the process has used; 0 where only
-// Linux tells.
+// cpu returns the processor time in seconds that the process has used. It returns 0 on
+// systems other than Linux.
 func (p *process) cpu() float64 {
 	stat, err := os.ReadFile(p.file("stat"))
 	if err != nil {
 		return 0
 	}
-	_, rest, _ := strings.Cut(string(stat), ") ") // behind the name
+	_, rest, _ := strings.Cut(string(stat), ") ") // the fields after the name
 	fields := strings.Fields(rest)
 	if len(fields) < 13 {
 		return 0
@@ -93,11 +93,11 @@ func (p *process) cpu() float64 {
 	return (user + system) / ticksPerSecond
 }
 
-// resetPeak forgets the peak resident size. Where that is not permitted the
-// peak is the one since the process began, with its warm-up.
+// resetPeak resets the peak resident size. If that is not permitted, the peak includes
+// the warm-up of the process.
 func (p *process) resetPeak() { _ = os.WriteFile(p.file("clear_refs"), []byte("5"), 0) }
 
-// peak is the peak resident size in bytes; 0 where only Linux tells.
+// peak returns the peak resident size in bytes. It returns 0 on systems other than Linux.
 func (p *process) peak() int64 {
 	status, err := os.ReadFile(p.file("status"))
 	if err != nil {

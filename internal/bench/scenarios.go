@@ -12,7 +12,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// prefix is the one rule's.
+// prefix is the prefix of the only rule.
 const prefix = "hub"
 
 const (
@@ -29,19 +29,19 @@ const (
 // scenario is one line of the table.
 type scenario struct {
 	name    string
-	what    string // that a round does
-	boundIs string
+	what    string // what a round does
+	boundIs string // what the bound does
 	rounds  int
-	fresh   bool          // each round has a process of its own
-	delay   time.Duration // of the upstream
+	fresh   bool          // each round has a new process
+	delay   time.Duration // delay of the upstream's answers
 	prepare func(*rig) (job, error)
 }
 
-// job is what a round of a scenario does, with the number of the round.
+// job is the work of a round. Its functions get the number of the round.
 type job struct {
 	before      func(n int) // nil: nothing
 	ours, bound func(n int) error
-	plain       bool // the bound is the plain server, whose processor time counts
+	plain       bool // the bound is the plain server, so its processor time is measured
 }
 
 var scenarios = []scenario{
@@ -101,7 +101,8 @@ func blobHits(connections int) func(*rig) (job, error) {
 	}
 }
 
-// coldLayer has a repository for each round: what another has is not visible.
+// coldLayer uses a new repository in each round, since a blob is not visible in other
+// repositories.
 func coldLayer(g *rig) (job, error) {
 	layer := g.pushLayer("cold", 1<<30)
 	object := "/blobs/" + layer.Digest.String()
@@ -147,7 +148,7 @@ func coldManifests(g *rig) (job, error) {
 	}
 	pull := func(c *client, repo string) error {
 		for _, img := range images {
-			if err := c.verified(repo+"/manifests/"+img.Digest.String(), int64(len(img.Content)), img.Digest.Encoded()); err != nil {
+			if err := c.getVerified(repo+"/manifests/"+img.Digest.String(), int64(len(img.Content)), img.Digest.Encoded()); err != nil {
 				return err
 			}
 		}
@@ -177,12 +178,12 @@ func coldManifests(g *rig) (job, error) {
 	}, nil
 }
 
-// pushLayer puts the layer of that size into a repository of the upstream.
+// pushLayer pushes a layer of that size to a repository of the upstream.
 func (g *rig) pushLayer(repo string, size int64) *pullthroughtest.Blob {
 	img, ok := g.images[size]
 	if !ok {
 		img = pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: size})
-		g.images[size] = img // hashing it takes a while
+		g.images[size] = img // kept, since hashing takes a while
 	}
 	g.up.Push(repo, "", img)
 	g.size = size
@@ -193,18 +194,17 @@ func (g *rig) token(repo string) string {
 	return g.up.IssueToken(time.Hour, "repository:"+repo+":pull")
 }
 
-// verify gets what is at each URL once and checks its sha256, which also warms
-// the servers.
+// verify downloads each URL once and checks the sha256. It also warms the servers up.
 func (g *rig) verify(want string, size int64, urls ...string) error {
 	for _, u := range urls {
-		if err := g.client.verified(u, size, want); err != nil {
+		if err := g.client.getVerified(u, size, want); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *client) verified(url string, size int64, want string) error {
+func (c *client) getVerified(url string, size int64, want string) error {
 	h := sha256.New()
 	if err := c.get(url, size, h); err != nil {
 		return err

@@ -1,8 +1,8 @@
 // Package challenge reads WWW-Authenticate headers (RFC 9110, section 11.6.1).
 //
-// It yields text and judges nothing: whether a realm may be called, with which
-// scope and which credentials, is decided by its caller. A registry's header is
-// input from outside, so reading it takes linear time and bounded memory.
+// It only parses. Its caller decides whether a realm may be called, with which scope
+// and with which credentials. A registry's header is untrusted input, so parsing takes
+// linear time and bounded memory.
 package challenge
 
 import (
@@ -11,25 +11,25 @@ import (
 	"strings"
 )
 
-// The limits of one answer. Real ones hold one or two challenges of three
-// parameters; a registry that sends more gains nothing by it.
+// The limits of one answer. Real answers hold one or two challenges with three
+// parameters.
 const (
 	maxChallenges = 16
 	maxParams     = 32
 	maxBytes      = 8 << 10
 )
 
-// Challenge is one way in that a server offers. A challenge has a Token68 or
-// Params or neither, never both.
+// Challenge is one authentication scheme that a server offers. A challenge has a
+// Token68 or Params or neither, never both.
 type Challenge struct {
 	Scheme  string            // in lower case: "basic", "bearer"
 	Token68 string            // as sent; empty if there is none
 	Params  map[string]string // names in lower case, values without quotes and escapes; nil if there are none
 }
 
-// String returns the canonical form of c, which Parse reads as c again: names in
-// order, values in quotes. The characters of a value are not checked; a value
-// that did not come from Parse must not hold control characters.
+// String returns the canonical form of c: names in order, values in quotes. Parse of it
+// returns c. String does not check the characters of a value. A value that does not come
+// from Parse must not hold control characters.
 func (c Challenge) String() string {
 	var b strings.Builder
 	b.WriteString(c.Scheme)
@@ -50,16 +50,15 @@ var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 // http.Header.Values has them, in the order sent. Well-formed lines joined with
 // ", " give the same list.
 //
-// A challenge that is malformed is left out and hides no other one. That is one
-// with a parameter given twice, an unquoted value that is no token, an
-// unterminated quote, parameters behind a token68, a control character, or
-// anything else outside the grammar. An unterminated quote takes the rest of its
-// line with it, as nobody can say where it should have ended; the next line
-// starts afresh.
+// A malformed challenge is left out and does not affect the others. A challenge is
+// malformed if it has a parameter twice, an unquoted value that is not a token, an
+// unterminated quote, parameters after a token68, a control character, or anything else
+// outside the grammar. After an unterminated quote the rest of the line is dropped,
+// since the end of the quote is unknown. The next line is parsed as usual.
 //
-// At most 16 challenges are returned. One with more than 32 parameters is
-// malformed. Bytes beyond the first 8 KiB are not read, and the challenge they
-// cut short is left out, since its missing part may be what restricts it.
+// At most 16 challenges are returned. A challenge with more than 32 parameters is
+// malformed. Only the first 8 KiB are read. A challenge that is cut off there is left
+// out, since the missing part may restrict it.
 func Parse(lines []string) []Challenge {
 	var p parser
 	left := maxBytes
@@ -75,12 +74,12 @@ func Parse(lines []string) []Challenge {
 // parser collects challenges over the lines of one answer.
 type parser struct {
 	scanner
-	cut  bool // the line goes on beyond what is read
+	cut  bool // the line is longer than the part that is read
 	done []Challenge
 
-	// The challenge that is open: parameters belong to it until the next
-	// scheme. isOpen is false at the start of a line: parameters there belong to
-	// nobody and are dropped.
+	// The open challenge, to which parameters belong until the next scheme. isOpen
+	// is false at the start of a line. Parameters there belong to no challenge and
+	// are dropped.
 	open   Challenge
 	isOpen bool
 	bad    bool
@@ -95,11 +94,10 @@ func (p *parser) line(s string) {
 	p.close()
 }
 
-// element reads one element of the list and the comma behind it. Challenges and
-// parameters are separated by the same comma, so only what follows the first
-// word tells them apart: "=" makes it a parameter of the open challenge,
-// anything else a scheme. This holds for words that are no tokens as well,
-// which is what confines a malformed element to the challenge it belongs to.
+// element reads one element of the list and the comma after it. Commas separate
+// challenges as well as parameters. If "=" follows the first word of an element, the
+// word is a parameter of the open challenge. Otherwise it is a scheme. This also applies
+// to words that are not tokens, so a malformed element spoils only its own challenge.
 func (p *parser) element() {
 	p.space()
 	if !p.atEnd() {
@@ -111,10 +109,11 @@ func (p *parser) element() {
 		}
 		p.tail()
 	}
-	p.i++ // the comma; behind the end of the line it does no harm
+	p.i++ // the comma; past the end of the line this is harmless
 }
 
-// tail skips what an element has beyond its grammar: "a=b c", `a="b"c`, "a=b=c".
+// tail skips what follows an element and is outside the grammar, as in "a=b c",
+// `a="b"c` and "a=b=c".
 func (p *parser) tail() {
 	p.space()
 	if !p.atEnd() {
@@ -123,9 +122,9 @@ func (p *parser) tail() {
 	}
 }
 
-// challenge opens a challenge with what follows its scheme: nothing, a token68
-// or the first parameter. A last word before a cut may as well have been the
-// name of a parameter, so it spoils the challenge before it.
+// challenge opens a challenge and reads what follows its scheme: nothing, a token68 or
+// the first parameter. If the line is cut off after the word, the word may have been the
+// name of a parameter, so the challenge before it is dropped too.
 func (p *parser) challenge(scheme, gap string) {
 	p.bad = p.bad || p.cut && p.atLineEnd()
 	p.close()
@@ -149,9 +148,9 @@ func (p *parser) challenge(scheme, gap string) {
 	}
 }
 
-// param reads a parameter of the open challenge from its "=" on. A name given
-// twice spoils the challenge: readers that take the first and readers that take
-// the last would be sent to different realms.
+// param reads a parameter of the open challenge, starting at its "=". A name that
+// appears twice makes the challenge malformed, since some parsers would take the first
+// value and others the last, and so get different realms.
 func (p *parser) param(name string) {
 	p.i++
 	p.space()
@@ -170,8 +169,8 @@ func (p *parser) param(name string) {
 	p.open.Params[lower] = value
 }
 
-// close files the open challenge. Only good ones count towards the limit, or
-// junk in front could push the usable one out.
+// close ends the open challenge and keeps it if it is well-formed. Malformed ones do not
+// count towards the limit, so that they cannot displace a usable one.
 func (p *parser) close() {
 	if p.isOpen && !p.bad && len(p.done) < maxChallenges {
 		p.done = append(p.done, p.open)

@@ -2,8 +2,8 @@ package challenge
 
 import "strings"
 
-// scanner reads the lexical parts of one header line. i only grows, but for the
-// one word that token68 gives back, so a line is read in linear time.
+// scanner reads the lexical elements of one header line. It reads forward, except that
+// token68 may return one word, so it takes linear time.
 type scanner struct {
 	s string
 	i int
@@ -29,9 +29,9 @@ func (s *scanner) span(ok func(byte) bool) string {
 // space takes optional whitespace: OWS and BWS of the RFC.
 func (s *scanner) space() string { return s.span(isSpace) }
 
-// word takes everything up to the next byte that has a meaning between words. It
-// may take more than a token. That is the point: of the unquoted
-// "realm=https://a/t" other parsers see "https", a realm the server never named.
+// word takes everything up to the next separator. It may take more than a token on
+// purpose: in the unquoted "realm=https://a/t" other parsers read the realm "https",
+// which the server did not name.
 func (s *scanner) word() string { return s.span(isWord) }
 
 // value takes the value of a parameter: a token or a quoted string.
@@ -43,9 +43,9 @@ func (s *scanner) value() (string, bool) {
 	return v, isToken(v)
 }
 
-// quoted takes a quoted string and returns what it stands for. A backslash makes
-// any byte literal, unlike in Go's own strings. Control characters are refused
-// even so: the RFC has none, and values end up in URLs and logs.
+// quoted takes a quoted string and returns its value. A backslash makes the next byte
+// literal, unlike in Go's strings. Control characters are refused even then: the RFC does
+// not allow them, and values are used in URLs and logs.
 func (s *scanner) quoted() (string, bool) {
 	var b strings.Builder
 	ok := true
@@ -67,9 +67,9 @@ func (s *scanner) quoted() (string, bool) {
 	return "", false
 }
 
-// token68 takes a token68 if the element holds nothing else, and nothing
-// otherwise. "abc=" is one, "abc=x" begins a parameter, and only what follows
-// the "=" tells: hence the way back.
+// token68 takes a token68 if the element holds nothing else, and nothing otherwise.
+// "abc=" is a token68 and "abc=x" begins a parameter. They differ only after the "=", so
+// token68 may have to go back.
 func (s *scanner) token68() string {
 	start := s.i
 	word := s.word()
@@ -83,8 +83,8 @@ func (s *scanner) token68() string {
 	return ""
 }
 
-// skip passes over malformed text up to the end of the element. Quoted strings
-// stay whole in it, so that text in quotes is never read as a challenge.
+// skip skips malformed text up to the end of the element. It skips quoted strings as a
+// whole, so that quoted text is never read as a challenge.
 func (s *scanner) skip() {
 	for !s.atEnd() {
 		if s.at('"') {

@@ -1,4 +1,3 @@
-// Package conformance pulls real images from real registries through the
-// built binary of cmd/fakeecr with real clients. It has no code of its
-// own to import: everything is in its tests.
+// Package conformance tests the built binary of cmd/fakeecr with real clients, which pull
+// real images from real registries. It has tests only and nothing to import.
 package conformance

@@ -22,8 +22,8 @@ func Parse(v string) (first, last, total int64, ok bool) {
 	return first, last, total, ok
 }
 
-// Digits reads a number that is written with digits alone. strconv.ParseInt would
-// take a sign, which no header of HTTP allows.
+// Digits parses a number that consists of digits only. strconv.ParseInt accepts a sign,
+// which HTTP headers do not allow.
 func Digits(s string) (int64, bool) {
 	if s == "" || strings.Trim(s, "0123456789") != "" {
 		return 0, false

@@ -1,5 +1,5 @@
-// Package doctable holds the tables of a document in docs/ against the rows that
-// tests prove. Only tests import it.
+// Package doctable compares the tables of a document in docs/ with the rows that tests
+// prove. Only tests import it.
 package doctable
 
 import (
@@ -12,7 +12,7 @@ import (
 
 var update = flag.Bool("update", false, "write the tables of the documents anew")
 
-// Table is a table of a document. It stands there between the lines
+// Table is a table of a document. In the document it is between the lines
 //
 //	<!-- Title -->
 //	<!-- end -->
@@ -23,13 +23,13 @@ type Table struct {
 
 // Row is a line of a table.
 type Row struct {
-	Name  string   // of its test, which is one of the cells and no other line's
+	Name  string   // the name of its test, which is one of the cells and unique in the document
 	Cells []string // one for each column
 }
 
 // Check fails the test unless the file has the tables one after the other, each with
-// these columns and rows, no more and no less. With the flag -update it writes them
-// first; of two packages that share a file one after the other must (-p 1).
+// exactly these columns and rows. With the flag -update it writes the tables first. Two
+// packages that share a file must be updated one after the other (-p 1).
 func Check(t *testing.T, file string, columns []string, tables []Table) {
 	t.Helper()
 	content, err := os.ReadFile(file)
@@ -51,7 +51,7 @@ func Check(t *testing.T, file string, columns []string, tables []Table) {
 			doc = before + begin + want + end + after
 		case got != want:
 			t.Errorf("%s: the table %q lacks\n%sand has\n%sgo test -run %s -update, in the directory of the test, writes it anew",
-				file, table.Title, without(want, got), without(got, want), t.Name())
+				file, table.Title, difference(want, got), difference(got, want), t.Name())
 		}
 	}
 	checkNames(t, doc, tables)
@@ -62,8 +62,8 @@ func Check(t *testing.T, file string, columns []string, tables []Table) {
 	}
 }
 
-// without are the lines of text that other does not have.
-func without(text, other string) (lines string) {
+// difference returns the lines of text that other does not have.
+func difference(text, other string) (lines string) {
 	has := slices.Collect(strings.Lines(other))
 	for line := range strings.Lines(text) {
 		if !slices.Contains(has, line) {
@@ -73,7 +73,8 @@ func without(text, other string) (lines string) {
 	return lines
 }
 
-// checkPlaces: a table that no test has any more would go unnoticed between the others.
+// checkPlaces checks that the document has places for exactly these tables, in order. It
+// finds a table between them that no test has any more.
 func checkPlaces(t *testing.T, doc string, tables []Table) {
 	t.Helper()
 	var places, titles []string
@@ -92,7 +93,8 @@ func checkPlaces(t *testing.T, doc string, tables []Table) {
 	}
 }
 
-// checkNames: whoever reads a name finds one line, whichever package has its test.
+// checkNames checks that each row's name is in one line of the document, also among the
+// tables of other packages.
 func checkNames(t *testing.T, doc string, tables []Table) {
 	t.Helper()
 	for _, table := range tables {

@@ -7,17 +7,19 @@ import (
 	"strings"
 )
 
-// CheckHost is [Policy.Check] for the host of a URL, without a port, brackets or
-// not: it saves the look-up of what is an address already. It returns nil for
-// names, which [Policy.Dialer] judges once they are resolved, except for localhost
-// and the names under it, which are loopback (RFC 6761). An address may be written
-// as any resolver may read it: 127.1, 2130706433, 0x7f.1, 0177.0.0.1, with a zone
-// or a trailing dot. What looks like an address and is none is refused, and so is
-// what no name has in it: spaces, and letters beyond ASCII, as net/http makes
-// 127.0.0.1 of １２７．０．０．１. The empty host is refused: it would be dialled as
-// loopback.
+// CheckHost is [Policy.Check] for the host of a URL, without a port and with or without
+// brackets. It refuses a bad address before anything is looked up.
+//
+// It returns nil for a name, whose addresses [Policy.Dialer] checks later. The exceptions
+// are localhost and the names under it, which are loopback addresses (RFC 6761). It
+// understands every spelling of an address that a resolver may accept: 127.1, 2130706433,
+// 0x7f.1, 0177.0.0.1, with a zone or with a trailing dot.
+//
+// A host that looks like an address but is not one is refused. So is a host with spaces,
+// and one with characters beyond ASCII, since net/http turns １２７．０．０．１ into
+// 127.0.0.1. The empty host is refused because it would be dialled as loopback.
 func (p Policy) CheckHost(host string) error {
-	for _, a := range readings(host) {
+	for _, a := range possibleAddrs(host) {
 		if err := p.Check(a); err != nil {
 			return err
 		}
@@ -25,13 +27,14 @@ func (p Policy) CheckHost(host string) error {
 	return nil
 }
 
-// readings returns the addresses for which a resolver may take host, the zero Addr
-// for what it should refuse to read, and none for a name.
-func readings(host string) []netip.Addr {
-	// A zone does not count, nor what C code may not read. Names have neither.
+// possibleAddrs returns the addresses that a resolver may read host as. It returns the
+// zero Addr for a host that must be refused, and nil for a name.
+func possibleAddrs(host string) []netip.Addr {
+	// Ignore a zone, and everything after a space or control character, where C code may
+	// stop reading. Names have neither.
 	if i := strings.IndexFunc(host, func(r rune) bool { return r <= ' ' || r == '%' }); i >= 0 {
-		if found := readings(host[:i]); found != nil {
-			return found
+		if addrs := possibleAddrs(host[:i]); addrs != nil {
+			return addrs
 		}
 		return []netip.Addr{{}}
 	}
@@ -56,8 +59,8 @@ func readings(host string) []netip.Addr {
 	return nil
 }
 
-// endsInNumber tells an IPv4 address from a name as browsers do (WHATWG URL, 3.5):
-// no top-level domain is a number.
+// endsInNumber reports whether host is an IPv4 address rather than a name, as browsers
+// decide it (WHATWG URL, 3.5): no top-level domain is a number.
 func endsInNumber(host string) bool {
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	if hex, ok := strings.CutPrefix(last, "0x"); ok {
@@ -66,8 +69,8 @@ func endsInNumber(host string) bool {
 	return strings.Trim(last, "0123456789") == ""
 }
 
-// parseIPv4 reads host as inet_aton does, numbers with leading zeros in zeroBase.
-// It returns the zero Addr if that cannot be done.
+// parseIPv4 parses host as inet_aton does. Numbers with leading zeros are in base
+// zeroBase. It returns the zero Addr if host cannot be parsed.
 func parseIPv4(host string, zeroBase int) netip.Addr {
 	parts := strings.Split(host, ".")
 	if len(parts) > 4 {
@@ -77,7 +80,7 @@ func parseIPv4(host string, zeroBase int) netip.Addr {
 	for i, part := range parts {
 		bits := 8
 		if i == len(parts)-1 {
-			bits = 8 * (4 - i) // the last number stands for all that is left
+			bits = 8 * (4 - i) // the last number stands for all remaining bytes
 		}
 		n, err := parseNumber(part, zeroBase, bits)
 		if err != nil {

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// What a RefusedError gives as its reason.
+// The reasons of a RefusedError.
 const (
 	loopback    = "loopback"
 	private     = "private"
@@ -18,14 +18,14 @@ const (
 	malformed   = "neither a plain host name nor an IP address"
 )
 
-// special holds the address ranges that mean something here. The first one that
-// contains an address counts: metadata services lie in link-local, private and
-// even public ranges.
+// special holds the special address ranges. The first one that contains an address
+// decides, since addresses of metadata services lie in link-local, private and even
+// public ranges.
 var special = []struct {
 	netip.Prefix
 	kind string
 }{
-	{netip.MustParsePrefix("169.254.169.254/32"), metadata},     // nearly everyone
+	{netip.MustParsePrefix("169.254.169.254/32"), metadata},     // most clouds
 	{netip.MustParsePrefix("100.100.100.200/32"), metadata},     // Alibaba Cloud
 	{netip.MustParsePrefix("168.63.129.16/32"), metadata},       // Azure's wire server
 	{netip.MustParsePrefix("192.0.0.192/32"), metadata},         // Oracle Cloud, classic
@@ -55,8 +55,8 @@ var special = []struct {
 	{netip.MustParsePrefix("ff00::/8"), multicast},
 }
 
-// The IPv6 ranges whose addresses have an IPv4 address in them, beside the
-// v4-mapped one, which netip.Addr.Unmap knows.
+// The IPv6 ranges whose addresses contain an IPv4 address. The v4-mapped range is not
+// among them, since netip.Addr.Unmap handles it.
 var (
 	compatible = netip.MustParsePrefix("::/96")           // RFC 4291, 2.5.5.1
 	translated = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765, 2.1
@@ -66,17 +66,17 @@ var (
 	teredo     = netip.MustParsePrefix("2001::/32") // RFC 4380
 )
 
-// reason returns why a must not be dialled, "" if it may be. a is neither
-// v4-mapped nor does it have a zone.
+// reason returns why a must not be dialled, or "" if it may be. a must not be v4-mapped
+// and must have no zone.
 func (p Policy) reason(a netip.Addr) string {
-	if a.Is4() || a == netip.IPv6Loopback() { // which is no v4-compatible 0.0.0.1
-		return p.own(a)
+	if a.Is4() || a == netip.IPv6Loopback() { // ::1 is not the v4-compatible address of 0.0.0.1
+		return p.ownReason(a)
 	}
-	return cmp.Or(p.own(a), p.embedded(a))
+	return cmp.Or(p.ownReason(a), p.embeddedReason(a))
 }
 
-// own is reason without regard to what is in an address.
-func (p Policy) own(a netip.Addr) string {
+// ownReason is reason for the address itself, without an IPv4 address in it.
+func (p Policy) ownReason(a netip.Addr) string {
 	for _, s := range special {
 		if s.Contains(a) {
 			if s.kind == loopback && p.Loopback || s.kind == private && !p.BlockPrivate {
@@ -88,52 +88,53 @@ func (p Policy) own(a netip.Addr) string {
 	return ""
 }
 
-// embedded is reason for the IPv4 addresses in a: whoever translates or tunnels
-// a's packets sends them there.
-func (p Policy) embedded(a netip.Addr) string {
+// embeddedReason is reason for the IPv4 addresses in a. A router that translates or
+// tunnels the packets sends them there.
+func (p Policy) embeddedReason(a netip.Addr) string {
 	b := a.As16()
 	switch {
 	case compatible.Contains(a), translated.Contains(a), nat64.Contains(a):
-		return p.own(bytesAt(b, 12, 13, 14, 15))
+		return p.ownReason(bytesAt(b, 12, 13, 14, 15))
 	case localNAT64.Contains(a):
-		return p.inLocalNAT64(b)
+		return p.localNAT64Reason(b)
 	case sixToFour.Contains(a):
-		return p.own(bytesAt(b, 2, 3, 4, 5))
+		return p.ownReason(bytesAt(b, 2, 3, 4, 5))
 	case teredo.Contains(a):
-		server := p.own(bytesAt(b, 4, 5, 6, 7))
+		server := p.ownReason(bytesAt(b, 4, 5, 6, 7))
 		for i := range b {
 			b[i] ^= 0xff // RFC 4380, 4: the client's address is written inverted
 		}
-		return cmp.Or(server, p.own(bytesAt(b, 12, 13, 14, 15)))
+		return cmp.Or(server, p.ownReason(bytesAt(b, 12, 13, 14, 15)))
 	}
 	return ""
 }
 
-// inLocalNAT64 judges an address of the NAT64 prefix for local use (RFC 8215). A
-// network chooses how much of it to use, and that says where the IPv4 address is
-// (RFC 6052, 2.2). As we do not know, an address is refused when any way of
-// reading it gives a place that packets can get to. Places that they cannot,
-// such as 0.0.0.1, count only when there is nothing else: they come from reading
-// an address wrongly, 64:ff9b:1:fffe::808:808 as 255.254.0.0. A public
-// destination is lost only to networks that number themselves so that one of the
-// wrong readings is, say, in 127.0.0.0/8.
-func (p Policy) inLocalNAT64(b [16]byte) string {
-	readings := []string{
-		p.own(bytesAt(b, 12, 13, 14, 15)), // /96
-		p.own(bytesAt(b, 9, 10, 11, 12)),  // /64; byte 8 is always left out
-		p.own(bytesAt(b, 7, 9, 10, 11)),   // /56
-		p.own(bytesAt(b, 6, 7, 9, 10)),    // /48
+// localNAT64Reason is embeddedReason for the NAT64 prefix for local use (RFC 8215). A
+// network chooses the length of its prefix, and the length decides where the IPv4 address
+// is (RFC 6052, 2.2). We do not know the length, so we try all of them and refuse the
+// address if any of them gives an IPv4 address that is refused and can be reached.
+//
+// Addresses that cannot be reached, such as 0.0.0.1, come from a wrong length: with one of
+// them 64:ff9b:1:fffe::808:808 contains 255.254.0.0. They are a reason only if every
+// length gives one. A public destination is refused by mistake only in a network whose
+// numbering makes a wrong length give an address in, say, 127.0.0.0/8.
+func (p Policy) localNAT64Reason(b [16]byte) string {
+	reasons := []string{
+		p.ownReason(bytesAt(b, 12, 13, 14, 15)), // /96
+		p.ownReason(bytesAt(b, 9, 10, 11, 12)),  // /64; byte 8 is not part of the address
+		p.ownReason(bytesAt(b, 7, 9, 10, 11)),   // /56
+		p.ownReason(bytesAt(b, 6, 7, 9, 10)),    // /48
 	}
-	nowhere := readings[0]
-	for _, r := range readings {
+	unreachable := reasons[0]
+	for _, r := range reasons {
 		switch r {
 		case loopback, linkLocal, metadata, private:
 			return r
 		case "":
-			nowhere = ""
+			unreachable = ""
 		}
 	}
-	return nowhere
+	return unreachable
 }
 
 func bytesAt(b [16]byte, i, j, k, l int) netip.Addr {

@@ -18,9 +18,9 @@ func Valid(s string) bool {
 	return err == nil || u.Port() == ""
 }
 
-// Canonical returns the host of an upstream, a host or a URL, in the one spelling by
-// which hosts are compared: in lower case. Docker Hub has three names, which are one
-// host here.
+// Canonical returns the host of an upstream, which is given as a host or a URL, in the
+// spelling in which hosts are compared. It is in lower case, and the three names of Docker
+// Hub become one.
 func Canonical(upstream string) string {
 	host := strings.ToLower(upstream)
 	if _, rest, ok := strings.Cut(host, "://"); ok {

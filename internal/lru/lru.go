@@ -1,5 +1,5 @@
-// Package lru is a map that forgets what was used least recently. Every map
-// whose keys a client or an upstream chooses is one of these.
+// Package lru is a bounded map that removes the least recently used entry. Use it for
+// every map whose keys a client or an upstream registry chooses.
 package lru
 
 import (
@@ -12,7 +12,7 @@ type Cache[K comparable, V any] struct {
 	max int
 
 	mu      sync.Mutex
-	order   list.List // of entry[K, V]; front: used last
+	order   list.List // of entry[K, V]; the most recently used in front
 	entries map[K]*list.Element
 }
 
@@ -38,8 +38,8 @@ func (c *Cache[K, V]) Get(key K) (v V, ok bool) {
 	return e.Value.(entry[K, V]).value, true
 }
 
-// Put sets the value of key, and forgets the entry used least recently if
-// there are too many.
+// Put sets the value of key and marks it as used. It removes the least recently used
+// entry if there are too many.
 func (c *Cache[K, V]) Put(key K, v V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -59,8 +59,8 @@ func (c *Cache[K, V]) putLocked(key K, v V) {
 	}
 }
 
-// GetOrPut returns the value of key, after setting it to what make returns if
-// there is none.
+// GetOrPut returns the value of key and marks it as used. If there is none, it first sets
+// the value to what make returns. It calls make while it holds the cache's lock.
 func (c *Cache[K, V]) GetOrPut(key K, make func() V) V {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +73,8 @@ func (c *Cache[K, V]) GetOrPut(key K, make func() V) V {
 	return v
 }
 
-// RemoveIf forgets key if its value is one that match accepts.
+// RemoveIf removes key if match accepts its value. It calls match while it holds the
+// cache's lock.
 func (c *Cache[K, V]) RemoveIf(key K, match func(V) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

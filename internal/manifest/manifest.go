@@ -1,5 +1,5 @@
-// Package manifest decides what a manifest is, from its bytes and its
-// Content-Type together, and refuses what two readers could read differently.
+// Package manifest determines the kind of a manifest from its bytes and its Content-Type.
+// It refuses a document that two parsers could read differently.
 package manifest
 
 import (
@@ -15,8 +15,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// MaxSize is the largest manifest in bytes: ECR's limit, and what the OCI
-// distribution spec asks registries to take at least.
+// MaxSize is the size of the largest manifest in bytes. It is ECR's limit, and the least
+// that the OCI distribution spec requires registries to accept.
 const MaxSize = 4 << 20
 
 // Media types of Docker's image manifest version 2, schema 2.
@@ -27,8 +27,8 @@ const (
 	schema1Prefix = "application/vnd.docker.distribution.manifest.v1+"
 )
 
-// Accept is the one Accept header of every manifest request: a tag must have
-// one answer, whatever the client would have accepted.
+// Accept is the Accept header of every manifest request. It does not depend on the client,
+// because a tag must have the same answer for all clients.
 var Accept = strings.Join([]string{
 	ocispec.MediaTypeImageIndex,
 	ocispec.MediaTypeImageManifest,
@@ -37,28 +37,27 @@ var Accept = strings.Join([]string{
 	"*/*;q=0.1",
 }, ", ")
 
-// ErrSchema1 is the error for Docker image manifests version 2, schema 1:
-// their digest is not that of their bytes, and registries have dropped them.
+// ErrSchema1 is the error for Docker image manifests version 2, schema 1. Their digest is
+// not that of their bytes, and registries no longer support them.
 var ErrSchema1 = errors.New("docker image manifest schema 1 is not supported")
 
-// Info is what a manifest says of itself.
+// Info is the media type and the references of a manifest.
 type Info struct {
 	MediaType string
-	// Manifests are the children of an index, Blobs the config and layers of an
-	// image. Only those with a digest that can be verified, and none of their URLs
-	// is ever fetched (CVE-2020-15157).
+	// Manifests are the children of an index. Blobs are the config and the layers of an
+	// image. Descriptors without a digest that can be verified are left out. Their URLs
+	// are never fetched (CVE-2020-15157).
 	Manifests, Blobs []ocispec.Descriptor
 }
 
-// maxRefs bounds the descriptors of one manifest, and with it the memory that
-// 4 MiB of hostile JSON can cost.
+// maxRefs is how many descriptors a manifest may have. It bounds the memory that 4 MiB of
+// hostile JSON can use.
 const maxRefs = 10_000
 
-// maxKeys is how many keys an object may have that we look at. The specs know a
-// dozen.
+// maxKeys is how many keys an object may have. The specs define a dozen.
 const maxKeys = 1000
 
-// document has the fields that tell the known kinds apart.
+// document has the fields that distinguish the known kinds.
 type document struct {
 	schemaVersion int
 	mediaType     string
@@ -69,9 +68,9 @@ type document struct {
 	keys          map[string]bool      // all top-level keys
 }
 
-// Inspect reads body, which was served as contentType ("" where it was not
-// said). A mediaType in the body must agree with a Content-Type that says
-// something; a document that fits two kinds is refused (CVE-2021-41190).
+// Inspect parses body, which was served as contentType; "" means without a Content-Type.
+// A mediaType in the body must agree with the Content-Type, unless that is a general type
+// such as text/plain. A document that fits two kinds is refused (CVE-2021-41190).
 func Inspect(contentType string, body []byte) (Info, error) {
 	if len(body) > MaxSize {
 		return Info{}, fmt.Errorf("manifest of %d bytes is larger than %d", len(body), MaxSize)
@@ -93,17 +92,17 @@ func Inspect(contentType string, body []byte) (Info, error) {
 		blobs = append([]ocispec.Descriptor{*doc.config}, blobs...)
 	}
 	info := Info{MediaType: mediaType}
-	if info.Manifests, err = valid(doc.manifests); err != nil {
+	if info.Manifests, err = verifiable(doc.manifests); err != nil {
 		return Info{}, err
 	}
-	if info.Blobs, err = valid(blobs); err != nil {
+	if info.Blobs, err = verifiable(blobs); err != nil {
 		return Info{}, err
 	}
 	return info, nil
 }
 
-// essence is the media type without parameters, "" if it says nothing about
-// manifests: some registries serve every manifest as text or octet-stream.
+// essence returns the media type without parameters. It returns "" for general types,
+// since some registries serve every manifest as text or octet-stream.
 func essence(contentType string) string {
 	t, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
@@ -116,9 +115,9 @@ func essence(contentType string) string {
 	return t
 }
 
-// read walks over the document once. It refuses duplicate keys and keys that
-// differ only by case from one we read: parsers disagree about which of the two
-// counts. Its errors hold nothing of the document but its keys, cut short.
+// read parses the document in one pass. It refuses duplicate keys and keys that differ
+// from a known one only by case, since parsers disagree about which of the two counts.
+// Its errors contain keys of the document, shortened, and nothing else of it.
 func read(body []byte) (*document, error) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -150,10 +149,10 @@ func read(body []byte) (*document, error) {
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, errors.New("something follows the document")
 	}
-	return doc, foreignCase(doc.keys, "schemaVersion", "mediaType", "manifests", "config", "layers", "blobs", "fsLayers")
+	return doc, checkCase(doc.keys, "schemaVersion", "mediaType", "manifests", "config", "layers", "blobs", "fsLayers")
 }
 
-// foldKey is equal for keys that a parser which ignores case takes for one.
+// foldKey returns the same string for keys that a case-insensitive parser takes for one.
 func foldKey(key string) string { return strings.ToUpper(strings.ToLower(key)) }
 
 // read decodes the value of one key.
@@ -178,7 +177,7 @@ func (d *document) read(dec *json.Decoder, key string) (err error) {
 	return err
 }
 
-// readRefs decodes an array of descriptors; null is none.
+// readRefs decodes an array of descriptors. It returns nil for null.
 func readRefs(dec *json.Decoder) ([]ocispec.Descriptor, error) {
 	t, err := dec.Token()
 	if err != nil || t == nil {
@@ -205,8 +204,8 @@ func readRefs(dec *json.Decoder) ([]ocispec.Descriptor, error) {
 	return refs, err
 }
 
-// readRef decodes one descriptor; nil for null. Its keys, and its platform's, must
-// mean the same to every parser, as those of the document.
+// readRef decodes one descriptor. It returns nil for null. Like the keys of the document,
+// those of the descriptor and its platform must be unambiguous for every parser.
 func readRef(dec *json.Decoder) (*ocispec.Descriptor, error) {
 	var raw json.RawMessage
 	if err := dec.Decode(&raw); err != nil {
@@ -219,15 +218,14 @@ func readRef(dec *json.Decoder) (*ocispec.Descriptor, error) {
 	if err := json.Unmarshal(raw, &d); err != nil {
 		return nil, err
 	}
-	if err := plainKeys(raw, "mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType"); err != nil {
+	if err := checkKeys(raw, "mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType"); err != nil {
 		return nil, err
 	}
 	return &ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}, nil
 }
 
-// plainKeys refuses an object that has a key twice, or one of the known ones in
-// odd case.
-func plainKeys(raw json.RawMessage, known ...string) error {
+// checkKeys refuses an object that has a key twice, or a known key in another case.
+func checkKeys(raw json.RawMessage, known ...string) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if _, err := dec.Token(); err != nil {
 		return err
@@ -249,15 +247,16 @@ func plainKeys(raw json.RawMessage, known ...string) error {
 			return err
 		}
 		if key == "platform" && bytes.HasPrefix(value, []byte("{")) {
-			if err := plainKeys(value, "architecture", "os", "os.version", "os.features", "variant"); err != nil {
+			if err := checkKeys(value, "architecture", "os", "os.version", "os.features", "variant"); err != nil {
 				return err
 			}
 		}
 	}
-	return foreignCase(keys, known...)
+	return checkCase(keys, known...)
 }
 
-func foreignCase(keys map[string]bool, known ...string) error {
+// checkCase refuses keys that differ from a known one only by case.
+func checkCase(keys map[string]bool, known ...string) error {
 	for key := range keys {
 		for _, known := range known {
 			if key != known && strings.EqualFold(key, known) {
@@ -284,8 +283,8 @@ func (d *document) check(keys map[string]bool) error {
 	return nil
 }
 
-// decide picks the media type: the body's own, else what the shape of the
-// body says, with the Content-Type as a witness that must not disagree.
+// decide returns the media type: the one in the body, or else the one that fits the body's
+// shape. The Content-Type must not contradict it.
 func (d *document) decide(served string) (string, error) {
 	if strings.HasPrefix(served, schema1Prefix) {
 		return "", ErrSchema1
@@ -298,7 +297,7 @@ func (d *document) decide(served string) (string, error) {
 	}
 	shape := d.shape()
 	if shape != "" && !isKnownType(served) && checkType(served) == nil {
-		served = "" // upstream's own word for it is not passed on
+		served = "" // an unknown type for a known shape is not passed on
 	}
 	switch {
 	case served == "" && shape == "":
@@ -313,8 +312,8 @@ func (d *document) decide(served string) (string, error) {
 	return served, checkType(served)
 }
 
-// shape is the type of a document without a mediaType, which is optional in
-// OCI documents only.
+// shape returns the media type that the document's fields imply, or "". It is an OCI type,
+// since only OCI documents may omit their mediaType.
 func (d *document) shape() string {
 	switch {
 	case d.manifests != nil:
@@ -333,35 +332,36 @@ func isIndexType(t string) bool {
 	return t == ocispec.MediaTypeImageIndex || t == MediaTypeDockerList
 }
 
-// checkType keeps web pages and the like out of the Store.
+// checkType refuses media types that no manifest has, so that web pages and the like are
+// not stored.
 func checkType(t string) error {
-	if strings.HasPrefix(t, "application/") && strings.HasSuffix(t, "json") && len(t) <= 255 && printable(t) {
+	if strings.HasPrefix(t, "application/") && strings.HasSuffix(t, "json") && len(t) <= 255 && isPrintable(t) {
 		return nil
 	}
 	return fmt.Errorf("%.100q is no manifest's media type", t)
 }
 
-func printable(s string) bool {
+func isPrintable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// valid returns the descriptors that can be verified. A negative size is
-// refused: it is there to make somebody allocate or read without a bound.
-func valid(all []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+// verifiable returns the descriptors whose content can be verified. It refuses a negative
+// size, whose only use is to make a reader allocate or read without limit.
+func verifiable(all []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	kept := all[:0]
 	for _, desc := range all {
 		if desc.Size < 0 {
 			return nil, fmt.Errorf("descriptor %.80q has the size %d", desc.Digest, desc.Size)
 		}
-		if known(desc.Digest) {
+		if isVerifiable(desc.Digest) {
 			kept = append(kept, desc)
 		}
 	}
 	return kept, nil
 }
 
-// known reports whether d is a digest that we could verify.
-func known(d digest.Digest) bool {
+// isVerifiable reports whether d is a valid digest of an algorithm that we support.
+func isVerifiable(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
 }
 

@@ -1,6 +1,6 @@
-// Package ocierror reads the bodies that registries send with an error. Such a
-// body is somebody else's text: it may be a web page, and it may repeat a secret.
-// What comes out of here is short, printable, and safe to log.
+// Package ocierror reads the bodies that registries send with an error. Such a body is
+// untrusted text: it may be a web page, and it may repeat a secret. The texts that this
+// package returns are short, printable and safe to log.
 package ocierror
 
 import (
@@ -11,7 +11,7 @@ import (
 const (
 	// MaxExcerpt is how many bytes of a body [Excerpt] looks at.
 	MaxExcerpt = 256
-	// maxWord is longer than the words of people. What is longer may be a token.
+	// maxWord is the length of the longest word that is kept. A longer one may be a token.
 	maxWord = 40
 )
 

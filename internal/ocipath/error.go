@@ -25,8 +25,8 @@ func (p Part) String() string {
 	return "path"
 }
 
-// Error says that a part of a registry path is outside the grammar: the path is
-// ours, and the client is to be told that it is wrong.
+// Error says that a part of a registry path is outside the grammar. The path belongs to
+// the registry API, so the client must be told that it is invalid.
 type Error struct {
 	Part  Part
 	Value string // as the client sent it: any bytes, of any length
@@ -36,13 +36,13 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("invalid %v %s", e.Part, quote(e.Value))
 }
 
-// maxQuoted bounds the value in a message, its quotes included.
+// maxQuoted is the length of a quoted value in a message, with its quotes.
 const maxQuoted = 128
 
-// quote makes a client's bytes safe to repeat in a log line or a response body:
-// printable ASCII in quotes, everything else as \xNN, and cut, since the value
-// may be as long as the server's header limit. The slack of 8 bytes is for one
-// escape and the longest ending.
+// quote makes a client's bytes safe for a log line or a response body. It keeps printable
+// ASCII, writes all other bytes as \xNN and adds quotes. It cuts the value off, since that
+// may be as long as the server's header limit. The 8 bytes of slack hold one escape and
+// the longest ending.
 func quote(s string) string {
 	b := make([]byte, 0, maxQuoted)
 	b = append(b, '"')

@@ -1,31 +1,31 @@
 package ocipath
 
 import (
-	// An accepted digest must never panic its verifier, and go-digest panics
-	// for an algorithm that nobody linked in.
+	// go-digest panics for an algorithm that is not linked in, and an accepted digest
+	// must never make its verifier panic.
 	_ "crypto/sha256"
 	_ "crypto/sha512"
 	"strings"
 )
 
-// The limits of names are ECR's RepositoryName, not the 255 of the reference
-// implementation, and tags are OCI's. They also keep every check linear: longer
-// values are refused unread.
+// The limits of names are those of ECR's RepositoryName, not the 255 of the reference
+// implementation. The limit of tags is OCI's. Longer values are refused before they are
+// read, which bounds every check.
 const (
 	minName = 2
 	maxName = 256
 	maxTag  = 128
 )
 
-// ValidName reports whether s is a repository name: ECR's RepositoryName, which
-// is OCI's with a length of 2 to 256.
+// ValidName reports whether s is a repository name: ECR's RepositoryName, which is an OCI
+// repository name of 2 to 256 characters.
 func ValidName(s string) bool {
 	return len(s) >= minName && len(s) <= maxName && isRuns(s)
 }
 
-// ValidPrefix reports whether s can be the prefix of a rule: name components
-// with or without a slash at the end, or ECR's "ROOT". Up to 256 characters are
-// allowed; ECR's own, shorter limit belongs to the creation of rules.
+// ValidPrefix reports whether s can be the prefix of a rule: name components with or
+// without a trailing slash, or ECR's "ROOT". It allows up to 256 characters; ECR's own,
+// shorter limit applies when a rule is created.
 func ValidPrefix(s string) bool {
 	if len(s) > maxName {
 		return false
@@ -57,14 +57,13 @@ func ValidDigest(s string) bool {
 	return ok && len(hex) == 128 && isHex(hex)
 }
 
-// IsDigest reports whether ref is meant as a digest, valid or not. No tag
-// contains a colon, so a malformed digest is never taken for a tag, as
-// distribution before 3.1.2 did.
+// IsDigest reports whether ref is meant as a digest, valid or not. A tag cannot contain a
+// colon, so a malformed digest is never taken for a tag. Distribution before 3.1.2 did so.
 func IsDigest(ref string) bool {
 	return strings.IndexByte(ref, ':') >= 0
 }
 
-// CheckName returns an *Error if s is no repository name.
+// CheckName returns an *Error if s is not a repository name.
 func CheckName(s string) error {
 	if ValidName(s) {
 		return nil
@@ -72,8 +71,8 @@ func CheckName(s string) error {
 	return &Error{Name, s}
 }
 
-// CheckRef returns an *Error if ref is neither a tag nor a digest. Its Part is
-// what ref was meant as, see IsDigest.
+// CheckRef returns an *Error if ref is neither a tag nor a digest. The Part of the error
+// is [Digest] if ref is meant as a digest, see [IsDigest], and [Tag] otherwise.
 func CheckRef(ref string) error {
 	if IsDigest(ref) {
 		return checkDigest(ref)
@@ -91,9 +90,9 @@ func checkDigest(s string) error {
 	return &Error{Digest, s}
 }
 
-// isRuns reports whether s is made of runs of lower-case letters and digits with
-// one separator between each two. A slash is one more separator here: the
-// grammar of a component begins and ends with a run, so both readings agree.
+// isRuns reports whether s consists of runs of lower-case letters and digits with one
+// separator between two runs. A slash counts as a separator, since each component begins
+// and ends with a run.
 func isRuns(s string) bool {
 	for i := 0; i < len(s); {
 		n := runLen(s[i:])
@@ -120,9 +119,9 @@ func runLen(s string) int {
 	return len(s)
 }
 
-// separatorLen returns the length of the separator that s starts with: a slash,
-// a dot, one or two underscores, or any number of hyphens. What is too long for
-// it ("..", "___", ".-") fails as the empty run behind it.
+// separatorLen returns the length of the separator that s starts with: a slash, a dot,
+// one or two underscores, or any number of hyphens. After a longer sequence ("..", "___",
+// ".-") the next run is empty, so it is refused there.
 func separatorLen(s string) int {
 	switch {
 	case s[0] == '/' || s[0] == '.':
@@ -151,8 +150,8 @@ func isHex(s string) bool {
 func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// Object spells a reference as people do: name:tag or name@digest, or the name
-// alone where ref is "".
+// Object returns a reference as people write it: name:tag, name@digest, or only the name
+// if ref is "".
 func Object(name, ref string) string {
 	switch {
 	case ref == "":

@@ -1,9 +1,9 @@
-// Package ocipath parses the paths of the OCI distribution API ("/v2/...")
-// once, into a plain value.
+// Package ocipath parses the paths of the OCI distribution API ("/v2/...") into a plain
+// value.
 //
-// Everything behind it (rules, store keys, upstream URLs) is chosen from that
-// value, never from the URL again: two readings of one path are how a request
-// for one repository ends up in another.
+// A path is parsed once. Rules, keys of the Store and upstream URLs are all derived from
+// that value and never from the URL again. If two places parsed the path differently, a
+// request for one repository could reach another.
 package ocipath
 
 import (
@@ -16,7 +16,7 @@ import (
 type Kind int
 
 const (
-	Base      Kind = iota // /v2 and /v2/: hosts that run path.Clean turn one into the other
+	Base      Kind = iota // /v2/, and /v2 because hosts that use path.Clean drop the slash
 	Manifest              // /v2/<name>/manifests/<tag or digest>
 	Blob                  // /v2/<name>/blobs/<digest>
 	Referrers             // /v2/<name>/referrers/<digest>
@@ -35,23 +35,20 @@ func (k Kind) String() string {
 	return kindNames[k]
 }
 
-// ErrNotRegistry says that a path is no path of the registry API. "/v2" is
-// shared with other services (API Gateway's /v2/apis and /v2/tags/{arn}, SES's
-// /v2/email/...), so such a request belongs to someone else and should reach
-// them untouched.
+// ErrNotRegistry says that a path is not a path of the registry API. Other services use
+// "/v2" too (API Gateway's /v2/apis and /v2/tags/{arn}, SES's /v2/email/...), so such a
+// request should be passed on unchanged.
 var ErrNotRegistry = errors.New("ocipath: not a path of the registry API")
 
-// Path is a path of the registry API. Its fields are inside the grammar if it
-// came from Parse.
+// Path is a path of the registry API. The fields of a Path that Parse returns are valid.
 type Path struct {
 	Kind Kind
 	Name string // the repository; empty for Base and Catalog
-	Ref  string // the tag, digest or upload session; empty where the kind has none
+	Ref  string // the tag, digest or upload session; empty if the kind has none
 }
 
-// String returns the canonical path: Parse of it gives p again. The fields are
-// not checked, so it is for values that Parse returned or CheckName and CheckRef
-// let through.
+// String returns the canonical path. Parse of it returns p. String does not check the
+// fields: they must come from Parse or have passed CheckName and CheckRef.
 func (p Path) String() string {
 	switch p.Kind {
 	case Manifest:
@@ -70,17 +67,17 @@ func (p Path) String() string {
 	return "/v2/"
 }
 
-// Parse reads the path of u. The error is ErrNotRegistry if the path has not the
-// shape of a registry path, and an *Error if it has the shape but its name, tag
-// or digest is outside the grammar; the name is judged first.
+// Parse parses the path of u. The error is ErrNotRegistry if the path does not have the
+// shape of a registry path. It is an *Error if the path has the shape but an invalid name,
+// tag or digest. The name is checked first.
 //
-// The escaped path is read as it stands: %2f, %2e and doubly escaped bytes are
-// characters no name or tag may contain, never structure. The one exception is
-// the colon of a digest, which some clients send as %3A.
+// Parse does not unescape the path: %2f, %2e and doubly escaped bytes are characters that
+// no name or tag may contain, and never separators. The one exception is the colon of a
+// digest, which some clients send as %3A.
 //
-// A shape needs a component for the name. "/v2/manifests/x" and "/v2/tags/list"
-// have none and are ErrNotRegistry; "/v2//manifests/x" has one, which is empty
-// and therefore an *Error.
+// The shape includes a component for the name. "/v2/manifests/x" and "/v2/tags/list" have
+// none, so the error is ErrNotRegistry. "/v2//manifests/x" has an empty one, so the error
+// is an *Error.
 func Parse(u *url.URL) (Path, error) {
 	rest, ok := strings.CutPrefix(u.EscapedPath(), "/v2")
 	switch {
@@ -103,9 +100,8 @@ func Parse(u *url.URL) (Path, error) {
 	return p, nil
 }
 
-// shape cuts what stands behind "/v2/" into name and reference. It looks at the
-// last components only: names may contain "manifests", "blobs" or "tags"
-// themselves, so reading from the left would find the wrong one.
+// shape splits the part after "/v2/" into name and reference. It reads from the right,
+// since a name may itself contain the components "manifests", "blobs" or "tags".
 func shape(s string) (Path, bool) {
 	head, last, _ := cutLast(s)
 	name, word, ok := cutLast(head)
@@ -128,7 +124,7 @@ func shape(s string) (Path, bool) {
 	return Path{}, false
 }
 
-// check judges the parts that shape found.
+// check validates the parts that shape has found.
 func (p Path) check() error {
 	if err := CheckName(p.Name); err != nil {
 		return err
@@ -142,7 +138,7 @@ func (p Path) check() error {
 	return nil
 }
 
-// cutLast cuts s around its last slash. Without one, all of s is tail.
+// cutLast splits s at its last slash. If there is no slash, tail is all of s.
 func cutLast(s string) (head, tail string, ok bool) {
 	i := strings.LastIndexByte(s, '/')
 	if i < 0 {
@@ -151,9 +147,9 @@ func cutLast(s string) (head, tail string, ok bool) {
 	return s[:i], s[i+1:], true
 }
 
-// unescapeColon reads the first escape of ref if it stands for a colon. Any
-// other escape stays and fails the grammar, and so does a second colon; %253A
-// hence never becomes one.
+// unescapeColon replaces the first escape in ref if it stands for a colon. Any other
+// escape stays and is refused by the grammar, as is a second colon. So %253A never becomes
+// a colon.
 func unescapeColon(ref string) string {
 	i := strings.IndexByte(ref, '%')
 	if i < 0 || i+3 > len(ref) || !strings.EqualFold(ref[i:i+3], "%3a") {
@@ -162,10 +158,10 @@ func unescapeColon(ref string) string {
 	return ref[:i] + ":" + ref[i+3:]
 }
 
-// isSession reports whether s can be an upload session, or the empty one that
-// starts an upload. Sessions are the registry's own words, so the specification
-// has no grammar for them; this one holds every id seen in practice, needs no
-// escaping and keeps dot segments out. Other paths are left to their owner.
+// isSession reports whether s can be the id of an upload session, or is empty, which
+// starts an upload. The specification has no grammar for these ids. This one accepts every
+// id seen in practice, needs no escaping and excludes dot segments. Paths with other ids
+// are not registry paths.
 func isSession(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isTagByte(c) && c != '~' && c != '=' {

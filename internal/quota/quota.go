@@ -1,5 +1,5 @@
-// Package quota shares out an amount of something, such as bytes of disk, to
-// those who ask for it, in the order they asked.
+// Package quota limits an amount of something, such as bytes of disk. Callers take parts
+// of it and give them back. They are served in the order in which they ask.
 package quota
 
 import (
@@ -9,16 +9,16 @@ import (
 	"sync"
 )
 
-// ErrTooMuch is returned for more than there will ever be.
+// ErrTooMuch is the error for a claim that exceeds the whole quota.
 var ErrTooMuch = errors.New("quota: more than there is")
 
-// Quota is an amount that is given out and given back. A nil Quota is endless.
-// It is safe for concurrent use.
+// Quota is an amount that callers take and give back. A nil Quota has no limit. It is safe
+// for concurrent use.
 type Quota struct {
 	mu      sync.Mutex
 	free    int64
 	max     int64
-	waiting list.List // of *claim, first come first
+	waiting list.List // of *claim, the oldest first
 }
 
 type claim struct {
@@ -26,7 +26,7 @@ type claim struct {
 	ready chan struct{} // closed when n has been taken for the claim
 }
 
-// New returns a quota of max; max < 1 means an endless one, nil.
+// New returns a quota of max. If max < 1 it returns nil, a quota without limit.
 func New(max int64) *Quota {
 	if max < 1 {
 		return nil
@@ -34,8 +34,8 @@ func New(max int64) *Quota {
 	return &Quota{free: max, max: max}
 }
 
-// Take waits for n and takes it. It returns ctx's error when that ends first,
-// and ErrTooMuch at once when n is more than the whole quota.
+// Take takes n and waits until that much is free. It returns the context's cause if ctx
+// ends first. It returns ErrTooMuch at once if n is more than the whole quota.
 func (q *Quota) Take(ctx context.Context, n int64) error {
 	if q.TryTake(n) {
 		return nil
@@ -47,7 +47,7 @@ func (q *Quota) Take(ctx context.Context, n int64) error {
 	}
 	c := &claim{n: n, ready: make(chan struct{})}
 	e := q.waiting.PushBack(c)
-	q.serveLocked() // something may have come back meanwhile
+	q.serveLocked() // something may have been given back since TryTake
 	q.mu.Unlock()
 	select {
 	case <-c.ready:
@@ -57,7 +57,7 @@ func (q *Quota) Take(ctx context.Context, n int64) error {
 	}
 }
 
-// TryTake takes n if it is there and nobody waits.
+// TryTake takes n if that much is free and nobody waits. It reports whether it did.
 func (q *Quota) TryTake(n int64) bool {
 	if q == nil || n <= 0 {
 		return true
@@ -71,7 +71,8 @@ func (q *Quota) TryTake(n int64) bool {
 	return true
 }
 
-// giveUp withdraws a claim, unless it was met in this very moment.
+// giveUp withdraws a claim and returns the context's cause. If the claim was met in the
+// meantime, it keeps the amount and returns nil.
 func (q *Quota) giveUp(ctx context.Context, e *list.Element) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -81,7 +82,7 @@ func (q *Quota) giveUp(ctx context.Context, e *list.Element) error {
 	default:
 	}
 	q.waiting.Remove(e)
-	q.serveLocked() // those behind may want less
+	q.serveLocked() // the next claims may be smaller
 	return context.Cause(ctx)
 }
 
@@ -96,7 +97,7 @@ func (q *Quota) Give(n int64) {
 	q.serveLocked()
 }
 
-// serveLocked meets the claims that can be met, in order.
+// serveLocked meets claims in order, until one asks for more than is free.
 func (q *Quota) serveLocked() {
 	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
 		c := e.Value.(*claim)

@@ -1,7 +1,7 @@
 package shape
 
-// The shapes of pull through cache rules, creation templates and exclusions in
-// the API model of 2026-08-07, named as there.
+// The shapes of pull through cache rules, creation templates and exclusions in the API
+// model of 2026-08-07. The names are those of the model.
 var (
 	RulePrefix    = String{Min: 2, Max: 30, Pattern: prefix}
 	RegistryID    = String{Pattern: pattern(`[0-9]{12}`)}

@@ -1,6 +1,7 @@
 package shape
 
-// The shapes of repositories, images and layers in the API model, named as there.
+// The shapes of repositories, images and layers in the API model. The names are those of
+// the model.
 var (
 	RepositoryName = String{Min: 2, Max: 256, Pattern: pattern(`[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*`)}
 	ImageTag       = String{Min: 1, Max: 300}

@@ -1,5 +1,5 @@
-// Package shape has the constraints of Amazon ECR's API model, and ECR's
-// sentence for a value that breaks one.
+// Package shape has the constraints of Amazon ECR's API model, and ECR's messages for
+// values that violate them.
 package shape
 
 import (
@@ -10,14 +10,14 @@ import (
 	"unicode/utf8"
 )
 
-// String is a string shape. What is zero constrains nothing.
+// String is a string shape. A zero field sets no constraint.
 type String struct {
 	Min, Max int // characters
 	Pattern  *Pattern
 	Enum     []string
 }
 
-// Check returns an *Error if value is outside the shape. at is the member's name.
+// Check returns an *Error if value violates the shape. at is the member's name.
 func (s String) Check(at, value string) error {
 	n := utf8.RuneCountInString(value)
 	switch {
@@ -33,7 +33,7 @@ func (s String) Check(at, value string) error {
 	return nil
 }
 
-// Need is Check of a required member: nil is one that was not sent.
+// Need is Check for a required member. nil means that the member was not sent.
 func (s String) Need(at string, value *string) error {
 	if value == nil {
 		return &Error{at, "Member must not be null"}
@@ -41,7 +41,7 @@ func (s String) Need(at string, value *string) error {
 	return s.Check(at, *value)
 }
 
-// May is Check of an optional member.
+// May is Check for an optional member. nil means that the member was not sent.
 func (s String) May(at string, value *string) error {
 	if value == nil {
 		return nil
@@ -49,8 +49,8 @@ func (s String) May(at string, value *string) error {
 	return s.Check(at, *value)
 }
 
-// Each is Check of every value of a list of minimum to maximum values; a nil
-// list is one that was not sent. A maximum of 0 is none.
+// Each is Check for every value of a list that must have minimum to maximum values. A nil
+// list means that the member was not sent. A maximum of 0 means no maximum.
 func (s String) Each(at string, values []string, minimum, maximum int) error {
 	if values == nil {
 		return nil
@@ -66,7 +66,7 @@ func (s String) Each(at string, values []string, minimum, maximum int) error {
 	return nil
 }
 
-// Length checks the number of a list's items. A maximum of 0 is none.
+// Length checks the number of a list's items. A maximum of 0 means no maximum.
 func Length(at string, n, minimum, maximum int) error {
 	switch {
 	case n < minimum:
@@ -77,7 +77,7 @@ func Length(at string, n, minimum, maximum int) error {
 	return nil
 }
 
-// Number checks an optional number; nil is one that was not sent.
+// Number checks an optional number. nil means that the member was not sent.
 func Number(at string, n *int64, minimum, maximum int64) error {
 	switch {
 	case n == nil:
@@ -90,21 +90,21 @@ func Number(at string, n *int64, minimum, maximum int64) error {
 	return nil
 }
 
-// Error is a broken constraint.
+// Error is a violated constraint.
 type Error struct {
 	At         string // the member's name
 	Constraint string
 }
 
-// Error is what Amazon ECR says: the frame and the constraints of length, value,
-// pattern and enum are known from its answers.
+// Error returns Amazon ECR's message. The frame and the constraints of length, value,
+// pattern and enum are known from ECR's answers.
 func (e *Error) Error() string {
 	return "Invalid parameter at '" + e.At + "' failed to satisfy constraint: '" + e.Constraint + "'"
 }
 
 // Pattern is a regular expression of the model, which a whole value must match.
 type Pattern struct {
-	text  string // as the model writes it
+	text  string // as in the model
 	whole *regexp.Regexp
 }
 

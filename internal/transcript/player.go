@@ -15,22 +15,22 @@ import (
 	"time"
 )
 
-// Player is the hosts of a transcript: an [http.RoundTripper] that answers as they do,
-// each exchange once, and fails the test when a request is not what the transcript has.
-// Sections are played one after the other, the exchanges of one section in any order,
-// so that several clients may ask at a time. It is safe for concurrent use.
+// Player is an [http.RoundTripper] that answers as the hosts of a transcript do. It plays
+// each exchange once, and fails the test if a request is not as in the transcript. It
+// plays sections one after the other. The exchanges of one section may come in any order,
+// so several clients may send requests at a time. It is safe for concurrent use.
 type Player struct {
 	t        testing.TB
 	sections []Section
 
 	mu       sync.Mutex
-	text     map[string]string // of the placeholders
+	text     map[string]string // texts of the placeholders
 	tokens   int
-	played   []exchange // that were laid out
+	queue    []exchange // exchanges of the sections given to Play
 	requests []*http.Request
 }
 
-// New returns a player for a file. When the test ends it calls Done.
+// New returns a Player for a file. The Player calls Done when the test ends.
 func New(t testing.TB, file string) *Player {
 	t.Helper()
 	sections, err := Read(file)
@@ -42,14 +42,14 @@ func New(t testing.TB, file string) *Player {
 	return p
 }
 
-// Set says what {{name}} stands for in sections that are laid out from now on.
+// Set sets the text of {{name}} for sections that are given to Play later.
 func (p *Player) Set(name, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.text[name] = text
 }
 
-// Play lays out sections, behind those that have not been used up.
+// Play adds sections, which are played after those that are not used up yet.
 func (p *Player) Play(names ...string) {
 	p.t.Helper()
 	p.mu.Lock()
@@ -67,7 +67,7 @@ func (p *Player) Play(names ...string) {
 				p.text["token"] = fmt.Sprintf("token-%d-of-the-transcript", p.tokens)
 			}
 			e.header, e.body = p.fillAll(e.header), p.fill(strings.Trim(e.body, "\n"))
-			p.played = append(p.played, e)
+			p.queue = append(p.queue, e)
 		}
 	}
 }
@@ -91,28 +91,28 @@ func (p *Player) fillAll(fields []field) (filled []field) {
 	return filled
 }
 
-// Done fails the test for each exchange that was laid out and not used.
+// Done fails the test for each exchange that was given to Play and not used.
 func (p *Player) Done() {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, e := range p.played {
+	for _, e := range p.queue {
 		if !e.used {
 			p.t.Errorf("%s: nobody has asked for %s %s", e.place, e.method, e.url)
 		}
 	}
-	p.played = nil
+	p.queue = nil
 }
 
-// Requests are those that came, their bodies read.
+// Requests returns the requests so far. Their bodies have been read.
 func (p *Player) Requests() []*http.Request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.requests)
 }
 
-// RoundTrip implements [http.RoundTripper]. A request that the transcript does not have
-// is answered 501.
+// RoundTrip implements [http.RoundTripper]. It answers a request that is not in the
+// transcript with 501.
 func (p *Player) RoundTrip(r *http.Request) (*http.Response, error) {
 	var body []byte
 	if r.Body != nil {
@@ -133,8 +133,8 @@ func (p *Player) play(r *http.Request, body string) *http.Response {
 	defer p.mu.Unlock()
 	p.requests = append(p.requests, r.Clone(r.Context()))
 	open := "" // the first section that is not used up
-	for i := range p.played {
-		e := &p.played[i]
+	for i := range p.queue {
+		e := &p.queue[i]
 		if e.used {
 			continue
 		}
@@ -144,7 +144,7 @@ func (p *Player) play(r *http.Request, body string) *http.Response {
 		if open != e.section {
 			break
 		}
-		if e.is(r) {
+		if e.matches(r) {
 			e.used = true
 			for _, wrong := range e.check(r, body) {
 				p.t.Errorf("%s: %s %s: %s", e.place, e.method, e.url, wrong)
@@ -156,19 +156,19 @@ func (p *Player) play(r *http.Request, body string) *http.Response {
 	return (&exchange{status: http.StatusNotImplemented}).answer(r)
 }
 
-// is reports whether r is the exchange's request, whatever it carries.
-func (e *exchange) is(r *http.Request) bool {
+// matches reports whether r has the method and the URL of the exchange's request.
+func (e *exchange) matches(r *http.Request) bool {
 	want, err := url.Parse(e.url)
 	return err == nil && r.Method == e.method && r.URL.Scheme == want.Scheme && r.URL.Host == want.Host &&
 		r.URL.EscapedPath() == want.EscapedPath() && r.URL.Query().Encode() == want.Query().Encode()
 }
 
-// check is what is wrong with what r carries.
+// check returns what is wrong with the header and the body of r.
 func (e *exchange) check(r *http.Request, body string) (wrong []string) {
-	told := slices.Clone(Harmless)
+	listed := slices.Clone(Harmless)
 	for _, f := range e.sent {
 		name := strings.TrimPrefix(f.name, "!")
-		told = append(told, http.CanonicalHeaderKey(name))
+		listed = append(listed, http.CanonicalHeaderKey(name))
 		want := f.value
 		if user, ok := strings.CutPrefix(want, "Basic "); ok {
 			want = "Basic " + base64.StdEncoding.EncodeToString([]byte(user))
@@ -178,11 +178,11 @@ func (e *exchange) check(r *http.Request, body string) (wrong []string) {
 		}
 	}
 	for name, values := range r.Header {
-		if !slices.Contains(told, name) {
+		if !slices.Contains(listed, name) {
 			wrong = append(wrong, fmt.Sprintf("%s is not in the transcript: %q", name, values))
 		}
 	}
-	got, _ := url.ParseQuery(body) // what is none is not equal
+	got, _ := url.ParseQuery(body) // a body that is not a form is not equal
 	want, _ := url.ParseQuery(e.form)
 	if got.Encode() != want.Encode() || r.Host != "" && r.Host != r.URL.Host {
 		wrong = append(wrong, fmt.Sprintf("the body is %q, not %q, to the Host %q", body, e.form, r.Host))
@@ -190,7 +190,7 @@ func (e *exchange) check(r *http.Request, body string) (wrong []string) {
 	return wrong
 }
 
-// answer is the exchange's answer to r, as a transport returns it.
+// answer returns the exchange's answer to r as a transport does.
 func (e *exchange) answer(r *http.Request) *http.Response {
 	resp := &http.Response{
 		Status: http.StatusText(e.status), StatusCode: e.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -209,7 +209,7 @@ func (e *exchange) answer(r *http.Request) *http.Response {
 	return resp
 }
 
-// broken is a connection that breaks with so many bytes outstanding.
+// broken is a connection that breaks with this many bytes outstanding.
 type broken int64
 
 func (b broken) Read([]byte) (int, error) {

@@ -1,6 +1,6 @@
-// Package transcript plays what registries say on the wire, from text files that a
-// person can read. A file begins with comments that say whose words they are, and has
-// sections of requests and their answers:
+// Package transcript plays the answers of registries from text files that a person can
+// read. A file begins with comments that name its source, and has sections of requests and
+// their answers:
 //
 //	# Docker Hub. Source: https://distribution.github.io/distribution/spec/auth/token/
 //
@@ -12,19 +12,22 @@
 //
 //	{"token":"{{token}}"}
 //
-// Lines with ">" are sent, lines with "<" are answered, and all other lines behind these
-// are the answer's body, without the empty ones at its ends. A line with "#" is a comment.
+// Lines with ">" are the request and lines with "<" the answer. All other lines after
+// these are the answer's body, without leading and trailing empty lines. A line that
+// begins with "#" is a comment.
 //
-// The query stands in any order and not escaped. "> Name: value" must be sent just so;
-// "Basic user:password" stands for its base64 form. "> !Name" must not be sent, and no
-// header at all but those in [Harmless] unless a line has it, so that a secret goes where
-// the transcript says and nowhere else. A line that is no header is the request's form.
+// The query is written unescaped and in any order. "> Name: value" is a header that must
+// be sent with exactly this value; "Basic user:password" stands for its base64 form.
+// "> !Name" is a header that must not be sent. Headers that no line names must not be sent
+// either, except those in [Harmless], so that a secret is sent only where the transcript
+// has it. A ">" line that is not a header is the request's form.
 //
-// An answer is as long as its body. Where Content-Length says more, the connection breaks.
+// An answer is as long as its body. If its Content-Length is larger, the connection breaks
+// after the body.
 //
-// {{name}} is a text that the test gives with [Player.Set]. {{now}} is the time at which
-// the section is laid out. {{token}} is a new token in an answer, and in a request the
-// last one that was given.
+// {{name}} is a text that the test sets with [Player.Set]. {{now}} is the time of the
+// call of [Player.Play]. {{token}} is a new token in an answer, and the last such token in
+// a request.
 package transcript
 
 import (
@@ -36,10 +39,10 @@ import (
 	"strings"
 )
 
-// Harmless are the headers that a request may carry though the transcript has them not.
+// Harmless are the headers that a request may have without a line in the transcript.
 var Harmless = []string{"Accept", "Accept-Encoding", "If-Range", "Range", "User-Agent"}
 
-// Section is what a registry says in one situation.
+// Section is the exchanges of one situation.
 type Section struct {
 	Name      string
 	exchanges []exchange
@@ -61,13 +64,13 @@ type exchange struct {
 
 type field struct{ name, value string }
 
-// Read returns the sections of a file, in its order.
+// Read returns the sections of a file in order.
 func Read(file string) (sections []Section, err error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	var e *exchange // the last one of the last section
+	var e *exchange // the last exchange of the last section
 	for i, line := range strings.Split(string(content), "\n") {
 		kind, rest, _ := strings.Cut(line, " ")
 		place := fmt.Sprintf("%s:%d", filepath.Base(file), i+1)
@@ -92,7 +95,7 @@ func Read(file string) (sections []Section, err error) {
 	return sections, nil
 }
 
-// read reads a line behind the request's first one.
+// read parses a line after the first line of the request.
 func (e *exchange) read(kind, rest, line string) (err error) {
 	name, value, isField := strings.Cut(rest, ": ")
 	switch {

@@ -1,7 +1,7 @@
-// Package controlplane is a fake AWS that knows Amazon ECR's JSON API only: its
-// images are JSON state without layers, it has no /v2/ of its own, and other
-// services own paths there. emulator.go is what it was before, but for the lines
-// marked "new"; pullthrough.go is all that a pull through cache takes.
+// Package controlplane is a fake AWS that has only the JSON API of Amazon ECR. Its images
+// are JSON state without layers. It has no registry API, and other services have paths
+// under /v2/. emulator.go is the emulator without a pull through cache, except for the
+// lines marked "new". pullthrough.go is the rest of the pull through cache.
 package controlplane
 
 import (
@@ -24,7 +24,7 @@ type Emulator struct {
 
 	mu    sync.RWMutex
 	state state
-	saved []byte // state as JSON, written anew on every change
+	saved []byte // state as JSON, written on every change
 
 	proxy *pullthrough.Proxy // new
 }
@@ -61,7 +61,7 @@ type cacheRule struct {
 	CredentialARN       string `json:"credentialArn,omitempty"`
 }
 
-// ServeHTTP is the router: it cleans paths and knows services by their prefix.
+// ServeHTTP is the router. It cleans paths and selects the service by the path's prefix.
 func (e *Emulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost && r.URL.Path == "/" {
 		e.api(w, r)
@@ -80,8 +80,8 @@ func (e *Emulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.s3.ServeHTTP(w, r)
 }
 
-// route makes the other services. "GET /v2/" beside S3's "HEAD /{bucket}/{key...}"
-// on one ServeMux would panic.
+// route makes the other services. They need two muxes: a ServeMux panics if it gets both
+// "GET /v2/" and S3's "HEAD /{bucket}/{key...}".
 func (e *Emulator) route() {
 	apiGateway := http.NewServeMux()
 	apiGateway.Handle("/v2/apis", answer("API Gateway", "apis"))
@@ -94,7 +94,7 @@ func (e *Emulator) route() {
 	e.s3.Handle("HEAD /{bucket}/{key...}", answer("S3", "object"))
 }
 
-// answer stands for another service.
+// answer returns a handler that stands for another service.
 func answer(service, what string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Service", service)
@@ -162,7 +162,7 @@ func refuse(w http.ResponseWriter, exception, message string) {
 	_ = json.NewEncoder(w).Encode(map[string]string{"__type": exception, "message": message})
 }
 
-// image is what a tag or a digest names, and the tag; nil: nothing.
+// image returns the image that a tag or a digest names, and the tag; nil if there is none.
 func (e *Emulator) image(name, ref string) (*image, imageTag) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -176,7 +176,7 @@ func (e *Emulator) image(name, ref string) (*image, imageTag) {
 	return repo.Images[ref], imageTag{}
 }
 
-// repository makes what is not there. e.mu is held.
+// repository returns the repository and makes it if need be. The caller holds e.mu.
 func (e *Emulator) repository(name string) *repository {
 	repo := e.state.Repositories[name]
 	if repo == nil {
@@ -186,10 +186,10 @@ func (e *Emulator) repository(name string) *repository {
 	return repo
 }
 
-// save stands for writing a file. e.mu is held.
+// save stands for writing a file. The caller holds e.mu.
 func (e *Emulator) save() { e.saved, _ = json.Marshal(e.state) }
 
-// Saved is the state as JSON, for New.
+// Saved returns the state as JSON, for New.
 func (e *Emulator) Saved() []byte {
 	e.mu.RLock()
 	defer e.mu.RUnlock()

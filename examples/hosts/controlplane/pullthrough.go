@@ -1,7 +1,6 @@
 package controlplane
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,8 +15,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// New makes an emulator with the state that another one had; nil: empty. endpoint says
-// where upstream registries really are, for tests; nil: where the rules say.
+// New makes an emulator with the saved state of another one; nil: empty. endpoint returns
+// the real address of an upstream registry, for tests; nil: the one in the rule.
 func New(accountID, region string, saved []byte, endpoint func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error)) (*Emulator, error) {
 	e := &Emulator{accountID: accountID, region: region, saved: saved, state: state{Repositories: map[string]*repository{}}}
 	e.route()
@@ -31,10 +30,10 @@ func New(accountID, region string, saved []byte, endpoint func(context.Context, 
 	return e, json.Unmarshal(saved, &e.state)
 }
 
-// Shutdown ends running downloads; the http.Server goes first.
+// Shutdown waits for running downloads. Shut the http.Server down first.
 func (e *Emulator) Shutdown(ctx context.Context) error { return e.proxy.Shutdown(ctx) }
 
-// Rules is asked on each miss, so that a rule of the JSON API counts at once.
+// Rules is called on each miss, so a rule made by the JSON API takes effect at once.
 func (e *Emulator) Rules(context.Context, string, string) (rules []pullthrough.Rule, _ error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -53,13 +52,13 @@ type store struct{ *Emulator }
 
 var errNotHere = errors.New("emulator: another account or Region")
 
-func (s store) own(repo pullthrough.Repo) bool {
+func (s store) has(repo pullthrough.Repo) bool {
 	return repo.Account == s.accountID && repo.Region == s.region
 }
 
 func (s store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
 	img, tag := s.image(repo.Name, ref)
-	if img == nil || !s.own(repo) {
+	if img == nil || !s.has(repo) {
 		return nil, fs.ErrNotExist
 	}
 	m := &pullthrough.Manifest{Content: []byte(img.ImageManifest), Origin: img.Origin}
@@ -70,17 +69,17 @@ func (s store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (*
 	return m, nil
 }
 
-func (s store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+func (s store) PutManifest(_ context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+	if !s.has(repo) {
+		return errNotHere
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ctx.Err() != nil || !s.own(repo) {
-		return cmp.Or(ctx.Err(), errNotHere)
-	}
 	r, d := s.repository(repo.Name), m.Descriptor.Digest.String()
 	if m.Source == pullthrough.SourceRevalidated && r.Tags[m.Tag].ImageDigest != d {
 		return nil // the tag has moved since it was checked
 	}
-	if r.Images[d] == nil { // what is there keeps its push time
+	if r.Images[d] == nil { // an image that is there keeps its push time
 		r.Images[d] = &image{
 			ImageDigest: d, ImageManifest: string(m.Content), ImageManifestMediaType: m.Descriptor.MediaType,
 			ImagePushedAt: m.CheckedAt, Origin: m.Origin,
@@ -96,22 +95,22 @@ func (s store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullth
 func (s store) Blob(_ context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if r := s.state.Repositories[repo.Name]; r != nil && r.layers[d.String()] != nil && s.own(repo) {
+	if r := s.state.Repositories[repo.Name]; r != nil && r.layers[d.String()] != nil && s.has(repo) {
 		return pullthrough.NewBlob(d, r.layers[d.String()]), nil
 	}
 	return nil, fs.ErrNotExist
 }
 
-func (s store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+func (s store) PutBlob(_ context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	if !s.has(repo) {
+		return errNotHere
+	}
 	layer := make([]byte, desc.Size)
 	if _, err := io.ReadFull(r, layer); err != nil { // before the lock
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ctx.Err() != nil || !s.own(repo) {
-		return cmp.Or(ctx.Err(), errNotHere)
-	}
 	if rd := s.repository(repo.Name); rd.layers == nil {
 		rd.layers = map[string][]byte{}
 	}

@@ -1,6 +1,6 @@
-// Package ownhandlers is a fake AWS that has a registry of its own: maps behind a
-// mutex, and its own /v2/ handlers. emulator.go is what it was before, but for the
-// lines marked "new"; pullthrough.go is all that a pull through cache takes.
+// Package ownhandlers is a fake AWS that has its own registry: maps behind a mutex, and
+// its own /v2/ handlers. emulator.go is the emulator without a pull through cache, except
+// for the lines marked "new". pullthrough.go is the rest of the pull through cache.
 package ownhandlers
 
 import (
@@ -32,7 +32,7 @@ type repositoryData struct {
 	Layers map[string][]byte   // by digest
 }
 
-// Image is what the JSON API tells of an image.
+// Image is an image as the JSON API describes it.
 type Image struct {
 	RegistryID, RepositoryName string
 	ImageDigest, ImageManifest string
@@ -47,7 +47,7 @@ type imageTag struct {
 	Origin      string    // new: the upstream registry that it came from
 }
 
-// ServeHTTP has the registry at /v2/ and one operation of ECR's JSON API.
+// ServeHTTP serves the registry at /v2/ and one operation of ECR's JSON API.
 func (e *Emulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, isV2 := strings.CutPrefix(r.URL.Path, "/v2/")
 	name, kind, ref := cut(path)
@@ -70,7 +70,7 @@ func (e *Emulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// cut reads a path from its end: names may have a component "blobs" too.
+// cut splits a path from the right, since a name may have a component "blobs" too.
 func cut(path string) (name, kind, ref string) {
 	parts := strings.Split(strings.TrimSuffix(path, "/"), "/")
 	n := len(parts)
@@ -159,7 +159,7 @@ func (e *Emulator) listImages(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
-// image is what a tag or a digest names, and the tag; nil: nothing.
+// image returns the image that a tag or a digest names, and the tag; nil if there is none.
 func (e *Emulator) image(name, ref string) (*Image, imageTag) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -182,7 +182,7 @@ func (e *Emulator) layer(name, d string) (layer []byte, ok bool) {
 	return layer, ok
 }
 
-// repository makes what is not there. e.mu is held.
+// repository returns the repository and makes it if need be. The caller holds e.mu.
 func (e *Emulator) repository(name string) *repositoryData {
 	if e.Repositories[name] == nil {
 		e.Repositories[name] = &repositoryData{Images: map[string]*Image{}, Tags: map[string]imageTag{}, Layers: map[string][]byte{}}
@@ -196,7 +196,7 @@ func send(w http.ResponseWriter, mediaType, d string, content []byte) {
 	_, _ = w.Write(content)
 }
 
-// fail is the emulator's own error.
+// fail writes an error of the emulator's own.
 func fail(w http.ResponseWriter, status int, code string) {
 	w.Header().Set("X-Emulator", "own")
 	w.WriteHeader(status)

@@ -1,7 +1,6 @@
 package ownhandlers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -14,7 +13,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// New makes an emulator of one account in one Region.
+// New makes an emulator for one account in one Region.
 func New(accountID, region string, rules pullthrough.RuleSource) *Emulator {
 	e := &Emulator{accountID: accountID, region: region, Repositories: map[string]*repositoryData{}}
 	e.proxy = &pullthrough.Proxy{Store: store{e}, Rules: rules}
@@ -25,16 +24,16 @@ func (e *Emulator) repo(name string) pullthrough.Repo {
 	return pullthrough.Repo{Account: e.accountID, Region: e.region, Name: name}
 }
 
-// Shutdown ends running downloads; the http.Server goes first.
+// Shutdown waits for running downloads. Shut the http.Server down first.
 func (e *Emulator) Shutdown(ctx context.Context) error { return e.proxy.Shutdown(ctx) }
 
-// pullManifest answers what is stored or a rule covers, and reports whether it did.
+// pullManifest answers if the image is stored or a rule covers it. It reports whether it did.
 func (e *Emulator) pullManifest(w http.ResponseWriter, r *http.Request, name, ref string) bool {
 	m, err := e.proxy.Manifest(r.Context(), pullthrough.Request{Repo: e.repo(name), Ref: ref, Head: r.Method == http.MethodHead})
 	if err == nil {
 		pullthrough.WriteManifest(w, r, m)
 	}
-	return answered(w, err)
+	return finish(w, err)
 }
 
 func (e *Emulator) pullBlob(w http.ResponseWriter, r *http.Request, name, d string) bool {
@@ -42,12 +41,13 @@ func (e *Emulator) pullBlob(w http.ResponseWriter, r *http.Request, name, d stri
 	if err == nil {
 		pullthrough.WriteBlob(w, r, b)
 	}
-	return answered(w, err)
+	return finish(w, err)
 }
 
-func answered(w http.ResponseWriter, err error) bool {
+// finish writes err, if there is one. It reports whether the request has been answered.
+func finish(w http.ResponseWriter, err error) bool {
 	if errors.Is(err, pullthrough.ErrNoRule) {
-		return false // the emulator's own 404 stays its own
+		return false // the emulator answers with its own 404
 	}
 	if err != nil {
 		pullthrough.WriteError(w, err)
@@ -73,17 +73,17 @@ func (s store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (*
 	return m, nil
 }
 
-func (s store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+func (s store) PutManifest(_ context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
+	if repo != s.repo(repo.Name) {
+		return errNotHere
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ctx.Err() != nil || repo != s.repo(repo.Name) {
-		return cmp.Or(ctx.Err(), errNotHere)
-	}
 	rd, d := s.repository(repo.Name), m.Descriptor.Digest.String()
 	if m.Source == pullthrough.SourceRevalidated && rd.Tags[m.Tag].ImageDigest != d {
 		return nil // the tag has moved since it was checked
 	}
-	if rd.Images[d] == nil { // what is there keeps its push time
+	if rd.Images[d] == nil { // an image that is there keeps its push time
 		rd.Images[d] = &Image{
 			RegistryID: s.accountID, RepositoryName: repo.Name, ImageDigest: d, ImageManifest: string(m.Content),
 			ImageManifestMediaType: m.Descriptor.MediaType, ImagePushedAt: m.CheckedAt, Origin: m.Origin,
@@ -103,16 +103,16 @@ func (s store) Blob(_ context.Context, repo pullthrough.Repo, d digest.Digest) (
 	return pullthrough.NewBlob(d, layer), nil
 }
 
-func (s store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+func (s store) PutBlob(_ context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	if repo != s.repo(repo.Name) {
+		return errNotHere
+	}
 	layer := make([]byte, desc.Size)
 	if _, err := io.ReadFull(r, layer); err != nil { // before the lock
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ctx.Err() != nil || repo != s.repo(repo.Name) {
-		return cmp.Or(ctx.Err(), errNotHere)
-	}
 	s.repository(repo.Name).Layers[desc.Digest.String()] = layer
 	return nil
 }

@@ -1,6 +1,5 @@
-// Package wrapped puts a pull through cache before somebody else's registry, of
-// which nothing is known but that it is an http.Handler: go-containerregistry's,
-// distribution's, one of one's own.
+// Package wrapped puts a pull through cache in front of any registry that is an
+// http.Handler, such as that of go-containerregistry or distribution.
 package wrapped
 
 import (
@@ -10,9 +9,9 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/handlerstore"
 )
 
-// Wrap returns the handler to serve in the registry's place, and the proxy in it, to
-// shut down after the server. What is pulled through is in the registry afterwards,
-// and what no rule covers is the registry's own affair.
+// Wrap returns a handler to serve instead of the registry, and its proxy. Shut the proxy
+// down after the server. Images that are pulled through are stored in the registry. The
+// registry answers all requests that no rule covers.
 func Wrap(registry http.Handler, rules pullthrough.RuleSource) (http.Handler, *pullthrough.Proxy) {
 	proxy := &pullthrough.Proxy{
 		Store: &handlerstore.Store{Handler: registry},
