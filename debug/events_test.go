@@ -201,6 +201,7 @@ func TestNoSecretIsShown(t *testing.T) {
 	for _, name := range []string{prefix + "/a", prefix + "/none", "odd/a"} {
 		_, _ = page.Proxy.Manifest(t.Context(), pullthrough.Request{Repo: pullthrough.Repo{Name: name}, Ref: "1", Caller: caller}) // some fail
 	}
+	require.NoError(t, page.Proxy.Idle(t.Context()))
 	page.Record(t.Context(), pullthrough.Event{Kind: pullthrough.EventStoreFailed, Err: fmt.Errorf(
 		"Get \"https://bucket.example/x?X-Amz-Signature=%s&y=1\": redis://:%s@cache/0: %s/long?sig=%s", secrets.New(), secrets.New(), strings.Repeat("x", 8150), secrets.New())})
 	// Only so much of a text is looked at: here the end of that is in the middle of a password.

@@ -26,8 +26,8 @@ func open(t *testing.T, page *debug.Page, ref string, n int64) *pullthrough.Blob
 	return b
 }
 
-// drain reads what is left.
-func drain(t *testing.T, blobs []*pullthrough.Blob) {
+// drain reads what is left, and returns when it is stored.
+func drain(t *testing.T, page *debug.Page, blobs []*pullthrough.Blob) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for _, b := range blobs {
@@ -38,7 +38,7 @@ func drain(t *testing.T, blobs []*pullthrough.Blob) {
 		})
 	}
 	wg.Wait()
-	synctest.Wait()
+	require.NoError(t, page.Proxy.Idle(t.Context()))
 }
 
 func TestAHerdOnAStalledBlobIsShown(t *testing.T) {
@@ -46,7 +46,6 @@ func TestAHerdOnAStalledBlobIsShown(t *testing.T) {
 	up, enter := piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 	synctest.Test(t, func(t *testing.T) {
 		page := enter(t, nil)
-		began := time.Now()
 		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: size})
 		up.Push("a", "1", img)
 		stall := make(chan struct{})
@@ -54,6 +53,7 @@ func TestAHerdOnAStalledBlobIsShown(t *testing.T) {
 		_, err := page.Proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "1"})
 		require.NoError(t, err)
 		require.NoError(t, page.Proxy.Idle(t.Context()))
+		began := time.Now()
 		layer := img.Layers[0].Digest.String()
 		herd := []*pullthrough.Blob{open(t, page, layer, 0), open(t, page, layer, 1<<20), open(t, page, layer, 1<<20), open(t, page, layer, 0), open(t, page, layer, 2<<20)}
 		synctest.Wait()
@@ -74,7 +74,7 @@ func TestAHerdOnAStalledBlobIsShown(t *testing.T) {
 		page4s := func() int64 { time.Sleep(4 * time.Second); return getJSON(t, page).Downloads[0].Rate }
 		assert.EqualValues(t, stalled/4, page4s(), "since the begin")
 		close(stall)
-		drain(t, herd)
+		drain(t, page, herd)
 		b := open(t, page, layer, size)
 		require.NoError(t, b.Body.Close())
 
@@ -121,7 +121,7 @@ func TestARateIsThatOfTheLastSeconds(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		assert.Zero(t, getJSON(t, page).Downloads[0].Rate, "it stalls")
 		close(stall)
-		drain(t, []*pullthrough.Blob{b})
+		drain(t, page, []*pullthrough.Blob{b})
 	})
 }
 
@@ -150,7 +150,7 @@ func TestReadersAtManyPlacesAreGrouped(t *testing.T) {
 		}
 		assert.EqualValues(t, clients, sum)
 		close(stall)
-		drain(t, herd)
+		drain(t, page, herd)
 	})
 }
 

@@ -25,6 +25,11 @@ import (
 //		OnEvent: catalog.RecordPull,
 //	}
 //
+// A Proxy answers a pull before its Store has the image. A client that pulls and then
+// asks for a list of images shall find what it has pulled, so the list waits for the
+// Store, for up to one second after the answer. [Catalog.RecordPull] makes it wait:
+// without it lists show what the Store has got by then.
+//
 // A Catalog is a struct to fill in: the zero value keeps its notes in memory. Fields
 // must not change after first use. It is safe for concurrent use and must not be
 // copied after first use.
@@ -52,6 +57,7 @@ type Catalog struct {
 	repos   map[pullthrough.Repo]*repository
 	early   map[imageKey]time.Time // pulls that came before the Store had the image
 
+	arrivals arrivals
 	saving
 }
 

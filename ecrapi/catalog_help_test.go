@@ -32,9 +32,18 @@ type registry struct {
 // newRegistry starts one. change, if not nil, may change it before its first use.
 func newRegistry(t *testing.T, inner pullthrough.Store, change func(*registry)) *registry {
 	t.Helper()
-	r := &registry{up: pullthroughtest.New(t, pullthroughtest.Config{}), catalog: &ecrapi.Catalog{}}
+	r := registryBefore(t, pullthroughtest.New(t, pullthroughtest.Config{}), inner, change)
+	server := httptest.NewServer(r.api)
+	t.Cleanup(server.Close)
+	r.url = server.URL
+	return r
+}
+
+// registryBefore returns a registry before up that is not reached by HTTP.
+func registryBefore(t *testing.T, up *pullthroughtest.Upstream, inner pullthrough.Store, change func(*registry)) *registry {
+	t.Helper()
 	api := &ecrapi.API{}
-	r.client = start(t, api)
+	r := &registry{client: &client{api: api, now: epoch}, up: up, catalog: &ecrapi.Catalog{}}
 	r.clock.Store(epoch.Unix())
 	api.Now, r.catalog.Now = r.time, r.time
 	r.catalog.Template, r.catalog.Excluded = api.Template, api.Excluded
@@ -80,18 +89,18 @@ func (r *registry) template(t *testing.T, members string) {
 	require.Equal(t, http.StatusOK, resp.StatusCode, body)
 }
 
-// pull brings a manifest in, and nothing else.
+// pull brings a manifest in, and nothing else. It returns when the Store has it.
 func (r *registry) pull(t *testing.T, name, ref string) {
 	t.Helper()
 	_, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo(name), Ref: ref})
 	require.NoError(t, err)
-	r.settled(t)
+	r.idle(t)
 }
 
-// settled waits until all that was pulled is in the Store.
-func (r *registry) settled(t *testing.T) {
+// idle waits until the Store has all that was pulled.
+func (r *registry) idle(t *testing.T) {
 	t.Helper()
-	require.NoError(t, r.proxy.Idle(context.Background()))
+	require.NoError(t, r.proxy.Idle(t.Context()))
 }
 
 // bring brings the whole image in.
@@ -99,13 +108,13 @@ func (r *registry) bring(t *testing.T, name, ref string) {
 	t.Helper()
 	_, err := r.proxy.Import(t.Context(), pullthrough.Request{Repo: repo(name), Ref: ref}, pullthrough.ImportOptions{})
 	require.NoError(t, err)
+	r.idle(t)
 }
 
-// request sends a request to /v2/, and waits until the Store has what came.
+// request sends a request to /v2/.
 func (r *registry) request(method, path string) int {
 	w := httptest.NewRecorder()
 	r.proxy.ServeHTTP(w, httptest.NewRequest(method, path, nil))
-	_ = r.proxy.Idle(context.Background())
 	return w.Code
 }
 
@@ -151,7 +160,6 @@ func (r *registry) tagged(t *testing.T) map[string][]string {
 // pulledAt is what DescribeImages says of the last pull, in seconds; 0: nothing.
 func (r *registry) pulledAt(t *testing.T, img *pullthroughtest.Image) int64 {
 	t.Helper()
-	r.settled(t)
 	out, err := r.api.DescribeImages(t.Context(), pullthrough.Identity{}, ecrapi.DescribeImagesInput{
 		RepositoryName: new("hub/a"), ImageIds: []ecrapi.ImageIdentifier{{ImageDigest: new(img.Digest.String())}},
 	})

@@ -171,30 +171,3 @@ func TestAPullWhoseExclusionIsNotKnownIsNotRecorded(t *testing.T) {
 	require.NoError(t, err)
 	assert.Zero(t, r.pulledAt(t, img))
 }
-
-// With FillEager clients have their answer before the Store has the image.
-func TestAPullIsRecordedBeforeTheImageIsStored(t *testing.T) {
-	gate := make(chan struct{})
-	r := newRegistry(t, &gatedStore{Store: memstore.New(), gate: gate}, func(r *registry) { r.proxy.Fill = pullthrough.FillEager })
-	img := image(1)
-	r.up.Push("a", "v1", img)
-	_, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: "v1"})
-	require.NoError(t, err)
-	assert.Empty(t, r.tagged(t), "the repository is there, the image is not yet")
-	pulled := r.clock.Load()
-	r.wait(time.Minute)
-	close(gate)
-	require.Eventually(t, func() bool { return len(r.tagged(t)) == 1 }, 10*time.Second, time.Millisecond)
-	assert.Equal(t, pulled, r.pulledAt(t, img))
-}
-
-// gatedStore waits with manifests.
-type gatedStore struct {
-	*memstore.Store
-	gate <-chan struct{}
-}
-
-func (s *gatedStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
-	<-s.gate
-	return s.Store.PutManifest(ctx, repo, m)
-}

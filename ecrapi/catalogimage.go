@@ -131,6 +131,7 @@ const maxTidies = 3
 // stored returns the images of a repository, as images does. Those that the Store has
 // lost since they were noted are forgotten first.
 func (c *Catalog) stored(ctx context.Context, repo pullthrough.Repo) ([]image, error) {
+	c.await(ctx, repo)
 	for range maxTidies {
 		done, err := c.tidy(ctx, repo)
 		if err != nil {

@@ -13,12 +13,18 @@ import (
 // maxEarly bounds the pulls whose image the Store is still being given.
 const maxEarly = 1024
 
-// RecordPull notes the time of a pull; it fits [pullthrough.Proxy.OnEvent]. A pull is
+// RecordPull notes the time of a pull, and that the Store is still to be given its
+// image. It fits [pullthrough.Proxy.OnEvent]. A host that has an OnEvent of its own
+// calls RecordPull there with every event, before it returns: the event of an answer
+// makes reads of the repository wait, that of the fetch ends the wait.
+//
+// A pull is
 // a manifest that was asked for and answered, be it by a registry client's GET or by
 // BatchGetImage. A HEAD is none (head-counts-pull). The time is exact, ECR's own may be
 // up to a day old; where nobody can tell whether the caller is excluded, it stays
 // (pull-time).
 func (c *Catalog) RecordPull(ctx context.Context, e pullthrough.Event) {
+	c.hear(e)
 	if e.Kind != pullthrough.EventManifest || e.Request.Head || e.Err != nil || e.Digest == "" {
 		return
 	}

@@ -242,6 +242,7 @@ func (s *catalogStore) CreateRepo(ctx context.Context, repo pullthrough.Repo, ru
 
 // Tags implements [pullthrough.TagLister].
 func (s *catalogStore) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
+	s.catalog.await(ctx, repo)
 	if inner, ok := s.Store.(pullthrough.TagLister); ok {
 		tags, err := inner.Tags(ctx, repo)
 		if errors.Is(err, fs.ErrNotExist) && s.catalog.has(repo) {
@@ -261,6 +262,7 @@ func (s *catalogStore) Tags(ctx context.Context, repo pullthrough.Repo) ([]strin
 
 // Repos implements [pullthrough.RepoLister].
 func (s *catalogStore) Repos(ctx context.Context, account, region string) ([]string, error) {
+	s.catalog.awaitNew(ctx, account, region)
 	names := s.catalog.names(account, region)
 	if inner, ok := s.Store.(pullthrough.RepoLister); ok {
 		more, err := inner.Repos(ctx, account, region)

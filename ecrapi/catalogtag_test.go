@@ -40,6 +40,7 @@ func TestTagsThatMustNotMove(t *testing.T) {
 				}
 				m, err := r.proxy.Manifest(t.Context(), pullthrough.Request{Repo: repo("a"), Ref: tag})
 				require.NoError(t, err)
+				r.idle(t)
 				assert.Equal(t, want.Digest, m.Descriptor.Digest, tag)
 				assert.Equal(t, []string{want.Digest.String()}, r.tagged(t)[tag])
 			}
@@ -59,7 +60,7 @@ func TestAnImmutableTagIsPutOnce(t *testing.T) {
 	}}
 	gate := make(chan struct{})
 	mem := memstore.New()
-	store := catalog.Around(&gatedStore{Store: mem, gate: gate})
+	store := catalog.Around(&slowStore{Store: mem, gate: gate})
 	require.NoError(t, store.(pullthrough.RepoCreator).CreateRepo(t.Context(), repo("a"), pullthrough.Rule{}, pullthrough.Request{}))
 	results := make(chan error, 20)
 	var puts sync.WaitGroup

@@ -93,6 +93,7 @@ func testU09(t *testing.T) {
 	pull := func() {
 		t.Helper()
 		require.Equal(t, http.StatusOK, r.request(http.MethodGet, "/v2/quay/a/manifests/v1"))
+		r.idle(t)
 	}
 	pull()
 	r.wait(23 * time.Hour)

@@ -43,11 +43,8 @@ func (r *registry) about(status, more string) string {
 // assertTold waits for the events: a fetch may end after its clients have their answer.
 func (r *registry) assertTold(t *testing.T, want ...string) {
 	t.Helper()
-	var got []string
-	require.Eventually(t, func() bool {
-		got = append(got, r.told(t)...)
-		return len(got) >= len(want)
-	}, 10*time.Second, time.Millisecond)
+	r.idle(t)
+	got := r.told(t)
 	if assert.Len(t, got, len(want), "%s", got) {
 		for i := range want {
 			assert.JSONEq(t, want[i], got[i])

@@ -101,7 +101,7 @@ func (a *API) getImage(ctx context.Context, at place, caller string, want ImageI
 	ref := or(value(want.ImageTag), value(want.ImageDigest))
 	m, err := a.Images.Proxy.Manifest(ctx, pullthrough.Request{Repo: at.repo, Ref: ref, Caller: caller})
 	if err != nil {
-		code, reason, exception := a.refusal(at, err, "BatchGetImage", sayNoImage)
+		code, reason, exception := a.refusal(ctx, at, err, "BatchGetImage", sayNoImage)
 		if exception != nil {
 			return img, nil, exception
 		}

@@ -14,7 +14,9 @@ import (
 // Images is what an [API] needs for its operations on repositories and images. It is
 // a struct to fill in; fields must not change after first use.
 //
-// The operations do not ask [pullthrough.Proxy.Authorize], but where they pull.
+// The operations do not ask [pullthrough.Proxy.Authorize], but where they pull. They
+// show what was pulled before they were called, if the Proxy's OnEvent calls
+// [Catalog.RecordPull]: for that they wait until the Store has it, for a second at most.
 type Images struct {
 	// Proxy pulls, and its Store has the images. Of a caller its Identify must say what
 	// the API's says, also where both say nothing. Required.
@@ -89,6 +91,12 @@ func (a *API) repositoryOf(id pullthrough.Identity, registryID, name *string) (p
 	return at, err
 }
 
+// exists reports whether the repository exists.
+func (a *API) exists(ctx context.Context, at place) bool {
+	a.Images.Catalog.awaitNew(ctx, at.repo.Account, at.repo.Region)
+	return a.Images.Catalog.has(at.repo)
+}
+
 func (a *API) noSuchRepository(at place) *Error {
 	_, _, message := pullthrough.OCI(&pullthrough.Error{
 		Kind: pullthrough.ErrNoRule, Repo: pullthrough.Repo{Account: at.reg.account, Name: at.repo.Name},
@@ -98,10 +106,10 @@ func (a *API) noSuchRepository(at place) *Error {
 
 // refusal is err, the Proxy's, in the words of the operation op: a failureCode with its
 // reason, or an exception. what tells what is not there, where the repository is.
-func (a *API) refusal(at place, err error, op, what string) (failureCode, reason string, exception error) {
+func (a *API) refusal(ctx context.Context, at place, err error, op, what string) (failureCode, reason string, exception error) {
 	e, typed := errors.AsType[*pullthrough.Error](err)
 	if typed && (errors.Is(e.Kind, pullthrough.ErrNoRule) || e.Code == "NAME_UNKNOWN") {
-		if !a.Images.Catalog.has(at.repo) {
+		if !a.exists(ctx, at) {
 			return "", "", a.noSuchRepository(at)
 		}
 		// It has what is stored and no more.

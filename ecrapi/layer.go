@@ -43,7 +43,7 @@ func (a *API) GetDownloadUrlForLayer(ctx context.Context, id pullthrough.Identit
 	}
 	b, err := a.Images.Proxy.Blob(ctx, pullthrough.Request{Repo: at.repo, Ref: *in.LayerDigest, Head: true, Caller: id.Caller})
 	if err != nil {
-		_, _, exception := a.refusal(at, err, op, "The layer with digest '"+*in.LayerDigest+"' was not found in the repository with name '"+at.repo.Name+"'")
+		_, _, exception := a.refusal(ctx, at, err, op, "The layer with digest '"+*in.LayerDigest+"' was not found in the repository with name '"+at.repo.Name+"'")
 		return out, exception
 	}
 	if err := b.Body.Close(); err != nil {
@@ -104,7 +104,7 @@ func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Id
 	if err := fails(shape.BatchedDigest.Each("layerDigests", in.LayerDigests, 1, 100)); err != nil {
 		return out, err
 	}
-	if !a.Images.Catalog.has(at.repo) {
+	if !a.exists(ctx, at) {
 		return out, a.noSuchRepository(at)
 	}
 	out.Layers, out.Failures = []Layer{}, []LayerFailure{}

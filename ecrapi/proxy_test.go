@@ -2,6 +2,7 @@ package ecrapi_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -34,8 +35,7 @@ func TestARulePulls(t *testing.T) {
 	t.Cleanup(func() { assert.NoError(t, proxy.Shutdown(context.Background())) })
 	pull := func() error {
 		_, err := proxy.Manifest(t.Context(), pullthrough.Request{Repo: pullthrough.Repo{Name: "docker-hub/library/alpine"}, Ref: "latest"})
-		_ = proxy.Idle(t.Context()) // until the Store has it
-		return err
+		return errors.Join(err, proxy.Idle(t.Context()))
 	}
 
 	require.ErrorIs(t, pull(), pullthrough.ErrNoRule)

@@ -74,7 +74,7 @@ func (a *API) ListImageReferrers(ctx context.Context, id pullthrough.Identity, i
 	if in.MaxResults != nil {
 		p.max = int(*in.MaxResults)
 	}
-	if !a.Images.Catalog.has(at.repo) {
+	if !a.exists(ctx, at) {
 		return out, a.noSuchRepository(at)
 	}
 	var all []ocispec.Descriptor
@@ -83,7 +83,7 @@ func (a *API) ListImageReferrers(ctx context.Context, id pullthrough.Identity, i
 	case err == nil:
 		all = index.Manifests
 	case !errors.Is(err, pullthrough.ErrNoRule) && !errors.Is(err, pullthrough.ErrNotFound):
-		_, _, exception := a.refusal(at, err, op, "")
+		_, _, exception := a.refusal(ctx, at, err, op, "")
 		return out, exception
 	}
 	out.Referrers, out.NextToken = in.Filter.page(p, all)

@@ -46,7 +46,7 @@ type ImageScanningConfiguration struct {
 // [DescribeRepositories] for the errors.
 //
 // [DescribeRepositories]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeRepositories.html
-func (a *API) DescribeRepositories(_ context.Context, id pullthrough.Identity, in DescribeRepositoriesInput) (out DescribeRepositoriesOutput, err error) {
+func (a *API) DescribeRepositories(ctx context.Context, id pullthrough.Identity, in DescribeRepositoriesInput) (out DescribeRepositoriesOutput, err error) {
 	const op = "DescribeRepositories"
 	at, err := a.placeOf(id, in.RegistryId)
 	if err != nil {
@@ -59,6 +59,7 @@ func (a *API) DescribeRepositories(_ context.Context, id pullthrough.Identity, i
 	if err != nil {
 		return out, err
 	}
+	a.Images.Catalog.awaitNew(ctx, at.repo.Account, at.repo.Region)
 	names := in.RepositoryNames
 	if names != nil {
 		if err := onePage("repositoryNames", in.NextToken, in.MaxResults); err != nil {

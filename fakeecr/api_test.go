@@ -203,6 +203,7 @@ func TestDebugLogHasEvents(t *testing.T) {
 	up.Push("app", "v1", img)
 	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL())}})
 	i.get(t, "/v2/p/app/manifests/v1")
+	i.idle(t)
 	i.get(t, "/v2/p/app/manifests/v1")
 	i.get(t, "/v2/p/app/manifests/v2")
 	i.stop()

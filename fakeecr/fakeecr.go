@@ -127,6 +127,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // [pullthrough.Proxy.Downloads].
 func (s *Server) Downloads() []pullthrough.Download { return s.proxy.Downloads() }
 
+// Idle waits until nothing is fetched or stored any more, like
+// [pullthrough.Proxy.Idle]: a pull is answered before all of it is stored.
+func (s *Server) Idle(ctx context.Context) error { return s.proxy.Idle(ctx) }
+
 // Shutdown ends the Server. It waits for running downloads; when ctx ends first, it
 // cancels them and returns ctx's error. Then it saves its notes on images and releases
 // the directory. If that fails, Config.Logger gets the error. Shut the [http.Server]
