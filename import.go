@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 )
 
@@ -99,7 +100,8 @@ func (im *importer) importParts(ctx context.Context, rt *route, m *Manifest, o I
 	})
 }
 
-// each calls f for all, a few at a time, and ends with the first failure.
+// each calls f for all, a few at a time, and ends with the first failure. A panic, of
+// a Progress for example, is one: here it would end the process.
 func each(ctx context.Context, all []ocispec.Descriptor, f func(context.Context, ocispec.Descriptor) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -112,7 +114,7 @@ func each(ctx context.Context, all []ocispec.Descriptor, f func(context.Context,
 		}
 		running.Go(func() {
 			defer func() { <-slots }()
-			if err := f(ctx, d); err != nil {
+			if err := hostcall.Guard("the import", func() error { return f(ctx, d) }); err != nil {
 				cancel(err)
 			}
 		})

@@ -65,8 +65,9 @@ type Group[K comparable, V any] struct {
 	// must be set before the first Do. nil: values need no care.
 	Acquire, Release func(V)
 
-	set  *Set // nil: none
-	name string
+	set   *Set // nil: none
+	name  string
+	inner bool // see JoinInner
 
 	mu     sync.Mutex
 	calls  map[K]*Call[K, V]

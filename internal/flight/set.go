@@ -19,7 +19,7 @@ type Set struct {
 
 // member is a group of a set.
 type member interface {
-	Close()
+	closeWithSet()
 	cancelAll()
 	describe() []string
 }
@@ -31,6 +31,20 @@ func (g *Group[K, V]) Join(s *Set, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.members = append(s.members, g)
+}
+
+// JoinInner is Join for a group that only the calls of other groups of the set ask.
+// [Set.Close] leaves it open: a call that runs already needs it to end well, and a
+// new one does not come that far.
+func (g *Group[K, V]) JoinInner(s *Set, name string) {
+	g.inner = true
+	g.Join(s, name)
+}
+
+func (g *Group[K, V]) closeWithSet() {
+	if !g.inner {
+		g.Close()
+	}
 }
 
 func (s *Set) begin() {
@@ -108,10 +122,11 @@ func (s *Set) all() []member {
 	return slices.Clone(s.members)
 }
 
-// Close refuses new calls in all groups. Running ones go on, and may be joined.
+// Close refuses new calls in all groups but the inner ones. Running calls go on, and
+// may be joined.
 func (s *Set) Close() {
 	for _, m := range s.all() {
-		m.Close()
+		m.closeWithSet()
 	}
 }
 

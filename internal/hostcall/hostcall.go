@@ -34,6 +34,10 @@ type PanicError struct {
 // Error names the call and the value.
 func (e *PanicError) Error() string { return fmt.Sprintf("%s panicked: %v", e.What, e.Value) }
 
+// errEnded is what the waiter gets where the call has ended its goroutine, as
+// t.FailNow does in the Store of a test.
+var errEnded = errors.New("the host's code ended its goroutine")
+
 // Guard calls f. A panic of f becomes a [*PanicError], so that everybody who waits
 // for the call is released.
 func Guard(what string, f func() error) (err error) {
@@ -74,10 +78,13 @@ func Do[T any](ctx context.Context, l *Lookups, what string, drop func(T), f fun
 	}
 	c := &lookup[T]{done: make(chan struct{})}
 	go func() {
+		c.err = errEnded // unless the call returns
+		defer func() {
+			if abandoned := c.end(l); abandoned && c.err == nil && drop != nil {
+				_ = Guard(what, func() error { drop(c.value); return nil }) // nobody is there to be told
+			}
+		}()
 		c.err = Guard(what, func() (err error) { c.value, err = f(ctx); return err })
-		if abandoned := c.end(l); abandoned && c.err == nil && drop != nil {
-			_ = Guard(what, func() error { drop(c.value); return nil }) // nobody is there to be told
-		}
 	}()
 	select {
 	case <-c.done:

@@ -44,9 +44,12 @@ func (p *Puts) Do(ctx context.Context, what string, put func(ctx context.Context
 	}
 	done := make(chan error, 1)
 	go func() {
-		err := Guard(what, func() error { return put(ctx, p.progress) })
-		p.leave()
-		done <- err
+		err := errEnded // unless the put returns
+		defer func() {
+			p.leave()
+			done <- err
+		}()
+		err = Guard(what, func() error { return put(ctx, p.progress) })
 	}()
 	select {
 	case err := <-done:

@@ -56,7 +56,8 @@ type Config struct {
 	// Now is the clock for the lifetime of tokens. nil: time.Now.
 	Now func() time.Time
 	// Flights is what the Client's token fetches join, under the name "token", for an
-	// owner that closes it or waits for it. nil: they end when nobody waits for them.
+	// owner that waits for them or ends them. They are fetched also after its Close: a
+	// request that has begun may need one. nil: they end when nobody waits for them.
 	Flights *flight.Set
 }
 
@@ -84,7 +85,7 @@ func New(config Config) *Client {
 		identities: newIdentities(),
 	}, config.Log, config.Now)
 	if config.Flights != nil {
-		c.auth.fetches.Join(config.Flights, "token")
+		c.auth.fetches.JoinInner(config.Flights, "token")
 	}
 	return c
 }
