@@ -30,7 +30,7 @@ var ecrStored = []trait{
 	{"I11", "images of Docker schema 1", "chosen, `schema1`", "not imported: `Requested image not found`", testSchema1IsNotImported},
 	{"I12", "a manifest has 4 MiB at most, a layer 52,000 MiB", "documented", "the same (502); `Policy.MaxBlobBytes` sets another limit", testLargestManifestAndLayer},
 	{"I13", "the first clients of a blob are sent to upstream's own storage, by redirect", "measured, `blob-before-import`", "departs: they get the bytes from here, so that a private network needs no way to the internet", testClientsAreNotRedirected},
-	{"I14", "images show up in lists some time after the first pull", "measured, `import-timing`", "departs: as soon as the pull was answered", testStoredImagesAreListed},
+	{"I14", "images show up in lists some time after the first pull", "measured, `import-timing`", "departs: as soon as the Store has it, a moment after the answer", testStoredImagesAreListed},
 	{"I15", "an event tells of each action", "documented, `event-granularity`", "`Proxy.OnEvent` is told of one fetch for the tag or digest that was asked for, and of one for each object that came behind it", testEventsOfAnImport},
 	{"I16", "the pull of an archived image", "chosen, `archived-pull`", "the library knows no archive: a host that has one refuses by `Proxy.Authorize`, in its words, and nothing is imported", testArchivedImages},
 }
