@@ -348,3 +348,19 @@ func TestAllKindsAreEvicted(t *testing.T) {
 	sweep(t, dir, 1)
 	assert.Empty(t, files(t, dir))
 }
+
+// TestYoungContentWithoutALinkStays: another program may be about to make the link.
+// What has been without one for an hour is nobody's any more.
+func TestYoungContentWithoutALinkStays(t *testing.T) {
+	dir := scratch(t)
+	open(t, dir)
+	young, old := digest.FromString("young"), digest.FromString("old")
+	for d, age := range map[digest.Digest]time.Duration{young: 55 * time.Minute, old: 65 * time.Minute} {
+		write(t, map[digest.Digest]string{young: "young", old: "old"}[d], dataFile(dir, d))
+		at := time.Now().Add(-age)
+		require.NoError(t, os.Chtimes(dataFile(dir, d), at, at))
+	}
+	sweep(t, dir, 1)
+	assert.FileExists(t, dataFile(dir, young))
+	assert.NoFileExists(t, dataFile(dir, old))
+}
