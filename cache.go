@@ -33,7 +33,7 @@ type Repo struct {
 // context. A Store that blocks there and does not heed the context holds up that
 // request, and no other. The context of a put is not that of a request: a put
 // outlives the client that caused it, and takes as long as it takes. It ends when
-// [Proxy.Shutdown] runs out of time, and a Store must not store anything after that.
+// [Proxy.Shutdown] runs out of time; then a Store should return soon.
 // Eight puts of manifests and eight of blobs run at a time. Others wait for their
 // turn as long as any of these reads or ends. When none has for a minute, or when a
 // thousand wait, what comes next is served and not stored, and an event says so.

@@ -121,7 +121,8 @@ func TestATagThatMovesWaitsForTheStore(t *testing.T) {
 				if tc.put == time.Minute {
 					m, err := get(w, t.Context(), "1")
 					require.NoError(t, err)
-					assert.Equal(t, moved.Digest, m.Descriptor.Digest, "a slow Store pauses no check")
+					assert.Equal(t, moved.Digest, m.Descriptor.Digest)
+					assert.Equal(t, pullthrough.SourceRevalidated, m.Source, "a slow Store pauses no check")
 				}
 			})
 		})
