@@ -45,9 +45,9 @@ import (
 // A Store is safe for concurrent use. The fields must not change after the first use.
 type Store struct {
 	// Handler is the registry. It is required. It must not call the Proxy in turn. To
-	// put the Proxy in front of the registry, set [pullthrough.Proxy.Handler] to this
-	// same handler. Many goroutines call it at once. A panic in it is an error of the
-	// call.
+	// put the Proxy in front of the registry, pass this same handler to
+	// [pullthrough.Proxy.Handler]. Many goroutines call it at once. A panic in it is an
+	// error of the call.
 	Handler http.Handler
 
 	// Name returns the name of the repository in the registry, for example with

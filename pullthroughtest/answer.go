@@ -34,7 +34,7 @@ func (a *answer) WriteHeader(status int) {
 	request := a.entry.request
 	request.Status = status
 	a.fault = a.upstream.faults.pick(request)
-	a.entry.settle(true)
+	a.entry.setSettled(true)
 	if a.fault == nil {
 		a.entry.answer(status)
 		a.w.WriteHeader(status)
@@ -79,7 +79,7 @@ func (a *answer) finish() {
 		return
 	}
 	if a.r.Method == http.MethodHead {
-		a.body.pause()
+		a.body.applyAtOffset()
 		return
 	}
 	a.body.finish(a.other)

@@ -37,7 +37,7 @@ func newFaultBody(ctx context.Context, a *answer, length int64) *faultBody {
 // start applies the parts of the fault that come before the header.
 func (b *faultBody) start() {
 	if b.RawAfter == nil {
-		b.raw()
+		b.writeRaw()
 	}
 	if b.StallAfter == nil {
 		b.stall()
@@ -50,7 +50,7 @@ func (b *faultBody) start() {
 func (b *faultBody) Write(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {
-		b.pause()
+		b.applyAtOffset()
 		portion := b.portion(p[done:])
 		if len(portion) == 0 {
 			return len(p), nil // truncated; the handler must not notice
@@ -76,17 +76,17 @@ func (b *faultBody) finish(other []byte) {
 		n, err = b.Write(zeros[:min(left, int64(len(zeros)))])
 		left -= int64(n)
 	}
-	b.pause()
+	b.applyAtOffset()
 }
 
-// pause writes Raw, stalls or cuts the answer if the answer has reached the offset for it.
-func (b *faultBody) pause() {
+// applyAtOffset writes Raw, stalls or cuts the answer if the answer has reached the offset for it.
+func (b *faultBody) applyAtOffset() {
 	if b.RawAfter != nil && *b.RawAfter-1 == b.at {
 		b.answer.flush() // see portion
 	}
 	if b.RawAfter != nil && *b.RawAfter == b.at {
 		b.answer.flush()
-		b.raw()
+		b.writeRaw()
 	}
 	if b.StallAfter != nil && *b.StallAfter == b.at {
 		b.answer.flush()
@@ -98,7 +98,7 @@ func (b *faultBody) pause() {
 	}
 }
 
-func (b *faultBody) raw() {
+func (b *faultBody) writeRaw() {
 	if len(b.Raw) > 0 && !b.rawDone {
 		b.rawDone = true
 		b.answer.writeBeneath(b.Raw)

@@ -75,16 +75,16 @@ func checkLeaks(before map[string]string) (code int) {
 func newSince(before map[string]string) []string {
 	var stacks []string
 	for id, stack := range goroutines() {
-		if _, ok := before[id]; !ok && !ownedByRuntime(stack) {
+		if _, ok := before[id]; !ok && !isRuntimeOwned(stack) {
 			stacks = append(stacks, stack)
 		}
 	}
 	return stacks
 }
 
-// ownedByRuntime reports whether the goroutine belongs to signal handling (testing under -fuzz), profiling, finalizers
+// isRuntimeOwned reports whether the goroutine belongs to signal handling (testing under -fuzz), profiling, finalizers
 // or the test runner. These start late and stay.
-func ownedByRuntime(stack string) bool {
+func isRuntimeOwned(stack string) bool {
 	for _, owner := range []string{
 		"\nos/signal.", "\nruntime/pprof.", "\nruntime/trace.", "\ntesting.", "created by runtime",
 		"created by os/signal", "created by testing.",

@@ -134,7 +134,7 @@ func (e *entry) readBody(r *http.Request) (ok bool) {
 	return true
 }
 
-func (e *entry) settle(settled bool) {
+func (e *entry) setSettled(settled bool) {
 	e.log.mu.Lock()
 	defer e.log.mu.Unlock()
 	e.settled = settled

@@ -60,10 +60,10 @@ func errorsIn(v any) (errs []error) {
 			}
 		}
 	}
-	return withoutNil(errs)
+	return removeNil(errs)
 }
 
-func withoutNil(errs []error) (rest []error) {
+func removeNil(errs []error) (rest []error) {
 	for _, err := range errs {
 		if err != nil {
 			rest = append(rest, err)

@@ -73,14 +73,15 @@ func kinds() (all, some map[string]*Image) {
 	}
 	some = map[string]*Image{
 		"sha512":              NewImage(ImageOptions{Seed: 10, Algorithm: digest.SHA512}),
-		"OCI artifact":        bare("application/vnd.oci.artifact.manifest.v1+json", `{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}`),
-		"a type of its own":   bare("application/vnd.example.thing.v1+json", `{"a" : 1e2 , "b":"\u0000<&>\u2028"}`),
-		"what is no document": bare(ocispec.MediaTypeImageManifest, "\x00\xff{"),
+		"OCI artifact":        bareManifest("application/vnd.oci.artifact.manifest.v1+json", `{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}`),
+		"a type of its own":   bareManifest("application/vnd.example.thing.v1+json", `{"a" : 1e2 , "b":"\u0000<&>\u2028"}`),
+		"what is no document": bareManifest(ocispec.MediaTypeImageManifest, "\x00\xff{"),
 	}
 	return all, some
 }
 
-func bare(mediaType, content string) *Image {
+// bareManifest returns a manifest without blobs.
+func bareManifest(mediaType, content string) *Image {
 	return &Image{MediaType: mediaType, Digest: digest.FromString(content), Content: []byte(content)}
 }
 

@@ -179,7 +179,7 @@ func checkCalls(s *storeTest) {
 		if called.Swap(true) {
 			return nil
 		}
-		if !s.returnsInTime(func() { s.everyCall(repo, other, img) }) {
+		if !s.returnsInTime(func() { s.makeEveryCall(repo, other, img) }) {
 			late.Store(true)
 			return errReader // releases the calls that wait for this PutBlob
 		}
@@ -196,8 +196,8 @@ func checkCalls(s *storeTest) {
 	s.wantManifest(repo, "during", manifestOf(storeImage(74), "during"))
 }
 
-// everyCall looks up and puts other content. It may return after the check has ended.
-func (s *storeTest) everyCall(repo, other pullthrough.Repo, img *Image) {
+// makeEveryCall looks up and puts other content. It may return after the check has ended.
+func (s *storeTest) makeEveryCall(repo, other pullthrough.Repo, img *Image) {
 	if m, err := s.store.Manifest(s.Context(), repo, "v1"); err == nil && m.Descriptor.Digest != img.Digest {
 		s.Errorf("Manifest(%s, v1) is another one while PutBlob reads", repo.Name)
 	}

@@ -155,12 +155,12 @@ func checkTenants(s *storeTest) {
 	}
 	var kept []int
 	for i, repo := range tenants {
-		complaints := s.foreign(repo, -1, missComplaint)
+		complaints := s.findForeign(repo, -1, missComplaint)
 		img := storeImage(int64(60 + i))
 		if err := s.offer(repo, img, "v1"); err != nil && i > 0 {
 			s.Logf("account %s in %s is refused: %v", repo.Account, repo.Region, err)
 			s.wantRefused(repo, img, "v1")
-			complaints = s.foreign(repo, -1, contentComplaint)
+			complaints = s.findForeign(repo, -1, contentComplaint)
 		} else if err != nil {
 			s.Fatalf("put of %s:v1 failed: %v", repo.Name, err)
 		} else {
@@ -176,7 +176,7 @@ func checkTenants(s *storeTest) {
 			s.Errorf("account %s in %s, repository %s: v1 is %s, want %s: account, Region and name are one key", repo.Account, repo.Region, repo.Name, got, img.Digest)
 		}
 		s.wantBlob(repo, img.Layers[0].Digest, blobContent(img.Layers[0]))
-		for _, complaint := range s.foreign(repo, i, missComplaint) {
+		for _, complaint := range s.findForeign(repo, i, missComplaint) {
 			s.Errorf("account %s in %s, repository %s: %s, which is another tenant's", repo.Account, repo.Region, repo.Name, complaint)
 		}
 	}
@@ -185,9 +185,9 @@ func checkTenants(s *storeTest) {
 // storeTenants is how many images checkTenants puts.
 const storeTenants = 6
 
-// foreign looks up the images of all tenants but own in repo; -1: of all tenants.
+// findForeign looks up the images of all tenants but own in repo; -1: of all tenants.
 // It returns what complain says about the errors.
-func (s *storeTest) foreign(repo pullthrough.Repo, own int, complain func(error) string) (complaints []string) {
+func (s *storeTest) findForeign(repo pullthrough.Repo, own int, complain func(error) string) (complaints []string) {
 	add := func(look string, err error) {
 		if complaint := complain(err); complaint != "" {
 			complaints = append(complaints, look+" "+complaint)

@@ -229,11 +229,11 @@ func (u *Upstream) callHandler(a *answer, r *http.Request) bool {
 	if u.config.Handler == nil {
 		return false
 	}
-	a.entry.settle(true)
+	a.entry.setSettled(true)
 	if u.config.Handler(a, r) {
 		return true
 	}
-	a.entry.settle(false)
+	a.entry.setSettled(false)
 	return false
 }
 

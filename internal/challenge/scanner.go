@@ -37,16 +37,16 @@ func (s *scanner) word() string { return s.span(isWord) }
 // value takes the value of a parameter: a token or a quoted string.
 func (s *scanner) value() (string, bool) {
 	if s.at('"') {
-		return s.quoted()
+		return s.quotedString()
 	}
 	v := s.word()
 	return v, isToken(v)
 }
 
-// quoted takes a quoted string and returns its value. A backslash makes the next byte
+// quotedString takes a quoted string and returns its value. A backslash makes the next byte
 // literal, unlike in Go's strings. Control characters are refused even then: the RFC does
 // not allow them, and values are used in URLs and logs.
-func (s *scanner) quoted() (string, bool) {
+func (s *scanner) quotedString() (string, bool) {
 	var b strings.Builder
 	ok := true
 	for s.i++; !s.atLineEnd(); s.i++ {
@@ -88,7 +88,7 @@ func (s *scanner) token68() string {
 func (s *scanner) skip() {
 	for !s.atEnd() {
 		if s.at('"') {
-			s.quoted()
+			s.quotedString()
 		} else {
 			s.i++
 		}
