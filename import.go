@@ -73,10 +73,12 @@ func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Mani
 	}
 	// The manifest may have been a hit: what it refers to has its own price.
 	if err := im.mayImport(ctx, r); err != nil {
-		return nil, out, err
+		return nil, outcome{}, err
 	}
 	o.tell(m.Descriptor, m.Descriptor.Size, true)
-	return m, out, im.importParts(ctx, rt, m, o, 0)
+	// What was found out about the manifest says nothing of its parts: by now the
+	// repository is there.
+	return m, outcome{}, im.importParts(ctx, rt, m, o, 0)
 }
 
 // importParts brings in what m refers to. The first failure ends it.
