@@ -210,8 +210,9 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 			return m
 		}
 	}
+	fetched := m.Source == SourceFill
 	m = re.put(f, m)
-	if re.fill == FillBackground && m.Source == SourceFill && f.depth == 0 {
+	if re.fill == FillBackground && fetched && f.depth == 0 {
 		re.importLater(f.rt, m)
 	}
 	return m
