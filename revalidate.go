@@ -155,14 +155,9 @@ func (re *resolver) recheck(f *fetching) (*Manifest, error) {
 	refused := re.checks.isRefused(f.rt, f.r.Ref)
 	limit := new(checkLimit)
 	if !refused {
-		limit = startLimit(f.rt.policy, func(late bool) {
-			if late {
-				re.checks.pause(f.rt, ErrUnavailable, true, re.now())
-			}
-			f.Publish(asStale(f.have))
-		})
-		defer limit.stop()
+		limit = re.limit(f)
 	}
+	defer func() { limit.stop() }()
 	slow := false
 	m, err := re.traced(f, func(ctx context.Context, f *fetching) (*Manifest, error) {
 		m, err := re.confirm(ctx, f)
@@ -171,12 +166,27 @@ func (re *resolver) recheck(f *fetching) (*Manifest, error) {
 			return nil, err
 		}
 		re.checks.confirm(f.rt, f.r.Ref)
+		if refused { // no longer: what is stored may be served if the Store takes too long
+			limit = re.limit(f)
+			limit.answer(nil)
+		}
 		return re.keep(f, m), nil
 	})
 	if err == nil {
 		return m, nil
 	}
 	return re.serveUnconfirmed(f, err, slow, refused)
+}
+
+// limit has what is stored served to those who wait when the time for the check is
+// over.
+func (re *resolver) limit(f *fetching) *checkLimit {
+	return startLimit(f.rt.policy, func(late bool) {
+		if late {
+			re.checks.pause(f.rt, ErrUnavailable, true, re.now())
+		}
+		f.Publish(asStale(f.have))
+	})
 }
 
 // serveUnconfirmed decides what becomes of a stored tag whose check has failed.
