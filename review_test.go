@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -33,7 +34,7 @@ func TestAFetchThatRunsAtShutdownMayStillGetAToken(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- w.Shutdown(context.Background()) }()
 	require.Eventually(t, func() bool {
-		_, err := w.Resolve(context.Background(), "2")
+		_, err := w.Resolve(context.Background(), digest.FromString(time.Now().String()).String())
 		return errors.Is(err, pullthrough.ErrClosed)
 	}, 10*time.Second, time.Millisecond)
 	gate.Open()
