@@ -149,16 +149,17 @@ func (c *core) presence(ctx context.Context, repo Repo, err error) presence {
 
 // names lists tags or repositories. A caller that may pull may list tags.
 func (c *core) names(ctx context.Context, kind ocipath.Kind, req Request) (names []string, err error) {
-	if kind == ocipath.Catalog {
-		return c.store.repos(ctx, req.Repo.Account, req.Repo.Region)
-	}
-	if !c.store.listsTags() {
+	switch {
+	case kind == ocipath.Catalog:
+		names, err = c.store.repos(ctx, req.Repo.Account, req.Repo.Region)
+	case !c.store.listsTags():
 		return nil, errNotListed
+	default:
+		if err := authorize(ctx, c.authorize, ActionPull, req); err != nil {
+			return nil, err
+		}
+		names, err = c.store.tags(ctx, req.Repo)
 	}
-	if err := authorize(ctx, c.authorize, ActionPull, req); err != nil {
-		return nil, err
-	}
-	names, err = c.store.tags(ctx, req.Repo)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = &Error{Kind: ErrNotFound, Code: codeNameUnknown, Err: err}
 	}

@@ -73,10 +73,19 @@ func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Mani
 	}
 	// The manifest may have been a hit: what it refers to has its own price.
 	if err := im.mayImport(ctx, r); err != nil {
-		return nil, out, err
+		return nil, outcome{}, err
+	}
+	// What was found out about the manifest says nothing of its parts: by now the
+	// repository is there.
+	if err := im.importParts(ctx, rt, m, o, 0); err != nil {
+		return m, outcome{}, err
+	}
+	// The manifest's answer was out before the Store had it.
+	if err := im.manifests.stored(ctx, rt, r.Ref); err != nil {
+		return m, outcome{}, err
 	}
 	o.tell(m.Descriptor, m.Descriptor.Size, true)
-	return m, out, im.importParts(ctx, rt, m, o, 0)
+	return m, outcome{}, nil
 }
 
 // importParts brings in what m refers to. The first failure ends it.
@@ -147,7 +156,7 @@ func (im *importer) importChild(ctx context.Context, rt *route, d ocispec.Descri
 	if err := im.importParts(ctx, rt, m, o, depth); err != nil {
 		return err
 	}
-	if err := im.manifests.stored(ctx, rt, d.Digest); err != nil {
+	if err := im.manifests.stored(ctx, rt, d.Digest.String()); err != nil {
 		return err
 	}
 	o.tell(d, d.Size, true)

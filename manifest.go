@@ -13,10 +13,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
-// maxRejoins bounds how often a pull by digest joins the fetch of a tag that turns
-// out to be immutable.
-const maxRejoins = 3
-
 // resolver finds manifests: in the Store, or upstream.
 //
 // The way of a request is lookUp, then, for a miss or a tag that is due, join. What
@@ -90,18 +86,11 @@ func (re *resolver) pullStored(ctx context.Context, r Request, have *Manifest) (
 
 // join returns what the fetch of r.Ref gives to this caller.
 func (re *resolver) join(ctx context.Context, rt *route, r Request) (*Manifest, error) {
-	for range maxRejoins {
-		m, shared, err := re.do(ctx, rt, r, 0)
-		if err != nil {
-			return nil, err
-		}
-		// A fetch by tag is found under the digest that it brought, too. It gives another
-		// manifest after all if its tag turns out to be immutable.
-		if !ocipath.IsDigest(r.Ref) || m.Descriptor.Digest.String() == r.Ref {
-			return asAnswer(m, r.Ref, shared), nil
-		}
+	m, shared, err := re.do(ctx, rt, r, 0)
+	if err != nil {
+		return nil, err
 	}
-	return nil, rt.error(ErrUnavailable, errors.New("the digest could not be fetched beside a tag that does not move"))
+	return asAnswer(m, r.Ref, shared), nil
 }
 
 // asAnswer is the manifest of a flight as the answer to one of those who wait.
@@ -192,11 +181,14 @@ func stamp(m *Manifest, now time.Time) *Manifest {
 //  1. Keep makes the flight go on although everybody may leave. If everybody has
 //     left already, another flight for the same key may run by now, so nothing is
 //     stored here.
-//  2. Link enters the flight under the digest, too. A client that was told the digest
-//     by HEAD of the tag finds this flight, not a second fetch.
-//  3. Publish answers all who wait and all who join from now on. Neither the Store
-//     nor any blob can delay that. Only a tag that moves waits for the Store, which
-//     may say that it must not move (ErrImmutable); see checkLimit for how long.
+//  2. PublishUnder answers all who wait and all who join from now on. Neither the
+//     Store nor any blob can delay that. In the same step the flight is entered under
+//     the digest, too: a client that was told the digest by HEAD of the tag finds this
+//     flight, not a second fetch.
+//  3. Only a tag that moves is not published here. It waits for the Store, which may
+//     say that it must not move (ErrImmutable); see checkLimit for how long. Nor is it
+//     found under the digest that it moves to: its answer may be another manifest. A
+//     pull of that digest fetches for itself, and does not wait for the Store.
 //  4. The Store gets the manifest. Until then the flight stays linked: a request that
 //     misses in the Store joins it, and is answered at once.
 //  5. The flight ends and is unlinked. A request that missed in the Store before step
@@ -206,11 +198,10 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 	if !f.Keep() {
 		return m
 	}
-	f.Link(f.rt.key(m.Descriptor.Digest.String()))
 	moves := f.have != nil && m.Source == SourceFill
 	eager := re.fill == FillEager && m.Source == SourceFill
 	if !moves || eager {
-		f.Publish(m)
+		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()))
 	}
 	if eager {
 		// The flight's own context: what the parts cost is theirs, not this fetch's.
@@ -219,8 +210,9 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 			return m
 		}
 	}
+	fetched := m.Source == SourceFill
 	m = re.put(f, m)
-	if re.fill == FillBackground && m.Source == SourceFill && f.depth == 0 {
+	if re.fill == FillBackground && fetched && f.depth == 0 {
 		re.importLater(f.rt, m)
 	}
 	return m
@@ -259,8 +251,8 @@ func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, depth
 	return m, err
 }
 
-// stored waits until the fetch of d, if one runs, has ended: its answer is out
+// stored waits until the fetch of ref, if one runs, has ended: its answer is out
 // before the Store has it.
-func (re *resolver) stored(ctx context.Context, rt *route, d digest.Digest) error {
-	return re.flights.Wait(ctx, rt.key(d.String()))
+func (re *resolver) stored(ctx context.Context, rt *route, ref string) error {
+	return re.flights.Wait(ctx, rt.key(ref))
 }

@@ -102,7 +102,8 @@ type checkLimit struct {
 
 	mu       sync.Mutex
 	answered bool // upstream has
-	late     bool // the time was over before that
+	failed   bool // the answer was a failure: what that means is not up to the limit
+	late     bool // the time was over before upstream answered
 }
 
 // startLimit begins the wait. over is called when the time is over; late says
@@ -118,20 +119,26 @@ func startLimit(pol Policy, over func(late bool)) *checkLimit {
 		limit = defaultCheckTimeout
 	}
 	l.timer = time.AfterFunc(limit, func() {
-		l.mu.Lock()
-		l.late = !l.answered
-		late := l.late
-		l.mu.Unlock()
-		over(late)
+		if late, failed := l.expire(); !failed {
+			over(late)
+		}
 	})
 	return l
 }
 
-// answer notes that upstream has answered, and reports whether that was too late.
-func (l *checkLimit) answer() (late bool) {
+func (l *checkLimit) expire() (late, failed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.answered = true
+	l.late = !l.answered
+	return l.late, l.failed
+}
+
+// answer notes that upstream has answered, and reports whether that was too late.
+// After a failure the limit is over for good.
+func (l *checkLimit) answer(err error) (late bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answered, l.failed = true, err != nil
 	return l.late
 }
 
@@ -148,28 +155,38 @@ func (re *resolver) recheck(f *fetching) (*Manifest, error) {
 	refused := re.checks.isRefused(f.rt, f.r.Ref)
 	limit := new(checkLimit)
 	if !refused {
-		limit = startLimit(f.rt.policy, func(late bool) {
-			if late {
-				re.checks.pause(f.rt, ErrUnavailable, true, re.now())
-			}
-			f.Publish(asStale(f.have))
-		})
-		defer limit.stop()
+		limit = re.limit(f)
 	}
+	defer func() { limit.stop() }()
 	slow := false
 	m, err := re.traced(f, func(ctx context.Context, f *fetching) (*Manifest, error) {
 		m, err := re.confirm(ctx, f)
-		slow = limit.answer()
+		slow = limit.answer(err)
 		if err != nil {
 			return nil, err
 		}
 		re.checks.confirm(f.rt, f.r.Ref)
+		if refused { // no longer: what is stored may be served if the Store takes too long
+			limit = re.limit(f)
+			limit.answer(nil)
+		}
 		return re.keep(f, m), nil
 	})
 	if err == nil {
 		return m, nil
 	}
 	return re.serveUnconfirmed(f, err, slow, refused)
+}
+
+// limit has what is stored served to those who wait when the time for the check is
+// over.
+func (re *resolver) limit(f *fetching) *checkLimit {
+	return startLimit(f.rt.policy, func(late bool) {
+		if late {
+			re.checks.pause(f.rt, ErrUnavailable, true, re.now())
+		}
+		f.Publish(asStale(f.have))
+	})
 }
 
 // serveUnconfirmed decides what becomes of a stored tag whose check has failed.

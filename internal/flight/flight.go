@@ -28,10 +28,12 @@
 //     nothing in the line above happens any more: the call goes on without waiters,
 //     and newcomers join it. If the last waiter has left already, Keep returns false,
 //     and the function should give up, since another call may be under way.
-//   - The function calls Link with a second key. If a call is linked under that key,
-//     nothing happens: its waiters have their own. Otherwise a Do for either key
-//     joins this call, until both keys are unlinked in one step. A call that is
-//     unlinked already links nothing, or it would stay linked for ever.
+//   - The function calls PublishUnder with a second key. In the same step as 2 the call
+//     is linked under that key, and a Do for either key joins it, until both keys are
+//     unlinked in one step. There are three exceptions, in which nothing is linked. A
+//     call is linked under that key: its waiters have their own. A value is out: those
+//     who ask for the second key would get a value that is not meant for it. The call
+//     is unlinked already: it would stay linked for ever.
 //   - The function calls Unlink. Newcomers start another call. Those that wait, and
 //     those that have the value, notice nothing.
 package flight
@@ -228,15 +230,23 @@ func (c *Call[K, V]) Published() bool {
 	return c.published
 }
 
-// Link enters the call under a second key, unless that key has a call already.
-func (c *Call[K, V]) Link(key K) {
-	g := c.group
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if _, taken := g.calls[key]; taken || len(c.keys) == 0 {
+// PublishUnder is Publish, and links the call under a second key in the same step,
+// unless that key has a call already. Where v is dropped, nothing is linked.
+func (c *Call[K, V]) PublishUnder(v V, key K) {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	if c.published {
 		return
 	}
-	g.calls[key] = c
+	c.linkLocked(key)
+	c.settleLocked(v, nil)
+}
+
+func (c *Call[K, V]) linkLocked(key K) {
+	if _, taken := c.group.calls[key]; taken || len(c.keys) == 0 {
+		return
+	}
+	c.group.calls[key] = c
 	c.keys = append(c.keys, key)
 }
 

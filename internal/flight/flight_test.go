@@ -126,8 +126,7 @@ func TestPublishReleasesWaitersWhileTheCallGoesOn(t *testing.T) {
 		var g group
 		commit := make(chan struct{})
 		fn := func(c *call) (int, error) {
-			c.Link("alias")
-			c.Publish(7)
+			c.PublishUnder(7, "alias")
 			<-commit
 			return 8, errors.New("too late to matter")
 		}
@@ -251,16 +250,35 @@ func TestShutdownCancelsWhatOutlastsItsDeadline(t *testing.T) {
 	})
 }
 
-func TestLinkNeverTakesAKeyInUse(t *testing.T) {
+func TestASecondKeyIsForTheValueOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g group
+		hold := make(chan struct{})
+		v, _, err := g.Do(t.Context(), "k", func(c *call) (int, error) {
+			c.Publish(1)
+			c.PublishUnder(2, "alias")
+			<-hold
+			return 3, nil
+		})
+		require.NoError(t, err)
+		assert.Equal(t, 1, v)
+		synctest.Wait()
+		assert.False(t, g.Running("alias"), "it would give 1")
+		close(hold)
+	})
+}
+
+func TestASecondKeyNeverTakesOneInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g group
 		hold := make(chan struct{})
 		start := func(key string, v int, link string) {
 			_, _, err := g.Do(t.Context(), key, func(c *call) (int, error) {
-				if link != "" {
-					c.Link(link)
+				if link == "" {
+					c.Publish(v)
+				} else {
+					c.PublishUnder(v, link)
 				}
-				c.Publish(v)
 				<-hold
 				return 0, nil
 			})
