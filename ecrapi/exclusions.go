@@ -8,15 +8,15 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// Exclusion is a principal whose pulls do not move the time of an image's last
-// recorded pull. When tags are checked again does not depend on it.
+// Exclusion is a principal whose pulls do not change the time of an image's last
+// recorded pull. It has no influence on when tags are checked again.
 type Exclusion struct {
 	PrincipalArn string `json:"principalArn,omitempty"`
 	CreatedAt    Time   `json:"createdAt,omitzero"`
 }
 
-// maxExclusions is how many ARNs there may be in one registry (exclusion-quota): the
-// list has no more in the API model, the number is a guess.
+// maxExclusions is how many ARNs there may be in one registry (exclusion-quota). The
+// number is a guess: it is the length of the longest list in the API model.
 const maxExclusions = 100
 
 // RegisterPullTimeUpdateExclusionInput is a request; nil members were not sent.
@@ -112,7 +112,7 @@ func (a *API) ListPullTimeUpdateExclusions(ctx context.Context, id pullthrough.I
 	if err != nil {
 		return out, err
 	}
-	part, next := paged(p, settings.Exclusions, exclusionARN)
+	part, next := cutPage(p, settings.Exclusions, exclusionARN)
 	out.NextToken = next
 	out.PullTimeUpdateExclusions = make([]string, len(part))
 	for i, e := range part {

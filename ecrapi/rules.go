@@ -34,13 +34,12 @@ type CreatePullThroughCacheRuleOutput struct {
 	UpstreamRepositoryPrefix string `json:"upstreamRepositoryPrefix,omitempty"`
 }
 
-// CreatePullThroughCacheRule creates a rule as [pullthrough.Rule.Validate] allows,
-// if API.Secrets has its secret, whatever that says (empty-secret). Rules may nest
-// (nested-prefixes). What the caller left out stays out of the answers: no upstream
-// registry is derived from the URL (upstream-registry-echo), no upstream prefix is
-// ROOT for having been left out (ecr-upstream-prefix-echo). A rule is called updated
-// when it was created (first-update-time). See [CreatePullThroughCacheRule] for the
-// errors.
+// CreatePullThroughCacheRule creates a rule that [pullthrough.Rule.Validate] accepts.
+// API.Secrets must have its secret, whatever the content is (empty-secret). Rules may nest
+// (nested-prefixes). What the caller has left out is not in the answers: an upstream
+// registry is not derived from the URL (upstream-registry-echo), and an absent upstream
+// prefix does not become ROOT (ecr-upstream-prefix-echo). The first time of update is the
+// time of creation (first-update-time). See [CreatePullThroughCacheRule] for the errors.
 //
 // [CreatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreatePullThroughCacheRule.html
 func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Identity, in CreatePullThroughCacheRuleInput) (out CreatePullThroughCacheRuleOutput, err error) {
@@ -109,7 +108,7 @@ type DescribePullThroughCacheRulesOutput struct {
 	NextToken             string                 `json:"nextToken,omitempty"`
 }
 
-// PullThroughCacheRule is a rule as it is described; members that are zero are absent.
+// PullThroughCacheRule is a rule in an answer. Members that are zero are absent.
 type PullThroughCacheRule struct {
 	EcrRepositoryPrefix      string `json:"ecrRepositoryPrefix,omitempty"`
 	UpstreamRegistryUrl      string `json:"upstreamRegistryUrl,omitempty"`
@@ -124,7 +123,7 @@ type PullThroughCacheRule struct {
 
 // DescribePullThroughCacheRules returns rules in the order of their prefixes
 // (describe-order). Rules that are asked for by prefix come on one page, and all of
-// them must exist; a token does not go with them (token-with-filter). See
+// them must exist. A token cannot be used together with prefixes (token-with-filter). See
 // [DescribePullThroughCacheRules] for the errors.
 //
 // [DescribePullThroughCacheRules]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribePullThroughCacheRules.html
@@ -140,7 +139,7 @@ func (a *API) DescribePullThroughCacheRules(ctx context.Context, id pullthrough.
 	switch {
 	case err != nil:
 		return out, err
-	case in.EcrRepositoryPrefixes != nil && given(in.NextToken):
+	case in.EcrRepositoryPrefixes != nil && hasToken(in.NextToken):
 		return out, &Error{invalidParameter, "A nextToken cannot be used together with ecrRepositoryPrefixes."}
 	}
 	settings, err := a.load(ctx, reg)
@@ -149,7 +148,7 @@ func (a *API) DescribePullThroughCacheRules(ctx context.Context, id pullthrough.
 	}
 	rules := settings.Rules
 	if in.EcrRepositoryPrefixes == nil {
-		rules, out.NextToken = paged(p, rules, rulePrefix)
+		rules, out.NextToken = cutPage(p, rules, rulePrefix)
 	} else {
 		for _, prefix := range in.EcrRepositoryPrefixes {
 			if find(rules, rulePrefix, prefix) < 0 {
@@ -160,12 +159,12 @@ func (a *API) DescribePullThroughCacheRules(ctx context.Context, id pullthrough.
 	}
 	out.PullThroughCacheRules = make([]PullThroughCacheRule, len(rules))
 	for i, rule := range rules {
-		out.PullThroughCacheRules[i] = described(reg, rule)
+		out.PullThroughCacheRules[i] = describeRule(reg, rule)
 	}
 	return out, nil
 }
 
-func described(reg registry, rule pullthrough.Rule) PullThroughCacheRule {
+func describeRule(reg registry, rule pullthrough.Rule) PullThroughCacheRule {
 	return PullThroughCacheRule{
 		EcrRepositoryPrefix: rule.Prefix, UpstreamRegistryUrl: rule.UpstreamURL, CreatedAt: Time{rule.CreatedAt},
 		RegistryId: reg.account, CredentialArn: rule.CredentialARN, CustomRoleArn: rule.CustomRoleARN,

@@ -8,8 +8,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// maxTemplates bounds the templates of one registry (template-quota): there is a
-// LimitExceededException, the number is a guess.
+// maxTemplates bounds the templates of one registry (template-quota). ECR has a
+// LimitExceededException for that, but the number is a guess.
 const maxTemplates = 100
 
 // CreateRepositoryCreationTemplateInput is a request; nil members were not sent. See
@@ -33,8 +33,8 @@ type CreateRepositoryCreationTemplateOutput struct {
 	RepositoryCreationTemplate *Template `json:"repositoryCreationTemplate,omitempty"`
 }
 
-// CreateRepositoryCreationTemplate creates a template. A role that its tags or key
-// need is asked for when it is applied, not here. See
+// CreateRepositoryCreationTemplate creates a template. Tags or a key need a role, but a
+// missing role is refused only when the template is applied. See
 // [CreateRepositoryCreationTemplate] for the errors.
 //
 // [CreateRepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepositoryCreationTemplate.html
@@ -79,8 +79,7 @@ type UpdateRepositoryCreationTemplateInput CreateRepositoryCreationTemplateInput
 type UpdateRepositoryCreationTemplateOutput CreateRepositoryCreationTemplateOutput
 
 // UpdateRepositoryCreationTemplate changes the members that were sent
-// (template-update). See
-// [UpdateRepositoryCreationTemplate] for the errors.
+// (template-update). See [UpdateRepositoryCreationTemplate] for the errors.
 //
 // [UpdateRepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_UpdateRepositoryCreationTemplate.html
 func (a *API) UpdateRepositoryCreationTemplate(ctx context.Context, id pullthrough.Identity, in UpdateRepositoryCreationTemplateInput) (out UpdateRepositoryCreationTemplateOutput, err error) {
@@ -101,7 +100,7 @@ func (a *API) UpdateRepositoryCreationTemplate(ctx context.Context, id pullthrou
 		if err := changes.apply(&t); err != nil {
 			return err
 		}
-		s.Templates = replaced(s.Templates, i, t)
+		s.Templates = replace(s.Templates, i, t)
 		return nil
 	})
 	if err != nil {
@@ -110,10 +109,10 @@ func (a *API) UpdateRepositoryCreationTemplate(ctx context.Context, id pullthrou
 	return UpdateRepositoryCreationTemplateOutput{reg.account, &t}, nil
 }
 
-// apply changes a template that nobody else has yet. Its pointers and slices are
-// replaced, never written to.
+// apply changes a template that nothing else uses yet. It replaces pointers and slices
+// and never writes to what they point to.
 func (in *CreateRepositoryCreationTemplateInput) apply(t *Template) error {
-	if in.ImageTagMutability != nil { // the old filters went with the old setting
+	if in.ImageTagMutability != nil { // the old filters belong to the old setting
 		t.ImageTagMutability, t.ImageTagMutabilityExclusionFilters = *in.ImageTagMutability, nil
 	}
 	if in.ImageTagMutabilityExclusionFilters != nil {
@@ -138,7 +137,8 @@ func (in *CreateRepositoryCreationTemplateInput) apply(t *Template) error {
 	return nil
 }
 
-// checkFilters wants filters where the setting has exclusions, and nowhere else.
+// checkFilters checks that there are filters if the setting has exclusions, and none
+// otherwise.
 func (t *Template) checkFilters() error {
 	const at = "imageTagMutabilityExclusionFilters"
 	plain := t.ImageTagMutability == mutable || t.ImageTagMutability == immutable
