@@ -67,31 +67,3 @@ func sortBy[T any](all []T, key func(T) string) []T {
 	slices.SortFunc(all, func(x, y T) int { return cmp.Compare(key(x), key(y)) })
 	return all
 }
-
-// only returns the items whose key is one of keys, in the order of keys.
-func only[T any](all []T, key func(T) string, keys []string) []T {
-	part := sortBy(all, key)
-	return slices.DeleteFunc(part, func(item T) bool {
-		return !slices.ContainsFunc(keys, func(k string) bool { return same(k, key(item)) })
-	})
-}
-
-// find returns the index of the item with the key, or -1.
-func find[T any](all []T, key func(T) string, want string) int {
-	return slices.IndexFunc(all, func(item T) bool { return same(key(item), want) })
-}
-
-// same compares prefixes. foo/ is the same as foo (slash-prefix).
-func same(x, y string) bool { return strings.TrimSuffix(x, "/") == strings.TrimSuffix(y, "/") }
-
-// The changes of a list in Settings. They return a new list and leave the old one alone.
-
-func with[T any](all []T, item T) []T { return append(slices.Clip(all), item) }
-
-func without[T any](all []T, i int) []T { return slices.Delete(slices.Clone(all), i, i+1) }
-
-func replace[T any](all []T, i int, item T) []T {
-	all = slices.Clone(all)
-	all[i] = item
-	return all
-}

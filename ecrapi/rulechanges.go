@@ -73,11 +73,10 @@ func (a *API) UpdatePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 // apply changes the rule and returns it. The host may have added a rule that Create would
 // refuse. Such a rule need not become one that Create accepts.
 func (in *UpdatePullThroughCacheRuleInput) apply(reg registry, s *Settings, now time.Time) (pullthrough.Rule, error) {
-	i := find(s.Rules, rulePrefix, *in.EcrRepositoryPrefix)
-	if i < 0 {
-		return pullthrough.Rule{}, noSuchRule(reg, *in.EcrRepositoryPrefix)
+	rule, i, err := rules.find(reg, s.Rules, *in.EcrRepositoryPrefix)
+	if err != nil {
+		return rule, err
 	}
-	rule := s.Rules[i]
 	ours := rule.Validate(reg.account, reg.region) == nil
 	set(&rule.CredentialARN, in.CredentialArn)
 	set(&rule.CustomRoleARN, in.CustomRoleArn)
@@ -85,7 +84,7 @@ func (in *UpdatePullThroughCacheRuleInput) apply(reg registry, s *Settings, now 
 		return rule, asError(err, "UpdatePullThroughCacheRule")
 	}
 	rule.UpdatedAt = now
-	s.Rules = replace(s.Rules, i, rule)
+	s.Rules = rules.replace(s.Rules, i, rule)
 	return rule, nil
 }
 
@@ -126,13 +125,9 @@ func (a *API) DeletePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 		return out, err
 	}
 	var rule pullthrough.Rule
-	err = a.update(ctx, reg, func(s *Settings) error {
-		i := find(s.Rules, rulePrefix, *in.EcrRepositoryPrefix)
-		if i < 0 {
-			return noSuchRule(reg, *in.EcrRepositoryPrefix)
-		}
-		rule, s.Rules = s.Rules[i], without(s.Rules, i)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Rules, rule, err = rules.remove(reg, s.Rules, *in.EcrRepositoryPrefix)
+		return err
 	})
 	if err != nil {
 		return out, err

@@ -2,14 +2,18 @@ package ecrapi
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// maxRules is ECR's quota for one registry; it cannot be raised.
-const maxRules = 50
+// rules are the rules of a registry. 50 is ECR's quota, which cannot be raised. The
+// sentences are our own (rule-error-texts).
+var rules = list[pullthrough.Rule]{
+	key: func(rule pullthrough.Rule) string { return rule.Prefix }, max: 50,
+	item: "pull through cache rule with repository prefix", items: "pull through cache rules",
+	notFound: "PullThroughCacheRuleNotFoundException", exists: "PullThroughCacheRuleAlreadyExistsException",
+}
 
 // CreatePullThroughCacheRuleInput is a request; nil members were not sent.
 type CreatePullThroughCacheRuleInput struct {
@@ -63,15 +67,9 @@ func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 	if err := a.checkSecret(ctx, reg, rule.CredentialARN); err != nil {
 		return out, err
 	}
-	err = a.update(ctx, reg, func(s *Settings) error {
-		switch {
-		case find(s.Rules, rulePrefix, rule.Prefix) >= 0:
-			return ruleExists(reg, rule.Prefix)
-		case len(s.Rules) >= maxRules:
-			return tooManyRules(reg)
-		}
-		s.Rules = with(s.Rules, rule)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Rules, err = rules.add(reg, s.Rules, rule)
+		return err
 	})
 	if err != nil {
 		return out, err
@@ -146,19 +144,19 @@ func (a *API) DescribePullThroughCacheRules(ctx context.Context, id pullthrough.
 	if err != nil {
 		return out, err
 	}
-	rules := settings.Rules
+	part := settings.Rules
 	if in.EcrRepositoryPrefixes == nil {
-		rules, out.NextToken = cutPage(p, rules, rulePrefix)
+		part, out.NextToken = cutPage(p, part, rules.key)
 	} else {
 		for _, prefix := range in.EcrRepositoryPrefixes {
-			if find(rules, rulePrefix, prefix) < 0 {
-				return out, noSuchRule(reg, prefix)
+			if _, _, err := rules.find(reg, part, prefix); err != nil {
+				return out, err
 			}
 		}
-		rules = only(rules, rulePrefix, in.EcrRepositoryPrefixes)
+		part = rules.only(part, in.EcrRepositoryPrefixes)
 	}
-	out.PullThroughCacheRules = make([]PullThroughCacheRule, len(rules))
-	for i, rule := range rules {
+	out.PullThroughCacheRules = make([]PullThroughCacheRule, len(part))
+	for i, rule := range part {
 		out.PullThroughCacheRules[i] = describeRule(reg, rule)
 	}
 	return out, nil
@@ -170,25 +168,6 @@ func describeRule(reg registry, rule pullthrough.Rule) PullThroughCacheRule {
 		RegistryId: reg.account, CredentialArn: rule.CredentialARN, CustomRoleArn: rule.CustomRoleARN,
 		UpstreamRepositoryPrefix: rule.UpstreamPrefix, UpstreamRegistry: rule.Upstream, UpdatedAt: Time{rule.UpdatedAt},
 	}
-}
-
-func rulePrefix(rule pullthrough.Rule) string { return rule.Prefix }
-
-// The sentences about rules are our own (rule-error-texts).
-
-func noSuchRule(reg registry, prefix string) *Error {
-	return &Error{"PullThroughCacheRuleNotFoundException", fmt.Sprintf(
-		"The pull through cache rule with repository prefix '%s' does not exist in the registry with id '%s'", prefix, reg.account)}
-}
-
-func ruleExists(reg registry, prefix string) *Error {
-	return &Error{"PullThroughCacheRuleAlreadyExistsException", fmt.Sprintf(
-		"The pull through cache rule with repository prefix '%s' already exists in the registry with id '%s'", prefix, reg.account)}
-}
-
-func tooManyRules(reg registry) *Error {
-	return &Error{limitExceeded, fmt.Sprintf(
-		"The registry with id '%s' has %d pull through cache rules already, which is as many as there may be", reg.account, maxRules)}
 }
 
 func value(s *string) string {

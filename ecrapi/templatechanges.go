@@ -2,15 +2,18 @@ package ecrapi
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// maxTemplates bounds the templates of one registry (template-quota). ECR has a
-// LimitExceededException for that, but the number is a guess.
-const maxTemplates = 100
+// templates are the templates of a registry. ECR has a LimitExceededException for them,
+// but 100 is a guess (template-quota). The sentences are our own.
+var templates = list[Template]{
+	key: func(t Template) string { return t.Prefix }, max: 100,
+	item: "repository creation template with prefix", items: "repository creation templates",
+	notFound: "TemplateNotFoundException", exists: "TemplateAlreadyExistsException",
+}
 
 // CreateRepositoryCreationTemplateInput is a request; nil members were not sent. See
 // [Template] for the members.
@@ -55,15 +58,9 @@ func (a *API) CreateRepositoryCreationTemplate(ctx context.Context, id pullthrou
 	if err := in.apply(&t); err != nil {
 		return out, err
 	}
-	err = a.update(ctx, reg, func(s *Settings) error {
-		switch {
-		case find(s.Templates, templatePrefix, t.Prefix) >= 0:
-			return templateExists(reg, t.Prefix)
-		case len(s.Templates) >= maxTemplates:
-			return tooManyTemplates(reg)
-		}
-		s.Templates = with(s.Templates, t)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Templates, err = templates.add(reg, s.Templates, t)
+		return err
 	})
 	if err != nil {
 		return out, err
@@ -91,16 +88,16 @@ func (a *API) UpdateRepositoryCreationTemplate(ctx context.Context, id pullthrou
 	now := Time{a.now()}
 	var t Template
 	err = a.update(ctx, reg, func(s *Settings) error {
-		i := find(s.Templates, templatePrefix, *in.Prefix)
-		if i < 0 {
-			return noSuchTemplate(reg, *in.Prefix)
+		have, i, err := templates.find(reg, s.Templates, *in.Prefix)
+		if err != nil {
+			return err
 		}
-		t = s.Templates[i]
+		t = have
 		t.UpdatedAt = now
 		if err := changes.apply(&t); err != nil {
 			return err
 		}
-		s.Templates = replace(s.Templates, i, t)
+		s.Templates = templates.replace(s.Templates, i, t)
 		return nil
 	})
 	if err != nil {
@@ -149,21 +146,4 @@ func (t *Template) checkFilters() error {
 		return fails(&shape.Error{At: at, Constraint: "ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set to " + t.ImageTagMutability})
 	}
 	return nil
-}
-
-// The sentences about templates are our own.
-
-func noSuchTemplate(reg registry, prefix string) *Error {
-	return &Error{"TemplateNotFoundException", fmt.Sprintf(
-		"The repository creation template with prefix '%s' does not exist in the registry with id '%s'", prefix, reg.account)}
-}
-
-func templateExists(reg registry, prefix string) *Error {
-	return &Error{"TemplateAlreadyExistsException", fmt.Sprintf(
-		"The repository creation template with prefix '%s' already exists in the registry with id '%s'", prefix, reg.account)}
-}
-
-func tooManyTemplates(reg registry) *Error {
-	return &Error{limitExceeded, fmt.Sprintf(
-		"The registry with id '%s' has %d repository creation templates already, which is as many as there may be", reg.account, maxTemplates)}
 }

@@ -47,9 +47,9 @@ func (a *API) DescribeRepositoryCreationTemplates(ctx context.Context, id pullth
 	}
 	out.RegistryId = reg.account
 	if len(in.Prefixes) > 0 {
-		out.RepositoryCreationTemplates = only(settings.Templates, templatePrefix, in.Prefixes)
+		out.RepositoryCreationTemplates = templates.only(settings.Templates, in.Prefixes)
 	} else {
-		out.RepositoryCreationTemplates, out.NextToken = cutPage(p, settings.Templates, templatePrefix)
+		out.RepositoryCreationTemplates, out.NextToken = cutPage(p, settings.Templates, templates.key)
 	}
 	if out.RepositoryCreationTemplates == nil {
 		out.RepositoryCreationTemplates = []Template{} // never null
@@ -76,13 +76,9 @@ func (a *API) DeleteRepositoryCreationTemplate(ctx context.Context, id pullthrou
 		return out, err
 	}
 	var t Template
-	err = a.update(ctx, reg, func(s *Settings) error {
-		i := find(s.Templates, templatePrefix, *in.Prefix)
-		if i < 0 {
-			return noSuchTemplate(reg, *in.Prefix)
-		}
-		t, s.Templates = s.Templates[i], without(s.Templates, i)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Templates, t, err = templates.remove(reg, s.Templates, *in.Prefix)
+		return err
 	})
 	if err != nil {
 		return out, err

@@ -78,7 +78,7 @@ func (a *API) Template(ctx context.Context, repo pullthrough.Repo) (t Template, 
 	if !ok {
 		return t, false, nil
 	}
-	t = settings.Templates[find(settings.Templates, templatePrefix, match.Prefix)]
+	t = settings.Templates[templates.index(settings.Templates, match.Prefix)]
 	if t.needsRole() && t.CustomRoleArn == "" {
 		return t, true, &pullthrough.Error{Kind: pullthrough.ErrNoRule, Repo: repo, Err: fmt.Errorf("creation template %q: %w", t.Prefix, errTemplateRole)}
 	}
@@ -90,5 +90,3 @@ var errTemplateRole = errors.New("tags or a KMS key need a customRoleArn")
 func (t *Template) needsRole() bool {
 	return len(t.ResourceTags) > 0 || t.EncryptionConfiguration != nil && value(t.EncryptionConfiguration.EncryptionType) != aes256
 }
-
-func templatePrefix(t Template) string { return t.Prefix }

@@ -46,11 +46,10 @@ func (a *API) ValidatePullThroughCacheRule(ctx context.Context, id pullthrough.I
 	if err != nil {
 		return out, err
 	}
-	i := find(settings.Rules, rulePrefix, *in.EcrRepositoryPrefix)
-	if i < 0 {
-		return out, noSuchRule(reg, *in.EcrRepositoryPrefix)
+	rule, _, err := rules.find(reg, settings.Rules, *in.EcrRepositoryPrefix)
+	if err != nil {
+		return out, err
 	}
-	rule := settings.Rules[i]
 	failure, err := failureText(a.try(ctx, reg, rule))
 	if err != nil {
 		return out, err
