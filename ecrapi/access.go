@@ -8,12 +8,12 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// regionsWithout have no pull through cache.
+// regionsWithout are the Regions that have no pull through cache.
 var regionsWithout = []string{"cn-north-1", "cn-northwest-1", "us-gov-east-1", "us-gov-west-1"}
 
 // rulesOf finds the registry that a request about rules means. A caller whose
-// account is known has the registry of that account and no other; one that
-// nobody has identified may name any (other-registry).
+// account is known may use the registry of that account and no other. A caller
+// without an account may name any registry (other-registry).
 func (a *API) rulesOf(id pullthrough.Identity, registryID *string) (registry, error) {
 	reg := a.registry(id.Account, id.Region)
 	if err := fails(shape.RegistryID.May("registryId", registryID)); err != nil {

@@ -14,8 +14,8 @@
 //	http.Handle("/v2/", proxy)
 //	http.Handle("/", api)
 //
-// Fields, absent members and errors are ECR's. What nobody outside of AWS knows is
-// a constant or an option here, with a comment that says so.
+// Fields, absent members and errors are ECR's. Where nobody outside of AWS knows how
+// ECR behaves, this package has a constant or an option, with a comment that says so.
 package ecrapi
 
 import (
@@ -30,53 +30,55 @@ import (
 // API is ECR's control plane for pull through cache. It is a struct to fill in:
 // the zero value serves one account in one Region from memory. Fields must not
 // change after first use. An API is safe for concurrent use and must not be copied
-// after first use. It starts nothing and does no I/O but by the functions given.
+// after first use. It starts nothing. It does no I/O except through the functions in
+// its fields.
 //
-// Each operation is a method of its name, which [API.ServeHTTP] calls. An error that
-// callers may read is an [*Error]; every other one is a failure of the host's
-// functions, for which callers of the JSON API read ServerException. What is handed
-// to a method may be kept, and what it returns may be shared: neither must be changed.
+// Each operation is a method of the same name. [API.ServeHTTP] calls these methods. An
+// error that callers may read is an [*Error]. Every other error is a failure of the
+// host's functions: callers of the JSON API read ServerException for it. A method may
+// keep what it is given, and may share what it returns. Neither must be changed.
 type API struct {
-	// State keeps the settings. nil: memory.
+	// State keeps the settings. nil: they are kept in memory.
 	State State
 	// Identify says who sends a request, to which account and Region. An error that
 	// Is [pullthrough.ErrUnauthorized] is answered UnrecognizedClientException, an
 	// [*Error] as it says. nil: the zero Identity.
 	Identify func(*http.Request) (pullthrough.Identity, error)
-	// Account and Region are those of requests, and of calls of Rules, Template and
-	// Credentials, that do not say. "": 123456789012, us-east-1.
+	// Account and Region are used for requests, and for calls of Rules, Template and
+	// Credentials, that do not name them. "": 123456789012, us-east-1.
 	Account, Region string
-	// Secrets returns the string of a secret, which arn names with or without the
-	// six characters that Secrets Manager puts at its end; "" is a secret that has
-	// no version yet. Errors are [ErrSecretNotFound], [ErrSecretAccess] and
-	// [ErrSecretDecrypt]. nil: every secret exists, and nobody knows what it says.
+	// Secrets returns the string of a secret. arn names the secret with or without the
+	// six characters that Secrets Manager puts at its end. Secrets returns "" for a
+	// secret that has no version yet. Its errors are [ErrSecretNotFound],
+	// [ErrSecretAccess] and [ErrSecretDecrypt]. nil: every secret exists, and its
+	// content is unknown.
 	Secrets func(ctx context.Context, account, region, arn string) (string, error)
 	// Validate reaches the rule's upstream registry and authenticates, for
-	// ValidatePullThroughCacheRule; repo has no name. Its error is one of the
-	// secret errors or of the pullthrough package. nil: a rule is called valid if
-	// its secret, where it has one, can be read and is well-formed.
+	// ValidatePullThroughCacheRule. repo has no name. The error is one of the
+	// secret errors or of the pullthrough package. nil: a rule is valid if it has no
+	// secret, or if its secret can be read and is well-formed.
 	Validate func(ctx context.Context, repo pullthrough.Repo, rule pullthrough.Rule) error
 	// CheckRegion refuses rules in Regions that have no pull through cache
-	// (region-error). false: all Regions have.
+	// (region-error). false: rules are accepted in all Regions.
 	CheckRegion bool
 
-	// Images has the operations on repositories and images answered here. nil: they are
-	// Next's.
+	// Images makes this API answer the operations on repositories and images. nil: Next
+	// gets these requests.
 	Images *Images
 
-	// Next gets the requests that are none of the operations here, untouched. nil:
-	// they are answered UnknownOperationException.
+	// Next gets the requests for all other operations, untouched. nil: they are
+	// answered with UnknownOperationException.
 	Next http.Handler
-	// Logger gets the failures of the host's functions. nil: nothing is logged.
+	// Logger is told when a function of the host fails. nil: nothing is logged.
 	Logger *slog.Logger
-	// Now is the clock that stamps what is created and updated. nil: time.Now.
+	// Now is the clock for the times of creation and of updates. nil: time.Now.
 	Now func() time.Time
 
 	memory MemState
 }
 
-// Rules returns the rules of an account in a Region, in no particular order: an API
-// is a [pullthrough.RuleSource].
+// Rules returns the rules of an account in a Region, in no particular order. It makes
+// an API a [pullthrough.RuleSource].
 func (a *API) Rules(ctx context.Context, account, region string) ([]pullthrough.Rule, error) {
 	settings, err := a.load(ctx, a.registry(account, region))
 	return settings.Rules, err
@@ -90,11 +92,12 @@ const (
 	defaultRegion  = "us-east-1"
 )
 
-// registry fills in what a request does not say.
+// registry fills in the account and the Region if a request does not name them.
 func (a *API) registry(account, region string) registry {
 	return registry{or(account, a.Account, defaultAccount), or(region, a.Region, defaultRegion)}
 }
 
+// or returns the first value that is not "".
 func or(values ...string) string {
 	for _, v := range values {
 		if v != "" {

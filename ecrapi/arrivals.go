@@ -50,7 +50,7 @@ type pending struct {
 func (c *Catalog) hear(e pullthrough.Event) {
 	if e.Err == nil && e.Kind == pullthrough.EventManifest && (e.Source == pullthrough.SourceFill || e.Source == pullthrough.SourceShared) {
 		c.arrivals.expect(arrivalOf(e))
-		if known, _ := c.known(e.Request.Repo, e.Request.Ref); known.String() == e.Digest {
+		if known, _ := c.lookUp(e.Request.Repo, e.Request.Ref); known.String() == e.Digest {
 			c.arrivals.end(e)
 		}
 	}
@@ -119,7 +119,7 @@ func (a *arrivals) end(e pullthrough.Event) {
 // wait returns when everything that the repositories expect now has arrived, when it
 // is given up, or when ctx ends. It does not wait for what is expected later.
 func (a *arrivals) wait(ctx context.Context, concerns func(pullthrough.Repo) bool) {
-	for _, p := range a.of(concerns) {
+	for _, p := range a.find(concerns) {
 		timer := time.NewTimer(time.Until(p.until))
 		select {
 		case <-p.ended:
@@ -130,8 +130,8 @@ func (a *arrivals) wait(ctx context.Context, concerns func(pullthrough.Repo) boo
 	}
 }
 
-// of returns what the repositories expect.
-func (a *arrivals) of(concerns func(pullthrough.Repo) bool) (all []pending) {
+// find returns what the repositories expect.
+func (a *arrivals) find(concerns func(pullthrough.Repo) bool) (all []pending) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, p := range a.pending {

@@ -10,12 +10,12 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// tokenLife is how long an authorization token is good.
+// tokenLife is how long an authorization token can be used.
 const tokenLife = 12 * time.Hour
 
 // GetAuthorizationTokenInput is a request; nil members were not sent.
 type GetAuthorizationTokenInput struct {
-	RegistryIds []string `json:"registryIds,omitempty"` // AWS has deprecated it: a token is good for all registries
+	RegistryIds []string `json:"registryIds,omitempty"` // AWS has deprecated it: a token can be used for all registries
 }
 
 // GetAuthorizationTokenOutput is an answer.
@@ -23,7 +23,8 @@ type GetAuthorizationTokenOutput struct {
 	AuthorizationData []AuthorizationData `json:"authorizationData"`
 }
 
-// AuthorizationData is what docker login wants: base64 of AWS:PASSWORD, and where.
+// AuthorizationData is what docker login needs: base64 of AWS:PASSWORD, and the address
+// of the registry.
 type AuthorizationData struct {
 	AuthorizationToken string `json:"authorizationToken,omitempty"`
 	ExpiresAt          Time   `json:"expiresAt,omitzero"`

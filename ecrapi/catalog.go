@@ -14,9 +14,9 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// Catalog notes what ECR tells of repositories and images: when they were pushed
-// and pulled, their tags and sizes, the settings that a repository was made with.
-// It stands around the Store that has the images:
+// Catalog notes what ECR tells about repositories and images: when images were pushed
+// and pulled, their tags and sizes, and the settings of each repository. It wraps the
+// Store that has the images:
 //
 //	catalog := &ecrapi.Catalog{Template: api.Template, Excluded: api.Excluded}
 //	proxy := &pullthrough.Proxy{
@@ -26,34 +26,35 @@ import (
 //	}
 //
 // A Proxy answers a pull before its Store has the image. A client that pulls and then
-// asks for a list of images shall find what it has pulled, so the list waits for the
-// Store, for up to one second after the answer. [Catalog.RecordPull] makes it wait:
-// without it lists show what the Store has got by then.
+// asks for a list of images shall find what it has pulled. So the list waits for the
+// Store, for up to one second after the answer. It waits only if OnEvent calls
+// [Catalog.RecordPull]. Otherwise it shows what the Store has at that moment.
 //
 // A Catalog is a struct to fill in: the zero value keeps its notes in memory. Fields
 // must not change after first use. It is safe for concurrent use and must not be
 // copied after first use.
 type Catalog struct {
-	// Template returns the creation template for a repository that a pull makes;
-	// [API.Template] fits. An error refuses the pull, see [pullthrough.RepoCreator].
-	// nil: there are no templates.
+	// Template returns the creation template for a repository that a pull creates.
+	// [API.Template] fits. If it returns an error, the pull is refused, see
+	// [pullthrough.RepoCreator]. nil: there are no templates.
 	Template func(ctx context.Context, repo pullthrough.Repo) (t Template, ok bool, err error)
-	// Excluded reports whether the pulls of a principal leave the time of an image's
-	// last recorded pull as it is; [API.Excluded] fits. nil: nobody's do.
+	// Excluded reports whether a principal is excluded: its pulls do not change the time
+	// of an image's last recorded pull. [API.Excluded] fits. nil: no principal is.
 	Excluded func(ctx context.Context, account, region, principal string) (bool, error)
-	// File is where the notes are kept, as JSON: written as a whole when a repository,
-	// image or tag has changed, and read by [Catalog.Load]. What changes while a write
-	// is just over is written a moment later: after 50 ms, or ten times as long as that
-	// write took. The times of pulls are written along with the next such change, or by
-	// [Catalog.Save]. "": they are not kept.
+	// File is where the notes are kept, as JSON. It is written as a whole when a
+	// repository, an image or a tag has changed. After a write there is a pause of 50 ms,
+	// or of ten times as long as the write took if that is longer. What changes in the
+	// pause is written at its end. The times of pulls are written with the next such
+	// change, or by [Catalog.Save]. [Catalog.Load] reads the file. "": the notes are not
+	// kept.
 	File string
-	// Logger is told what could not be noted. nil: nothing is logged.
+	// Logger is told when something could not be noted or saved. nil: nothing is logged.
 	Logger *slog.Logger
-	// Now is the clock that stamps repositories, images and pulls. nil: time.Now.
+	// Now is the clock for the times of repositories, images and pulls. nil: time.Now.
 	Now func() time.Time
 
 	mu      sync.RWMutex
-	checker ImageChecker // the Store, if it is one; else nil
+	checker ImageChecker // the Store; nil: the Store is no ImageChecker
 	repos   map[pullthrough.Repo]*repository
 	early   map[imageKey]time.Time // pulls that came before the Store had the image
 
@@ -61,8 +62,8 @@ type Catalog struct {
 	saving
 }
 
-// CatalogRepository is what a [Catalog] knows of a repository beside its images: when
-// it was made, and the members of the creation template that applied then.
+// CatalogRepository is what a [Catalog] knows about a repository beside its images: when
+// it was created, and the members of the creation template that applied then.
 type CatalogRepository struct {
 	CreatedAt                          time.Time               `json:"createdAt,omitzero"`
 	EncryptionConfiguration            EncryptionConfiguration `json:"encryptionConfiguration"`
@@ -73,8 +74,8 @@ type CatalogRepository struct {
 	LifecyclePolicy                    string                  `json:"lifecyclePolicy,omitempty"`
 }
 
-// Repository returns what is known of a repository, whose slices must not be changed.
-// ok is false if there is none.
+// Repository returns what is known about a repository. Its slices must not be changed.
+// ok is false if there is no such repository. It does not wait for the Store.
 func (c *Catalog) Repository(repo pullthrough.Repo) (r CatalogRepository, ok bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -89,11 +90,11 @@ type repository struct {
 	CatalogRepository
 	images map[digest.Digest]image
 	tags   map[string]digest.Digest
-	claims map[string]claim // tags that must not move, while the Store is given them
+	claims map[string]claim // tags that must not move and that are being put
 	change uint64           // counts the changes
 }
 
-// claim is a tag's new digest, and how many puts bring it.
+// claim is the new digest of a tag, and how many puts with this digest run.
 type claim struct {
 	digest digest.Digest
 	puts   int
@@ -105,8 +106,9 @@ type imageKey struct {
 	digest digest.Digest
 }
 
-// made returns the settings of a repository made now, by the template if there is one.
-func (c *Catalog) made(t Template) CatalogRepository {
+// newSettings returns the settings of a repository that is created now by the template.
+// The zero Template is none.
+func (c *Catalog) newSettings(t Template) CatalogRepository {
 	r := CatalogRepository{
 		CreatedAt:                          c.now(),
 		EncryptionConfiguration:            EncryptionConfiguration{EncryptionType: new(aes256)},
@@ -122,8 +124,8 @@ func (c *Catalog) made(t Template) CatalogRepository {
 	return r
 }
 
-// fixed reports whether the tag must not move once it is there.
-func (r CatalogRepository) fixed(tag string) bool {
+// mustNotMove reports whether the tag must not move once the repository has it.
+func (r CatalogRepository) mustNotMove(tag string) bool {
 	excluded := slices.ContainsFunc(r.ImageTagMutabilityExclusionFilters, func(f ExclusionFilter) bool {
 		match, err := path.Match(value(f.Filter), tag) // neither has a slash: * is any text
 		return err == nil && match
@@ -149,7 +151,7 @@ func (c *Catalog) has(repo pullthrough.Repo) bool {
 	return c.repos[repo] != nil
 }
 
-// add makes the repository known, if it is not, and reports whether it was not.
+// add notes the repository unless it is known. It reports whether it was not.
 func (c *Catalog) add(repo pullthrough.Repo, settings CatalogRepository) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,7 +174,7 @@ func (c *Catalog) addLocked(repo pullthrough.Repo, settings CatalogRepository) *
 	return r
 }
 
-// names are the repositories of an account in a Region, in no order.
+// names returns the names of the repositories of an account in a Region, in no order.
 func (c *Catalog) names(account, region string) (names []string) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -16,23 +16,23 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// saving is who writes the file. Catalog.mu guards it.
+// saving is the state of writing the file. Catalog.mu guards it.
 type saving struct {
-	busy  bool        // somebody writes
+	busy  bool        // a goroutine writes
 	stale bool        // there is something new to write
-	ended *sync.Cond  // busy has become false
-	rest  time.Time   // until when only Save writes
-	later *time.Timer // writes what is new when the rest is over; nil: there is none
+	ended *sync.Cond  // signals that busy has become false
+	rest  time.Time   // the end of the pause, in which only Save writes
+	later *time.Timer // writes when the pause is over; nil: nothing is to be written
 }
 
-// A file takes longer to write the more there is in it. Pulls do not wait for that
-// each time, and it takes no more than a tenth of the time.
+// The more there is in a file, the longer it takes to write. With the pauses most pulls
+// do not wait for a write, and writing takes a tenth of the time at most.
 const (
 	minRest    = 50 * time.Millisecond
 	restFactor = 10
 )
 
-// catalogFile is what stands in the file.
+// catalogFile is the content of the file.
 type catalogFile struct {
 	Version      int              `json:"version"`
 	Repositories []fileRepository `json:"repositories"`
@@ -48,8 +48,8 @@ type fileRepository struct {
 	Images []image `json:"images,omitempty"`
 }
 
-// Load reads the File in place of what is known; that there is none is no error. Call
-// it before the first use.
+// Load reads the File and replaces all notes by its content. A File that does not exist
+// is no error. Load must be called before the first use.
 func (c *Catalog) Load() error {
 	if c.File == "" {
 		return nil
@@ -85,8 +85,8 @@ func (c *Catalog) Load() error {
 	return nil
 }
 
-// Save writes the File, if there is one. It is for the end of the program: when it
-// returns, nobody writes until something changes.
+// Save writes the File, if there is one. A program calls it at its end: after Save has
+// returned, nothing is written until something changes.
 func (c *Catalog) Save() error {
 	if c.File == "" {
 		return nil
@@ -102,14 +102,15 @@ func (c *Catalog) Save() error {
 	}
 	err := c.saveLocked()
 	if err == nil {
-		c.catchUpLocked(context.Background()) // with what came meanwhile
+		c.catchUpLocked(context.Background()) // writes what came meanwhile
 	}
 	return err
 }
 
-// changed has the File written: by us, or by somebody who is at it or will be. That
-// the notes are not kept harms nobody now.
-func (c *Catalog) changed(ctx context.Context) {
+// writeChange makes sure that the File gets what has changed. It writes the File itself,
+// unless another goroutine writes it or the pause is not over. A failure is logged only:
+// the notes in memory are right.
+func (c *Catalog) writeChange(ctx context.Context) {
 	if c.File == "" {
 		return
 	}
@@ -119,7 +120,7 @@ func (c *Catalog) changed(ctx context.Context) {
 	c.catchUpLocked(ctx)
 }
 
-// catchUpLocked writes what is new, now or when the rest is over.
+// catchUpLocked writes what is new, now or when the pause is over.
 func (c *Catalog) catchUpLocked(ctx context.Context) {
 	if !c.stale || c.busy || c.later != nil {
 		return
@@ -140,7 +141,7 @@ func (c *Catalog) catchUpLocked(ctx context.Context) {
 	c.catchUpLocked(ctx)
 }
 
-// saveLocked writes all that is known now. mu is not held meanwhile.
+// saveLocked writes all that is known now. It does not hold mu while it writes.
 func (c *Catalog) saveLocked() error {
 	if c.ended == nil {
 		c.ended = sync.NewCond(&c.mu)
@@ -175,7 +176,7 @@ func (c *Catalog) fileLocked() catalogFile {
 	return file
 }
 
-// write replaces the file as a whole: whoever reads it reads the one or the other.
+// write replaces the file as a whole: a reader gets the old one or the new one.
 func (f catalogFile) write(name string) error {
 	slices.SortFunc(f.Repositories, func(x, y fileRepository) int {
 		return cmp.Or(cmp.Compare(x.Account, y.Account), cmp.Compare(x.Region, y.Region), cmp.Compare(x.Name, y.Name))

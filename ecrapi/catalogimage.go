@@ -17,7 +17,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
-// image is what is known of an image. It is a value: one that changes is replaced.
+// image is what is known about an image. It is a value: a change replaces it.
 type image struct {
 	Digest       digest.Digest   `json:"digest"`
 	MediaType    string          `json:"mediaType,omitempty"`
@@ -30,8 +30,8 @@ type image struct {
 	Tags         []string        `json:"tags,omitempty"`    // in a listing and in the file only; sorted
 }
 
-// describe reads an image out of its manifest. What the proxy stores is well-formed;
-// of anything else that a host stores only the descriptor is known.
+// describe reads an image out of its manifest. What the proxy stores is well-formed.
+// The host may have stored anything else: then only the descriptor is known.
 func describe(m *pullthrough.Manifest, pushed time.Time) image {
 	img := image{Digest: m.Descriptor.Digest, MediaType: m.Descriptor.MediaType, PushedAt: pushed}
 	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content)
@@ -41,7 +41,7 @@ func describe(m *pullthrough.Manifest, pushed time.Time) image {
 	for _, child := range info.Manifests {
 		img.Children = append(img.Children, child.Digest)
 	}
-	img.Size = stored(info.Blobs)
+	img.Size = sizeOf(info.Blobs)
 	var more struct {
 		ArtifactType string              `json:"artifactType"`
 		Config       *ocispec.Descriptor `json:"config"`
@@ -60,8 +60,8 @@ func describe(m *pullthrough.Manifest, pushed time.Time) image {
 	return img
 }
 
-// stored is the size of the blobs, each counted once.
-func stored(blobs []ocispec.Descriptor) (size int64) {
+// sizeOf returns the size of the blobs. It counts each once.
+func sizeOf(blobs []ocispec.Descriptor) (size int64) {
 	seen := map[digest.Digest]bool{}
 	for _, d := range blobs {
 		// What an upstream claims must not make the sum negative.
@@ -73,9 +73,9 @@ func stored(blobs []ocispec.Descriptor) (size int64) {
 	return size
 }
 
-// genuine reports whether the manifest is what its digest says. The Store may be
-// damaged, and then the proxy fetches anew.
-func genuine(m *pullthrough.Manifest) bool {
+// isGenuine reports whether the manifest has its digest. If the Store is damaged it has
+// not, and the proxy fetches the manifest again.
+func isGenuine(m *pullthrough.Manifest) bool {
 	d := m.Descriptor.Digest
 	return ocipath.ValidDigest(string(d)) && d.Algorithm().FromBytes(m.Content) == d
 }
@@ -110,8 +110,8 @@ func (r *repository) forgetLocked(ref string) {
 // maxDepth is how many lists may stand in each other, as far as sizes go.
 const maxDepth = 4
 
-// sizeLocked is the size of an image: of a list, the largest of those images in it that
-// are here.
+// sizeLocked returns the size of an image. The size of a list is that of the largest
+// image in it that is stored.
 func (r *repository) sizeLocked(img image, depth int) int64 {
 	size := img.Size
 	if depth < maxDepth {
@@ -122,15 +122,15 @@ func (r *repository) sizeLocked(img image, depth int) int64 {
 	return size
 }
 
-// errNoRepository is why there are no images.
+// errNoRepository says that there are no images since there is no repository.
 var errNoRepository = errors.New("the repository does not exist")
 
-// maxTidies is how often a repository is gone through that changes meanwhile.
+// maxTidies is how often tidy is tried for a repository that changes meanwhile.
 const maxTidies = 3
 
-// stored returns the images of a repository, as images does. Those that the Store has
-// lost since they were noted are forgotten first.
-func (c *Catalog) stored(ctx context.Context, repo pullthrough.Repo) ([]image, error) {
+// storedImages returns the images of a repository, as images does. Before that it waits
+// for what was just pulled, and forgets the images that the Store has lost.
+func (c *Catalog) storedImages(ctx context.Context, repo pullthrough.Repo) ([]image, error) {
 	c.await(ctx, repo)
 	for range maxTidies {
 		done, err := c.tidy(ctx, repo)
@@ -144,15 +144,15 @@ func (c *Catalog) stored(ctx context.Context, repo pullthrough.Repo) ([]image, e
 	return c.images(repo)
 }
 
-// tidy forgets images that are lost, and reports whether it could: the repository may
-// have changed.
+// tidy forgets the images that the Store has lost. It reports false if the repository
+// has changed meanwhile: then it has forgotten nothing.
 func (c *Catalog) tidy(ctx context.Context, repo pullthrough.Repo) (done bool, err error) {
-	store, change, noted := c.noted(repo)
+	store, change, all := c.digests(repo)
 	if store == nil {
 		return true, nil
 	}
 	var lost []digest.Digest
-	for _, d := range noted {
+	for _, d := range all {
 		has, err := store.HasManifest(ctx, repo, d)
 		if err != nil {
 			return false, err
@@ -171,9 +171,9 @@ func (c *Catalog) tidy(ctx context.Context, repo pullthrough.Repo) (done bool, e
 	}), nil
 }
 
-// noted are the digests of the repository's images, and whom to ask whether they are
-// stored; nil: there is nobody.
-func (c *Catalog) noted(repo pullthrough.Repo) (store ImageChecker, change uint64, noted []digest.Digest) {
+// digests returns the digests of the repository's images, and the Store that tells
+// whether it still has them. store is nil if there is nothing to ask.
+func (c *Catalog) digests(repo pullthrough.Repo) (store ImageChecker, change uint64, all []digest.Digest) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	r := c.repos[repo]
@@ -200,7 +200,7 @@ func (c *Catalog) images(repo pullthrough.Repo) ([]image, error) {
 	return all, nil
 }
 
-// tagsLocked are the tags of each image.
+// tagsLocked returns the tags of each image.
 func (r *repository) tagsLocked() map[digest.Digest][]string {
 	tags := map[digest.Digest][]string{}
 	for tag, d := range r.tags {

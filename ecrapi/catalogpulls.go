@@ -10,19 +10,18 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// maxEarly bounds the pulls whose image the Store is still being given.
+// maxEarly bounds the pulls whose image the Store does not have yet.
 const maxEarly = 1024
 
-// RecordPull notes the time of a pull, and that the Store is still to be given its
-// image. It fits [pullthrough.Proxy.OnEvent]. A host that has an OnEvent of its own
-// calls RecordPull there with every event, before it returns: the event of an answer
-// makes reads of the repository wait, that of the fetch ends the wait.
+// RecordPull notes the time of a pull, and that the Store may not have the image yet. It
+// fits [pullthrough.Proxy.OnEvent]. A host that has an OnEvent of its own must call
+// RecordPull with every event, and before its OnEvent returns. The event of an answer
+// makes reads of the repository wait. The event of a fetch ends the wait.
 //
-// A pull is
-// a manifest that was asked for and answered, be it by a registry client's GET or by
-// BatchGetImage. A HEAD is none (head-counts-pull). The time is exact, ECR's own may be
-// up to a day old; where nobody can tell whether the caller is excluded, it stays
-// (pull-time).
+// A manifest that was asked for and answered is a pull, whether a registry client sent a
+// GET or a caller used BatchGetImage. A HEAD is none (head-counts-pull). The time is
+// exact, while ECR's own may be up to a day old. If Excluded fails, the time does not
+// change (pull-time).
 func (c *Catalog) RecordPull(ctx context.Context, e pullthrough.Event) {
 	c.hear(e)
 	if e.Kind != pullthrough.EventManifest || e.Request.Head || e.Err != nil || e.Digest == "" {
@@ -38,10 +37,10 @@ func (c *Catalog) RecordPull(ctx context.Context, e pullthrough.Event) {
 			return
 		}
 	}
-	c.pulled(imageKey{repo, digest.Digest(e.Digest)}, c.now())
+	c.notePull(imageKey{repo, digest.Digest(e.Digest)}, c.now())
 }
 
-func (c *Catalog) pulled(key imageKey, at time.Time) {
+func (c *Catalog) notePull(key imageKey, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.repos[key.repo]; r != nil {
@@ -51,7 +50,8 @@ func (c *Catalog) pulled(key imageKey, at time.Time) {
 			return
 		}
 	}
-	// Clients do not wait for the Store. What it never gets makes room.
+	// The Store does not have the image yet, and may never get it. So all of early is
+	// dropped when it is full.
 	if len(c.early) >= maxEarly || c.early == nil {
 		c.early = map[imageKey]time.Time{}
 	}
@@ -59,8 +59,8 @@ func (c *Catalog) pulled(key imageKey, at time.Time) {
 }
 
 // Excluded reports whether the principal, an ARN, is registered with
-// [API.RegisterPullTimeUpdateExclusion]; it fits [Catalog.Excluded]. The session of an
-// assumed role is its role.
+// [API.RegisterPullTimeUpdateExclusion]. It fits [Catalog.Excluded]. The session of an
+// assumed role counts as its role.
 func (a *API) Excluded(ctx context.Context, account, region, principal string) (bool, error) {
 	settings, err := a.load(ctx, a.registry(account, region))
 	if err != nil {
@@ -75,7 +75,7 @@ func (a *API) Excluded(ctx context.Context, account, region, principal string) (
 }
 
 // isSession reports whether arn:aws:sts::ACCOUNT:assumed-role/NAME/SESSION is a session
-// of arn:aws:iam::ACCOUNT:role/PATH/NAME: the former does not tell the path.
+// of arn:aws:iam::ACCOUNT:role/PATH/NAME. The first ARN does not have the path.
 func isSession(session, role string) bool {
 	account, rest, ok := strings.Cut(session, ":assumed-role/")
 	name, _, named := strings.Cut(rest, "/")

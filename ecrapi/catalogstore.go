@@ -14,21 +14,24 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
-// Around returns a Store that is inner and notes what goes into it. One Catalog
-// belongs around one Store. What inner has been given by others is noted when it is
-// read, as what it has lost is forgotten. A list of images leaves out what an inner that
-// is an [ImageChecker] has evicted. No lock is held while inner works.
+// Around returns a Store that does what inner does and notes what goes into it. A Catalog
+// must be around one Store only. An image that inner got in another way is noted when it
+// is read, and an image that inner has lost is forgotten then. If inner is an
+// [ImageChecker], a list of images leaves out what inner has evicted. No lock is held
+// while inner works.
 //
-// The Store makes repositories ([pullthrough.RepoCreator]) by the Catalog's templates
-// and lists ([pullthrough.TagLister], [pullthrough.RepoLister]). It refuses to move
-// tags that the repository's settings fix, [pullthrough.ErrImmutable]. It is a
-// [pullthrough.ReferrerStore] or a [pullthrough.BlobStager] if inner is one.
+// The Store creates repositories by the Catalog's templates ([pullthrough.RepoCreator])
+// and lists tags and repositories ([pullthrough.TagLister], [pullthrough.RepoLister]). If
+// the repository's settings say that a tag must not move, it refuses to move it with
+// [pullthrough.ErrImmutable]. It is a [pullthrough.ReferrerStore] or a
+// [pullthrough.BlobStager] if inner is one.
 func (c *Catalog) Around(inner pullthrough.Store) pullthrough.Store {
 	s := &catalogStore{inner, c}
 	c.mu.Lock()
 	c.checker, _ = inner.(ImageChecker)
 	c.mu.Unlock()
-	// A Proxy asks the Store itself what it is: each kind needs a type of its own.
+	// A Proxy finds out by type assertions what the Store can do, so each combination
+	// needs a type of its own.
 	referrers, keeps := inner.(pullthrough.ReferrerStore)
 	stager, stages := inner.(pullthrough.BlobStager)
 	switch {
@@ -52,17 +55,17 @@ func (c *Catalog) Around(inner pullthrough.Store) pullthrough.Store {
 	return s
 }
 
-// ImageChecker is a Store that evicts images of its own accord: [Catalog] asks it before
-// it tells of one, image by image on each request. The Stores of memstore and dirstore
-// are such.
+// ImageChecker is a Store that evicts images of its own accord. On each request for a
+// list a [Catalog] asks it for every image in the list. The Stores of memstore and
+// dirstore are ImageCheckers.
 type ImageChecker interface {
 	// HasManifest reports whether the manifest with this digest is stored in the
 	// repository. Unlike Manifest it does not count as a use.
 	HasManifest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error)
 }
 
-// catalogStore is a Store whose changes are noted. Blobs are not: manifests tell of
-// them.
+// catalogStore is a Store whose changes the Catalog notes. It does not note blobs, since
+// manifests name them.
 type catalogStore struct {
 	pullthrough.Store
 	catalog *Catalog
@@ -70,11 +73,11 @@ type catalogStore struct {
 
 // Manifest implements [pullthrough.Store].
 func (s *catalogStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
-	known, change := s.catalog.known(repo, ref)
+	known, change := s.catalog.lookUp(repo, ref)
 	m, err := s.Store.Manifest(ctx, repo, ref)
 	switch {
 	case err == nil && m != nil:
-		if m.Descriptor.Digest != known && genuine(m) {
+		if m.Descriptor.Digest != known && isGenuine(m) {
 			s.catalog.adopt(ctx, repo, ref, m, change)
 		}
 	case known != "" && errors.Is(err, fs.ErrNotExist):
@@ -83,8 +86,9 @@ func (s *catalogStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref 
 	return m, err
 }
 
-// known is what ref stands for, "" if that is not known, and the repository's change.
-func (c *Catalog) known(repo pullthrough.Repo, ref string) (d digest.Digest, change uint64) {
+// lookUp returns the digest that ref stands for, and the count of the repository's
+// changes. The digest is "" if it is not known.
+func (c *Catalog) lookUp(repo pullthrough.Repo, ref string) (d digest.Digest, change uint64) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	r := c.repos[repo]
@@ -97,8 +101,8 @@ func (c *Catalog) known(repo pullthrough.Repo, ref string) (d digest.Digest, cha
 	return r.images[digest.Digest(ref)].Digest, r.change
 }
 
-// adopt notes what the Store turned out to have, unless something has changed since
-// it was asked: then its answer may be old.
+// adopt notes what the Store has. It does nothing if the repository has changed since
+// the Store was asked: then the Store's answer may be old.
 func (c *Catalog) adopt(ctx context.Context, repo pullthrough.Repo, ref string, m *pullthrough.Manifest, change uint64) {
 	tag := ref
 	if ocipath.IsDigest(ref) {
@@ -111,11 +115,13 @@ func (c *Catalog) adopt(ctx context.Context, repo pullthrough.Repo, ref string, 
 	c.edit(ctx, repo, change, func(r *repository) { r.noteLocked(describe(m, pushed), tag) })
 }
 
+// forget is adopt for what the Store does not have any more.
 func (c *Catalog) forget(ctx context.Context, repo pullthrough.Repo, ref string, change uint64) {
 	c.edit(ctx, repo, change, func(r *repository) { r.forgetLocked(ref) })
 }
 
-// edit changes a repository that has not changed since, and reports whether that was so.
+// edit changes a repository if the count of its changes is still change. It reports
+// whether it did.
 func (c *Catalog) edit(ctx context.Context, repo pullthrough.Repo, change uint64, f func(*repository)) bool {
 	c.mu.Lock()
 	r := c.repos[repo]
@@ -128,11 +134,11 @@ func (c *Catalog) edit(ctx context.Context, repo pullthrough.Repo, change uint64
 		return false
 	}
 	if r == nil {
-		r = c.addLocked(repo, c.made(Template{}))
+		r = c.addLocked(repo, c.newSettings(Template{}))
 	}
 	f(r)
 	c.mu.Unlock()
-	c.changed(ctx)
+	c.writeChange(ctx)
 	return true
 }
 
@@ -150,14 +156,14 @@ func (s *catalogStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m
 	return nil
 }
 
-// claim makes sure that of two manifests for one tag that must not move only one gets
-// to the Store.
+// claim reserves a tag that must not move for the manifest, until release is called. So
+// only one of two manifests for the tag gets to the Store.
 func (c *Catalog) claim(repo pullthrough.Repo, m *pullthrough.Manifest) (release func(), err error) {
 	tag, d := m.Tag, m.Descriptor.Digest
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := c.repos[repo]
-	if r == nil || tag == "" || m.Source == pullthrough.SourceRevalidated || !r.fixed(tag) {
+	if r == nil || tag == "" || m.Source == pullthrough.SourceRevalidated || !r.mustNotMove(tag) {
 		return func() {}, nil
 	}
 	have, there := r.tags[tag]
@@ -177,18 +183,18 @@ func (c *Catalog) claim(repo pullthrough.Repo, m *pullthrough.Manifest) (release
 	}, nil
 }
 
-// note notes what the Store has been given. A check that ends late does not move a
-// tag.
+// note notes a manifest that the Store has got. One that a check has only confirmed does
+// not move a tag: the check may have ended late.
 func (c *Catalog) note(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) {
 	d, tag := m.Descriptor.Digest, m.Tag
-	if known, _ := c.known(repo, cmp.Or(tag, d.String())); known == d {
+	if known, _ := c.lookUp(repo, cmp.Or(tag, d.String())); known == d {
 		return
 	}
 	img := describe(m, c.now())
 	c.mu.Lock()
 	r := c.repos[repo]
 	if r == nil {
-		r = c.addLocked(repo, c.made(Template{}))
+		r = c.addLocked(repo, c.newSettings(Template{}))
 	}
 	if _, moved := r.tags[tag]; moved && m.Source == pullthrough.SourceRevalidated {
 		tag = ""
@@ -201,7 +207,7 @@ func (c *Catalog) note(ctx context.Context, repo pullthrough.Repo, m *pullthroug
 	changed := r.change != before
 	c.mu.Unlock()
 	if changed {
-		c.changed(ctx)
+		c.writeChange(ctx)
 	}
 }
 
@@ -234,8 +240,8 @@ func (s *catalogStore) CreateRepo(ctx context.Context, repo pullthrough.Repo, ru
 			return err
 		}
 	}
-	if s.catalog.add(repo, s.catalog.made(t)) {
-		s.catalog.changed(ctx)
+	if s.catalog.add(repo, s.catalog.newSettings(t)) {
+		s.catalog.writeChange(ctx)
 	}
 	return nil
 }
@@ -246,7 +252,7 @@ func (s *catalogStore) Tags(ctx context.Context, repo pullthrough.Repo) ([]strin
 	if inner, ok := s.Store.(pullthrough.TagLister); ok {
 		tags, err := inner.Tags(ctx, repo)
 		if errors.Is(err, fs.ErrNotExist) && s.catalog.has(repo) {
-			return []string{}, nil // it is there, and empty: nothing has come yet, or all is evicted
+			return []string{}, nil // the repository exists and is empty: nothing has come yet, or all is evicted
 		}
 		return tags, err
 	}

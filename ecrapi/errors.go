@@ -14,7 +14,7 @@ type Error struct {
 	Message string // for the caller
 }
 
-// Error is code and message.
+// Error returns code and message.
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
 // Is reports whether target is the same exception, whatever its message:
@@ -24,7 +24,8 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Code == e.Code
 }
 
-// status is the HTTP status: there is no other for what clients do wrong.
+// status returns the HTTP status. There are two: one for mistakes of clients, and one for
+// failures of the server.
 func (e *Error) status() int {
 	if e.Code == serverException {
 		return http.StatusInternalServerError
@@ -32,7 +33,7 @@ func (e *Error) status() int {
 	return http.StatusBadRequest
 }
 
-// The exceptions of more than one place. What breaks the model is an
+// The exceptions that more than one place uses. A request that breaks the API model gets
 // invalidParameter, not a ValidationException (invalid-vs-validation).
 const (
 	serverException  = "ServerException"
@@ -43,8 +44,8 @@ const (
 	unknownOperation = "UnknownOperationException"
 )
 
-// fails says that a request breaks the model if one of the checks has failed: the
-// first counts.
+// fails returns the first error of the checks. It turns a breach of the API model into
+// the exception for it.
 func fails(checks ...error) error {
 	for _, err := range checks {
 		if broken, ok := errors.AsType[*shape.Error](err); ok {
@@ -57,13 +58,13 @@ func fails(checks ...error) error {
 	return nil
 }
 
-// asError is what the caller of op reads for err.
+// asError returns what the caller of op reads for err.
 func asError(err error, op string) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	code, failure, message := pullthrough.AWS(err, op)
-	if failure != "" { // of one image, but the whole call has failed
+	if failure != "" { // such a code is for one image of several, and here the whole call has failed
 		code = serverException
 	}
 	return &Error{code, message}

@@ -10,7 +10,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
-// PullThroughCacheEvent is what ECR tells EventBridge of a pull through: its JSON is
+// PullThroughCacheEvent is what ECR tells EventBridge about a pull through. Its JSON is
 // the event as targets get it (schema aws.ecr@ECRPullThroughCacheAction).
 type PullThroughCacheEvent struct {
 	Version    string                 `json:"version"`
@@ -24,8 +24,8 @@ type PullThroughCacheEvent struct {
 	Detail     PullThroughCacheDetail `json:"detail"`
 }
 
-// PullThroughCacheDetail says what was pulled through, or why not; members that are ""
-// are absent.
+// PullThroughCacheDetail says what was pulled through, or why the pull failed. Members
+// that are "" are absent.
 type PullThroughCacheDetail struct {
 	RuleVersion         string `json:"rule-version"`
 	SyncStatus          string `json:"sync-status"` // SUCCESS, FAILURE
@@ -40,20 +40,20 @@ type PullThroughCacheDetail struct {
 
 const (
 	syncSuccess = "SUCCESS"
-	syncFailure = "FAILURE" // event-failure-status: nobody outside of AWS has told
+	syncFailure = "FAILURE" // event-failure-status: AWS does not document the value
 )
 
-// PullThroughCacheEvent makes ECR's event of the proxy's; it is for
-// [pullthrough.Proxy.OnEvent]. ok is false for what ECR would not tell: of an image
-// there is one event for the tag or digest that was asked for, none for the manifests
-// and blobs that belong to it (event-granularity). A check of a stored tag is told like
-// a first pull. What upstream was not asked for, and what no rule covers any more, is
-// not told (untold-refusals). Errors are the State's.
+// PullThroughCacheEvent turns an event of the proxy into ECR's event. It is made for
+// [pullthrough.Proxy.OnEvent]. ok is false if ECR would send no event. For an image there
+// is one event, for the tag or digest that was asked for, and none for the manifests and
+// blobs that belong to it (event-granularity). A check of a stored tag gives an event like
+// a first pull. There is none if upstream was not asked, or if no rule covers the
+// repository any more (untold-refusals). Errors are those of the State.
 //
-// A failure has one of ECR's codes for upstreams (event-failure-codes), or no code: the
-// image is not there, or the repository could not be made.
+// A failure has one of ECR's codes for upstreams (event-failure-codes). It has no code if
+// upstream does not have the image, or if the repository could not be created.
 func (a *API) PullThroughCacheEvent(ctx context.Context, e pullthrough.Event) (event PullThroughCacheEvent, ok bool, err error) {
-	if !synced(e) {
+	if !isPullThrough(e) {
 		return event, false, nil
 	}
 	repo := e.Request.Repo
@@ -63,7 +63,7 @@ func (a *API) PullThroughCacheEvent(ctx context.Context, e pullthrough.Event) (e
 	}
 	rule, _, ok := pullthrough.Match(rules, repo.Name)
 	if !ok {
-		return event, false, nil // it was deleted meanwhile
+		return event, false, nil // the rule was deleted meanwhile
 	}
 	reg := a.registry(repo.Account, repo.Region)
 	event = PullThroughCacheEvent{
@@ -82,12 +82,14 @@ func (a *API) PullThroughCacheEvent(ctx context.Context, e pullthrough.Event) (e
 	return event, true, nil
 }
 
-// synced reports whether the proxy's event is a pull through that a client asked
-// for: one fetch of a manifest, however many wait for it (event-granularity).
-func synced(e pullthrough.Event) bool {
+// isPullThrough reports whether the proxy's event is a pull through that a client asked
+// for. That is one fetch of a manifest, however many clients wait for it
+// (event-granularity).
+func isPullThrough(e pullthrough.Event) bool {
 	return e.Kind == pullthrough.EventFetch && e.Object == pullthrough.EventManifest && !e.Part
 }
 
+// name notes the tag or the digest that was asked for.
 func (d *PullThroughCacheDetail) name(ref string) {
 	if ocipath.IsDigest(ref) {
 		d.ImageDigest = ref
@@ -96,7 +98,7 @@ func (d *PullThroughCacheDetail) name(ref string) {
 	d.ImageTag = ref
 }
 
-// fail says why, in the words of BatchGetImage.
+// fail notes why the pull failed, in the words of BatchGetImage.
 func (d *PullThroughCacheDetail) fail(reg registry, err error) {
 	if e, ok := errors.AsType[*pullthrough.Error](err); ok && e.Repo.Account == "" {
 		named := *e

@@ -2,22 +2,25 @@ package ecrapi
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// Exclusion is a principal whose pulls do not move the time of an image's last
-// recorded pull. When tags are checked again does not depend on it.
+// Exclusion is a principal whose pulls do not change the time of an image's last
+// recorded pull. It has no influence on when tags are checked again.
 type Exclusion struct {
 	PrincipalArn string `json:"principalArn,omitempty"`
 	CreatedAt    Time   `json:"createdAt,omitzero"`
 }
 
-// maxExclusions is how many ARNs there may be in one registry (exclusion-quota): the
-// list has no more in the API model, the number is a guess.
-const maxExclusions = 100
+// exclusions are the exclusions of a registry. 100 is a guess: it is the length of the
+// longest list in the API model (exclusion-quota). The sentences are our own.
+var exclusions = list[Exclusion]{
+	key: func(e Exclusion) string { return e.PrincipalArn }, max: 100,
+	item: "pull time update exclusion of", items: "pull time update exclusions",
+	notFound: "ExclusionNotFoundException", exists: "ExclusionAlreadyExistsException",
+}
 
 // RegisterPullTimeUpdateExclusionInput is a request; nil members were not sent.
 type RegisterPullTimeUpdateExclusionInput struct {
@@ -37,15 +40,9 @@ func (a *API) RegisterPullTimeUpdateExclusion(ctx context.Context, id pullthroug
 		return out, err
 	}
 	e := Exclusion{*in.PrincipalArn, Time{a.now()}}
-	err = a.update(ctx, reg, func(s *Settings) error {
-		switch {
-		case find(s.Exclusions, exclusionARN, e.PrincipalArn) >= 0:
-			return exclusionExists(reg, e.PrincipalArn)
-		case len(s.Exclusions) >= maxExclusions:
-			return tooManyExclusions(reg)
-		}
-		s.Exclusions = with(s.Exclusions, e)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Exclusions, err = exclusions.add(reg, s.Exclusions, e)
+		return err
 	})
 	if err != nil {
 		return out, err
@@ -72,13 +69,9 @@ func (a *API) DeregisterPullTimeUpdateExclusion(ctx context.Context, id pullthro
 	if err := fails(shape.PrincipalARN.Need("principalArn", in.PrincipalArn)); err != nil {
 		return out, err
 	}
-	err = a.update(ctx, reg, func(s *Settings) error {
-		i := find(s.Exclusions, exclusionARN, *in.PrincipalArn)
-		if i < 0 {
-			return noSuchExclusion(reg, *in.PrincipalArn)
-		}
-		s.Exclusions = without(s.Exclusions, i)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Exclusions, _, err = exclusions.remove(reg, s.Exclusions, *in.PrincipalArn)
+		return err
 	})
 	if err != nil {
 		return out, err
@@ -112,30 +105,11 @@ func (a *API) ListPullTimeUpdateExclusions(ctx context.Context, id pullthrough.I
 	if err != nil {
 		return out, err
 	}
-	part, next := paged(p, settings.Exclusions, exclusionARN)
+	part, next := cutPage(p, settings.Exclusions, exclusions.key)
 	out.NextToken = next
 	out.PullTimeUpdateExclusions = make([]string, len(part))
 	for i, e := range part {
 		out.PullTimeUpdateExclusions[i] = e.PrincipalArn
 	}
 	return out, nil
-}
-
-func exclusionARN(e Exclusion) string { return e.PrincipalArn }
-
-// The sentences about exclusions are our own.
-
-func noSuchExclusion(reg registry, arn string) *Error {
-	return &Error{"ExclusionNotFoundException", fmt.Sprintf(
-		"The pull time update exclusion of '%s' does not exist in the registry with id '%s'", arn, reg.account)}
-}
-
-func exclusionExists(reg registry, arn string) *Error {
-	return &Error{"ExclusionAlreadyExistsException", fmt.Sprintf(
-		"The pull time update exclusion of '%s' already exists in the registry with id '%s'", arn, reg.account)}
-}
-
-func tooManyExclusions(reg registry) *Error {
-	return &Error{limitExceeded, fmt.Sprintf(
-		"The registry with id '%s' has %d pull time update exclusions already, which is as many as there may be", reg.account, maxExclusions)}
 }

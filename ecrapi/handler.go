@@ -15,8 +15,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// operations are the targets that the API knows. A further one is a method and a
-// line here.
+// operations are the targets that the API knows. For another one it needs a method, and
+// a line here.
 var operations = map[string]operation{
 	"CreatePullThroughCacheRule":    of((*API).CreatePullThroughCacheRule),
 	"DescribePullThroughCacheRules": of((*API).DescribePullThroughCacheRules),
@@ -37,6 +37,7 @@ var operations = map[string]operation{
 // operation reads a request's body and answers it.
 type operation func(a *API, ctx context.Context, id pullthrough.Identity, body []byte) (any, error)
 
+// of returns the operation that a method of the API implements.
 func of[In, Out any](do func(*API, context.Context, pullthrough.Identity, In) (Out, error)) operation {
 	return func(a *API, ctx context.Context, id pullthrough.Identity, body []byte) (any, error) {
 		var in In
@@ -51,12 +52,12 @@ const (
 	// targetPrefix stands before the operation in the header X-Amz-Target.
 	targetPrefix = "AmazonEC2ContainerRegistry_V20150921."
 	contentType  = "application/x-amz-json-1.1"
-	// maxBody is far above what the members of any request may have together.
+	// maxBody is far above what the members of any request may take together.
 	maxBody = 1 << 20
 )
 
-// ServeHTTP answers POST requests whose X-Amz-Target is an operation here, on any
-// path; all others are Next's. An error is {"__type":…,"message":…} with status
+// ServeHTTP answers POST requests whose X-Amz-Target is an operation of the API, on any
+// path. Next gets all other requests. An error is {"__type":…,"message":…} with status
 // 400, or 500 for ServerException, and never 404 or 409.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	op, ours := strings.CutPrefix(r.Header.Get("X-Amz-Target"), targetPrefix)
@@ -108,7 +109,8 @@ func (a *API) identify(r *http.Request) (pullthrough.Identity, error) {
 	return a.Identify(r)
 }
 
-// refuse answers with an exception. Of what callers are not told, the host's log is.
+// refuse answers with an exception. The reason of a ServerException is logged, since the
+// caller does not read it.
 func (a *API) refuse(w http.ResponseWriter, r *http.Request, op string, err error) {
 	e := asError(err, op)
 	if e.Code == serverException && a.Logger != nil && r.Context().Err() == nil {
@@ -118,7 +120,7 @@ func (a *API) refuse(w http.ResponseWriter, r *http.Request, op string, err erro
 		Type    string `json:"__type"`
 		Message string `json:"message"`
 	}{e.Code, e.Message})
-	if err != nil { // of two strings there is none
+	if err != nil { // encoding two strings cannot fail
 		panic(err)
 	}
 	write(w, e.status(), body)
@@ -132,7 +134,7 @@ func write(w http.ResponseWriter, status int, body []byte) {
 	_, _ = w.Write(body) // the client is gone
 }
 
-// requestID is a random UUID, which SDKs repeat in their errors.
+// requestID returns a random UUID. SDKs repeat it in their errors.
 func requestID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -140,7 +142,8 @@ func requestID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// decode reads a request. Members that are not known are ignored, null is absent.
+// decode reads a request. It ignores members that it does not know. A member that is
+// null counts as absent.
 func decode(body []byte, in any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
@@ -155,7 +158,7 @@ func decode(body []byte, in any) error {
 	return nil
 }
 
-// encode writes an answer. Nobody reads it as HTML.
+// encode writes an answer. It does not escape for HTML, since no browser shows it.
 func encode(out any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

@@ -11,7 +11,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// ImageIdentifier names an image: by its tag, its digest or both.
+// ImageIdentifier names an image by its tag, its digest or both.
 type ImageIdentifier struct {
 	ImageDigest *string `json:"imageDigest,omitempty"`
 	ImageTag    *string `json:"imageTag,omitempty"`
@@ -57,9 +57,9 @@ type ImageDetail struct {
 
 const active = "ACTIVE"
 
-// DescribeImages returns the images that are stored, in the order of their digests:
-// upstream is never asked. Those that are asked for by name come on one page, and all
-// of them must be there. See [DescribeImages] for the errors.
+// DescribeImages returns the images that are stored, in the order of their digests. It
+// never asks upstream. Images that are asked for by name come on one page, and all of
+// them must be there. See [DescribeImages] for the errors.
 //
 // [DescribeImages]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeImages.html
 func (a *API) DescribeImages(ctx context.Context, id pullthrough.Identity, in DescribeImagesInput) (out DescribeImagesOutput, err error) {
@@ -74,7 +74,7 @@ func (a *API) DescribeImages(ctx context.Context, id pullthrough.Identity, in De
 	if err != nil {
 		return out, err
 	}
-	all, err := a.stored(ctx, at)
+	all, err := a.imagesOf(ctx, at)
 	if err != nil {
 		return out, err
 	}
@@ -82,12 +82,12 @@ func (a *API) DescribeImages(ctx context.Context, id pullthrough.Identity, in De
 		if err := onePage("imageIds", in.NextToken, in.MaxResults); err != nil {
 			return out, err
 		}
-		if all, err = named(at, all, in.ImageIds); err != nil {
+		if all, err = pick(at, all, in.ImageIds); err != nil {
 			return out, err
 		}
 	}
 	all = slices.DeleteFunc(all, func(img image) bool { return !in.Filter.wants(len(img.Tags) > 0) })
-	part, next := paged(p, all, func(img image) string { return img.Digest.String() })
+	part, next := cutPage(p, all, func(img image) string { return img.Digest.String() })
 	out.NextToken = next
 	out.ImageDetails = make([]ImageDetail, len(part))
 	for i, img := range part {
@@ -101,17 +101,18 @@ func (a *API) DescribeImages(ctx context.Context, id pullthrough.Identity, in De
 	return out, nil
 }
 
-// stored are the images of the repository.
-func (a *API) stored(ctx context.Context, at place) ([]image, error) {
-	all, err := a.Images.Catalog.stored(ctx, at.repo)
+// imagesOf returns the images of the repository, or the exception for a repository that
+// does not exist.
+func (a *API) imagesOf(ctx context.Context, at place) ([]image, error) {
+	all, err := a.Images.Catalog.storedImages(ctx, at.repo)
 	if errors.Is(err, errNoRepository) {
 		return nil, a.noSuchRepository(at)
 	}
 	return all, err
 }
 
-// named are the images that ids name, each once.
-func named(at place, all []image, ids []ImageIdentifier) (part []image, err error) {
+// pick returns the images that ids name, each once.
+func pick(at place, all []image, ids []ImageIdentifier) (part []image, err error) {
 	for _, id := range ids {
 		i := slices.IndexFunc(all, func(img image) bool {
 			return (id.ImageDigest == nil || *id.ImageDigest == img.Digest.String()) &&
@@ -126,7 +127,8 @@ func named(at place, all []image, ids []ImageIdentifier) (part []image, err erro
 	return slices.CompactFunc(part, func(x, y image) bool { return x.Digest == y.Digest }), nil
 }
 
-// noSuchImage is ECR's sentence, null included.
+// noSuchImage returns the exception with ECR's sentence, which has null for what was not
+// sent.
 func noSuchImage(at place, id ImageIdentifier) *Error {
 	return &Error{"ImageNotFoundException", fmt.Sprintf(
 		"The image with imageId {imageDigest:'%s', imageTag:'%s'} does not exist within the repository with name '%s' in the registry with id '%s'",
@@ -140,7 +142,7 @@ func orNull(s *string) string {
 	return *s
 }
 
-// checkIDs checks the names of images that must name one each.
+// checkIDs checks that each identifier has a tag or a digest.
 func checkIDs(ids []ImageIdentifier) error {
 	if err := checkIdentifiers(ids); err != nil {
 		return err
@@ -153,7 +155,7 @@ func checkIDs(ids []ImageIdentifier) error {
 	return nil
 }
 
-// checkIdentifiers checks the constraints of the API model; nil is a list that was not
+// checkIdentifiers checks the constraints of the API model. nil is a list that was not
 // sent.
 func checkIdentifiers(ids []ImageIdentifier) error {
 	if ids == nil {
@@ -185,5 +187,5 @@ func (f *ImageFilter) wants(tagged bool) bool {
 	return (value(f.TagStatus) != "TAGGED" || tagged) && (value(f.TagStatus) != "UNTAGGED" || !tagged) && isActive(f.ImageStatus)
 }
 
-// isActive reports whether a filter's status is one that images here have.
+// isActive reports whether a filter's status picks active images. All images are active.
 func isActive(status *string) bool { return status == nil || *status == active || *status == "ANY" }

@@ -39,7 +39,7 @@ type ImageFailure struct {
 	FailureReason string          `json:"failureReason,omitempty"`
 }
 
-// What can be wrong with one of a batch.
+// The failure codes of one image of a batch.
 const (
 	missingDigestAndTag = "MissingDigestAndTag"
 	invalidImageDigest  = "InvalidImageDigest"
@@ -50,11 +50,10 @@ const (
 )
 
 // BatchGetImage returns manifests as a registry client's GET does: a tag is pulled
-// through, or checked if it is due. What is wrong with one image stands in the answer;
-// what is wrong with the repository, or with its rule's secret, is an error. An image
-// of a media type that is not accepted counts as not found: nothing is converted
-// (accepted-media-types). See
-// [BatchGetImage] for the errors.
+// through, or checked if it is due. If one image fails, the answer says so. If the
+// repository does not exist, or if the secret of its rule cannot be used, the call returns
+// an error. An image of a media type that is not accepted counts as not found: nothing is
+// converted (accepted-media-types). See [BatchGetImage] for the errors.
 //
 // [BatchGetImage]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchGetImage.html
 func (a *API) BatchGetImage(ctx context.Context, id pullthrough.Identity, in BatchGetImageInput) (out BatchGetImageOutput, err error) {
@@ -87,7 +86,8 @@ func (in *BatchGetImageInput) check() error {
 	return fails(checkIdentifiers(in.ImageIds), shape.String{}.Each("acceptedMediaTypes", in.AcceptedMediaTypes, 1, 100))
 }
 
-// getImage pulls one image: by its tag, if it has one.
+// getImage pulls one image. If it is named by a tag and a digest, it is pulled by the
+// tag.
 func (a *API) getImage(ctx context.Context, at place, caller string, want ImageIdentifier, accepted []string) (img Image, failure *ImageFailure, err error) {
 	fail := func(code, reason string) *ImageFailure { return &ImageFailure{want, code, reason} }
 	switch {

@@ -21,9 +21,9 @@ type ListImagesOutput struct {
 	NextToken string            `json:"nextToken,omitempty"`
 }
 
-// ListImages returns the names of the images that are stored, one for each tag and one
-// for each image without a tag, in the order of digests and tags. See [ListImages] for
-// the errors.
+// ListImages returns the names of the images that are stored, in the order of digests
+// and tags. There is one name for each tag, and one for each image without a tag. See
+// [ListImages] for the errors.
 //
 // [ListImages]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ListImages.html
 func (a *API) ListImages(ctx context.Context, id pullthrough.Identity, in ListImagesInput) (out ListImagesOutput, err error) {
@@ -38,7 +38,7 @@ func (a *API) ListImages(ctx context.Context, id pullthrough.Identity, in ListIm
 	if err != nil {
 		return out, err
 	}
-	all, err := a.stored(ctx, at)
+	all, err := a.imagesOf(ctx, at)
 	if err != nil {
 		return out, err
 	}
@@ -54,6 +54,6 @@ func (a *API) ListImages(ctx context.Context, id pullthrough.Identity, in ListIm
 			}
 		}
 	}
-	out.ImageIds, out.NextToken = paged(p, ids, func(id ImageIdentifier) string { return *id.ImageDigest + " " + value(id.ImageTag) })
+	out.ImageIds, out.NextToken = cutPage(p, ids, func(id ImageIdentifier) string { return *id.ImageDigest + " " + value(id.ImageTag) })
 	return out, nil
 }

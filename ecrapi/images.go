@@ -14,28 +14,29 @@ import (
 // Images is what an [API] needs for its operations on repositories and images. It is
 // a struct to fill in; fields must not change after first use.
 //
-// The operations do not ask [pullthrough.Proxy.Authorize], but where they pull. They
-// show what was pulled before they were called, if the Proxy's OnEvent calls
-// [Catalog.RecordPull]: for that they wait until the Store has it, for a second at most.
+// The operations ask [pullthrough.Proxy.Authorize] only where they pull. If the Proxy's
+// OnEvent calls [Catalog.RecordPull], the operations show what was pulled before: they
+// wait until the Store has it, for up to one second after the pull was answered.
 type Images struct {
-	// Proxy pulls, and its Store has the images. Of a caller its Identify must say what
-	// the API's says, also where both say nothing. Required.
+	// Proxy pulls, and its Store has the images. Its Identify must return the same
+	// Identity for a caller as the API's Identify. Required.
 	Proxy *pullthrough.Proxy
-	// Catalog stands around the Proxy's Store. Required.
+	// Catalog is around the Proxy's Store, see [Catalog.Around]. Required.
 	Catalog *Catalog
 	// RegistryURL is where clients reach the /v2/ of a private registry, a scheme and a
 	// host without a path. nil: https://<account>.dkr.ecr.<region>.amazonaws.com
 	RegistryURL func(account, region string) string
-	// LayerURL returns where a layer can be downloaded without any authorization in a
-	// header. nil: the Proxy's own endpoint below RegistryURL, for registries that let
-	// everybody in (layer-url).
+	// LayerURL returns a URL where a layer can be downloaded without an Authorization
+	// header. nil: the Proxy's own endpoint below RegistryURL. That serves registries
+	// which want no login (layer-url).
 	LayerURL func(ctx context.Context, repo pullthrough.Repo, layer digest.Digest) (string, error)
-	// Password makes the password of an authorization token, which is good for 12 hours.
-	// nil: a random one, for registries that do not look at it.
+	// Password returns the password of an authorization token, which must be valid for 12
+	// hours. nil: a random password, for registries that do not check it.
 	Password func(ctx context.Context, id pullthrough.Identity) (string, error)
 }
 
-// imageOperations are the targets of an API that has Images; of another they are Next's.
+// imageOperations are the targets that an API with Images knows. Without Images they go
+// to Next.
 var imageOperations = map[string]operation{
 	"DescribeRepositories":        of((*API).DescribeRepositories),
 	"DescribeImages":              of((*API).DescribeImages),
@@ -47,7 +48,7 @@ var imageOperations = map[string]operation{
 	"GetAuthorizationToken":       of((*API).GetAuthorizationToken),
 }
 
-// operation finds what a target means.
+// operation returns the operation for a target.
 func (a *API) operation(target string) (do operation, known bool) {
 	if do, known = operations[target]; !known && a.Images != nil {
 		do, known = imageOperations[target]
@@ -61,8 +62,8 @@ type place struct {
 	repo pullthrough.Repo // as the Proxy knows it
 }
 
-// placeOf finds the registry. What nobody has said stays unsaid for the Proxy, whose
-// own callers do not say it either.
+// placeOf finds the registry. An account or a Region that the caller does not name stays
+// "" in repo: the Proxy's own callers do not name it either, so its repositories have "".
 func (a *API) placeOf(id pullthrough.Identity, registryID *string) (at place, err error) {
 	at.reg, at.repo = a.registry(id.Account, id.Region), pullthrough.Repo{Account: id.Account, Region: id.Region}
 	if a.Images == nil {
@@ -104,15 +105,16 @@ func (a *API) noSuchRepository(at place) *Error {
 	return &Error{"RepositoryNotFoundException", message}
 }
 
-// refusal is err, the Proxy's, in the words of the operation op: a failureCode with its
-// reason, or an exception. what tells what is not there, where the repository is.
+// refusal puts err, an error of the Proxy, into the words of the operation op. It returns
+// a failureCode with its reason, or an exception. what is the sentence for an image or a
+// layer that is not in a repository that exists.
 func (a *API) refusal(ctx context.Context, at place, err error, op, what string) (failureCode, reason string, exception error) {
 	e, typed := errors.AsType[*pullthrough.Error](err)
 	if typed && (errors.Is(e.Kind, pullthrough.ErrNoRule) || e.Code == "NAME_UNKNOWN") {
 		if !a.exists(ctx, at) {
 			return "", "", a.noSuchRepository(at)
 		}
-		// It has what is stored and no more.
+		// No rule covers the repository, so it has what is stored and nothing else.
 		err = &pullthrough.Error{Kind: pullthrough.ErrNotFound, Repo: at.repo, Ref: e.Ref, Message: what}
 	}
 	code, failureCode, reason := pullthrough.AWS(err, op)
@@ -120,12 +122,12 @@ func (a *API) refusal(ctx context.Context, at place, err error, op, what string)
 	case "":
 		return failureCode, reason, nil
 	case serverException:
-		return "", "", err // for the log
+		return "", "", err // it is logged
 	}
 	return "", "", &Error{code, reason}
 }
 
-// registryURL is a scheme and a host.
+// registryURL returns a scheme and a host.
 func (a *API) registryURL(reg registry) string {
 	if a.Images.RegistryURL != nil {
 		return a.Images.RegistryURL(reg.account, reg.region)

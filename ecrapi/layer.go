@@ -27,8 +27,8 @@ type GetDownloadUrlForLayerOutput struct {
 	LayerDigest string `json:"layerDigest,omitempty"`
 }
 
-// GetDownloadUrlForLayer returns where a layer can be downloaded, see
-// [Images.LayerURL]. The layer is stored, or upstream has it: then the download pulls
+// GetDownloadUrlForLayer returns the URL where a layer can be downloaded, see
+// [Images.LayerURL]. If the layer is not stored but upstream has it, the download pulls
 // it through. See [GetDownloadUrlForLayer] for the errors.
 //
 // [GetDownloadUrlForLayer]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetDownloadUrlForLayer.html
@@ -88,9 +88,9 @@ type LayerFailure struct {
 	FailureReason string `json:"failureReason,omitempty"`
 }
 
-// BatchCheckLayerAvailability tells which layers are stored in the repository: those
-// that only upstream has are not, and one that was just pulled is a moment after its last
-// byte was sent. See [BatchCheckLayerAvailability] for the errors.
+// BatchCheckLayerAvailability tells which layers are stored in the repository. A layer
+// that only upstream has is not available. A layer that was just pulled becomes available
+// a moment after its last byte was sent. See [BatchCheckLayerAvailability] for the errors.
 //
 // [BatchCheckLayerAvailability]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchCheckLayerAvailability.html
 func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Identity, in BatchCheckLayerAvailabilityInput) (out BatchCheckLayerAvailabilityOutput, err error) {
@@ -125,7 +125,7 @@ func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Id
 	return out, nil
 }
 
-// layer asks the Store, never upstream.
+// layer asks the Store for one layer. It never asks upstream.
 func (a *API) layer(ctx context.Context, at place, d digest.Digest) (Layer, error) {
 	b, err := a.Images.Proxy.Store.Blob(ctx, at.repo, d)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -31,7 +31,7 @@ type SubjectIdentifier struct {
 	ImageDigest *string `json:"imageDigest,omitempty"` // required
 }
 
-// ReferrersFilter picks referrers; nil members were not sent and pick all.
+// ReferrersFilter picks referrers. A nil member was not sent and picks all.
 type ReferrersFilter struct {
 	ArtifactTypes  []string `json:"artifactTypes,omitempty"`
 	ArtifactStatus *string  `json:"artifactStatus,omitempty"` // ACTIVE, ARCHIVED, ACTIVATING, ANY; here all are active
@@ -43,7 +43,7 @@ type ListImageReferrersOutput struct {
 	NextToken string          `json:"nextToken,omitempty"`
 }
 
-// ImageReferrer is what refers to an image; members that are zero are absent.
+// ImageReferrer is what refers to an image. Members that are zero are absent.
 type ImageReferrer struct {
 	Digest       string            `json:"digest"`
 	MediaType    string            `json:"mediaType"`
@@ -52,9 +52,9 @@ type ImageReferrer struct {
 	Annotations  map[string]string `json:"annotations,omitempty"`
 }
 
-// ListImageReferrers returns what refers to an image, by [pullthrough.Proxy.Referrers],
-// in the order of digests. Nothing refers to an image that nobody knows, or where no rule
-// covers the repository. See [ListImageReferrers] for the errors.
+// ListImageReferrers returns what refers to an image, in the order of digests. It calls
+// [pullthrough.Proxy.Referrers]. The list is empty if nobody knows the image, or if no
+// rule covers the repository. See [ListImageReferrers] for the errors.
 //
 // [ListImageReferrers]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ListImageReferrers.html
 func (a *API) ListImageReferrers(ctx context.Context, id pullthrough.Identity, in ListImageReferrersInput) (out ListImageReferrersOutput, err error) {
@@ -108,11 +108,11 @@ func (in *ListImageReferrersInput) check() error {
 	)
 }
 
-// page is the part of the list that a request asks for.
+// page returns the part of the list that a request asks for.
 func (f *ReferrersFilter) page(p page, all []ocispec.Descriptor) (part []ImageReferrer, nextToken string) {
-	all = slices.DeleteFunc(sorted(all, referrerKey), func(d ocispec.Descriptor) bool { return !f.wants(d) })
+	all = slices.DeleteFunc(sortBy(all, referrerKey), func(d ocispec.Descriptor) bool { return !f.wants(d) })
 	all = slices.CompactFunc(all, func(x, y ocispec.Descriptor) bool { return x.Digest == y.Digest })
-	all, nextToken = paged(p, all, referrerKey)
+	all, nextToken = cutPage(p, all, referrerKey)
 	part = make([]ImageReferrer, len(all))
 	for i, d := range all {
 		part[i] = ImageReferrer{d.Digest.String(), d.MediaType, d.ArtifactType, d.Size, d.Annotations}

@@ -41,8 +41,8 @@ type ImageScanningConfiguration struct {
 	ScanOnPush bool `json:"scanOnPush"`
 }
 
-// DescribeRepositories returns repositories in the order of their names. Those that are
-// asked for by name come on one page, and all of them must exist. See
+// DescribeRepositories returns repositories in the order of their names. Repositories
+// that are asked for by name come on one page, and all of them must exist. See
 // [DescribeRepositories] for the errors.
 //
 // [DescribeRepositories]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeRepositories.html
@@ -68,7 +68,7 @@ func (a *API) DescribeRepositories(ctx context.Context, id pullthrough.Identity,
 		names = slices.Compact(slices.Sorted(slices.Values(names)))
 	} else {
 		all := a.Images.Catalog.names(at.repo.Account, at.repo.Region)
-		names, out.NextToken = paged(p, all, func(name string) string { return name })
+		names, out.NextToken = cutPage(p, all, func(name string) string { return name })
 	}
 	out.Repositories = make([]Repository, 0, len(names))
 	for _, at.repo.Name = range names {
@@ -93,7 +93,7 @@ func (a *API) repository(at place, r CatalogRepository) Repository {
 	}
 }
 
-// repositoryARN is in the partition of the Region.
+// repositoryARN returns the ARN of a repository, in the partition of the Region.
 func repositoryARN(reg registry, name string) string {
 	partition := "aws"
 	switch {
@@ -105,10 +105,10 @@ func repositoryARN(reg registry, name string) string {
 	return "arn:" + partition + ":ecr:" + reg.region + ":" + reg.account + ":repository/" + name
 }
 
-// onePage refuses the members for pages where items are asked for by name: the sentence
-// is our own.
+// onePage refuses the members for pages if items are asked for by name. The sentence is
+// our own.
 func onePage(names string, nextToken *string, maxResults *int64) error {
-	if given(nextToken) || maxResults != nil {
+	if hasToken(nextToken) || maxResults != nil {
 		return &Error{invalidParameter, "The parameters 'nextToken' and 'maxResults' cannot be used together with '" + names + "'"}
 	}
 	return nil

@@ -26,9 +26,9 @@ type UpdatePullThroughCacheRuleOutput struct {
 	UpstreamRepositoryPrefix string `json:"upstreamRepositoryPrefix,omitempty"`
 }
 
-// UpdatePullThroughCacheRule changes the credential of a rule, as Create would allow
-// it, and nothing else; with neither secret nor role it changes UpdatedAt only
-// (empty-update). Cached tags stay as fresh as they were (update-resets-window). See
+// UpdatePullThroughCacheRule changes the secret and the role of a rule, under the
+// conditions of Create, and nothing else. If the request has neither, only UpdatedAt
+// changes (empty-update). Cached tags stay as fresh as they were (update-resets-window). See
 // [UpdatePullThroughCacheRule] for the errors.
 //
 // [UpdatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_UpdatePullThroughCacheRule.html
@@ -49,7 +49,7 @@ func (a *API) UpdatePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 	if err != nil {
 		return out, err
 	}
-	if _, err := in.apply(reg, &settings, time.Time{}); err != nil { // before the secret is asked for
+	if _, err := in.apply(reg, &settings, time.Time{}); err != nil { // the secret is asked for after this check
 		return out, err
 	}
 	if err := a.checkSecret(ctx, reg, value(in.CredentialArn)); err != nil {
@@ -70,14 +70,13 @@ func (a *API) UpdatePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 	}, nil
 }
 
-// apply changes the rule and returns it. A rule that Create would not have made,
-// since the host made it, is not held to Create's demands.
+// apply changes the rule and returns it. The host may have added a rule that Create would
+// refuse. Such a rule need not become one that Create accepts.
 func (in *UpdatePullThroughCacheRuleInput) apply(reg registry, s *Settings, now time.Time) (pullthrough.Rule, error) {
-	i := find(s.Rules, rulePrefix, *in.EcrRepositoryPrefix)
-	if i < 0 {
-		return pullthrough.Rule{}, noSuchRule(reg, *in.EcrRepositoryPrefix)
+	rule, i, err := rules.find(reg, s.Rules, *in.EcrRepositoryPrefix)
+	if err != nil {
+		return rule, err
 	}
-	rule := s.Rules[i]
 	ours := rule.Validate(reg.account, reg.region) == nil
 	set(&rule.CredentialARN, in.CredentialArn)
 	set(&rule.CustomRoleARN, in.CustomRoleArn)
@@ -85,7 +84,7 @@ func (in *UpdatePullThroughCacheRuleInput) apply(reg registry, s *Settings, now 
 		return rule, asError(err, "UpdatePullThroughCacheRule")
 	}
 	rule.UpdatedAt = now
-	s.Rules = replaced(s.Rules, i, rule)
+	s.Rules = rules.replace(s.Rules, i, rule)
 	return rule, nil
 }
 
@@ -113,8 +112,8 @@ type DeletePullThroughCacheRuleOutput struct {
 	UpstreamRepositoryPrefix string `json:"upstreamRepositoryPrefix,omitempty"`
 }
 
-// DeletePullThroughCacheRule deletes a rule. What was pulled through it stays and is
-// served on. See [DeletePullThroughCacheRule] for the errors.
+// DeletePullThroughCacheRule deletes a rule. What was pulled through it is still served.
+// See [DeletePullThroughCacheRule] for the errors.
 //
 // [DeletePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DeletePullThroughCacheRule.html
 func (a *API) DeletePullThroughCacheRule(ctx context.Context, id pullthrough.Identity, in DeletePullThroughCacheRuleInput) (out DeletePullThroughCacheRuleOutput, err error) {
@@ -126,13 +125,9 @@ func (a *API) DeletePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 		return out, err
 	}
 	var rule pullthrough.Rule
-	err = a.update(ctx, reg, func(s *Settings) error {
-		i := find(s.Rules, rulePrefix, *in.EcrRepositoryPrefix)
-		if i < 0 {
-			return noSuchRule(reg, *in.EcrRepositoryPrefix)
-		}
-		rule, s.Rules = s.Rules[i], without(s.Rules, i)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Rules, rule, err = rules.remove(reg, s.Rules, *in.EcrRepositoryPrefix)
+		return err
 	})
 	if err != nil {
 		return out, err

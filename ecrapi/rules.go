@@ -2,14 +2,18 @@ package ecrapi
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// maxRules is ECR's quota for one registry; it cannot be raised.
-const maxRules = 50
+// rules are the rules of a registry. 50 is ECR's quota, which cannot be raised. The
+// sentences are our own (rule-error-texts).
+var rules = list[pullthrough.Rule]{
+	key: func(rule pullthrough.Rule) string { return rule.Prefix }, max: 50,
+	item: "pull through cache rule with repository prefix", items: "pull through cache rules",
+	notFound: "PullThroughCacheRuleNotFoundException", exists: "PullThroughCacheRuleAlreadyExistsException",
+}
 
 // CreatePullThroughCacheRuleInput is a request; nil members were not sent.
 type CreatePullThroughCacheRuleInput struct {
@@ -34,13 +38,12 @@ type CreatePullThroughCacheRuleOutput struct {
 	UpstreamRepositoryPrefix string `json:"upstreamRepositoryPrefix,omitempty"`
 }
 
-// CreatePullThroughCacheRule creates a rule as [pullthrough.Rule.Validate] allows,
-// if API.Secrets has its secret, whatever that says (empty-secret). Rules may nest
-// (nested-prefixes). What the caller left out stays out of the answers: no upstream
-// registry is derived from the URL (upstream-registry-echo), no upstream prefix is
-// ROOT for having been left out (ecr-upstream-prefix-echo). A rule is called updated
-// when it was created (first-update-time). See [CreatePullThroughCacheRule] for the
-// errors.
+// CreatePullThroughCacheRule creates a rule that [pullthrough.Rule.Validate] accepts.
+// API.Secrets must have its secret, whatever the content is (empty-secret). Rules may nest
+// (nested-prefixes). What the caller has left out is not in the answers: an upstream
+// registry is not derived from the URL (upstream-registry-echo), and an absent upstream
+// prefix does not become ROOT (ecr-upstream-prefix-echo). The first time of update is the
+// time of creation (first-update-time). See [CreatePullThroughCacheRule] for the errors.
 //
 // [CreatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreatePullThroughCacheRule.html
 func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Identity, in CreatePullThroughCacheRuleInput) (out CreatePullThroughCacheRuleOutput, err error) {
@@ -64,15 +67,9 @@ func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 	if err := a.checkSecret(ctx, reg, rule.CredentialARN); err != nil {
 		return out, err
 	}
-	err = a.update(ctx, reg, func(s *Settings) error {
-		switch {
-		case find(s.Rules, rulePrefix, rule.Prefix) >= 0:
-			return ruleExists(reg, rule.Prefix)
-		case len(s.Rules) >= maxRules:
-			return tooManyRules(reg)
-		}
-		s.Rules = with(s.Rules, rule)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Rules, err = rules.add(reg, s.Rules, rule)
+		return err
 	})
 	if err != nil {
 		return out, err
@@ -109,7 +106,7 @@ type DescribePullThroughCacheRulesOutput struct {
 	NextToken             string                 `json:"nextToken,omitempty"`
 }
 
-// PullThroughCacheRule is a rule as it is described; members that are zero are absent.
+// PullThroughCacheRule is a rule in an answer. Members that are zero are absent.
 type PullThroughCacheRule struct {
 	EcrRepositoryPrefix      string `json:"ecrRepositoryPrefix,omitempty"`
 	UpstreamRegistryUrl      string `json:"upstreamRegistryUrl,omitempty"`
@@ -124,7 +121,7 @@ type PullThroughCacheRule struct {
 
 // DescribePullThroughCacheRules returns rules in the order of their prefixes
 // (describe-order). Rules that are asked for by prefix come on one page, and all of
-// them must exist; a token does not go with them (token-with-filter). See
+// them must exist. A token cannot be used together with prefixes (token-with-filter). See
 // [DescribePullThroughCacheRules] for the errors.
 //
 // [DescribePullThroughCacheRules]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribePullThroughCacheRules.html
@@ -140,56 +137,37 @@ func (a *API) DescribePullThroughCacheRules(ctx context.Context, id pullthrough.
 	switch {
 	case err != nil:
 		return out, err
-	case in.EcrRepositoryPrefixes != nil && given(in.NextToken):
+	case in.EcrRepositoryPrefixes != nil && hasToken(in.NextToken):
 		return out, &Error{invalidParameter, "A nextToken cannot be used together with ecrRepositoryPrefixes."}
 	}
 	settings, err := a.load(ctx, reg)
 	if err != nil {
 		return out, err
 	}
-	rules := settings.Rules
+	part := settings.Rules
 	if in.EcrRepositoryPrefixes == nil {
-		rules, out.NextToken = paged(p, rules, rulePrefix)
+		part, out.NextToken = cutPage(p, part, rules.key)
 	} else {
 		for _, prefix := range in.EcrRepositoryPrefixes {
-			if find(rules, rulePrefix, prefix) < 0 {
-				return out, noSuchRule(reg, prefix)
+			if _, _, err := rules.find(reg, part, prefix); err != nil {
+				return out, err
 			}
 		}
-		rules = only(rules, rulePrefix, in.EcrRepositoryPrefixes)
+		part = rules.only(part, in.EcrRepositoryPrefixes)
 	}
-	out.PullThroughCacheRules = make([]PullThroughCacheRule, len(rules))
-	for i, rule := range rules {
-		out.PullThroughCacheRules[i] = described(reg, rule)
+	out.PullThroughCacheRules = make([]PullThroughCacheRule, len(part))
+	for i, rule := range part {
+		out.PullThroughCacheRules[i] = describeRule(reg, rule)
 	}
 	return out, nil
 }
 
-func described(reg registry, rule pullthrough.Rule) PullThroughCacheRule {
+func describeRule(reg registry, rule pullthrough.Rule) PullThroughCacheRule {
 	return PullThroughCacheRule{
 		EcrRepositoryPrefix: rule.Prefix, UpstreamRegistryUrl: rule.UpstreamURL, CreatedAt: Time{rule.CreatedAt},
 		RegistryId: reg.account, CredentialArn: rule.CredentialARN, CustomRoleArn: rule.CustomRoleARN,
 		UpstreamRepositoryPrefix: rule.UpstreamPrefix, UpstreamRegistry: rule.Upstream, UpdatedAt: Time{rule.UpdatedAt},
 	}
-}
-
-func rulePrefix(rule pullthrough.Rule) string { return rule.Prefix }
-
-// The sentences about rules are our own (rule-error-texts).
-
-func noSuchRule(reg registry, prefix string) *Error {
-	return &Error{"PullThroughCacheRuleNotFoundException", fmt.Sprintf(
-		"The pull through cache rule with repository prefix '%s' does not exist in the registry with id '%s'", prefix, reg.account)}
-}
-
-func ruleExists(reg registry, prefix string) *Error {
-	return &Error{"PullThroughCacheRuleAlreadyExistsException", fmt.Sprintf(
-		"The pull through cache rule with repository prefix '%s' already exists in the registry with id '%s'", prefix, reg.account)}
-}
-
-func tooManyRules(reg registry) *Error {
-	return &Error{limitExceeded, fmt.Sprintf(
-		"The registry with id '%s' has %d pull through cache rules already, which is as many as there may be", reg.account, maxRules)}
 }
 
 func value(s *string) string {

@@ -10,29 +10,32 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// What can be wrong with a secret; [API.Secrets] returns them. Each is ECR's
-// exception of a similar name.
+// The errors that [API.Secrets] returns. Each stands for ECR's exception of a similar
+// name.
 var (
 	ErrSecretNotFound = errors.New("the secret does not exist")
 	ErrSecretAccess   = errors.New("the secret cannot be read")
 	ErrSecretDecrypt  = errors.New("the secret cannot be decrypted")
 
-	// What a secret says is looked at when it is used, not before.
+	// The content of a secret is checked when it is used, not before.
 	errSecretForm = errors.New("the secret is no JSON object with username and accessToken")
-	// cross-account-no-role: the rule can be created, but not used.
+	// cross-account-no-role: such a rule can be created, but not used.
 	errNoRole = fmt.Errorf("a registry of another account needs a customRoleArn: %w", pullthrough.ErrDenied)
 )
 
 // maxSecret is Secrets Manager's limit for a SecretString.
 const maxSecret = 65_536
 
-// Credentials returns what the rule's upstream registry is to be told, from the
-// rule's secret {"username":…,"accessToken":…}, read anew each time (secret-cache);
-// it fits [pullthrough.Proxy.Credentials]. A rule without a secret is anonymous: an
-// upstream in ECR itself asks for a role, which is the host's to play. An ECR
-// registry of another account without a role is an [pullthrough.ErrDenied]; the
-// other errors are those of Secrets, or say that a secret is not well-formed. With
-// a nil Secrets every rule that has a secret is an [ErrSecretAccess].
+// Credentials returns the credential for the rule's upstream registry, from the rule's
+// secret {"username":…,"accessToken":…}. It reads the secret each time (secret-cache). It
+// fits [pullthrough.Proxy.Credentials]. For a rule without a secret it returns the zero
+// Credential, which is anonymous. An upstream in ECR itself needs a role: a host that
+// supports roles must handle such rules before it calls Credentials.
+//
+// The error Is [pullthrough.ErrDenied] if the upstream is an ECR registry of another
+// account and the rule has no role. It is [ErrSecretAccess] if the rule has a secret and
+// Secrets is nil. Other errors are those of Secrets, or say that the secret is not
+// well-formed.
 func (a *API) Credentials(ctx context.Context, repo pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
 	reg := a.registry(repo.Account, repo.Region)
 	switch {
@@ -50,15 +53,16 @@ func (a *API) Credentials(ctx context.Context, repo pullthrough.Repo, rule pullt
 	return readSecret(secret)
 }
 
-// lacksRole reports whether the upstream is an ECR registry of another account, and
-// the rule has no role that could get in.
+// lacksRole reports whether the upstream is an ECR registry of another account and the
+// rule has no role.
 func lacksRole(reg registry, rule pullthrough.Rule) bool {
 	account, rest, ok := strings.Cut(rule.UpstreamURL, ".dkr.ecr.")
 	return ok && strings.HasSuffix(rest, ".amazonaws.com") && account != reg.account && rule.CustomRoleARN == ""
 }
 
-// readSecret reads a secret as ECR does: the names of the members are
-// case-sensitive, which encoding/json is not for structs. Errors repeat nothing.
+// readSecret reads a secret as ECR does. The names of the members are case-sensitive, so
+// it does not use a struct: encoding/json ignores case there. Errors do not repeat the
+// secret.
 func readSecret(secret string) (pullthrough.Credential, error) {
 	var members map[string]any
 	if len(secret) > maxSecret || json.Unmarshal([]byte(secret), &members) != nil {
@@ -72,8 +76,8 @@ func readSecret(secret string) (pullthrough.Credential, error) {
 	return pullthrough.Credential{Username: username, AccessToken: token}, nil
 }
 
-// checkSecret is what Create and Update ask of a secret: that it is there and can
-// be read, whatever it says (empty-secret).
+// checkSecret checks for Create and Update that a secret exists and can be read,
+// whatever its content is (empty-secret).
 func (a *API) checkSecret(ctx context.Context, reg registry, arn string) error {
 	if arn == "" || a.Secrets == nil {
 		return nil
@@ -87,11 +91,11 @@ func (a *API) checkSecret(ctx context.Context, reg registry, arn string) error {
 	return err
 }
 
-// secretTroubles are the exceptions at Create and Update, and what Validate says
-// (validate-failure-text): the sentences are our own.
+// secretTroubles has the exceptions of Create and Update, and the sentences of Validate
+// (validate-failure-text). The sentences are our own.
 var secretTroubles = []struct {
 	err       error
-	exception string // "": nothing that Create and Update would notice
+	exception string // "": Create and Update do not notice it
 	message   string
 }{
 	{ErrSecretNotFound, "SecretNotFoundException", "The secret was not found. Verify that it exists in this account and Region and try again."},

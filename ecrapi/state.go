@@ -8,18 +8,19 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// State keeps the settings of private registries, one for each account and Region,
-// where the host wants them. It must be safe for concurrent use.
+// State keeps the settings of private registries. There is one registry for each account
+// and Region. A State must be safe for concurrent use.
 type State interface {
-	// Load returns the settings of a registry: the zero Settings of one that has none.
+	// Load returns the settings of a registry. A registry without any has the zero
+	// Settings.
 	Load(ctx context.Context, account, region string) (Settings, error)
-	// Update applies change to the newest settings, as a whole or, if change returns
-	// an error, not at all, and returns that error as it is. No other Update of the
-	// registry may come between. change does no I/O; it may be called again.
+	// Update applies change to the newest settings. If change returns an error, Update
+	// keeps nothing of the change and returns that error as it is. No other Update of the
+	// registry may come between. change does no I/O, and may be called again.
 	Update(ctx context.Context, account, region string, change func(*Settings) error) error
 }
 
-// Settings are those of one private registry. It is a value: its slices, and what
+// Settings are the settings of one private registry. It is a value: its slices, and what
 // they point to, are never changed in place. It can be kept as JSON.
 type Settings struct {
 	Rules      []pullthrough.Rule
@@ -35,7 +36,7 @@ type MemState struct {
 	registries map[registry]Settings
 }
 
-// maxRegistries bounds what callers who may name any account can make us keep.
+// maxRegistries bounds the memory, since callers may be allowed to name any account.
 const maxRegistries = 10_000
 
 var errManyRegistries = errors.New("settings of 10,000 registries are kept already")
@@ -47,8 +48,8 @@ func (m *MemState) Load(_ context.Context, account, region string) (Settings, er
 	return m.registries[registry{account, region}], nil
 }
 
-// Update applies change. Its error is change's own, or says that there are too many
-// registries.
+// Update applies change. It returns the error of change, or one that says that there are
+// too many registries.
 func (m *MemState) Update(_ context.Context, account, region string, change func(*Settings) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

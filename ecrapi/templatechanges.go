@@ -2,15 +2,18 @@ package ecrapi
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// maxTemplates bounds the templates of one registry (template-quota): there is a
-// LimitExceededException, the number is a guess.
-const maxTemplates = 100
+// templates are the templates of a registry. ECR has a LimitExceededException for them,
+// but 100 is a guess (template-quota). The sentences are our own.
+var templates = list[Template]{
+	key: func(t Template) string { return t.Prefix }, max: 100,
+	item: "repository creation template with prefix", items: "repository creation templates",
+	notFound: "TemplateNotFoundException", exists: "TemplateAlreadyExistsException",
+}
 
 // CreateRepositoryCreationTemplateInput is a request; nil members were not sent. See
 // [Template] for the members.
@@ -33,8 +36,8 @@ type CreateRepositoryCreationTemplateOutput struct {
 	RepositoryCreationTemplate *Template `json:"repositoryCreationTemplate,omitempty"`
 }
 
-// CreateRepositoryCreationTemplate creates a template. A role that its tags or key
-// need is asked for when it is applied, not here. See
+// CreateRepositoryCreationTemplate creates a template. Tags or a key need a role, but a
+// missing role is refused only when the template is applied. See
 // [CreateRepositoryCreationTemplate] for the errors.
 //
 // [CreateRepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepositoryCreationTemplate.html
@@ -55,15 +58,9 @@ func (a *API) CreateRepositoryCreationTemplate(ctx context.Context, id pullthrou
 	if err := in.apply(&t); err != nil {
 		return out, err
 	}
-	err = a.update(ctx, reg, func(s *Settings) error {
-		switch {
-		case find(s.Templates, templatePrefix, t.Prefix) >= 0:
-			return templateExists(reg, t.Prefix)
-		case len(s.Templates) >= maxTemplates:
-			return tooManyTemplates(reg)
-		}
-		s.Templates = with(s.Templates, t)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Templates, err = templates.add(reg, s.Templates, t)
+		return err
 	})
 	if err != nil {
 		return out, err
@@ -79,8 +76,7 @@ type UpdateRepositoryCreationTemplateInput CreateRepositoryCreationTemplateInput
 type UpdateRepositoryCreationTemplateOutput CreateRepositoryCreationTemplateOutput
 
 // UpdateRepositoryCreationTemplate changes the members that were sent
-// (template-update). See
-// [UpdateRepositoryCreationTemplate] for the errors.
+// (template-update). See [UpdateRepositoryCreationTemplate] for the errors.
 //
 // [UpdateRepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_UpdateRepositoryCreationTemplate.html
 func (a *API) UpdateRepositoryCreationTemplate(ctx context.Context, id pullthrough.Identity, in UpdateRepositoryCreationTemplateInput) (out UpdateRepositoryCreationTemplateOutput, err error) {
@@ -92,16 +88,16 @@ func (a *API) UpdateRepositoryCreationTemplate(ctx context.Context, id pullthrou
 	now := Time{a.now()}
 	var t Template
 	err = a.update(ctx, reg, func(s *Settings) error {
-		i := find(s.Templates, templatePrefix, *in.Prefix)
-		if i < 0 {
-			return noSuchTemplate(reg, *in.Prefix)
+		have, i, err := templates.find(reg, s.Templates, *in.Prefix)
+		if err != nil {
+			return err
 		}
-		t = s.Templates[i]
+		t = have
 		t.UpdatedAt = now
 		if err := changes.apply(&t); err != nil {
 			return err
 		}
-		s.Templates = replaced(s.Templates, i, t)
+		s.Templates = templates.replace(s.Templates, i, t)
 		return nil
 	})
 	if err != nil {
@@ -110,10 +106,10 @@ func (a *API) UpdateRepositoryCreationTemplate(ctx context.Context, id pullthrou
 	return UpdateRepositoryCreationTemplateOutput{reg.account, &t}, nil
 }
 
-// apply changes a template that nobody else has yet. Its pointers and slices are
-// replaced, never written to.
+// apply changes a template that nothing else uses yet. It replaces pointers and slices
+// and never writes to what they point to.
 func (in *CreateRepositoryCreationTemplateInput) apply(t *Template) error {
-	if in.ImageTagMutability != nil { // the old filters went with the old setting
+	if in.ImageTagMutability != nil { // the old filters belong to the old setting
 		t.ImageTagMutability, t.ImageTagMutabilityExclusionFilters = *in.ImageTagMutability, nil
 	}
 	if in.ImageTagMutabilityExclusionFilters != nil {
@@ -138,7 +134,8 @@ func (in *CreateRepositoryCreationTemplateInput) apply(t *Template) error {
 	return nil
 }
 
-// checkFilters wants filters where the setting has exclusions, and nowhere else.
+// checkFilters checks that there are filters if the setting has exclusions, and none
+// otherwise.
 func (t *Template) checkFilters() error {
 	const at = "imageTagMutabilityExclusionFilters"
 	plain := t.ImageTagMutability == mutable || t.ImageTagMutability == immutable
@@ -149,21 +146,4 @@ func (t *Template) checkFilters() error {
 		return fails(&shape.Error{At: at, Constraint: "ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set to " + t.ImageTagMutability})
 	}
 	return nil
-}
-
-// The sentences about templates are our own.
-
-func noSuchTemplate(reg registry, prefix string) *Error {
-	return &Error{"TemplateNotFoundException", fmt.Sprintf(
-		"The repository creation template with prefix '%s' does not exist in the registry with id '%s'", prefix, reg.account)}
-}
-
-func templateExists(reg registry, prefix string) *Error {
-	return &Error{"TemplateAlreadyExistsException", fmt.Sprintf(
-		"The repository creation template with prefix '%s' already exists in the registry with id '%s'", prefix, reg.account)}
-}
-
-func tooManyTemplates(reg registry) *Error {
-	return &Error{limitExceeded, fmt.Sprintf(
-		"The registry with id '%s' has %d repository creation templates already, which is as many as there may be", reg.account, maxTemplates)}
 }

@@ -13,8 +13,8 @@ const (
 	maxFilters = 5
 )
 
-// check checks the constraints of the API model, but for the presence of what only
-// Create requires.
+// check checks the constraints of the API model, except for members that only Create
+// requires.
 func (in *CreateRepositoryCreationTemplateInput) check(reg registry) error {
 	return fails(
 		shape.TemplatePrefix.Need("prefix", in.Prefix),
@@ -46,7 +46,7 @@ func (c *EncryptionConfiguration) check(reg registry) error {
 	case *c.EncryptionType == aes256:
 		return &shape.Error{At: at, Constraint: "Invalid encryption configuration: Encryption key should not be set for AES256 encryption."}
 	}
-	if region := strings.Split(key, ":")[3]; region != reg.region { // the shape has made sure of four parts
+	if region := strings.Split(key, ":")[3]; region != reg.region { // the shape ensures that there are four parts
 		return &Error{"KmsException", "Invalid arn " + region}
 	}
 	return nil

@@ -23,10 +23,10 @@ type DescribeRepositoryCreationTemplatesOutput struct {
 }
 
 // DescribeRepositoryCreationTemplates returns templates in the order of their
-// prefixes (describe-order). Of those that are asked for by prefix, on one page, the
-// ones that do not exist are left out (template-unknown-prefix); a token does not go
-// with prefixes (token-with-filter). See [DescribeRepositoryCreationTemplates] for
-// the errors.
+// prefixes (describe-order). Templates that are asked for by prefix come on one page, and
+// those that do not exist are left out (template-unknown-prefix). A token cannot be used
+// together with prefixes (token-with-filter). See [DescribeRepositoryCreationTemplates]
+// for the errors.
 //
 // [DescribeRepositoryCreationTemplates]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_DescribeRepositoryCreationTemplates.html
 func (a *API) DescribeRepositoryCreationTemplates(ctx context.Context, id pullthrough.Identity, in DescribeRepositoryCreationTemplatesInput) (out DescribeRepositoryCreationTemplatesOutput, err error) {
@@ -38,7 +38,7 @@ func (a *API) DescribeRepositoryCreationTemplates(ctx context.Context, id pullth
 	switch {
 	case err != nil:
 		return out, err
-	case len(in.Prefixes) > 0 && given(in.NextToken):
+	case len(in.Prefixes) > 0 && hasToken(in.NextToken):
 		return out, &Error{invalidParameter, "A nextToken cannot be used together with prefixes."}
 	}
 	settings, err := a.load(ctx, reg)
@@ -47,9 +47,9 @@ func (a *API) DescribeRepositoryCreationTemplates(ctx context.Context, id pullth
 	}
 	out.RegistryId = reg.account
 	if len(in.Prefixes) > 0 {
-		out.RepositoryCreationTemplates = only(settings.Templates, templatePrefix, in.Prefixes)
+		out.RepositoryCreationTemplates = templates.only(settings.Templates, in.Prefixes)
 	} else {
-		out.RepositoryCreationTemplates, out.NextToken = paged(p, settings.Templates, templatePrefix)
+		out.RepositoryCreationTemplates, out.NextToken = cutPage(p, settings.Templates, templates.key)
 	}
 	if out.RepositoryCreationTemplates == nil {
 		out.RepositoryCreationTemplates = []Template{} // never null
@@ -62,7 +62,7 @@ type DeleteRepositoryCreationTemplateInput struct {
 	Prefix *string `json:"prefix,omitempty"` // required
 }
 
-// DeleteRepositoryCreationTemplateOutput is an answer: what was deleted.
+// DeleteRepositoryCreationTemplateOutput is an answer with the template that was deleted.
 type DeleteRepositoryCreationTemplateOutput CreateRepositoryCreationTemplateOutput
 
 // DeleteRepositoryCreationTemplate deletes a template. Repositories that were
@@ -76,13 +76,9 @@ func (a *API) DeleteRepositoryCreationTemplate(ctx context.Context, id pullthrou
 		return out, err
 	}
 	var t Template
-	err = a.update(ctx, reg, func(s *Settings) error {
-		i := find(s.Templates, templatePrefix, *in.Prefix)
-		if i < 0 {
-			return noSuchTemplate(reg, *in.Prefix)
-		}
-		t, s.Templates = s.Templates[i], without(s.Templates, i)
-		return nil
+	err = a.update(ctx, reg, func(s *Settings) (err error) {
+		s.Templates, t, err = templates.remove(reg, s.Templates, *in.Prefix)
+		return err
 	})
 	if err != nil {
 		return out, err

@@ -10,16 +10,16 @@ import (
 )
 
 // Template is a repository creation template: the settings of repositories that ECR
-// itself creates, on a pull through a rule for example. Members that are zero are
-// absent in answers. See [RepositoryCreationTemplate] for what each means.
+// itself creates, for example when somebody pulls through a rule. Members that are zero
+// are absent in answers. See [RepositoryCreationTemplate] for what each means.
 //
 // [RepositoryCreationTemplate]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_RepositoryCreationTemplate.html
 type Template struct {
 	Prefix                             string                   `json:"prefix,omitempty"`
 	Description                        string                   `json:"description,omitempty"`
-	EncryptionConfiguration            *EncryptionConfiguration `json:"encryptionConfiguration,omitempty"` // AES256 where the caller said nothing
+	EncryptionConfiguration            *EncryptionConfiguration `json:"encryptionConfiguration,omitempty"` // AES256 if the caller has not set it
 	ResourceTags                       []Tag                    `json:"resourceTags,omitempty"`
-	ImageTagMutability                 string                   `json:"imageTagMutability,omitempty"` // MUTABLE where the caller said nothing
+	ImageTagMutability                 string                   `json:"imageTagMutability,omitempty"` // MUTABLE if the caller has not set it
 	ImageTagMutabilityExclusionFilters []ExclusionFilter        `json:"imageTagMutabilityExclusionFilters,omitempty"`
 	RepositoryPolicy                   string                   `json:"repositoryPolicy,omitempty"`
 	LifecyclePolicy                    string                   `json:"lifecyclePolicy,omitempty"`
@@ -41,8 +41,7 @@ type Tag struct {
 	Value *string `json:"Value,omitempty"` // required
 }
 
-// ExclusionFilter names tags that the tag mutability of a repository does not apply
-// to.
+// ExclusionFilter names tags to which the tag mutability of a repository does not apply.
 type ExclusionFilter struct {
 	FilterType *string `json:"filterType,omitempty"` // WILDCARD; required
 	Filter     *string `json:"filter,omitempty"`     // "release-*"; required
@@ -56,15 +55,14 @@ const (
 	appliedPullThrough = "PULL_THROUGH_CACHE"
 )
 
-// Template returns the creation template for a repository that a pull creates: of
-// those for PULL_THROUGH_CACHE the one with the longest prefix on whole path
-// components, ROOT last. Templates for other occasions do not stand before it
-// (template-shadowing). ok is false if there is none: the repository is then
-// mutable, AES256, without policies and tags.
+// Template returns the creation template for a repository that a pull creates. It picks
+// among the templates for PULL_THROUGH_CACHE only (template-shadowing): the one with the
+// longest prefix on whole path components, and ROOT last. ok is false if there is none.
+// The repository is then mutable and AES256, without policies and tags.
 //
-// A template with tags or a KMS key and without a role cannot be applied. It comes
+// A template that has tags or a KMS key but no role cannot be applied. It is returned
 // with an error that Is [pullthrough.ErrNoRule], so that clients read NAME_UNKNOWN
-// (template-role-missing). Other errors are the State's.
+// (template-role-missing). Other errors are those of the State.
 func (a *API) Template(ctx context.Context, repo pullthrough.Repo) (t Template, ok bool, err error) {
 	settings, err := a.load(ctx, a.registry(repo.Account, repo.Region))
 	if err != nil {
@@ -80,7 +78,7 @@ func (a *API) Template(ctx context.Context, repo pullthrough.Repo) (t Template, 
 	if !ok {
 		return t, false, nil
 	}
-	t = settings.Templates[find(settings.Templates, templatePrefix, match.Prefix)]
+	t = settings.Templates[templates.index(settings.Templates, match.Prefix)]
 	if t.needsRole() && t.CustomRoleArn == "" {
 		return t, true, &pullthrough.Error{Kind: pullthrough.ErrNoRule, Repo: repo, Err: fmt.Errorf("creation template %q: %w", t.Prefix, errTemplateRole)}
 	}
@@ -92,5 +90,3 @@ var errTemplateRole = errors.New("tags or a KMS key need a customRoleArn")
 func (t *Template) needsRole() bool {
 	return len(t.ResourceTags) > 0 || t.EncryptionConfiguration != nil && value(t.EncryptionConfiguration.EncryptionType) != aes256
 }
-
-func templatePrefix(t Template) string { return t.Prefix }

@@ -8,7 +8,7 @@ import (
 )
 
 // Time is a timestamp of the JSON API: a number, seconds since 1970, with
-// milliseconds if there are any. The zero Time is an absent one.
+// milliseconds if there are any. The zero Time stands for an absent timestamp.
 type Time struct{ time.Time }
 
 // MarshalJSON writes the number.

@@ -14,8 +14,8 @@ type ValidatePullThroughCacheRuleInput struct {
 	RegistryId          *string `json:"registryId,omitempty"`
 }
 
-// ValidatePullThroughCacheRuleOutput is an answer; members that are zero are absent,
-// but for IsValid.
+// ValidatePullThroughCacheRuleOutput is an answer. Members that are zero are absent,
+// except IsValid.
 type ValidatePullThroughCacheRuleOutput struct {
 	EcrRepositoryPrefix      string `json:"ecrRepositoryPrefix,omitempty"`
 	RegistryId               string `json:"registryId,omitempty"`
@@ -27,10 +27,10 @@ type ValidatePullThroughCacheRuleOutput struct {
 	Failure                  string `json:"failure,omitempty"` // why it is not valid
 }
 
-// ValidatePullThroughCacheRule tells whether a rule would work now: its secret can
-// be read and is well-formed, its upstream registry can be reached and takes the
-// credential, as far as API.Validate finds out. What is wrong stands in the answer;
-// an error is a rule that does not exist, or a failure of the host's. See
+// ValidatePullThroughCacheRule tells whether a rule would work now. The secret must be
+// readable and well-formed. API.Validate checks that the upstream registry can be reached
+// and accepts the credential. The answer says what is wrong. An error is returned if the
+// rule does not exist, or if a function of the host fails. See
 // [ValidatePullThroughCacheRule] for the errors.
 //
 // [ValidatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ValidatePullThroughCacheRule.html
@@ -46,11 +46,10 @@ func (a *API) ValidatePullThroughCacheRule(ctx context.Context, id pullthrough.I
 	if err != nil {
 		return out, err
 	}
-	i := find(settings.Rules, rulePrefix, *in.EcrRepositoryPrefix)
-	if i < 0 {
-		return out, noSuchRule(reg, *in.EcrRepositoryPrefix)
+	rule, _, err := rules.find(reg, settings.Rules, *in.EcrRepositoryPrefix)
+	if err != nil {
+		return out, err
 	}
-	rule := settings.Rules[i]
 	failure, err := failureText(a.try(ctx, reg, rule))
 	if err != nil {
 		return out, err
@@ -62,7 +61,7 @@ func (a *API) ValidatePullThroughCacheRule(ctx context.Context, id pullthrough.I
 	}, nil
 }
 
-// try does what a pull by the rule would do first.
+// try does the first steps of a pull by the rule.
 func (a *API) try(ctx context.Context, reg registry, rule pullthrough.Rule) error {
 	repo := pullthrough.Repo{Account: reg.account, Region: reg.region}
 	if a.Secrets != nil || rule.CredentialARN == "" {
@@ -76,8 +75,8 @@ func (a *API) try(ctx context.Context, reg registry, rule pullthrough.Rule) erro
 	return a.Validate(ctx, repo, rule)
 }
 
-// failureText says what is wrong (validate-failure-text): the sentences are our own.
-// An error that is nobody's but the host's comes back.
+// failureText says what is wrong (validate-failure-text). The sentences are our own. It
+// returns err if that is a failure of the host.
 func failureText(err error) (string, error) {
 	if err == nil {
 		return "", nil

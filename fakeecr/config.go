@@ -16,12 +16,12 @@ import (
 // Config says what a [Server] serves. Every zero value means something; the zero
 // Config is an ECR without rules, in memory.
 type Config struct {
-	// Account and Region name the private registry. Clients are not asked who they
-	// are: every request is for this account and Region. "": 123456789012,
+	// Account and Region name the private registry. Clients need not identify
+	// themselves: every request is for this account and Region. "": 123456789012,
 	// us-east-1.
 	Account, Region string
 	// Data is the directory that keeps images, what the API has created, and what
-	// is known of images. One Server at a time may use it. "": memory.
+	// is known about images. One Server at a time may use it. "": memory.
 	Data string
 	// MaxBytes limits the images that are kept. When there is more, the images that
 	// were pulled least recently go. 0: all are kept.

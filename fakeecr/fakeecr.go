@@ -37,7 +37,7 @@ import (
 
 // Server is the ECR that a [Config] describes. It is safe for concurrent use.
 type Server struct {
-	config   Config // complete
+	config   Config // with no zero values left that mean something else
 	settings *settings
 	catalog  *ecrapi.Catalog
 	proxy    *pullthrough.Proxy
@@ -99,7 +99,8 @@ func (s *Server) load(store pullthrough.Store) error {
 	return nil
 }
 
-// file is a file of ours in the directory, beside the store's own; "" without one.
+// file returns the path of a file of the Server in the directory, beside the Store's own
+// files. It is "" if there is no directory.
 func (s *Server) file(name string) string {
 	if s.config.Data == "" {
 		return ""
@@ -108,7 +109,7 @@ func (s *Server) file(name string) string {
 }
 
 // ServeHTTP answers the registry's requests, those of ECR's API, and those for the
-// debug page. Everything else is not found. It is not an [http.ServeMux]: that
+// debug page. Everything else is not found. It does not use an [http.ServeMux], which
 // answers paths with empty or dot components itself, with a redirect.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
@@ -127,8 +128,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // [pullthrough.Proxy.Downloads].
 func (s *Server) Downloads() []pullthrough.Download { return s.proxy.Downloads() }
 
-// Idle waits until nothing is fetched or stored any more, like
-// [pullthrough.Proxy.Idle]: a pull is answered before all of it is stored.
+// Idle waits until nothing is being fetched or stored, like [pullthrough.Proxy.Idle]. A
+// pull is answered before everything is stored: a test that wants the next pull to be a
+// hit calls Idle in between.
 func (s *Server) Idle(ctx context.Context) error { return s.proxy.Idle(ctx) }
 
 // Shutdown ends the Server. It waits for running downloads; when ctx ends first, it

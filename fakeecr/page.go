@@ -14,8 +14,8 @@ import (
 // PagePath + "/metrics".
 const PagePath = "/debug/pullthrough"
 
-// PageAccess says who may see the debug page and its metrics. They tell the names of
-// images and upstreams, and so what people work on.
+// PageAccess says who may see the debug page and its metrics. They show the names of
+// images and upstreams, which may be confidential.
 type PageAccess string
 
 // Who may see the debug page. "" is PageLocal.
@@ -37,7 +37,7 @@ func (s *Server) newPage() *debug.Page {
 	}
 }
 
-// tellsSecret reports whether the rule's upstream is told a secret.
+// tellsSecret reports whether the rule's upstream is sent a secret.
 func (c *Config) tellsSecret(rule pullthrough.Rule) bool {
 	credential := c.Credentials[trimPrefix(rule.Prefix)]
 	return rule.CredentialARN != "" || credential != pullthrough.Credential{} && c.means(rule)

@@ -38,10 +38,12 @@ func (s *Server) newProxy(store pullthrough.Store, api *ecrapi.API) *pullthrough
 	}
 }
 
+// endpoint fits [pullthrough.Proxy.Endpoint].
 func (c *Config) endpoint(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (*url.URL, error) {
 	return c.Endpoints[hostname.Canonical(rule.UpstreamURL)], nil
 }
 
+// policy fits [pullthrough.Proxy.Policy].
 func (c *Config) policy(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) pullthrough.Policy {
 	policy := c.Policy
 	if hosts := c.RealmHosts[trimPrefix(rule.Prefix)]; hosts != nil && c.means(rule) {
@@ -50,8 +52,8 @@ func (c *Config) policy(_ context.Context, _ pullthrough.Repo, rule pullthrough.
 	return policy
 }
 
-// identify takes every client for the one account: what docker sends to localhost:5000
-// names none.
+// identify returns the same account and Region for every request, since a request that
+// docker sends to localhost:5000 names none.
 func (c *Config) identify(*http.Request) (pullthrough.Identity, error) {
 	return pullthrough.Identity{Account: c.Account, Region: c.Region}, nil
 }

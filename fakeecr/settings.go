@@ -92,7 +92,8 @@ func (s *settings) Update(ctx context.Context, account, region string, change fu
 	key := registryKey(account, region)
 	given := s.given
 	if key == s.own {
-		// What was hidden stays hidden, unless what hid it is gone.
+		// A rule of the file that was hidden stays hidden, unless change has deleted the
+		// rule of the Config that hides it.
 		given = intersect(all.Rules, s.given)
 		hidden := intersect(s.kept[key].Rules, given)
 		all.Rules = slices.Concat(subtract(all.Rules, s.given), hidden)
@@ -125,7 +126,7 @@ func (f settingsFile) write(name string) error {
 		err = os.Rename(temp, name)
 	}
 	if err != nil {
-		_ = os.Remove(temp) // a rest would do no harm
+		_ = os.Remove(temp) // a file that stays does no harm
 	}
 	return err
 }

@@ -28,8 +28,8 @@ func parseBytes(value string) (n int64, ok bool) {
 	return int64(u) << shift, true
 }
 
-// bytesText rounds down: what is not there yet is not shown as if it were. It has ten
-// characters at most.
+// bytesText returns n for people, in ten characters at most. It rounds down, so that it
+// never shows more than there is.
 func bytesText(n int64) string {
 	if n < 1<<10 {
 		return strconv.FormatInt(n, 10) + " B"
@@ -42,7 +42,7 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%d.%d %ciB", n>>shift, tenths, byteUnits[unit])
 }
 
-// rateOf is bytes per second; 0: nobody can tell.
+// rateOf returns bytes per second. It is 0 if the rate is not known.
 func rateOf(n int64, took time.Duration) int64 {
 	if n <= 0 || took <= 0 {
 		return 0
@@ -52,7 +52,7 @@ func rateOf(n int64, took time.Duration) int64 {
 
 func rateText(rate int64) string { return bytesText(rate) + "/s" }
 
-// tookText has three digits that matter, about.
+// tookText returns d for people, rounded to about three digits.
 func tookText(d time.Duration) string {
 	switch {
 	case d < time.Millisecond:

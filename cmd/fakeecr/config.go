@@ -25,8 +25,8 @@ type config struct {
 	warnings       []string // about flags that are probably mistakes
 }
 
-// arguments are the values of the flags, not looked at yet: package flag
-// quotes a value that it refuses, and a value may hold a password.
+// arguments are the values of the flags as they were given. Package flag must not check
+// them: it quotes a value that it refuses, and a value may hold a password.
 type arguments struct {
 	listen, account, region, tagTTL, fill, log           string
 	maxBytes, debugPage, progress                        string
@@ -36,7 +36,7 @@ type arguments struct {
 
 func (a *arguments) flags() *flag.FlagSet {
 	fs := flag.NewFlagSet("fakeecr", flag.ContinueOnError)
-	fs.SetOutput(io.Discard) // run says what is wrong, once
+	fs.SetOutput(io.Discard) // run writes the error
 	fs.StringVar(&a.listen, "listen", "127.0.0.1:5000", "`HOST:PORT` to listen on; port 0 picks a free one")
 	fs.StringVar(&a.account, "account", "123456789012", "`ID` of the AWS account")
 	fs.StringVar(&a.region, "region", "us-east-1", "the AWS `REGION`")
@@ -163,8 +163,8 @@ func checkListen(value string) error {
 	return nil
 }
 
-// parseTTL turns a flag's duration into a Policy's, where 0 stands for ECR's
-// 24 hours. The two numbers that need no unit need none here.
+// parseTTL turns the duration of the flag into that of a Policy, where 0 stands for ECR's
+// 24 hours. 0 and negative numbers need no unit.
 func parseTTL(value string) (time.Duration, error) {
 	if n, err := strconv.Atoi(value); err == nil && n < 0 {
 		return -1, nil

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// console is standard error: the lines of the log and, on a terminal, what is being
-// downloaded below them. It is safe for concurrent use.
+// console is standard error. It shows the lines of the log and, on a terminal, the
+// running downloads below them. It is safe for concurrent use.
 type console struct {
 	out  io.Writer
 	size func() (width, height int) // of the terminal; nil: there is none, and nothing is shown below
@@ -18,7 +18,7 @@ type console struct {
 	shown []string // below the log
 }
 
-// What terminals do since the VT100.
+// Escape sequences that every terminal since the VT100 knows.
 const (
 	cursorUp  = "\x1b[%dA" // by so many lines
 	clearLine = "\x1b[K"   // from the cursor to the end of the line
@@ -52,8 +52,8 @@ func (c *console) show(lines []string) {
 	_, _ = io.WriteString(c.out, text) // nobody looks at a terminal that was closed
 }
 
-// upLocked moves the cursor to the first line that is shown. On a terminal that has
-// become narrower since then its lines take more rows.
+// upLocked returns what moves the cursor to the first line that is shown. If the terminal
+// has become narrower since then, the lines take more rows.
 func (c *console) upLocked() string {
 	if len(c.shown) == 0 {
 		return ""
@@ -66,7 +66,8 @@ func (c *console) upLocked() string {
 	return "\r" + fmt.Sprintf(cursorUp, rows)
 }
 
-// below writes over the lines that are there, which flickers less than a clear screen.
+// below returns what writes lines over those that are shown. That flickers less than
+// clearing them first.
 func below(lines []string) string {
 	var b strings.Builder
 	for _, line := range lines {

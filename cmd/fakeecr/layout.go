@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// layout says what of a download there is room for, in columns that are the same for
-// all lines.
+// layout says which columns a line has room for, and how wide they are. All lines have
+// the same layout.
 type layout struct {
 	width int // of a line
 	name  int
@@ -16,12 +16,12 @@ type layout struct {
 
 const (
 	gap = 2 // between columns
-	// leastName is what of a long name is shown where there is room for anything else.
+	// leastName is how much of a long name is shown if other columns need the room.
 	leastName = 24
 	leastBar  = 12
 	// fullName is how long names usually are, at most.
 	fullName = 60
-	// luxuries are the last of the facts, from this one on.
+	// luxuries is the index of the first fact that is less wanted than a whole name.
 	luxuries = 3
 	mostBar  = 42
 )
@@ -32,7 +32,8 @@ var factWidths = []int{4, 12, 21, 14, 12}
 
 func (b bar) facts() []string { return []string{b.percent, b.rate, b.bytes, b.left, b.clients} }
 
-// layoutFor finds room for as much as it can.
+// layoutFor returns the layout that shows the most in lines of width. longest is the
+// length of the longest name.
 func layoutFor(width, longest int) layout {
 	width = max(width, 0)
 	l := layout{width: width, name: min(longest, leastName, max(width-gap-factWidths[0], 0))}
@@ -40,14 +41,14 @@ func layoutFor(width, longest int) layout {
 	for l.facts < len(factWidths) {
 		need := gap + factWidths[l.facts]
 		if l.facts >= luxuries {
-			need += min(longest, fullName) - l.name // which are less wanted than the whole name
+			need += min(longest, fullName) - l.name // the whole name comes first
 		}
 		if room < need {
 			break
 		}
 		room -= gap + factWidths[l.facts]
 		l.facts++
-		if l.facts == 2 && room >= gap+leastBar { // before what the bar says already
+		if l.facts == 2 && room >= gap+leastBar { // the next fact repeats what the bar shows
 			room -= gap + leastBar
 			l.bar = leastBar
 		}
@@ -60,8 +61,8 @@ func layoutFor(width, longest int) layout {
 	return l
 }
 
-// line is b in one line, without blanks at its end. Of a name that is too long the end
-// is shown, which tells one blob from another.
+// line returns b as one line, without blanks at its end. Of a name that is too long it
+// shows the end, since that differs from blob to blob.
 func (l layout) line(b bar) string {
 	name := b.name
 	if cut := len(name) - l.name; cut > 0 {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 )
 
+// logger returns the log of everything else.
 func (c *config) logger(w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{}
 	if c.debug {
@@ -16,8 +17,8 @@ func (c *config) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// pulls is the log of pulls. What goes wrong behind a request, or after its answer has
-// begun, the proxy logs itself.
+// pulls returns the log of pulls. The proxy itself logs what goes wrong behind a request,
+// or after its answer has begun.
 func (c *config) pulls(w io.Writer, log *slog.Logger) *pulls {
 	if c.jsonLog {
 		return &pulls{log: log}

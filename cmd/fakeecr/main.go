@@ -1,19 +1,19 @@
-// Command fakeecr serves a small fake Amazon ECR, that of package fakeecr: a private
-// registry, kept in memory or a directory, whose pull through cache rules stand on the
-// command line.
+// Command fakeecr serves the small fake Amazon ECR of package fakeecr on a port: a private
+// registry, kept in memory or in a directory. Its pull through cache rules are given on
+// the command line.
 //
 //	go run ./cmd/fakeecr -rule docker-hub=registry-1.docker.io
 //	docker pull localhost:5000/docker-hub/library/alpine:latest
 //
-// Further rules, creation templates and exclusions are made by ECR's API, which
-// also tells of repositories and images:
+// ECR's API creates further rules, creation templates and exclusions. It also describes
+// repositories and images:
 //
 //	aws --endpoint-url http://localhost:5000 ecr create-pull-through-cache-rule \
 //		--ecr-repository-prefix quay --upstream-registry-url quay.io
 //	aws --endpoint-url http://localhost:5000 ecr describe-repositories
 //
-// Clients need no credentials. There is no Secrets Manager: -secret has the secrets
-// that rules name.
+// Clients need no credentials. There is no Secrets Manager: the flag -secret gives the
+// secrets that rules name.
 //
 // When it is ready, it prints one line, "listening on http://HOST:PORT", to standard
 // output. Standard error gets a line for each pull and, on a terminal, a bar for each
@@ -43,7 +43,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal kills, as usual: its sender does not want to wait.
+	// A second signal kills the process: its sender does not want to wait.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }

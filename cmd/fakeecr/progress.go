@@ -22,7 +22,8 @@ const (
 	maxBars = 10
 )
 
-// start shows what is being downloaded until end is called, which waits for the end.
+// start shows the running downloads until end is called. end returns when nothing is
+// shown any more.
 func (c *console) start(downloads func() []pullthrough.Download) (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -33,8 +34,8 @@ func (c *console) start(downloads func() []pullthrough.Download) (end func()) {
 	}
 }
 
-// follow shows what is being downloaded until ctx ends, and leaves nothing behind.
-// Without a terminal it does nothing.
+// follow shows the running downloads until ctx ends, and then removes them. Without a
+// terminal it does nothing.
 func (c *console) follow(ctx context.Context, downloads func() []pullthrough.Download) {
 	if c.size == nil {
 		return
@@ -56,9 +57,8 @@ func (c *console) follow(ctx context.Context, downloads func() []pullthrough.Dow
 	}
 }
 
-// draw returns a line for each download whose bytes are still to come, all of them
-// narrower than width and fewer than height. before is what it returned as after the
-// last time.
+// draw returns a line for each download that is not complete. The lines are narrower than
+// width, and fewer than height. before is what the last call returned as after.
 func draw(all []pullthrough.Download, before readings, width, height int, now time.Time) (lines []string, after readings) {
 	all = slices.DeleteFunc(slices.Clone(all), func(d pullthrough.Download) bool { return d.Size >= 0 && d.Written >= d.Size })
 	after = before.next(all, now)
@@ -100,7 +100,7 @@ type reading struct {
 	rate    float64 // bytes per second
 }
 
-// next has the downloads that still run, and no others.
+// next returns the readings of now. It has the downloads that still run, and no others.
 func (r readings) next(all []pullthrough.Download, now time.Time) readings {
 	after := make(readings, len(all))
 	for _, d := range all {
@@ -110,7 +110,8 @@ func (r readings) next(all []pullthrough.Download, now time.Time) readings {
 		}
 		if passed := now.Sub(last.at); passed > 0 {
 			rate := float64(max(d.Written-last.written, 0)) / passed.Seconds()
-			// The average of a young download, of an old one its last seconds.
+			// The rate of a young download is its average, that of an old one the rate of
+			// its last seconds.
 			weight := max(1-math.Exp(-passed.Seconds()/rateWindow.Seconds()), min(passed.Seconds()/now.Sub(d.Began).Seconds(), 1))
 			last = reading{now, d.Written, last.rate + (rate-last.rate)*weight}
 		}
@@ -119,10 +120,10 @@ func (r readings) next(all []pullthrough.Download, now time.Time) readings {
 	return after
 }
 
-// bar is what there is to say about a download, in ASCII.
+// bar is what is shown about a download, in ASCII.
 type bar struct {
 	name                                string
-	share                               float64 // of what has come; negative: nobody knows
+	share                               float64 // the part that has come; negative: unknown
 	percent, bytes, rate, left, clients string
 }
 
@@ -147,7 +148,8 @@ func newBar(d pullthrough.Download, rate float64) bar {
 	return b
 }
 
-// printable has one column for each byte. Names that came by /v2/ have nothing else.
+// printable replaces all but printable ASCII, so that each byte takes one column. Names
+// that came by /v2/ have nothing else.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {

@@ -17,13 +17,13 @@ import (
 
 func (p *pulls) write(one *pull) {
 	if p.lines != nil {
-		_, _ = io.WriteString(p.lines, one.text(time.Now())+"\n") // nobody is left to be told
+		_, _ = io.WriteString(p.lines, one.text(time.Now())+"\n") // there is nowhere to report an error
 		return
 	}
 	p.log.LogAttrs(context.Background(), slog.LevelInfo, string(one.event.Kind), one.attrs()...)
 }
 
-// attrs are for machines: bytes, bytes per second, nanoseconds.
+// attrs returns the pull for programs: in bytes, bytes per second and nanoseconds.
 func (one *pull) attrs() []slog.Attr {
 	e := one.event
 	attrs := []slog.Attr{
@@ -42,7 +42,7 @@ func (one *pull) attrs() []slog.Attr {
 		slog.Int64("sent", one.sent), slog.Int64("rate", rateOf(one.sent, one.took)), slog.Bool("cut", one.cut))
 }
 
-// text is a line for people:
+// text returns the pull as a line for people:
 //
 //	12:03:01.204 fill          27.3 MiB   12.1 MiB/s    2.25s  GET blob docker-hub/library/alpine@sha256:4abcf2066143, 2 upstream requests
 func (one *pull) text(now time.Time) string {
@@ -82,7 +82,7 @@ func (one *pull) method() string {
 	return http.MethodGet
 }
 
-// name is what clients write, a digest cut short.
+// name returns the image as clients write it, with a short digest.
 func name(r pullthrough.Request) string {
 	algorithm, hex, isDigest := strings.Cut(r.Ref, ":")
 	switch {
@@ -94,7 +94,8 @@ func name(r pullthrough.Request) string {
 	return r.Repo.Name + ":" + r.Ref
 }
 
-// oneLine keeps what upstreams say in an error from moving the cursor.
+// oneLine replaces what is not printable. An upstream's error could move the cursor
+// otherwise.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	// fetchWait is how long a line waits for what its fetch has cost: that is known
-	// when the Store has everything, which clients do not wait for.
+	// fetchWait is how long a line waits for the cost of its fetch. The cost is known when
+	// the Store has everything, and clients have their answer before that.
 	fetchWait = 2 * time.Second
-	// maxFetches bounds what is known of fetches, and the lines that wait for some.
+	// maxFetches bounds the notes on fetches, and the lines that wait for a fetch.
 	maxFetches = 1024
 )
 
-// pulls writes one line for each request, when it has been answered to the end, and
-// one for each fetch that no client has asked for.
+// pulls writes one line for each request when its answer has ended, and one line for each
+// fetch that no client has asked for.
 type pulls struct {
 	log   *slog.Logger
-	lines io.Writer // of text; nil: the log gets attributes
+	lines io.Writer // gets lines of text; nil: the log gets attributes instead
 
 	mu     sync.Mutex
 	closed bool
@@ -47,14 +47,14 @@ type fetchCost struct {
 	told     bool // in a line
 }
 
-// pull is a request that has been answered, or the like of it.
+// pull is a request that has been answered, or a fetch that no client has asked for.
 type pull struct {
 	event    pullthrough.Event
 	began    time.Time
 	took     time.Duration // until the last byte was sent
 	sent     int64         // bytes of content
 	upstream int           // requests to upstream that it has caused
-	cut      bool          // the answer did not get to its end
+	cut      bool          // the answer was not complete
 	late     *time.Timer   // ends the wait
 }
 
@@ -62,7 +62,7 @@ type pull struct {
 type pullKey struct{}
 
 // around returns next with a line for each pull. A request of ECR's API is no pull, but
-// may cause some: record hears of them.
+// it may cause pulls: record is told about them.
 func (p *pulls) around(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !pullthrough.IsRegistryRequest(r) {
@@ -73,8 +73,8 @@ func (p *pulls) around(next http.Handler) http.Handler {
 	})
 }
 
-// serve answers r by next. It sees what is sent without standing in its way: files go
-// from the disk to the connection.
+// serve answers r by next. It does not wrap w, so that files can go from the disk to the
+// connection without a copy. It learns from the header how much was sent.
 func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	one := &pull{began: time.Now(), cut: true}
 	defer func() {
@@ -83,7 +83,7 @@ func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 		}
 		one.took = time.Since(one.began)
 		if r.Method == http.MethodGet && one.event.Err == nil && !one.cut {
-			// A 304 has none, a 206 that of its part.
+			// A 304 has no length, and a 206 has the length of its part.
 			one.sent, _ = strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
 		}
 		p.finish(one)
@@ -92,7 +92,7 @@ func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 	one.cut = false
 }
 
-// record is for [fakeecr.Config.OnEvent].
+// record fits [fakeecr.Config.OnEvent].
 func (p *pulls) record(ctx context.Context, e pullthrough.Event) {
 	switch e.Kind {
 	case pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers:
@@ -110,7 +110,7 @@ func (p *pulls) record(ctx context.Context, e pullthrough.Event) {
 	}
 }
 
-// recordFetch lets the lines go that wait for this fetch. The first tells what it has cost.
+// recordFetch writes the lines that wait for this fetch. The first one shows the cost.
 func (p *pulls) recordFetch(e pullthrough.Event) {
 	key := fetchKey{e.Object, e.Request.Repo, e.Request.Ref}
 	p.mu.Lock()
@@ -130,13 +130,15 @@ func (p *pulls) recordFetch(e pullthrough.Event) {
 	}
 }
 
-// finish writes the line, or has it wait for its fetch.
+// finish writes the line, or makes it wait for its fetch.
 func (p *pulls) finish(one *pull) {
 	if !p.hold(one) {
 		p.write(one)
 	}
 }
 
+// hold makes the line wait for its fetch. It reports false if there is nothing to wait
+// for.
 func (p *pulls) hold(one *pull) bool {
 	key := one.key()
 	p.mu.Lock()
@@ -164,7 +166,7 @@ func (p *pulls) hold(one *pull) bool {
 	return true
 }
 
-// letGo reports whether the line still waited.
+// letGo ends the wait of the line. It reports whether the line still waited.
 func (p *pulls) letGo(one *pull) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -180,7 +182,7 @@ func (p *pulls) letGo(one *pull) bool {
 	return true
 }
 
-// close writes the lines that still wait. It is for after the end of the proxy.
+// close writes the lines that still wait. It must be called after the end of the proxy.
 func (p *pulls) close() {
 	p.mu.Lock()
 	held := p.held
@@ -198,8 +200,8 @@ func (one *pull) key() fetchKey {
 	return fetchKey{one.event.Kind, one.event.Request.Repo, one.event.Request.Ref}
 }
 
-// fetches reports whether a fetch was made for the pull and for no other. That a blob
-// exists is asked, not fetched; a failure comes after what has failed.
+// fetches reports whether the pull has caused a fetch of its own whose cost will be known.
+// A HEAD of a blob fetches nothing. When a pull fails, its fetch has ended before.
 func (one *pull) fetches() bool {
 	e := one.event
 	if e.Err != nil || e.Request.Head && e.Kind == pullthrough.EventBlob {

@@ -20,8 +20,8 @@ const (
 	drainTimeout      = 10 * time.Second
 )
 
-// serve answers requests until ctx ends, then finishes those under way. There
-// is no write timeout: layers are large and clients slow.
+// serve answers requests until ctx ends, and then finishes those that run. There is no
+// write timeout, since layers are large and clients may be slow.
 func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) error {
 	log := c.logger(stderr)
 	listener, err := net.Listen("tcp", c.listen)
@@ -31,7 +31,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) er
 	pulls := c.pulls(stderr, log)
 	c.Logger, c.OnEvent = log, pulls.record
 	ecr, err := fakeecr.New(c.Config)
-	if err != nil { // what the other flags say has been checked
+	if err != nil { // the other flags have been checked
 		return errors.Join(badFlag("-data", c.Data, err.Error()), listener.Close())
 	}
 	defer pulls.close()
@@ -61,8 +61,8 @@ func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) er
 	}
 }
 
-// drain ends the server first and the ECR, whose downloads it waits for,
-// second. What is not finished in time is cut off.
+// drain ends the server, and then the ECR. It waits for requests and downloads, and cuts
+// off what has not ended in time.
 func drain(ctx context.Context, server *http.Server, spare *spareConns, ecr *fakeecr.Server, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()

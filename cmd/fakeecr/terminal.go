@@ -5,15 +5,15 @@ import (
 	"os"
 )
 
-// What a terminal is taken for that does not tell its size.
+// The size of a terminal that does not tell its size.
 const (
 	usualWidth  = 80
 	usualHeight = 24
 )
 
-// newConsole writes to stderr. mode, of -progress, says whether downloads are shown
-// there: "auto" does so on a terminal that moves its cursor when told to, unless the
-// log is for machines.
+// newConsole returns a console that writes to stderr. mode is the value of -progress, and
+// says whether downloads are shown: "auto" shows them on a terminal that can move its
+// cursor, unless the log is JSON.
 func newConsole(stderr io.Writer, mode string, jsonLog bool) *console {
 	c := &console{out: stderr}
 	file, _ := stderr.(*os.File)

@@ -4,5 +4,6 @@ package main
 
 import "os"
 
-// terminalSize cannot tell what is a terminal: -progress=always is for those who can.
+// terminalSize cannot tell what is a terminal here. A user who knows gives
+// -progress=always.
 func terminalSize(*os.File) (width, height int, ok bool) { return 0, 0, false }

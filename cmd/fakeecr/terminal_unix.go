@@ -8,8 +8,8 @@ import (
 	"unsafe"
 )
 
-// terminalSize is in characters, 0 where the terminal does not know; ok is false for
-// what is no terminal.
+// terminalSize returns the size in characters. It is 0 if the terminal does not know. ok
+// is false if file is no terminal.
 func terminalSize(file *os.File) (width, height int, ok bool) {
 	if file == nil {
 		return 0, 0, false

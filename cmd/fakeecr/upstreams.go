@@ -12,8 +12,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 )
 
-// addUpstreams reads the flags about upstreams. The rules come before the flags that
-// are about them, in whatever order they were given.
+// addUpstreams reads the flags about upstreams. It reads rules before the flags that are
+// about rules, whatever their order on the command line is.
 func (c *config) addUpstreams(a *arguments) error {
 	for _, add := range []struct {
 		values []string
@@ -65,7 +65,7 @@ func (c *config) hasRule(prefix string) bool {
 	return slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool { return r.Prefix == prefix })
 }
 
-// cutScheme cuts "https://" off a URL; what has none is a host and its path.
+// cutScheme cuts "https://" off a URL. A value without a scheme is a host and its path.
 func cutScheme(raw string) (scheme, rest string) {
 	if scheme, rest, ok := strings.Cut(raw, "://"); ok {
 		return scheme + "://", rest
@@ -73,7 +73,8 @@ func cutScheme(raw string) (scheme, rest string) {
 	return "", raw
 }
 
-// reason is what Rule.Check found, without what all of its errors begin with.
+// reason returns what Rule.Check has found, without the text that all its errors begin
+// with.
 func reason(err error) string {
 	if e, ok := errors.AsType[*pullthrough.Error](err); ok && e.Err != nil {
 		return e.Err.Error()
@@ -81,13 +82,14 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// hideUser keeps a password that stands where none belongs out of messages.
+// hideUser removes user and password from a value for a message. They do not belong into
+// the value.
 func hideUser(value string) string {
 	return "*****" + value[strings.LastIndexByte(value, '@'):]
 }
 
-// addCredential reads PREFIX=USER:TOKEN. Its messages show PREFIX at most, and
-// that only if it can be one rather than a piece of a token with a = in it.
+// addCredential reads PREFIX=USER:TOKEN. Its messages show PREFIX at most, and only if it
+// can be a prefix. Otherwise it may be a piece of a token with a = in it.
 func (c *config) addCredential(value string) error {
 	prefix, secret, _ := strings.Cut(value, "=")
 	if !isPrefix(prefix) {
@@ -130,8 +132,8 @@ func (c *config) addRealm(value string) error {
 	return nil
 }
 
-// addEndpoint reads HOST=URL. A HOST that no rule names, and none of the API could,
-// may be a mistake or part of a command line used everywhere, so it is warned of.
+// addEndpoint reads HOST=URL. It warns if no rule names HOST and the API could not create
+// one that does. That is no error, since people use one command line in several places.
 func (c *config) addEndpoint(value string) error {
 	host, raw, ok := strings.Cut(value, "=")
 	switch {
@@ -150,22 +152,22 @@ func (c *config) addEndpoint(value string) error {
 	}
 	put(&c.Endpoints, name, at)
 	named := slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool { return hostname.Canonical(r.UpstreamURL) == name })
-	if !named && !creatable(host) {
+	if !named && !isCreatable(host) {
 		c.warnings = append(c.warnings, fmt.Sprintf("-endpoint %q: no rule names this host", value))
 	}
 	return nil
 }
 
-// creatable reports whether the API would create a rule for the upstream host.
-func creatable(host string) bool {
+// isCreatable reports whether the API would create a rule for the upstream host.
+func isCreatable(host string) bool {
 	open := pullthrough.Rule{Prefix: "any", UpstreamURL: hostname.Canonical(host)}
 	closed := open
 	closed.CredentialARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/any"
 	return open.Validate("", "") == nil || closed.Validate("", "") == nil
 }
 
-// parseEndpoint wants a whole URL, since http or https matters here, and one
-// that could stand in a rule.
+// parseEndpoint reads a URL. It must have a scheme, since http or https matters here, and
+// a rule must accept it.
 func parseEndpoint(raw string) (*url.URL, bool) {
 	u, err := url.Parse(raw)
 	rule := pullthrough.Rule{Prefix: "any", UpstreamURL: raw}
@@ -175,8 +177,8 @@ func parseEndpoint(raw string) (*url.URL, bool) {
 // secretName is what a rule's credentialArn must end in.
 var secretName = regexp.MustCompile(`^ecr-pullthroughcache/[A-Za-z0-9/_+.@-]+$`)
 
-// addSecret reads NAME=USER:TOKEN. Its messages show NAME at most, and that only if it
-// can be one.
+// addSecret reads NAME=USER:TOKEN. Its messages show NAME at most, and only if it can be
+// a name.
 func (c *config) addSecret(value string) error {
 	name, secret, _ := strings.Cut(value, "=")
 	if !secretName.MatchString(name) {

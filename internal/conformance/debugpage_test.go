@@ -108,6 +108,7 @@ func (w *watched) pull(t *testing.T, ref string, status int) {
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	require.Equal(t, status, resp.StatusCode)
+	require.NoError(t, w.page.Proxy.Idle(t.Context())) // an answer does not wait for the Store
 }
 
 // read is what a reader finds on the page.
