@@ -74,6 +74,9 @@ func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Mani
 	if err := im.mayImport(ctx, r); err != nil {
 		return nil, out, err
 	}
+	if err := im.manifests.stored(ctx, rt, r.Ref); err != nil {
+		return nil, out, err
+	}
 	o.tell(m.Descriptor, m.Descriptor.Size, true)
 	return m, out, im.importParts(ctx, rt, m, o, 0)
 }
@@ -145,7 +148,7 @@ func (im *importer) importChild(ctx context.Context, rt *route, d ocispec.Descri
 	if err := im.importParts(ctx, rt, m, o, depth); err != nil {
 		return err
 	}
-	if err := im.manifests.stored(ctx, rt, d.Digest); err != nil {
+	if err := im.manifests.stored(ctx, rt, d.Digest.String()); err != nil {
 		return err
 	}
 	o.tell(d, d.Size, true)

@@ -250,8 +250,8 @@ func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, depth
 	return m, err
 }
 
-// stored waits until the fetch of d, if one runs, has ended: its answer is out
+// stored waits until the fetch of ref, if one runs, has ended: its answer is out
 // before the Store has it.
-func (re *resolver) stored(ctx context.Context, rt *route, d digest.Digest) error {
-	return re.flights.Wait(ctx, rt.key(d.String()))
+func (re *resolver) stored(ctx context.Context, rt *route, ref string) error {
+	return re.flights.Wait(ctx, rt.key(ref))
 }
