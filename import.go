@@ -84,6 +84,9 @@ func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Mani
 	if err := im.manifests.stored(ctx, rt, r.Ref); err != nil {
 		return m, outcome{}, err
 	}
+	if err := im.manifests.stored(ctx, rt, r.Ref); err != nil {
+		return nil, out, err
+	}
 	o.tell(m.Descriptor, m.Descriptor.Size, true)
 	return m, outcome{}, nil
 }
