@@ -106,7 +106,7 @@ func (c *core) mayFetch(ctx context.Context, a Action, r Request) error {
 	if c.authorize == nil {
 		return nil
 	}
-	_, err := hostcall.Do(ctx, c.router.callbacks, "Authorize", nil, func(ctx context.Context) (struct{}, error) {
+	_, err := callBeside(ctx, c.router.callbacks, "Authorize", func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, authorizeFetch(ctx, c.authorize, a, r)
 	})
 	return err

@@ -224,9 +224,6 @@ func sizeOf(b *Blob) (int64, error) {
 // putManifest stores m, in its turn. A failure is told.
 func (s *guardedStore) putManifest(ctx context.Context, repo Repo, m *Manifest) error {
 	return s.manifestPuts.Do(ctx, "Store.PutManifest", func(ctx context.Context, _ func()) error {
-		if err := context.Cause(ctx); err != nil {
-			return err // a Store is not called with a context that has ended
-		}
 		return s.host.PutManifest(ctx, repo, m)
 	})
 }

@@ -113,9 +113,20 @@ func (ro *router) route(ctx context.Context, repo Repo) (*route, error) {
 
 // routeBeside is route for a miss: the caller leaves when its context ends.
 func (ro *router) routeBeside(ctx context.Context, repo Repo) (*route, error) {
-	return hostcall.Do(ctx, ro.callbacks, "Rules", nil, func(ctx context.Context) (*route, error) {
+	return callBeside(ctx, ro.callbacks, "Rules", func(ctx context.Context) (*route, error) {
 		return ro.route(ctx, repo)
 	})
+}
+
+// callBeside calls the host for a request whose caller leaves when its context ends.
+// Where too many calls hang the host is called on the request's own goroutine: then
+// it can hold up this request, and no other.
+func callBeside[T any](ctx context.Context, l *hostcall.Lookups, what string, f func(context.Context) (T, error)) (T, error) {
+	v, err := hostcall.Do(ctx, l, what, nil, f)
+	if errors.Is(err, hostcall.ErrStuck) {
+		err = hostcall.Guard(what, func() (err error) { v, err = f(ctx); return err })
+	}
+	return v, err
 }
 
 // routeBy is the way that rule says, to name upstream.
@@ -196,7 +207,9 @@ var errRuleGone = errors.New("the rule is not what it was when the fetch began")
 // What came by a rule that is gone, or that is another one by now, is served and
 // not stored.
 func (ro *router) unchanged(ctx context.Context, rt *route) error {
-	now, err := ro.routeBeside(ctx, rt.repo)
+	now, err := hostcall.Do(ctx, ro.callbacks, "Rules", nil, func(ctx context.Context) (*route, error) {
+		return ro.route(ctx, rt.repo)
+	})
 	if errors.Is(err, ErrNoRule) || err == nil && now.id != rt.id {
 		return errRuleGone
 	}

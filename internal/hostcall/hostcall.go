@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // ErrStuck is what a call gets that was not made because too many calls before it
@@ -52,9 +53,14 @@ func Recover(what string, err *error) {
 	}
 }
 
-// MaxLookups is how many calls a [Lookups] makes at a time, those that nobody waits
-// for any more included.
-const MaxLookups = 64
+const (
+	// MaxLookups is how many calls a [Lookups] makes at a time, those that nobody waits
+	// for any more included.
+	MaxLookups = 64
+	// LookupPatience is how long a call waits to be made while none of those under way
+	// returns.
+	LookupPatience = 10 * time.Second
+)
 
 // Lookups bounds the calls made by [Do]. The zero value is ready for use. It is
 // safe for concurrent use and must not be copied.
@@ -62,6 +68,7 @@ type Lookups struct {
 	mu      sync.Mutex
 	running int
 	left    int           // of these, how many nobody waits for
+	moved   time.Time     // when a call last began or returned
 	freed   chan struct{} // closed and replaced when running or left changes; nil: nobody waits
 }
 
@@ -70,8 +77,8 @@ type Lookups struct {
 // later goes to drop, if it is no error. drop may be nil.
 //
 // At most [MaxLookups] calls run at a time. When that many run, Do waits for one of
-// them to return; when that many run and nobody waits for any of them, Do fails at
-// once with [ErrStuck].
+// them to return. It fails with [ErrStuck] when none has for [LookupPatience], and at
+// once when nobody waits for any of them.
 func Do[T any](ctx context.Context, l *Lookups, what string, drop func(T), f func(context.Context) (T, error)) (v T, err error) {
 	if err := l.enter(ctx); err != nil {
 		return v, fmt.Errorf("%s %w: %w", what, ErrNotCalled, err)
@@ -113,6 +120,7 @@ func (c *lookup[T]) end(l *Lookups) (abandoned bool) {
 	defer l.mu.Unlock()
 	c.ended = true
 	l.running--
+	l.moved = time.Now()
 	if c.abandoned {
 		l.left--
 	}
@@ -140,32 +148,38 @@ func (l *Lookups) enter(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		freed, err := l.tryEnter()
+		freed, patience, err := l.tryEnter()
 		if freed == nil {
 			return err
 		}
+		over := time.NewTimer(patience)
 		select {
 		case <-freed:
+		case <-over.C:
 		case <-ctx.Done():
 		}
+		over.Stop()
 	}
 }
 
-// tryEnter takes a place, or returns the channel that tells of a change.
-func (l *Lookups) tryEnter() (freed <-chan struct{}, err error) {
+// tryEnter takes a place, or returns the channel that tells of a change, and for how
+// long to wait for it.
+func (l *Lookups) tryEnter() (freed <-chan struct{}, patience time.Duration, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case l.running < MaxLookups:
+	if l.running < MaxLookups {
 		l.running++
-		return nil, nil
-	case l.left >= MaxLookups:
-		return nil, ErrStuck
+		l.moved = time.Now()
+		return nil, 0, nil
+	}
+	patience = LookupPatience - time.Since(l.moved)
+	if l.left >= MaxLookups || patience <= 0 {
+		return nil, 0, ErrStuck
 	}
 	if l.freed == nil {
 		l.freed = make(chan struct{})
 	}
-	return l.freed, nil
+	return l.freed, patience, nil
 }
 
 func (l *Lookups) wakeLocked() {

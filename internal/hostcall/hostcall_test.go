@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,20 +94,33 @@ func TestLookupsThatHangAreBounded(t *testing.T) {
 }
 
 func TestALookupWaitsForOneThatSomebodyWaitsFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l hostcall.Lookups
-		hung := make(chan struct{})
-		defer close(hung)
-		hang(t, &l, hostcall.MaxLookups-1, hung)
-		go func() {
-			_, _ = hostcall.Do(t.Context(), &l, "slow", nil, func(context.Context) (int, error) { time.Sleep(time.Minute); return 0, nil })
-		}()
-		synctest.Wait()
-		start := time.Now()
-		_, err := hostcall.Do(t.Context(), &l, "next", nil, func(context.Context) (int, error) { return 0, nil })
-		assert.NoError(t, err)
-		assert.Equal(t, time.Minute, time.Since(start))
-	})
+	for name, tc := range map[string]struct {
+		takes, waits time.Duration
+		err          error
+	}{
+		"it returns":          {5 * time.Second, 5 * time.Second, nil},
+		"it does not, either": {time.Minute, hostcall.LookupPatience, hostcall.ErrStuck},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var l hostcall.Lookups
+				hung := make(chan struct{})
+				hang(t, &l, hostcall.MaxLookups-1, hung)
+				slow := make(chan struct{})
+				go func() {
+					_, _ = hostcall.Do(t.Context(), &l, "slow", nil, func(context.Context) (int, error) { time.Sleep(tc.takes); return 0, nil })
+					close(slow)
+				}()
+				synctest.Wait()
+				start := time.Now()
+				_, err := hostcall.Do(t.Context(), &l, "next", nil, func(context.Context) (int, error) { return 0, nil })
+				assert.ErrorIs(t, err, tc.err)
+				assert.Equal(t, tc.waits, time.Since(start))
+				close(hung)
+				<-slow
+			})
+		})
+	}
 }
 
 func TestPutsTakeTurns(t *testing.T) {
@@ -280,4 +294,33 @@ func TestBodyEndsWithItsContext(t *testing.T) {
 	cancel()
 	_, err = io.ReadAll(b)
 	assert.ErrorIs(t, err, context.Canceled, "half of a blob is not read to its end")
+}
+
+// A host's test that calls t.FailNow in its Store ends the goroutine that it is on.
+func TestALookupThatEndsItsGoroutineReleasesItsWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l hostcall.Lookups
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		for range 2 * hostcall.MaxLookups {
+			_, err := hostcall.Do(ctx, &l, "x", nil, func(context.Context) (int, error) { runtime.Goexit(); return 0, nil })
+			if !assert.Error(t, err) || !assert.NotErrorIs(t, err, context.DeadlineExceeded) {
+				return
+			}
+		}
+	})
+}
+
+func TestAPutThatEndsItsGoroutineReleasesItsWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p hostcall.Puts
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		for range 2 * hostcall.MaxPuts {
+			err := p.Do(ctx, "x", func(context.Context, func()) error { runtime.Goexit(); return nil })
+			if !assert.Error(t, err) || !assert.NotErrorIs(t, err, context.DeadlineExceeded) {
+				return
+			}
+		}
+	})
 }

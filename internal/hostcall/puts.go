@@ -42,6 +42,10 @@ func (p *Puts) Do(ctx context.Context, what string, put func(ctx context.Context
 	if err := p.enter(ctx); err != nil {
 		return fmt.Errorf("%s %w: %w", what, ErrNotCalled, err)
 	}
+	if err := context.Cause(ctx); err != nil { // it ended in the moment of the turn
+		p.leave()
+		return fmt.Errorf("%s %w: %w", what, ErrNotCalled, err)
+	}
 	done := make(chan error, 1)
 	go func() {
 		err := errEnded // unless the put returns
