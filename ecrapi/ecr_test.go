@@ -117,10 +117,10 @@ func TestECRChoicesHaveTheirLine(t *testing.T) {
 	}
 }
 
-// source is the code of this package and of the root.
+// source is the code of this package, of the root and of internal/ecr.
 func source(t *testing.T) (code string) {
 	t.Helper()
-	for _, dir := range []string{".", ".."} {
+	for _, dir := range []string{".", "..", "../internal/ecr"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		require.NoError(t, err)
 		for _, file := range files {
