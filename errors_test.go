@@ -61,6 +61,7 @@ func TestFailedBlobs(t *testing.T) {
 	for _, cases := range []map[string]testkit.Failure{testkit.Failures, blobFailures} {
 		for name, c := range cases {
 			t.Run(name, func(t *testing.T) {
+				t.Parallel() // some wait before they resume
 				testkit.CheckFailure(t, c, img, "GET /v2/a/blobs/* 20*", testkit.BlobPath("a", img.Layers[0].Digest))
 			})
 		}

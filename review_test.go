@@ -259,10 +259,16 @@ func TestARuleSourceThatHangsForOneAccountHoldsUpNoOther(t *testing.T) {
 			return rules.Rules(ctx, account, region)
 		})
 		w.Up.Push("a", "1", testkit.Image(1))
+		answer := make(chan struct{})
+		heal := w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/*", Stall: answer})
 		for i := range 64 {
 			repo := pullthrough.Repo{Account: "slow", Region: string(rune('A' + i)), Name: testkit.Prefix + "/a"}
 			go func() { _, _ = w.Manifest(t.Context(), pullthrough.Request{Repo: repo, Ref: "1"}) }()
 		}
+		time.Sleep(time.Second)
+		require.Equal(t, 64, w.Running())
+		heal()
+		close(answer)
 		time.Sleep(time.Second)
 		require.Equal(t, 64, w.Running())
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)

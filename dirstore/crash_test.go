@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -20,11 +21,13 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 )
 
 // crashes is how often the tests below kill a process: at random moments, and at
-// the points of [crashPoints], each of them at least once. CRASHES says another
-// number, such as 500, and CRASH_SEED repeats the choices of the run that printed it.
+// points of [crashPoints], chosen at random, each of them at least once where tests may
+// be long. CRASHES says another number, such as 500, and CRASH_SEED repeats the choices
+// of the run that printed it.
 func crashes(t *testing.T) (n int, r *rand.Rand) {
 	t.Helper()
 	number := func(name string, usual uint64) uint64 {
@@ -38,7 +41,11 @@ func crashes(t *testing.T) (n int, r *rand.Rand) {
 	}
 	seed := number("CRASH_SEED", rand.Uint64())
 	t.Logf("CRASH_SEED=%d", seed)
-	return int(number("CRASHES", 50)), rand.New(rand.NewPCG(seed, 0))
+	usual := uint64(16)
+	if testkit.Long() {
+		usual = max(50, uint64(len(crashPoints)))
+	}
+	return int(number("CRASHES", usual)), rand.New(rand.NewPCG(seed, 0))
 }
 
 // childPlan is what a child is to do with the directory.
@@ -115,7 +122,7 @@ func (c *child) killed() bool {
 	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
-// TestCrashAtEachPoint kills a process at each point between two steps on the disk.
+// TestCrashAtEachPoint kills processes at the points between two steps on the disk.
 func TestCrashAtEachPoint(t *testing.T) {
 	n, r := crashes(t)
 	good, damaged := census(t)
@@ -133,8 +140,10 @@ func TestCrashAtEachPoint(t *testing.T) {
 	var mu sync.Mutex
 	kills, objects, violations := 0, 0, 0
 	t.Run("at", func(t *testing.T) {
-		for i := range max(n, len(crashPoints)) {
-			plan := childPlan{Point: crashPoints[i%len(crashPoints)]}
+		points := slices.Clone(crashPoints)
+		r.Shuffle(len(points), func(i, j int) { points[i], points[j] = points[j], points[i] })
+		for i := range n {
+			plan := childPlan{Point: points[i%len(points)]}
 			plan.Damaged = good[plan.Point] == 0
 			// Rather early ones: they are quick, and leave more to be done.
 			plan.Times = 1 + r.IntN(1+r.IntN(max(good[plan.Point], damaged[plan.Point])))
@@ -147,7 +156,7 @@ func TestCrashAtEachPoint(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d points, %d kills, %d objects checked, %d violations", len(crashPoints), kills, objects, violations)
+	t.Logf("%d points, %d kills, %d objects checked, %d violations", min(n, len(crashPoints)), kills, objects, violations)
 }
 
 // census counts how often a process comes to each point, in a good directory and in

@@ -187,6 +187,7 @@ func (v *survey) pulls(s *dirstore.Store) {
 		known := err == nil && slices.ContainsFunc(c.images, func(img *pullthroughtest.Image) bool { return string(img.Content) == string(m.Content) })
 		v.expect(known, "%s:%s cannot be pulled: %v", c.repo.Name, c.tag, err)
 	}
+	v.expect(p.Idle(v.t.Context()) == nil, "a manifest is not stored") // it was answered before
 	v.asked(missing)
 	missing = nil
 	v.eachObject(func(repo pullthrough.Repo, img *pullthroughtest.Image, b *pullthroughtest.Blob) {

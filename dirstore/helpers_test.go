@@ -27,7 +27,15 @@ var (
 	_ pullthrough.BlobStager = (*dirstore.Store)(nil)
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+// TestMain has all directories of tests in memory, if there is such a place: syncs cost
+// nothing there.
+func TestMain(m *testing.M) {
+	if dir, err := os.MkdirTemp("/dev/shm", "dirstore"); err == nil {
+		_ = os.Remove(dir)
+		_ = os.Setenv("TMPDIR", filepath.Dir(dir))
+	}
+	pullthroughtest.Main(m)
+}
 
 var (
 	repo    = pullthrough.Repo{Name: "hub/library/alpine"}
@@ -49,16 +57,10 @@ func open(t testing.TB, dir string) *dirstore.Store {
 	return s
 }
 
-// scratch is a directory in memory where there is such a thing: these tests sync
-// a thousand times.
+// scratch is a directory of the test. See [TestMain].
 func scratch(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "dirstore")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
+	return t.TempDir()
 }
 
 // noise is n bytes that differ for each seed.

@@ -12,7 +12,7 @@ import (
 
 func TestStore(t *testing.T) {
 	pullthroughtest.TestStore(t, func(t *testing.T) pullthrough.Store {
-		store, err := dirstore.Open(t.TempDir())
+		store, err := dirstore.Open(scratch(t))
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, store.Close()) })
 		return store

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -65,6 +66,9 @@ func testASweepThatFailsHalfWayLosesNothing(t *testing.T) {
 	require.NoError(t, run(dir, max, func(string, string) error { steps++; return nil }))
 	assertGone(t, open(t, dir), repo, index, "index")
 	for broken := range steps {
+		if !testkit.Long() && broken%3 != steps%3 {
+			continue // a third of the steps shows what all show
+		}
 		for _, forGood := range []bool{false, true} {
 			dir, max := prepare()
 			step := 0

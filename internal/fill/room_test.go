@@ -95,6 +95,7 @@ func TestAFillOfUnknownLengthLeavesRoomForOthers(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, a.Body.Close())
 		first.bodies[0].end(content[mib+1:])
+		synctest.Wait() // the first reader has closed
 		w.idle(t)
 		reader.Wait()
 	})
