@@ -56,7 +56,7 @@ const (
 	ActionCreate Action = "CreateRepository" // where the Store is a RepoCreator and has no such repository
 )
 
-// Identity is who asks, and which private registry.
+// Identity is the caller of a request, and the private registry that it asks.
 type Identity struct {
 	Account string
 	Region  string

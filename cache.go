@@ -182,7 +182,7 @@ const (
 	// departure from Amazon ECR.
 	FillLazy FillMode = iota
 	// FillBackground brings in, after a manifest, all that it refers to, children
-	// of every platform included, while nobody waits for it; as Amazon ECR does.
+	// of every platform included, in the background, as Amazon ECR does.
 	FillBackground
 	// FillEager is FillBackground for Stores that check references: a manifest is
 	// put after its children and blobs. Clients do not wait for that.

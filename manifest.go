@@ -16,7 +16,7 @@ import (
 // resolver finds manifests: in the Store, or upstream.
 //
 // The way of a request is lookUp, then, for a miss or a tag that is due, join. What
-// joins runs once for all who ask, in a flight: resolve looks into the Store once
+// joins runs once for all callers, in a flight: resolve looks into the Store once
 // more and then calls recheck for a tag that is stored, or fetch for what is not.
 // Both end in keep.
 type resolver struct {
@@ -37,7 +37,7 @@ func newResolver(c *core, fill FillMode, flights *flight.Set) *resolver {
 	return re
 }
 
-// fetching is one fetch of a manifest, on behalf of all who wait for it.
+// fetching is one fetch of a manifest, on behalf of every caller that waits for it.
 type fetching struct {
 	*flight.Call[objectKey, *Manifest]
 	rt    *route
@@ -93,7 +93,7 @@ func (re *resolver) join(ctx context.Context, rt *route, r Request) (*Manifest, 
 	return asAnswer(m, r.Ref, shared), nil
 }
 
-// asAnswer is the manifest of a flight as the answer to one of those who wait.
+// asAnswer is the manifest of a flight as the answer to one caller.
 func asAnswer(m *Manifest, ref string, shared bool) *Manifest {
 	shared = shared && m.Source == SourceFill
 	tag := ref
@@ -173,15 +173,15 @@ func stamp(m *Manifest, now time.Time) *Manifest {
 	return m
 }
 
-// keep answers those who wait with m, which is verified, and has it stored, as Fill
-// says. It returns what the answer is for those who have not got one yet.
+// keep answers the callers that wait with m, which is verified, and has it stored, as
+// Fill says. It returns the answer for callers that have not got one yet.
 //
 // The flight, the answer and the commit, step by step:
 //
 //  1. Keep makes the flight go on although everybody may leave. If everybody has
 //     left already, another flight for the same key may run by now, so nothing is
 //     stored here.
-//  2. PublishUnder answers all who wait and all who join from now on. Neither the
+//  2. PublishUnder answers every caller that waits or joins from now on. Neither the
 //     Store nor any blob can delay that. In the same step the flight is entered under
 //     the digest, too: a client that was told the digest by HEAD of the tag finds this
 //     flight, not a second fetch.
@@ -219,7 +219,7 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 }
 
 // put stores m and returns what is stored. A Store that fails changes nothing for
-// those who wait. The context is the flight's: it was kept, so only a Shutdown that
+// the callers. The context is the flight's: it was kept, so only a Shutdown that
 // runs out of time ends it.
 func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 	ctx := f.Context()

@@ -27,7 +27,7 @@
 // them on each miss, [Match] picks the one that covers a name, [Rule.Validate] says
 // which ones ECR would create. Package ecrapi is ECR's JSON API for them.
 //
-// [Proxy.Identify] and [Proxy.Authorize] say who asks and what he may do,
+// [Proxy.Identify] and [Proxy.Authorize] say who the caller is and what it may do,
 // [Proxy.Credentials] and [Proxy.Endpoint] how a rule's upstream registry is reached.
 // [Policy] has what may differ from ECR, rule by rule: how long tags are fresh, what
 // may be retried, whether upstream is asked at all. [Proxy.OnEvent] is told of each
@@ -72,7 +72,7 @@ type Proxy struct {
 	// Rules are asked on each miss. Required.
 	Rules RuleSource
 
-	// Credentials returns what the rule's upstream registry is to be told. It is
+	// Credentials returns the credential for the rule's upstream registry. It is
 	// called for each token, not for each request, with a context that is not the
 	// request's; an error refuses the pull as Amazon ECR does when it cannot read
 	// the rule's secret. The answer must depend on the rule and on account and
@@ -97,7 +97,7 @@ type Proxy struct {
 	// import the stored copy is served, or "not found" as Amazon ECR says; for a
 	// repository "name unknown". nil: everybody may.
 	Authorize func(ctx context.Context, a Action, r Request) error
-	// Identify says who sends a /v2/ request, to which account and Region. An
+	// Identify says which caller sends a /v2/ request, and to which account and Region. An
 	// error that Is [ErrUnauthorized] is answered 401. nil: the zero [Identity];
 	// see also [HostIdentity].
 	Identify func(*http.Request) (Identity, error)

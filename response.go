@@ -78,7 +78,7 @@ func (p *Proxy) covers(r *http.Request, c caller, name string) bool {
 	return covered
 }
 
-// caller is who sends a request, or why that is not known.
+// caller is the sender of a request, or why the sender is not known.
 type caller struct {
 	Identity
 	err error

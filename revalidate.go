@@ -94,7 +94,7 @@ func (c *checks) confirm(rt *route, tag string) {
 	c.pauses.RemoveIf(repo, func(pause) bool { return true })
 }
 
-// checkLimit is how long those who pull a stored tag wait for its check. When the
+// checkLimit is how long the callers that pull a stored tag wait for its check. When the
 // time is over they are given the stored manifest, and the check goes on. The zero
 // limit is none.
 type checkLimit struct {

@@ -45,7 +45,7 @@ func newGuardedStore(host Store, tell func(context.Context, Repo, string, error)
 	return &guardedStore{host: host, tell: tell, lookups: new(hostcall.Lookups), verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
 }
 
-// failed reports a failure, unless it is the caller who left.
+// failed reports a failure, unless the caller has left.
 func (s *guardedStore) failed(ctx context.Context, repo Repo, ref string, err error) {
 	if err != nil && ctx.Err() == nil {
 		s.tell(ctx, repo, ref, err)

@@ -170,7 +170,7 @@ func (ro *router) isFresh(have *Manifest, now time.Time) bool {
 }
 
 // noRule is ErrNoRule. If there is a rule that can never match, the error says so,
-// since whoever made that rule would look for the reason for a long time.
+// since the reason would otherwise be hard to find.
 func noRule(rules []Rule) error {
 	for _, r := range rules {
 		if err := r.Check(); err != nil {
