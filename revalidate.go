@@ -148,9 +148,9 @@ func (l *checkLimit) stop() {
 	}
 }
 
-// recheck asks upstream whether a stored tag is still what it was. It never fails
-// for those who wait unless the Policy says so: they are given what is stored when
-// upstream fails, or when it takes too long.
+// recheck asks upstream whether a stored tag is still what it was. It does not fail
+// unless the Policy says so: callers get what is stored when upstream fails, or when it
+// takes too long.
 func (re *resolver) recheck(f *fetching) (*Manifest, error) {
 	refused := re.checks.isRefused(f.rt, f.r.Ref)
 	limit := new(checkLimit)
@@ -178,7 +178,7 @@ func (re *resolver) recheck(f *fetching) (*Manifest, error) {
 	return re.serveUnconfirmed(f, err, slow, refused)
 }
 
-// limit has what is stored served to those who wait when the time for the check is
+// limit serves what is stored to the callers that wait when the time for the check is
 // over.
 func (re *resolver) limit(f *fetching) *checkLimit {
 	return startLimit(f.rt.policy, func(late bool) {
