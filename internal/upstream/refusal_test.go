@@ -68,6 +68,9 @@ func FuzzErrorText(f *testing.F) {
 	} {
 		f.Add(400, "Bearer error=\"invalid_token\",error_description=\"SECRET\"", []byte(seed))
 	}
+	for _, seed := range spoken(f, `{"errors"`) {
+		f.Add(400, "", []byte(seed))
+	}
 	const canary = "canary-fuzz-secret"
 	printable := regexp.MustCompile(`^[ -~]*$`)
 	f.Fuzz(func(t *testing.T, status int, challenge string, body []byte) {

@@ -22,6 +22,9 @@ func FuzzToken(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
+	for _, seed := range append(spoken(f, `{"token"`), spoken(f, `{"access_token"`)...) {
+		f.Add([]byte(seed))
+	}
 	printable := regexp.MustCompile(`^[!-~]*$`)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		token, refresh, life, err := upstream.ParseToken(body)
