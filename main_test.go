@@ -2,7 +2,6 @@ package pullthrough_test
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,5 +17,3 @@ func readFile(t *testing.T, name string) string {
 	require.NoError(t, err)
 	return string(b)
 }
-
-func join(s []string) string { return strings.Join(s, " ") }
