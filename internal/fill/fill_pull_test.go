@@ -170,28 +170,6 @@ func TestUpstreamsThatDoNotSayHowLong(t *testing.T) {
 	}
 }
 
-func TestSizesOfColdBlobsAreTold(t *testing.T) {
-	for name, known := range map[string]bool{"from the manifest": true, "from upstream": false} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			layer := w.Layer(500_000)
-			want := []string{"GET /v2/a/blobs/" + layer.Digest.String() + " 206"}
-			if known {
-				_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
-				require.NoError(t, err)
-				w.Up.Reset()
-				want = nil
-			}
-			for range 2 {
-				b, err := w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: layer.Digest.String(), Head: true})
-				require.NoError(t, err)
-				assert.EqualValues(t, 500_000, b.Descriptor.Size)
-			}
-			assert.Equal(t, want, w.Up.Log(), "an existence check downloads nothing")
-		})
-	}
-}
-
 func TestTooLargeABlobIsRefused(t *testing.T) {
 	for name, fault := range map[string]pullthroughtest.Fault{"declared": {}, "undeclared": {NoLength: true}, "endless": {NoLength: true, Extend: 1 << 40}} {
 		t.Run(name, func(t *testing.T) {
