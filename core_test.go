@@ -101,3 +101,41 @@ func TestOneCallerMayImportAndTheOtherMayNot(t *testing.T) {
 		})
 	}
 }
+
+func TestAHostThatPanicsHurtsOneRequest(t *testing.T) {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	for name, breakIt := range map[string]func(*pullthrough.Proxy){
+		"Credentials": func(p *pullthrough.Proxy) {
+			p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+				panic("oops")
+			}
+		},
+		"Authorize": func(p *pullthrough.Proxy) {
+			p.Authorize = func(context.Context, pullthrough.Action, pullthrough.Request) error { panic("oops") }
+		},
+		"Rules": func(p *pullthrough.Proxy) {
+			p.Rules = pullthrough.RuleSourceFunc(func(context.Context, string, string) ([]pullthrough.Rule, error) { panic("oops") })
+		},
+		"Policy": func(p *pullthrough.Proxy) {
+			p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { panic("oops") }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, breakIt)
+			w.Up.Push("a", "1", img)
+			for range 2 {
+				_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
+				assert.ErrorContains(t, err, "oops")
+			}
+			assert.Zero(t, w.Up.Count("GET /token*"))
+		})
+	}
+	t.Run("OnEvent", func(t *testing.T) {
+		w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+			p.OnEvent = func(context.Context, pullthrough.Event) { panic("oops") }
+		})
+		w.Up.Push("a", "1", img)
+		w.Pull(t, "a", "1", img)
+		assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/*"))
+	})
+}

@@ -71,8 +71,10 @@ func TestAfterShutdownHitsAreServedAndMissesRefused(t *testing.T) {
 	w.Pull(t, "a", "1", img)
 	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "2"})
 	assert.ErrorIs(t, err, pullthrough.ErrClosed)
-	_, err = w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("b"), Ref: img.Blobs()[0].Digest.String()})
-	assert.ErrorIs(t, err, pullthrough.ErrClosed)
+	for _, head := range []bool{false, true} {
+		_, err = w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("b"), Ref: img.Blobs()[0].Digest.String(), Head: head})
+		assert.ErrorIs(t, err, pullthrough.ErrClosed)
+	}
 	assert.Empty(t, w.Up.Log())
 }
 

@@ -2,7 +2,6 @@ package pullthrough_test
 
 import (
 	"os"
-	"strings"
 	"sync"
 	"testing"
 
@@ -20,8 +19,6 @@ func readFile(t *testing.T, name string) string {
 	require.NoError(t, err)
 	return string(b)
 }
-
-func join(s []string) string { return strings.Join(s, " ") }
 
 // heldPuts is a Store whose PutManifest waits at a gate while it is held. release may be
 // called twice.

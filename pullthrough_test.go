@@ -1,11 +1,15 @@
 package pullthrough_test
 
 import (
+	"context"
+	"io"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 
+	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
@@ -52,4 +56,26 @@ func TestEveryKindOfImagePulls(t *testing.T) {
 			assert.Empty(t, w.Up.Log())
 		})
 	}
+}
+
+func TestABadRequestAsksNobody(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Rules = pullthrough.RuleSourceFunc(func(context.Context, string, string) ([]pullthrough.Rule, error) {
+			t.Error("a bad name reached the rules")
+			return nil, io.EOF
+		})
+	})
+	for _, r := range []pullthrough.Request{
+		{Repo: testkit.Repo("../a"), Ref: "1"}, {Repo: testkit.Repo("A"), Ref: "1"}, {Repo: testkit.Repo("a"), Ref: ""},
+		{Repo: testkit.Repo("a"), Ref: strings.Repeat("a", 129)}, {Repo: testkit.Repo("a"), Ref: "sha256:" + strings.Repeat("a", 63)},
+		{Repo: testkit.Repo("a"), Ref: "md5:d41d8cd98f00b204e9800998ecf8427e"},
+	} {
+		_, err := w.Manifest(t.Context(), r)
+		assert.ErrorIs(t, err, pullthrough.ErrInvalid)
+		_, err = w.Blob(t.Context(), r)
+		assert.ErrorIs(t, err, pullthrough.ErrInvalid)
+	}
+	_, err := w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "latest"})
+	assert.ErrorIs(t, err, pullthrough.ErrInvalid, "a blob has no tags")
+	assert.Empty(t, w.Up.Log())
 }

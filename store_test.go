@@ -188,3 +188,16 @@ func TestStoresMustNotLoseWhatTheHostKnows(t *testing.T) {
 	assert.Same(t, first, again, "a second tag of a known digest changes nothing else")
 	assert.Equal(t, 2, w.Up.Count("GET /v2/a/manifests/* 200"))
 }
+
+func TestADamagedStoreHeals(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.Up.Push("a", "1", img)
+	bad := testkit.LocalManifest("1")
+	bad.CheckedAt = time.Now()
+	bad.Content = append([]byte(nil), bad.Content...)
+	bad.Content[3] ^= 1
+	require.NoError(t, w.Mem.PutManifest(t.Context(), testkit.Repo("a"), bad))
+	w.Pull(t, "a", "1", img)
+	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 200"))
+}

@@ -72,11 +72,8 @@ func always(f pullthroughtest.Fault) func(*pullthroughtest.Image) pullthroughtes
 var noDigest = http.Header{"Docker-Content-Digest": nil, "Etag": nil}
 
 func testTagWithoutDigestHeader(t *testing.T) {
-	oddly(t, map[string]func(*pullthroughtest.Image) pullthroughtest.Fault{"no digest": always(pullthroughtest.Fault{Header: noDigest})})
-}
-
-func testTagWithoutDigestAndLength(t *testing.T) {
 	oddly(t, map[string]func(*pullthroughtest.Image) pullthroughtest.Fault{
+		"no digest":           always(pullthroughtest.Fault{Header: noDigest}),
 		"chunked":             always(pullthroughtest.Fault{Header: noDigest, NoLength: true}),
 		"up to the very last": always(pullthroughtest.Fault{Header: noDigest, CloseDelimited: true}),
 	})
@@ -128,7 +125,7 @@ const drained = 72 << 10
 
 func servedAs(types ...string) http.Header { return http.Header{"Content-Type": types} }
 
-func testCharsetIsTakenOffTheType(t *testing.T) {
+func testTypeOfTheManifestItselfCounts(t *testing.T) {
 	oddly(t, map[string]func(*pullthroughtest.Image) pullthroughtest.Fault{
 		"charset": func(img *pullthroughtest.Image) pullthroughtest.Fault {
 			return pullthroughtest.Fault{Header: servedAs(img.MediaType + "; charset=utf-8")}
@@ -136,11 +133,6 @@ func testCharsetIsTakenOffTheType(t *testing.T) {
 		"quoted, upper case": func(img *pullthroughtest.Image) pullthroughtest.Fault {
 			return pullthroughtest.Fault{Header: servedAs(img.MediaType + ` ;Charset="UTF-8"`)}
 		},
-	})
-}
-
-func testTypeOfTheManifestItselfCounts(t *testing.T) {
-	oddly(t, map[string]func(*pullthroughtest.Image) pullthroughtest.Fault{
 		"octet-stream": always(pullthroughtest.Fault{Header: servedAs("application/octet-stream")}),
 		"plain text":   always(pullthroughtest.Fault{Header: servedAs("text/plain; charset=utf-8")}),
 		"JSON":         always(pullthroughtest.Fault{Header: servedAs("application/json")}),
@@ -169,5 +161,26 @@ func testWrongKindOfManifestIsRefused(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+func testManifestsAreAskedForUncompressed(t *testing.T) {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	small := gzipped(t, img.Content)
+	w := testkit.NewWorld(t, pullthroughtest.Config{Handler: func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/v2/a/manifests/1" || r.Header.Get("Accept-Encoding") == "identity" {
+			return false
+		}
+		rw.Header().Set("Content-Type", img.MediaType)
+		rw.Header().Set("Content-Encoding", "gzip")
+		_, err := rw.Write(small)
+		assert.NoError(t, err)
+		return true
+	}}, nil)
+	w.Up.Push("a", "1", img)
+	w.Pull(t, "a", "1", img)
+	assert.Equal(t, 1+len(img.Blobs()), w.Up.Count(""))
+	for _, r := range w.Up.Requests() {
+		assert.Equal(t, []string{"identity"}, r.Header.Values("Accept-Encoding"))
 	}
 }

@@ -118,24 +118,6 @@ func TestTranscriptsAreInUse(t *testing.T) {
 	}
 }
 
-// spoken are the lines of all transcripts that begin so.
-func spoken(t testing.TB, begin string) (lines []string) {
-	t.Helper()
-	files, err := filepath.Glob(transcriptFile("*"))
-	require.NoError(t, err)
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		require.NoError(t, err)
-		for line := range strings.Lines(string(text)) {
-			if strings.HasPrefix(line, begin) {
-				lines = append(lines, line)
-			}
-		}
-	}
-	require.NotEmpty(t, lines)
-	return lines
-}
-
 func transcriptFile(name string) string {
 	return filepath.Join("..", "..", "testdata", "registries", name+".txt")
 }
