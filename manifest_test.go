@@ -2,8 +2,10 @@ package pullthrough_test
 
 import (
 	"context"
+	"io/fs"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -168,4 +170,31 @@ func TestTheCallersContextEndsOnlyItsOwnWait(t *testing.T) {
 	close(gate)
 	assert.NoError(t, <-follower)
 	assert.Equal(t, 1, w.Up.Count("*"))
+}
+
+// A fetch looks into the Store once more, since another may have ended after its caller
+// looked.
+func TestAManifestThatHasBeenStoredMeanwhileIsNotFetched(t *testing.T) {
+	img := testkit.Image(1)
+	for _, ref := range []string{"1", img.Digest.String()} {
+		t.Run(ref, func(t *testing.T) {
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+			w.Up.Push("a", "1", img)
+			w.Pull(t, "a", "1", img)
+			w.Up.Reset()
+			var looks atomic.Int32
+			store := &testkit.FaultyStore{Store: w.Mem, OnManifest: func() error {
+				if looks.Add(1) == 1 {
+					return fs.ErrNotExist
+				}
+				return nil
+			}}
+			again := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.Rules = store, w.Rules })
+			m, err := again.Resolve(t.Context(), ref)
+			require.NoError(t, err)
+			assert.Equal(t, img.Digest, m.Descriptor.Digest)
+			assert.EqualValues(t, 2, looks.Load())
+			assert.Empty(t, w.Up.Log())
+		})
+	}
 }

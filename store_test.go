@@ -1,11 +1,14 @@
 package pullthrough_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,4 +203,45 @@ func TestADamagedStoreHeals(t *testing.T) {
 	require.NoError(t, w.Mem.PutManifest(t.Context(), testkit.Repo("a"), bad))
 	w.Pull(t, "a", "1", img)
 	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 200"))
+}
+
+func TestADamagedBlobIsFetchedAgain(t *testing.T) {
+	for name, body := range map[string]func() io.ReadCloser{
+		"cut":         func() io.ReadCloser { return seeker{bytes.NewReader(make([]byte, 500))} },
+		"empty":       func() io.ReadCloser { return seeker{bytes.NewReader(nil)} },
+		"of no size":  func() io.ReadCloser { return io.NopCloser(strings.NewReader("x")) },
+		"of no bytes": func() io.ReadCloser { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var failed atomic.Int32
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.OnEvent = func(_ context.Context, e pullthrough.Event) {
+					if e.Kind == pullthrough.EventStoreFailed {
+						failed.Add(1)
+					}
+				}
+			})
+			layer := w.Layer(1000)
+			size := map[bool]int64{true: 1000, false: 0}[name == "cut"]
+			w.Store = &damaged{Store: w.Mem, blob: func() *pullthrough.Blob {
+				return &pullthrough.Blob{Descriptor: ocispec.Descriptor{Size: size}, Body: body()}
+			}}
+			w.PullBlob(t, "a", layer.Digest)
+			assert.Positive(t, failed.Load())
+			assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
+		})
+	}
+}
+
+type seeker struct{ *bytes.Reader }
+
+func (seeker) Close() error { return nil }
+
+type damaged struct {
+	pullthrough.Store
+	blob func() *pullthrough.Blob
+}
+
+func (d *damaged) Blob(context.Context, pullthrough.Repo, digest.Digest) (*pullthrough.Blob, error) {
+	return d.blob(), nil
 }
