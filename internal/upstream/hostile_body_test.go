@@ -126,16 +126,6 @@ func testBlobThatGoesOnForEver(t *testing.T) {
 	t.Run("without end", testBlobWithoutEndIsLimited)
 }
 
-// assertSent checks how much upstream got rid of.
-func (s *siege) assertSent(t *testing.T, most int64) {
-	t.Helper()
-	var sent int64
-	for _, r := range s.Up.Requests() {
-		sent += r.Bytes
-	}
-	assert.LessOrEqual(t, sent, most)
-}
-
 func testLengthsThatLie(t *testing.T) {
 	const real = 5000
 	for name, lengths := range map[string][]string{

@@ -270,3 +270,13 @@ func testWebPageForEveryRequest(t *testing.T) {
 		})
 	})
 }
+
+// wrongDigest reports whether the fetch of ref was told to have met one.
+func wrongDigest(e *testkit.Events, ref string) bool {
+	for _, event := range e.Of(pullthrough.EventFetch) {
+		if event.Request.Ref == ref {
+			return event.WrongDigest
+		}
+	}
+	return false
+}

@@ -3,7 +3,6 @@ package upstream_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -13,7 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
@@ -85,30 +83,6 @@ func answer(r *http.Request, status int, header http.Header) *http.Response {
 		header = http.Header{}
 	}
 	return &http.Response{StatusCode: status, Header: header, Body: http.NoBody, Request: r}
-}
-
-// refusesManifest pulls the manifest ref of the repository a, which must fail as
-// kind after one request and leave nothing in the Store. It returns the error.
-func refusesManifest(t *testing.T, w *testkit.World, ref string, kind error) *pullthrough.Error {
-	t.Helper()
-	w.Up.Reset()
-	e := leavesNothing(t, w, ref, kind)
-	assert.Equal(t, 1, w.Up.Count(""))
-	return e
-}
-
-// leavesNothing pulls the manifest ref of the repository a, which must fail as
-// kind and leave nothing in the Store. It returns the error.
-func leavesNothing(t *testing.T, w *testkit.World, ref string, kind error) *pullthrough.Error {
-	t.Helper()
-	m, err := w.Tagged(t, ref)
-	assert.Nil(t, m)
-	require.ErrorIs(t, err, kind)
-	e, ok := errors.AsType[*pullthrough.Error](err)
-	require.True(t, ok)
-	_, stored := w.Stored(t, ref)
-	assert.Error(t, stored, "nothing of it is kept")
-	return e
 }
 
 // failsBlob reads the blob of the repository a as a client does. It must break

@@ -31,6 +31,7 @@ func TestUpstreamDocument(t *testing.T) {
 		{Title: "Grants and credentials", Rows: credentialBehaviours},
 		{Title: "Realms and redirects", Rows: realmBehaviours},
 	})
+	testkit.CheckUpstream(t, []testkit.Section[row]{{Title: "Manifests", Rows: manifestBehaviours}})
 	testkit.CheckUpstream(t, []testkit.Section[row]{
 		{Title: "Registries and their quirks", Rows: quirks},
 		{Title: "Hostile upstreams", Rows: hostileUpstreams},
@@ -67,13 +68,13 @@ var scenarios = []row{
 	{"S20", "is asked for twenty images at once", "one challenge and one token serve all of them", testTwentyPullsShareOneToken},
 	{"S21", "redirects in circles", "the pull fails after at most 10 requests and does not start again", testRedirectsOnAndOn},
 	{"S23", "falls silent after 10 KB of a blob", "the rest is asked for after 30 seconds; when nothing comes again and again, the pull fails", testSilentBlobIsAskedForAgain},
-	{"S25", "does not name the digest of a tag", "the content's own digest counts, after one request", testTagWithoutDigestHeader},
-	{"S26", "names neither digest nor length of a tag", "the content's own digest counts, after one request", testTagWithoutDigestHeader},
-	{"S27", "names a wrong digest for a tag", "the content's own digest counts and the event says so; a rule may refuse the pull instead", testTagWithWrongDigestHeader},
-	{"S28", "announces a manifest of 64 MB", "it is refused unread", testManifestOf1GB},
-	{"S29", "sends a manifest of 64 MB and does not say so", "it is refused after 4 MiB", testManifestOf1GB},
-	{"S30", "adds a charset to a manifest's type", "the type is kept without it", testTypeOfTheManifestItselfCounts},
-	{"S31", "sends manifests as octet-stream, plain text, JSON or as nothing", "the type in the manifest counts", testTypeOfTheManifestItselfCounts},
+	{"S25", "does not name the digest of a tag", "the content's own digest counts, after one request", testDigestOfWhatCameCounts},
+	{"S26", "names neither digest nor length of a tag", "the content's own digest counts, after one request", testDigestOfWhatCameCounts},
+	{"S27", "names a wrong digest for a tag", "the content's own digest counts and the event says so; a rule may refuse the pull instead", testDigestOfWhatCameCounts},
+	{"S28", "announces a manifest of 64 MB", "it is refused unread", testManifestOver4MiB},
+	{"S29", "sends a manifest of 64 MB and does not say so", "it is refused after 4 MiB", testManifestOver4MiB},
+	{"S30", "adds a charset to a manifest's type", "the type is kept without it", testMediaTypes},
+	{"S31", "sends manifests as octet-stream, plain text, JSON or as nothing", "the type in the manifest counts", testMediaTypes},
 	{"S32", "sends a document that is a manifest and an index", "it is refused (CVE-2021-41190)", testManifestThatReadersUnderstandInTwoWays},
 	{"S33", "calls an index a manifest, or the other way round", "it is refused", testWrongKindOfManifestIsRefused},
 	{"S34", "is slow to give a token, and the first client leaves", "the others go on waiting for that token and get their images", testWaitingForATokenOutlivesItsFirstCaller},
@@ -133,3 +134,27 @@ var realmBehaviours = []row{
 }
 
 func TestUpstreamRealms(t *testing.T) { testkit.RunRows(t, realmBehaviours) }
+
+// manifestBehaviours are about manifests and indexes.
+var manifestBehaviours = []row{
+	{"A42", "chooses a manifest by the Accept header, or reads its first line only",
+		"it gets one line, the same for every client: indexes before manifests, OCI before Docker", testOneAcceptHeaderForAll},
+	{"A43", "sends a manifest over 4 MiB, announced or not",
+		"no more than 4 MiB are read, nothing at all if it was announced", testManifestOver4MiB},
+	{"A44", "sends a manifest without a digest, with a wrong one, or another manifest than the digest asked for",
+		"the digest of what came counts: by digest it must match, by tag a wrong header is told in an event and refused if the policy says so", testDigestOfWhatCameCounts},
+	{"A45", "answers HEAD of a manifest with 404 or 405, or without digest or type",
+		"GET decides; HEAD only ever checks tags that are stored", testHeadOfAManifestDecidesNothing},
+	{"A46", "sends manifests with parameters in their type, as text or octets, or with a type that is not theirs",
+		"the mediaType in the manifest counts where the header says nothing, and must agree with it where it does", testMediaTypes},
+	{"A47", "sends a manifest that can be read in two ways",
+		"it is refused", testManifestThatReadersUnderstandInTwoWays},
+	{"A48", "has only Docker schema 1 for an image",
+		"the image is not found, and the error says why; nothing is converted or stored", testSchema1IsNotFound},
+	{"A49", "formats its JSON oddly",
+		"every byte stays as it is", testOddJSONStaysAsItIs},
+	{"A50", "sends warnings",
+		"the proxy's owner is told in the event, once each and 4096 bytes at most; clients see none", testWarningsReachTheOwner},
+}
+
+func TestUpstreamManifests(t *testing.T) { testkit.RunRows(t, manifestBehaviours) }
