@@ -20,8 +20,8 @@ func readFile(t *testing.T, name string) string {
 	return string(b)
 }
 
-// heldPuts is a Store whose PutManifest waits at a gate while it is held. release may be
-// called twice.
+// heldPuts gives w a Store whose PutManifest waits between hold and release. release may
+// be called twice.
 func heldPuts(w *testkit.World) (hold func() (release func())) {
 	var mu sync.Mutex
 	var gate chan struct{}
