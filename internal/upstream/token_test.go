@@ -184,7 +184,7 @@ func testTokensAfterRotation(t *testing.T) {
 			require.NoError(t, pullTag(t, w, "b", "1"))
 			old := authorizations(w.Up, "GET /v2/b/")
 			require.Len(t, old, 1)
-
+			w.Settled(t) // the rule is asked for once more before anything is stored
 			secret = pullthrough.Credential{Username: "new", AccessToken: testkit.Canary + "-2"}
 			again(w, now)
 			w.Up.Reset()
@@ -214,6 +214,7 @@ func testTokensOfAnotherRegistry(t *testing.T) {
 		return url.Parse(endpoint)
 	}
 	require.NoError(t, pullTag(t, w, "a", "1"))
+	w.Settled(t) // the endpoint is asked for once more before anything is stored
 	endpoint = other.URL()
 	require.NoError(t, pullTag(t, w, "a", "2"))
 	assert.Equal(t, 2, issuer.Count("GET /token 200"))
