@@ -3,6 +3,7 @@ package pullthrough_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"testing"
@@ -231,4 +232,13 @@ func getBody(t *testing.T, url string) ([]byte, int) {
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	return body, resp.StatusCode
+}
+
+func TestCredentialsDoNotPrint(t *testing.T) {
+	c := pullthrough.Credential{Username: "me", AccessToken: testkit.Canary}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		assert.NotContains(t, fmt.Sprintf(verb, c), testkit.Canary)
+		assert.NotContains(t, fmt.Sprintf(verb, []any{c, &c}), testkit.Canary)
+	}
+	assert.NotContains(t, c.LogValue().String(), testkit.Canary)
 }

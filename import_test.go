@@ -3,8 +3,11 @@ package pullthrough_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -227,4 +230,97 @@ func TestAnIncompleteImageIsNotStoredEagerly(t *testing.T) {
 	_, err = w.Stored(t, "1")
 	assert.Error(t, err)
 	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 200"))
+}
+
+// repoStore is a RepoCreator without repositories.
+type repoStore struct {
+	*memstore.Store
+	made atomic.Bool
+}
+
+func (s *repoStore) RepoExists(context.Context, pullthrough.Repo) (bool, error) {
+	return s.made.Load(), nil
+}
+
+func (s *repoStore) CreateRepo(context.Context, pullthrough.Repo, pullthrough.Rule, pullthrough.Request) error {
+	s.made.Store(true)
+	return nil
+}
+
+func TestAnImportThatMadeTheRepositoryDoesNotSayThatItIsNotThere(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = &repoStore{Store: memstore.New()} })
+	w.Up.Push("a", "1", testkit.Image(1))
+	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Status: http.StatusNotFound})
+	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
+	require.ErrorIs(t, err, pullthrough.ErrNotFound)
+	_, code, message := pullthrough.OCI(err)
+	assert.Equal(t, "MANIFEST_UNKNOWN", code)
+	assert.Equal(t, testkit.SayNotFound, message)
+}
+
+// fixedTags never moves a tag.
+type fixedTags struct{ *memstore.Store }
+
+func (s fixedTags) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
+	have, err := s.Store.Manifest(ctx, r, m.Tag)
+	if m.Tag != "" && err == nil && have.Descriptor.Digest != m.Descriptor.Digest {
+		return pullthrough.ErrImmutable
+	}
+	return s.Store.PutManifest(ctx, r, m)
+}
+
+func TestABackgroundImportBringsInTheImageOfATagThatDoesNotMove(t *testing.T) {
+	clock := new(testkit.HandClock)
+	store := fixedTags{memstore.New()}
+	one := testkit.Image(1)
+	fill := func(p *pullthrough.Proxy) { p.Store, p.Now = store, clock.Now }
+	lazy := testkit.NewWorld(t, pullthroughtest.Config{}, fill)
+	lazy.Up.Push("a", "1", one)
+	_, err := lazy.Tagged(t, "1")
+	require.NoError(t, err)
+
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { fill(p); p.Fill = pullthrough.FillBackground })
+	w.Up.Push("a", "1", one)
+	w.Up.Push("a", "1", testkit.Image(2))
+	clock.Pass(25 * time.Hour)
+	m, err := w.Tagged(t, "1")
+	require.NoError(t, err)
+	require.Equal(t, one.Digest, m.Descriptor.Digest)
+	for _, b := range one.Blobs() {
+		_, err := store.Blob(t.Context(), testkit.Repo("a"), b.Digest)
+		assert.NoError(t, err)
+	}
+}
+
+func TestAProgressThatPanicsEndsItsImportOnly(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	w.Up.Push("a", "1", testkit.Image(1))
+	seen := new(atomic.Int32)
+	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
+		Progress: func(pullthrough.ImportProgress) {
+			if seen.Add(1) > 1 {
+				panic("no bar")
+			}
+		},
+	})
+	assert.ErrorContains(t, err, "no bar")
+}
+
+func TestAnImportReturnsWhenTheStoreHasItsManifest(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		time.AfterFunc(5*time.Second, heldPuts(w)())
+		w.Up.Push("a", "1", testkit.Image(1))
+		_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
+			Progress: func(p pullthrough.ImportProgress) {
+				if p.Stored && p.Descriptor.Digest == testkit.Image(1).Digest {
+					_, err := w.Mem.Manifest(context.Background(), testkit.Repo("a"), "1")
+					assert.NoError(t, err, "it is told as stored")
+				}
+			},
+		})
+		require.NoError(t, err)
+		_, err = w.Mem.Manifest(t.Context(), testkit.Repo("a"), "1")
+		assert.NoError(t, err)
+		w.Settled(t)
+	})
 }

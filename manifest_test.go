@@ -2,13 +2,14 @@ package pullthrough_test
 
 import (
 	"context"
-	"errors"
+	"io/fs"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -16,37 +17,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
-
-// heldPuts is a Store whose PutManifest waits at a gate while it is held.
-func heldPuts(w *testkit.World) (hold func() (release func())) {
-	var mu sync.Mutex
-	var gate chan struct{}
-	w.Store = &testkit.FaultyStore{Store: w.Mem, OnPutManifest: func() error {
-		mu.Lock()
-		g := gate
-		mu.Unlock()
-		if g != nil {
-			<-g
-		}
-		return nil
-	}}
-	return func() func() {
-		mu.Lock()
-		defer mu.Unlock()
-		g := make(chan struct{})
-		gate = g
-		return func() {
-			mu.Lock()
-			gate = nil
-			mu.Unlock()
-			close(g)
-		}
-	}
-}
-
-func get(w *testkit.World, ctx context.Context, ref string) (*pullthrough.Manifest, error) {
-	return w.Manifest(ctx, pullthrough.Request{Repo: testkit.Repo("a"), Ref: ref})
-}
 
 // A manifest is answered when it is verified. Until the Store has it, everybody who
 // asks for it, by tag or by digest, is answered by the fetch that runs.
@@ -56,11 +26,11 @@ func TestAManifestIsAnsweredBeforeTheStoreHasIt(t *testing.T) {
 		img := testkit.Image(1)
 		w.Up.Push("a", "1", img)
 		start := time.Now()
-		m, err := get(w, t.Context(), "1")
+		m, err := w.Resolve(t.Context(), "1")
 		require.NoError(t, err)
 		assert.Equal(t, pullthrough.SourceFill, m.Source)
 		for _, ref := range []string{"1", img.Digest.String()} {
-			m, err := get(w, t.Context(), ref)
+			m, err := w.Resolve(t.Context(), ref)
 			require.NoError(t, err)
 			assert.Equal(t, pullthrough.SourceShared, m.Source)
 			assert.Equal(t, img.Digest, m.Descriptor.Digest)
@@ -70,104 +40,10 @@ func TestAManifestIsAnsweredBeforeTheStoreHasIt(t *testing.T) {
 		assert.Error(t, err)
 		release()
 		w.Settled(t)
-		m, err = get(w, t.Context(), "1")
+		m, err = w.Resolve(t.Context(), "1")
 		require.NoError(t, err)
 		assert.Equal(t, pullthrough.SourceHit, m.Source)
 		assert.Equal(t, []string{"GET /v2/a/manifests/1 200"}, w.Up.Log())
-	})
-}
-
-// A tag that moves waits for the Store, which may say that it must not move.
-func TestATagThatMovesWaitsForTheStore(t *testing.T) {
-	for name, tc := range map[string]struct {
-		put    time.Duration // how long it takes
-		err    error         // what the Store says
-		moves  bool          // the client gets the new image
-		waited time.Duration
-		source pullthrough.Source
-	}{
-		"it moves":                 {time.Second, nil, true, time.Second, pullthrough.SourceFill},
-		"it must not move":         {time.Second, pullthrough.ErrImmutable, false, time.Second, pullthrough.SourceRevalidated},
-		"the Store fails":          {time.Second, errors.New("disk full"), true, time.Second, pullthrough.SourceFill},
-		"the Store takes too long": {time.Minute, nil, false, 2 * time.Second, pullthrough.SourceStale},
-	} {
-		t.Run(name, func(t *testing.T) {
-			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
-				testkit.EveryPull(w.Proxy)
-				store := &testkit.FaultyStore{Store: w.Mem}
-				w.Store = store
-				old, moved := testkit.Image(1), testkit.Image(2)
-				w.Up.Push("a", "1", old)
-				w.Pull(t, "a", "1", old)
-				first := true
-				store.OnPutManifest = func() error {
-					if !first {
-						return nil // that the stored one was checked
-					}
-					first = false
-					time.Sleep(tc.put)
-					return tc.err
-				}
-				w.Up.Push("a", "1", moved)
-				w.Up.Reset()
-				start := time.Now()
-				m, err := get(w, t.Context(), "1")
-				require.NoError(t, err)
-				assert.Equal(t, tc.waited, time.Since(start))
-				assert.Equal(t, tc.source, m.Source)
-				assert.Equal(t, tc.moves, m.Descriptor.Digest == moved.Digest)
-				w.Settled(t)
-				assert.Equal(t, []string{"HEAD /v2/a/manifests/1 200", "GET /v2/a/manifests/" + moved.Digest.String() + " 200"}, w.Up.Log())
-				if tc.put == time.Minute {
-					m, err := get(w, t.Context(), "1")
-					require.NoError(t, err)
-					assert.Equal(t, moved.Digest, m.Descriptor.Digest)
-					assert.Equal(t, pullthrough.SourceRevalidated, m.Source, "a slow Store pauses no check")
-				}
-			})
-		})
-	}
-}
-
-// A tag that upstream confirms is answered at once, whatever the Store does.
-func TestAConfirmedTagDoesNotWaitForTheStore(t *testing.T) {
-	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
-		testkit.EveryPull(w.Proxy)
-		img := testkit.Image(1)
-		w.Up.Push("a", "1", img)
-		hold := heldPuts(w)
-		w.Pull(t, "a", "1", img)
-		release := hold()
-		w.Up.Reset()
-		start := time.Now()
-		m, err := get(w, t.Context(), "1")
-		require.NoError(t, err)
-		assert.Equal(t, pullthrough.SourceRevalidated, m.Source)
-		assert.Zero(t, time.Since(start))
-		release()
-		w.Settled(t)
-		assert.Equal(t, []string{"HEAD /v2/a/manifests/1 200"}, w.Up.Log())
-	})
-}
-
-func TestIdle(t *testing.T) {
-	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
-		release := heldPuts(w)()
-		require.NoError(t, w.Idle(t.Context()), "nothing was ever asked for")
-		img := testkit.Image(1)
-		w.Up.Push("a", "1", img)
-		_, err := get(w, t.Context(), "1")
-		require.NoError(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		err = w.Idle(ctx)
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.ErrorContains(t, err, "manifest hub/a:1", "it says what still goes on")
-		go func() { time.Sleep(time.Second); release() }()
-		require.NoError(t, w.Idle(t.Context()))
-		_, err = w.Mem.Manifest(t.Context(), testkit.Repo("a"), "1")
-		assert.NoError(t, err, "what was answered is stored")
-		assert.Equal(t, 1, w.Up.Count("*"))
 	})
 }
 
@@ -204,7 +80,7 @@ func TestWhatCameByARuleThatHasChangedIsNotStored(t *testing.T) {
 			w.Up.Push("a", "1", img)
 			for _, pull := range []func(){
 				func() {
-					m, err := get(w, t.Context(), "1")
+					m, err := w.Resolve(t.Context(), "1")
 					require.NoError(t, err)
 					assert.Equal(t, img.Digest, m.Descriptor.Digest)
 				},
@@ -224,33 +100,101 @@ func TestWhatCameByARuleThatHasChangedIsNotStored(t *testing.T) {
 	}
 }
 
-// A check that lies in the future is a broken clock's, but for a little.
-func TestACheckInTheFutureCountsForLittle(t *testing.T) {
-	for name, tc := range map[string]struct {
-		ahead  time.Duration
-		checks int
-	}{
-		"a little": {4 * time.Minute, 0},
-		"far":      {6 * time.Minute, 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
-				img := testkit.Image(1)
-				w.Up.Push("a", "1", img)
-				w.Pull(t, "a", "1", img)
-				m, err := w.Mem.Manifest(t.Context(), testkit.Repo("a"), "1")
-				require.NoError(t, err)
-				ahead := *m
-				ahead.CheckedAt, ahead.Source = time.Now().Add(tc.ahead), pullthrough.SourceRevalidated
-				require.NoError(t, w.Mem.PutManifest(t.Context(), testkit.Repo("a"), &ahead))
-				w.Up.Reset()
-				_, err = get(w, t.Context(), "1")
-				require.NoError(t, err)
-				w.Settled(t)
-				assert.Equal(t, tc.checks, w.Up.Count("HEAD /v2/a/manifests/1 200"))
-				assert.Equal(t, tc.checks, w.Up.Count("*"))
-				synctest.Wait()
-			})
+func TestAnIndexIsPulledChildByChild(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	amd := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}})
+	arm := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}})
+	index := pullthroughtest.NewIndex(amd, arm)
+	w.Up.Push("a", "1", index)
+	m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
+	require.NoError(t, err)
+	assert.Equal(t, index.Content, m.Content)
+	w.Pull(t, "a", arm.Digest.String(), arm)
+	assert.Equal(t, 2, w.Up.Count("GET /v2/a/manifests/* 200"))
+	assert.Zero(t, w.Up.Count("*"+amd.Digest.String()+"*"), "nobody asked for that platform")
+}
+
+func TestManyPullsOfOneTagAreOneRequest(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.Up.Push("a", "1", img)
+	gate := make(chan struct{})
+	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/* 200", Stall: gate})
+	var wg sync.WaitGroup
+	sources := make([]pullthrough.Source, 32)
+	for i := range sources {
+		wg.Go(func() {
+			m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
+			if assert.NoError(t, err) {
+				sources[i] = m.Source
+			}
+		})
+	}
+	require.NoError(t, w.Up.Wait(t.Context(), "GET /token 200", 1))
+	close(gate)
+	wg.Wait()
+	assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, w.Up.Log())
+	fills := 0
+	for _, s := range sources {
+		if s == pullthrough.SourceFill {
+			fills++
+		}
+	}
+	assert.Equal(t, 1, fills, "one fetched, the others shared or found it stored")
+}
+
+func TestTheCallersContextEndsOnlyItsOwnWait(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.Up.Push("a", "1", img)
+	gate := make(chan struct{})
+	w.Up.Fault(pullthroughtest.Fault{Stall: gate})
+	ctx, cancel := context.WithCancel(t.Context())
+	leader := make(chan error, 1)
+	go func() {
+		_, err := w.Manifest(ctx, pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
+		leader <- err
+	}()
+	require.Eventually(t, func() bool { return w.Running() == 1 }, 10*time.Second, time.Millisecond)
+	follower := make(chan error, 1)
+	go func() {
+		m, err := w.Manifest(context.Background(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
+		if err == nil {
+			assert.Equal(t, img.Content, m.Content)
+		}
+		follower <- err
+	}()
+	require.Eventually(t, func() bool { return w.Waiting(testkit.Repo("a"), "1") == 2 }, 10*time.Second, time.Millisecond)
+	cancel()
+	assert.ErrorIs(t, <-leader, context.Canceled)
+	close(gate)
+	assert.NoError(t, <-follower)
+	assert.Equal(t, 1, w.Up.Count("*"))
+}
+
+// A fetch looks into the Store once more, since another may have ended after its caller
+// looked.
+func TestAManifestThatHasBeenStoredMeanwhileIsNotFetched(t *testing.T) {
+	img := testkit.Image(1)
+	for _, ref := range []string{"1", img.Digest.String()} {
+		t.Run(ref, func(t *testing.T) {
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+			w.Up.Push("a", "1", img)
+			w.Pull(t, "a", "1", img)
+			w.Up.Reset()
+			var looks atomic.Int32
+			store := &testkit.FaultyStore{Store: w.Mem, OnManifest: func() error {
+				if looks.Add(1) == 1 {
+					return fs.ErrNotExist
+				}
+				return nil
+			}}
+			again := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.Rules = store, w.Rules })
+			m, err := again.Resolve(t.Context(), ref)
+			require.NoError(t, err)
+			assert.Equal(t, img.Digest, m.Descriptor.Digest)
+			assert.EqualValues(t, 2, looks.Load())
+			assert.Empty(t, w.Up.Log())
 		})
 	}
 }

@@ -2,6 +2,7 @@ package pullthrough_test
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -131,4 +132,26 @@ func TestWriteBlobAbortsWhenTheContentEndsEarly(t *testing.T) {
 			assert.True(t, body.closed, "WriteBlob closes it in any case")
 		})
 	}
+}
+
+// A middleware that sets Content-Encoding makes net/http send no Content-Length.
+func TestAFailedBodyIsSeenWithoutAContentLengthToo(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	layer := w.Layer(3 << 20)
+	g := testkit.NewGate(t)
+	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Flip: new(int64(-1)), Stall: g.C, StallAfter: new(int64(2 << 20))})
+	s := testkit.Serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Encoding", "x-odd")
+		w.ServeHTTP(rw, r)
+	}))
+	resp, err := http.Get(s.URL + "/v2/hub/a/blobs/" + layer.Digest.String())
+	require.NoError(t, err)
+	require.Equal(t, 200, resp.StatusCode)
+	g.Open() // the header has left
+	_, err = io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode == http.StatusOK { // not where the download had failed before the answer began
+		assert.Error(t, err)
+	}
+	require.NoError(t, resp.Body.Close())
+	assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
 }

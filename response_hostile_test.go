@@ -303,7 +303,7 @@ func TestListsAreBounded(t *testing.T) {
 	assert.Equal(t, []string{testkit.UpstreamGet("/v2/hub/a/referrers/sha256:"+testkit.Hex64, 200)}, f.Up.Log())
 }
 
-// C18: looks are cheap, however many there are.
+// Looks are cheap, however many there are.
 func TestManyLooksAtAColdBlob(t *testing.T) {
 	f := testkit.NewFace(t, pullthroughtest.Config{}, nil)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 8 << 20})

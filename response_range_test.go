@@ -15,7 +15,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// C17, stored.
 func TestRangeOfAStoredBlob(t *testing.T) {
 	for _, size := range []int64{5000, 2<<20 + 3} {
 		t.Run(strconv.FormatInt(size, 10), func(t *testing.T) {
@@ -115,7 +114,6 @@ func TestRangeOfAnEmptyBlob(t *testing.T) {
 	assert.LessOrEqual(t, len(f.Up.Log()), 1, "upstream: %s", f.Up.Log())
 }
 
-// C19.
 func TestIfRange(t *testing.T) {
 	f := testkit.NewFace(t, pullthroughtest.Config{}, nil)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 5000, Layers: 2})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -369,4 +371,16 @@ func sendRaw(t *testing.T, srv *httptest.Server, method, target, proto string) t
 	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	require.NoError(t, err)
 	return testkit.ReadReply(t, resp)
+}
+
+// emptyCatalog is a RepoLister that knows no registry.
+type emptyCatalog struct{ pullthrough.Store }
+
+func (emptyCatalog) Repos(context.Context, string, string) ([]string, error) {
+	return nil, fs.ErrNotExist
+}
+
+func TestTheCatalogOfARegistryThatTheStoreDoesNotKnowIsNotFound(t *testing.T) {
+	f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = emptyCatalog{memstore.New()} })
+	testkit.AssertOCI(t, f.Get(t, "/v2/_catalog"), http.StatusNotFound, "NAME_UNKNOWN")
 }

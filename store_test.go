@@ -1,11 +1,14 @@
 package pullthrough_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,57 +151,6 @@ func (s *lockedStore) PutBlob(ctx context.Context, r pullthrough.Repo, desc ocis
 	return s.inner.PutBlob(ctx, r, desc, body)
 }
 
-func TestOneCallerMayImportAndTheOtherMayNot(t *testing.T) {
-	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
-	d := img.Blobs()[0].Digest.String()
-	for name, order := range map[string][]string{"refused first": {"guest", "admin"}, "allowed first": {"admin", "guest"}} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
-				p.Authorize = func(_ context.Context, a pullthrough.Action, r pullthrough.Request) error {
-					if a == pullthrough.ActionImport && r.Caller == "guest" {
-						return errors.New("guests import nothing")
-					}
-					return nil
-				}
-			})
-			w.Up.Push("a", "1", img)
-			gate := make(chan struct{})
-			w.Up.Fault(pullthroughtest.Fault{Stall: gate})
-			results := map[string]chan error{"guest": make(chan error, 2), "admin": make(chan error, 2)}
-			for _, caller := range order {
-				go func() {
-					_, err := w.Manifest(context.Background(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1", Caller: caller})
-					results[caller] <- err
-				}()
-				go func() {
-					b, err := w.Blob(context.Background(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: d, Caller: caller})
-					if err == nil {
-						err = b.Body.Close()
-					}
-					results[caller] <- err
-				}()
-				if caller == "guest" {
-					for range 2 {
-						err := <-results["guest"]
-						assert.ErrorIs(t, err, pullthrough.ErrNotFound, "masked, as Amazon ECR does")
-						assert.ErrorIs(t, err, pullthrough.ErrDenied)
-					}
-				} else {
-					require.Eventually(t, func() bool { return w.Running() == 2 }, 10*time.Second, time.Millisecond)
-				}
-			}
-			close(gate)
-			for range 2 {
-				assert.NoError(t, <-results["admin"])
-			}
-			w.Settled(t)
-			assert.Len(t, w.Up.Log(), 2)
-			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1", Caller: "guest"})
-			assert.NoError(t, err, "what is stored needs no import")
-		})
-	}
-}
-
 func TestAStoresOwnHandlerAnswersItself(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	d := digest.FromString("x")
@@ -224,3 +176,72 @@ type redirectBody struct{ http.Handler }
 func (redirectBody) Read([]byte) (int, error) { return 0, io.EOF }
 
 func (redirectBody) Close() error { return nil }
+
+func TestStoresMustNotLoseWhatTheHostKnows(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.Up.Push("a", "1", img)
+	w.Up.Push("a", "2", img)
+	w.Pull(t, "a", "1", img)
+	first, err := w.Stored(t, img.Digest.String())
+	require.NoError(t, err)
+	w.Pull(t, "a", "2", img)
+	again, err := w.Stored(t, img.Digest.String())
+	require.NoError(t, err)
+	assert.Same(t, first, again, "a second tag of a known digest changes nothing else")
+	assert.Equal(t, 2, w.Up.Count("GET /v2/a/manifests/* 200"))
+}
+
+func TestADamagedStoreHeals(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.Up.Push("a", "1", img)
+	bad := testkit.LocalManifest("1")
+	bad.CheckedAt = time.Now()
+	bad.Content = append([]byte(nil), bad.Content...)
+	bad.Content[3] ^= 1
+	require.NoError(t, w.Mem.PutManifest(t.Context(), testkit.Repo("a"), bad))
+	w.Pull(t, "a", "1", img)
+	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 200"))
+}
+
+func TestADamagedBlobIsFetchedAgain(t *testing.T) {
+	for name, body := range map[string]func() io.ReadCloser{
+		"cut":         func() io.ReadCloser { return seeker{bytes.NewReader(make([]byte, 500))} },
+		"empty":       func() io.ReadCloser { return seeker{bytes.NewReader(nil)} },
+		"of no size":  func() io.ReadCloser { return io.NopCloser(strings.NewReader("x")) },
+		"of no bytes": func() io.ReadCloser { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var failed atomic.Int32
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.OnEvent = func(_ context.Context, e pullthrough.Event) {
+					if e.Kind == pullthrough.EventStoreFailed {
+						failed.Add(1)
+					}
+				}
+			})
+			layer := w.Layer(1000)
+			size := map[bool]int64{true: 1000, false: 0}[name == "cut"]
+			w.Store = &damaged{Store: w.Mem, blob: func() *pullthrough.Blob {
+				return &pullthrough.Blob{Descriptor: ocispec.Descriptor{Size: size}, Body: body()}
+			}}
+			w.PullBlob(t, "a", layer.Digest)
+			assert.Positive(t, failed.Load())
+			assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
+		})
+	}
+}
+
+type seeker struct{ *bytes.Reader }
+
+func (seeker) Close() error { return nil }
+
+type damaged struct {
+	pullthrough.Store
+	blob func() *pullthrough.Blob
+}
+
+func (d *damaged) Blob(context.Context, pullthrough.Repo, digest.Digest) (*pullthrough.Blob, error) {
+	return d.blob(), nil
+}

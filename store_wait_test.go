@@ -97,7 +97,7 @@ func TestAPutThatHangsEndsWithShutdown(t *testing.T) {
 		gate := testkit.NewGate(t)
 		w.Store = &testkit.FaultyStore{Store: w.Mem, OnPutManifest: func() error { <-gate.C; return nil }}
 		w.Up.Push("a", "1", testkit.Image(1))
-		_, err := get(w, t.Context(), "1")
+		_, err := w.Resolve(t.Context(), "1")
 		require.NoError(t, err)
 		time.Sleep(time.Hour)
 		assert.Empty(t, heard.StoreFailures(), "it may take as long as it takes")

@@ -207,6 +207,7 @@ func pullSteps(t *testing.T, dir, upstream string, maxBytes int64, f func(op, na
 		for _, c := range crowd() {
 			require.NoError(t, pullImage(t.Context(), p, c.repo, c.tag))
 		}
+		require.NoError(t, p.Idle(t.Context())) // or the next round would join this one
 	}
 	base := crowd()[2]
 	_, err = p.Referrers(t.Context(), pullthrough.Request{Repo: base.repo, Ref: base.images[0].Digest.String()}, "")

@@ -42,6 +42,7 @@ func pulls(t *testing.T, s pullthrough.Store) {
 	pull := func(account, name, tag string, img *pullthroughtest.Image) {
 		up.Push(name, tag, img)
 		pullImage(t, p, account, "hub/"+name, tag, img)
+		require.NoError(t, p.Idle(t.Context()))
 	}
 	pull("", "library/alpine", "latest", index)
 	pull("", "library/alpine", "v1", image(1))

@@ -6,10 +6,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -45,107 +47,6 @@ func TestTheAnswerStartsBeforeTheDownloadEnds(t *testing.T) {
 	assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/*"))
 }
 
-func TestManyReadersShareOneDownload(t *testing.T) {
-	for name, size := range testkit.LayerSizes {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
-			layer := w.Layer(size)
-			var wg sync.WaitGroup
-			for range 64 {
-				wg.Go(func() {
-					b, err := w.Open(t.Context(), layer.Digest)
-					if assert.NoError(t, err) {
-						testkit.AssertBody(t, layer.Digest, b)
-					}
-				})
-			}
-			wg.Wait()
-			w.Settled(t)
-			assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/* 200"))
-		})
-	}
-}
-
-func TestTheFirstClientLeavesAndNobodyElseNotices(t *testing.T) {
-	for name, at := range map[string]int64{"at once": 0, "in the middle": 4 << 20, "near the end": 8<<20 - 70<<10} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			layer := w.Layer(8 << 20)
-			gate := make(chan struct{})
-			w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(at + 1)})
-			ctx, cancel := context.WithCancel(t.Context())
-			leader, err := w.Open(ctx, layer.Digest)
-			require.NoError(t, err)
-			follower, err := w.Open(t.Context(), layer.Digest)
-			require.NoError(t, err)
-			assert.Equal(t, pullthrough.SourceShared, follower.Source)
-			_, err = io.CopyN(io.Discard, leader.Body, at)
-			require.NoError(t, err)
-			cancel()
-			_, err = leader.Body.Read(make([]byte, 1))
-			assert.ErrorIs(t, err, context.Canceled)
-			require.NoError(t, leader.Body.Close())
-			close(gate)
-			testkit.AssertBody(t, layer.Digest, follower)
-			w.Settled(t)
-			w.PullBlob(t, "a", layer.Digest)
-			assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/*"))
-		})
-	}
-}
-
-func TestAWrongBodyIsNeverCompleteAndNeverStored(t *testing.T) {
-	for name, tc := range map[string]struct {
-		fault pullthroughtest.Fault
-		kind  error
-	}{
-		"a bit flipped at the start":        {pullthroughtest.Fault{Flip: new(int64(0))}, pullthrough.ErrDigest},
-		"a bit flipped in the middle":       {pullthroughtest.Fault{Flip: new(int64(100_000))}, pullthrough.ErrDigest},
-		"a bit flipped at the end":          {pullthroughtest.Fault{Flip: new(int64(-1))}, pullthrough.ErrDigest},
-		"cut":                               {pullthroughtest.Fault{CutAfter: new(int64(150_000))}, pullthrough.ErrUnavailable},
-		"reset":                             {pullthroughtest.Fault{CutAfter: new(int64(150_000)), Reset: true}, pullthrough.ErrUnavailable},
-		"cut in the last byte":              {pullthroughtest.Fault{CutAfter: new(int64(199_999))}, pullthrough.ErrUnavailable},
-		"short, looks complete":             {pullthroughtest.Fault{Truncate: 1, NoLength: true}, pullthrough.ErrDigest},
-		"short, ends with the connection":   {pullthroughtest.Fault{Truncate: 1, CloseDelimited: true}, pullthrough.ErrDigest},
-		"long":                              {pullthroughtest.Fault{Extend: 1, NoLength: true}, pullthrough.ErrDigest},
-		"a page in place of the layer":      {pullthroughtest.Fault{Body: []byte("<html>")}, pullthrough.ErrDigest},
-		"nothing in place of the layer":     {pullthroughtest.Fault{Body: []byte{}}, pullthrough.ErrDigest},
-		"partial content nobody asked for":  {pullthroughtest.Fault{Status: 206}, pullthrough.ErrUnavailable},
-		"no content":                        {pullthroughtest.Fault{Status: 204, Body: []byte{}}, pullthrough.ErrUnavailable},
-		"a server error":                    {pullthroughtest.Fault{Status: 500}, pullthrough.ErrUnavailable},
-		"not found":                         {pullthroughtest.Fault{Status: 404}, pullthrough.ErrNotFound},
-		"denied":                            {pullthroughtest.Fault{Status: 403}, pullthrough.ErrDenied},
-		"the connection closed for answers": {pullthroughtest.Fault{CutAfter: new(int64(-1))}, pullthrough.ErrUnavailable},
-	} {
-		for size, n := range testkit.LayerSizes {
-			t.Run(name+"/"+size, func(t *testing.T) {
-				w := testkit.NewWorld(t, pullthroughtest.Config{}, testkit.OneTry)
-				layer := w.Layer(n)
-				tc.fault.Match = "GET /v2/a/blobs/* 200"
-				healFault := w.Up.Fault(tc.fault)
-				healResume := w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/* 206", Status: 404})
-				heal := func() { healFault(); healResume() }
-				b, err := w.Open(t.Context(), layer.Digest)
-				if err == nil {
-					var got int64
-					got, err = io.Copy(io.Discard, b.Body)
-					assert.Less(t, got, n, "a client must not get as much as Content-Length says")
-					require.NoError(t, b.Body.Close())
-				}
-				require.ErrorIs(t, err, tc.kind)
-				w.Settled(t)
-				_, stored := w.Mem.Blob(t.Context(), testkit.Repo("a"), layer.Digest)
-				assert.Error(t, stored)
-
-				heal()
-				w.Up.Reset()
-				w.PullBlob(t, "a", layer.Digest) // and the next pull works
-				assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/* 200"))
-			})
-		}
-	}
-}
-
 func TestUpstreamsThatDoNotSayHowLong(t *testing.T) {
 	for name, fault := range map[string]pullthroughtest.Fault{"chunked": {NoLength: true}, "close-delimited": {CloseDelimited: true}} {
 		for size, n := range testkit.LayerSizes {
@@ -168,79 +69,6 @@ func TestUpstreamsThatDoNotSayHowLong(t *testing.T) {
 			}
 		}
 	}
-}
-
-func TestSizesOfColdBlobsAreTold(t *testing.T) {
-	for name, known := range map[string]bool{"from the manifest": true, "from upstream": false} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			layer := w.Layer(500_000)
-			want := []string{"GET /v2/a/blobs/" + layer.Digest.String() + " 206"}
-			if known {
-				_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
-				require.NoError(t, err)
-				w.Up.Reset()
-				want = nil
-			}
-			for range 2 {
-				b, err := w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: layer.Digest.String(), Head: true})
-				require.NoError(t, err)
-				assert.EqualValues(t, 500_000, b.Descriptor.Size)
-			}
-			assert.Equal(t, want, w.Up.Log(), "an existence check downloads nothing")
-		})
-	}
-}
-
-func TestTooLargeABlobIsRefused(t *testing.T) {
-	for name, fault := range map[string]pullthroughtest.Fault{"declared": {}, "undeclared": {NoLength: true}, "endless": {NoLength: true, Extend: 1 << 40}} {
-		t.Run(name, func(t *testing.T) {
-			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
-				p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
-					return pullthrough.Policy{MaxBlobBytes: 2 << 20}
-				}
-			})
-			layer := w.Layer(3 << 20)
-			fault.Match = "GET /v2/a/blobs/*"
-			w.Up.Fault(fault)
-			_, err := w.Open(t.Context(), layer.Digest)
-			assert.ErrorIs(t, err, pullthrough.ErrTooLarge)
-			assert.Equal(t, 1, w.Up.Count("*"))
-		})
-	}
-}
-
-func TestAnAbandonedDownloadMayFinishWhenLittleIsLeft(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(4 << 20)
-	gate := make(chan struct{})
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(2 << 20))})
-	b, err := w.Open(t.Context(), layer.Digest)
-	require.NoError(t, err)
-	require.NoError(t, b.Body.Close())
-	close(gate)
-	w.Settled(t)
-	w.PullBlob(t, "a", layer.Digest)
-	assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/*"))
-}
-
-func TestOfManyAbandonedDownloadsFewGoOn(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	gate := make(chan struct{})
-	var once sync.Once
-	open := func() { once.Do(func() { close(gate) }) }
-	defer open()
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/*", Stall: gate, StallAfter: new(int64(1 << 20))})
-	for i := range 20 {
-		layer := w.Layer(2<<20 + int64(i))
-		b, err := w.Open(t.Context(), layer.Digest)
-		require.NoError(t, err)
-		require.NoError(t, b.Body.Close())
-	}
-	require.Eventually(t, func() bool { return len(w.Downloads()) == 4 }, 10*time.Second, 10*time.Millisecond)
-	open()
-	w.Settled(t)
-	assert.Equal(t, 20, w.Up.Count("GET /v2/a/blobs/*"))
 }
 
 func TestNothingIsLeftInTheSpoolDirectory(t *testing.T) {
@@ -325,4 +153,94 @@ func TestOverTLSAndHTTP2(t *testing.T) {
 			assert.Equal(t, 3, w.Up.Count("GET /v2/a/blobs/* 206"), "it goes on where it was cut")
 		})
 	}
+}
+
+// countingFiles is files without stages. It counts how often a blob is opened, and
+// can fail to.
+type countingFiles struct {
+	*files
+	opened atomic.Int64
+	fails  atomic.Bool
+}
+
+func (s *countingFiles) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	s.opened.Add(1)
+	if s.fails.Load() {
+		return nil, errOnFire
+	}
+	return s.files.Blob(ctx, r, d)
+}
+
+// spools are the descriptors on spool files.
+func spools(t *testing.T) (open []string) {
+	for _, name := range testkit.OpenFiles(t) {
+		if strings.Contains(name, ".spool") {
+			open = append(open, name)
+		}
+	}
+	return open
+}
+
+func TestHandingOver(t *testing.T) {
+	const size = 3 << 20
+	testkit.Baseline(t)
+	store := &countingFiles{files: newFiles(t.TempDir())}
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.SpoolBytes = store, size+1 })
+	layer, next := w.Layer(size), w.Layer(size+1)
+	content := testkit.BlobContent(t, layer)
+	g := testkit.NewGate(t)
+	stall(w, g, layer, 2<<20)
+	var slow []*pullthrough.Blob
+	for range 3 {
+		b, err := w.Open(t.Context(), layer.Digest)
+		require.NoError(t, err)
+		slow = append(slow, b)
+	}
+	testkit.RequireRead(t, slow[0].Body, 1<<20)
+	testkit.RequireRead(t, slow[1].Body, 10)
+	assert.NotEmpty(t, spools(t))
+	g.Open()
+	w.Settled(t)
+	for i, at := range []int{1 << 20, 10, 0} {
+		testkit.AssertSame(t, content[at:at+5], testkit.RequireRead(t, slow[i].Body, 5))
+	}
+	assert.Empty(t, spools(t), "the spool is gone while they read")
+	assertEmptyDir(t, w.SpoolDir)
+	start := time.Now()
+	w.PullBlob(t, "a", next.Digest)
+	assert.Less(t, time.Since(start), 9*time.Second, "its room is free")
+	for i, at := range []int{1 << 20, 10, 0} {
+		got, err := io.ReadAll(slow[i].Body)
+		assert.NoError(t, err)
+		testkit.AssertSame(t, content[at+5:], got)
+		_, err = slow[i].Body.(io.Seeker).Seek(-7, io.SeekEnd)
+		assert.NoError(t, err)
+		testkit.AssertSame(t, content[size-7:], testkit.RequireRead(t, slow[i].Body, 7))
+		require.NoError(t, slow[i].Body.Close())
+	}
+	w.Settled(t)
+	assert.Equal(t, 2, w.Up.Count("*"))
+}
+
+// A Store that cannot open what it has just stored keeps the reader where it
+// is, and is not asked again for every read.
+func TestHandingOverFails(t *testing.T) {
+	testkit.Baseline(t)
+	store := &countingFiles{files: newFiles(t.TempDir())}
+	heard := &testkit.Events{}
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.OnEvent = store, heard.On })
+	layer := w.Layer(3 << 20)
+	b, err := w.Open(t.Context(), layer.Digest)
+	require.NoError(t, err)
+	w.Settled(t)
+	store.fails.Store(true)
+	before := store.opened.Load()
+	v := layer.Digest.Verifier()
+	_, err = io.CopyBuffer(struct{ io.Writer }{v}, struct{ io.Reader }{b.Body}, make([]byte, 4<<10))
+	assert.NoError(t, err)
+	assert.True(t, v.Verified())
+	assert.NoError(t, b.Body.Close())
+	assert.LessOrEqual(t, store.opened.Load()-before, int64(10), "calls of Store.Blob by one reader")
+	assert.LessOrEqual(t, len(heard.StoreFailures()), 10)
+	assert.Equal(t, 1, w.Up.Count("*"))
 }

@@ -3,9 +3,6 @@ package upstream_test
 import (
 	"context"
 	"errors"
-	"net/http"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -46,28 +43,6 @@ func paths(up *pullthroughtest.Upstream) []string {
 	return all
 }
 
-func TestAHerdIsChallengedOnceAndFetchesOneToken(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-	w.push(pullthroughtest.ImageOptions{})
-	hold := make(chan struct{})
-	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 401", Stall: hold})
-	var wg sync.WaitGroup
-	pull := func() {
-		_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
-		assert.NoError(t, err)
-	}
-	wg.Go(pull)
-	require.NoError(t, w.up.Wait(t.Context(), "GET /v2/*", 1))
-	for range 50 {
-		wg.Go(pull)
-	}
-	close(hold)
-	wg.Wait()
-	assert.Equal(t, 1, w.up.Count("* 401"))
-	assert.Equal(t, 1, w.up.Count("GET /token*"))
-	assert.Equal(t, 51, w.up.Count("GET /v2/a/manifests/1 200"))
-}
-
 func TestTheOtherRepositoriesOfARegistryAreNotChallengedAgain(t *testing.T) {
 	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 	img := w.push(pullthroughtest.ImageOptions{})
@@ -79,46 +54,6 @@ func TestTheOtherRepositoriesOfARegistryAreNotChallengedAgain(t *testing.T) {
 	assert.Equal(t, []string{
 		"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200", "GET /token 200", "GET /v2/b/manifests/1 200",
 	}, paths(w.up))
-}
-
-func TestARefusedTokenIsReplacedOnce(t *testing.T) {
-	for name, refusal := range map[string]pullthroughtest.Fault{
-		"401": {}, "403, as ECR": {Status: 403}, "400, as ECR Public": {Status: 400},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-			w.push(pullthroughtest.ImageOptions{})
-			_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
-			require.NoError(t, err)
-			w.up.RevokeTokens()
-			w.up.Reset()
-			refusal.Match = "GET /v2/a/* 401"
-			w.up.Fault(refusal)
-			_, err = w.Manifest(t.Context(), w.target, "1", upstream.Pull)
-			require.NoError(t, err)
-			assert.Len(t, w.up.Log(), 3)
-			assert.Equal(t, 1, w.up.Count("GET /token 200"))
-			assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/1 200"))
-		})
-	}
-}
-
-func TestACredentialThatChangesIsAskedForAgain(t *testing.T) {
-	const old, next = "canary-old-secret", "canary-new-secret"
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: map[string]string{"old": old, "new": next}})
-	w.push(pullthroughtest.ImageOptions{})
-	var now atomic.Pointer[upstream.Credential]
-	now.Store(&upstream.Credential{Username: "old", AccessToken: old})
-	w.target.Credential = func(context.Context) (upstream.Credential, error) { return *now.Load(), nil }
-	_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
-	require.NoError(t, err)
-	w.up.Reset()
-	now.Store(&upstream.Credential{Username: "new", AccessToken: next})
-	w.up.Fault(pullthroughtest.Fault{Status: 401, Times: 1})
-	_, err = w.Manifest(t.Context(), w.target, "1", upstream.Pull)
-	require.NoError(t, err)
-	assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /v2/a/manifests/1 200"}, w.up.Log())
-	assert.True(t, w.up.Saw(next))
 }
 
 func TestAnErrorOfTheCredentialIsHandedOnUnchanged(t *testing.T) {
@@ -152,46 +87,4 @@ func TestACredentialThatDoesNotComeHoldsUpNobodyWhoLeaves(t *testing.T) {
 	}
 	_, err := w.Manifest(ctx, w.target, "1", upstream.Pull)
 	assert.ErrorIs(t, err, context.Canceled)
-}
-
-func TestIdentityTokensAreExchangedAndRotated(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, IdentityTokens: []string{canary}})
-	w.push(pullthroughtest.ImageOptions{})
-	next := make(chan string, 1)
-	w.target.Credential = give(upstream.Credential{IdentityToken: canary})
-	w.target.Rotated = func(_ context.Context, s string) { next <- s }
-	token := w.up.IssueToken(0, "repository:a:pull")
-	w.up.Fault(pullthroughtest.Fault{Match: "POST /token", Body: []byte(`{"access_token":"` + token + `","refresh_token":"canary-next"}`)})
-	_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
-	require.NoError(t, err)
-	assert.Equal(t, "canary-next", <-next)
-	assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "POST /token 200", "GET /v2/a/manifests/1 200"}, w.up.Log())
-}
-
-func TestNoCredentialGoesToATokenServerThatIsNotAllowed(t *testing.T) {
-	elsewhere := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users})
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Realm: "http://localhost:1/token"})
-	w.push(pullthroughtest.ImageOptions{})
-	w.target.Credential = give(upstream.Credential{Username: "me", AccessToken: canary})
-	_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
-	require.ErrorIs(t, err, upstream.ErrDenied)
-	assert.NotContains(t, err.Error(), canary)
-	assert.Equal(t, []string{"GET /v2/a/manifests/1 401"}, w.up.Log())
-	assert.Empty(t, elsewhere.Log())
-}
-
-func TestTheTraceHasTheFacts(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users, Anonymous: true})
-	w.push(pullthroughtest.ImageOptions{})
-	w.target.Credential = give(upstream.Credential{Username: "me", AccessToken: "canary-wrong"})
-	w.target.Options.AnonymousFallback = true
-	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Header: http.Header{
-		"Warning": {`299 - "this tag is old"`, `110 - "no such form"`}, "Docker-Content-Digest": {"sha256:00"},
-	}})
-	trace := new(upstream.Trace)
-	ctx := trace.Attach(t.Context())
-	_, err := w.Manifest(ctx, w.target, "1", upstream.Pull)
-	require.NoError(t, err)
-	assert.Equal(t, upstream.Facts{Requests: 4, Anonymous: true, WrongDigest: true, Warnings: []string{"this tag is old"}}, trace.Facts())
-	assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, paths(w.up))
 }

@@ -308,3 +308,28 @@ func testRefusedWith(t *testing.T, auth pullthroughtest.Auth, status int) {
 		})
 	}
 }
+
+func TestConcurrentPullsAskForBasicCredentialsOnce(t *testing.T) {
+	var asked atomic.Int32
+	gate := make(chan struct{})
+	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: testkit.Users}, func(p *pullthrough.Proxy) {
+		p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+			asked.Add(1)
+			<-gate
+			return pullthrough.Credential{Username: "me", AccessToken: testkit.Canary}, nil
+		}
+	})
+	var wg sync.WaitGroup
+	for i := range 50 {
+		w.Up.Push("a", fmt.Sprint(i), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)}))
+		wg.Go(func() {
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: fmt.Sprint(i)})
+			assert.NoError(t, err)
+		})
+	}
+	require.Eventually(t, func() bool { return asked.Load() == 1 }, 10*time.Second, time.Millisecond)
+	close(gate)
+	wg.Wait()
+	assert.EqualValues(t, 1, asked.Load())
+	assert.Equal(t, 1, w.Up.Count("* 401"))
+}

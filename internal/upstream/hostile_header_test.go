@@ -248,7 +248,11 @@ func testWebPageForEveryRequest(t *testing.T) {
 				s.Pull(t, "a", "stored", stored)
 				s.Up.Reset()
 				s.handle(page)
-				s.refuse(t, "1", pullthrough.ErrUnavailable)
+				e := s.refuse(t, "1", pullthrough.ErrUnavailable)
+				assert.Contains(t, e.Error(), "text/html")
+				status, _, message := pullthrough.OCI(e)
+				assert.Equal(t, http.StatusBadGateway, status)
+				assert.NotContains(t, message, "Welcome", "clients do not read upstream's text")
 				s.refuse(t, s.img.Digest.String(), pullthrough.ErrDigest, pullthrough.ErrUnavailable)
 				s.refuseBlob(t, s.img.Layers[0].Digest, pullthrough.ErrDigest, pullthrough.ErrUnavailable)
 				assert.LessOrEqual(t, s.Up.Count("*"), 6)
@@ -265,4 +269,14 @@ func testWebPageForEveryRequest(t *testing.T) {
 			assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200"}, s.Up.Log())
 		})
 	})
+}
+
+// wrongDigest reports whether the fetch of ref was told to have met one.
+func wrongDigest(e *testkit.Events, ref string) bool {
+	for _, event := range e.Of(pullthrough.EventFetch) {
+		if event.Request.Ref == ref {
+			return event.WrongDigest
+		}
+	}
+	return false
 }

@@ -101,36 +101,6 @@ func testAbsurdSizesInAManifest(t *testing.T) {
 	}
 }
 
-func testManifestOf1GB(t *testing.T) {
-	for name, fault := range map[string]pullthroughtest.Fault{
-		"with a length":    {Extend: 1 << 30, Header: http.Header{"Content-Length": {"1073741824"}}},
-		"without a length": {Extend: 1 << 30, NoLength: true},
-		"HTTP/1.0":         {Extend: 1 << 30, CloseDelimited: true},
-	} {
-		for _, byDigest := range []bool{false, true} {
-			t.Run(fmt.Sprint(name, ", by digest ", byDigest), func(t *testing.T) {
-				besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
-					ref := map[bool]string{false: "1", true: s.img.Digest.String()}[byDigest]
-					fault.Match = manifests
-					s.Up.Fault(fault)
-					cost := testkit.Allocated(func() { s.refuse(t, ref, pullthrough.ErrTooLarge) })
-					assert.Less(t, cost, uint64(32<<20))
-					s.assertSent(t, 4<<20+256<<10)
-					assert.Equal(t, 1, s.Up.Count("*"))
-				})
-			})
-		}
-	}
-	t.Run("and says so", func(t *testing.T) {
-		besieged(t, pullthroughtest.Config{}, func(t *testing.T, s *siege) {
-			s.Up.Fault(pullthroughtest.Fault{Match: manifests, Extend: 1 << 30, Header: http.Header{"Content-Length": {"1073741824"}}})
-			s.refuse(t, "1", pullthrough.ErrTooLarge)
-			s.assertSent(t, drained) // refused unread
-			assert.Equal(t, 1, s.Up.Count("*"))
-		})
-	})
-}
-
 func testManifestsThatAreSlowToParse(t *testing.T) {
 	const most = 4 << 20
 	fill := func(before, unit, behind string) string {
@@ -194,6 +164,11 @@ func testManifestThatReadersUnderstandInTwoWays(t *testing.T) {
 		"a letter that folds to one":  `"config":` + layer + `,"layers":[],"layer\u017f":[` + layer + `]`,
 		"another case of schema":      `"config":` + layer + `,"layers":[],"SchemaVersion":1`,
 		"a key twice by its escape":   `"config":` + layer + `,"layers":[],"l\u0061yers":[` + layer + `]`,
+		"Config":                      `"Config":` + layer + `,"layers":[]`,
+		"mediaType twice":             `"mediaType":"` + ocispec.MediaTypeImageIndex + `","mediaType":"` + ocispec.MediaTypeImageManifest + `","manifests":[]`,
+		"mediaType and MediaType":     `"mediaType":"` + ocispec.MediaTypeImageIndex + `","MediaType":"x","manifests":[]`,
+		"an index called a manifest":  `"mediaType":"` + ocispec.MediaTypeImageManifest + `","manifests":[]`,
+		"a manifest called an index":  `"mediaType":"` + ocispec.MediaTypeImageIndex + `","config":` + layer,
 		"two documents":               `"config":` + layer + `,"layers":[]}{"schemaVersion":2,"manifests":[]`,
 		"digest twice in a layer":     `"config":` + layer + `,"layers":[{"digest":"sha256:` + testkit.Hex64 + `","digest":"sha256:` + testkit.Hex64[1:] + `0","size":0}]`,
 		"Digest beside digest in one": `"config":` + layer + `,"layers":[{"digest":"sha256:` + testkit.Hex64 + `","Digest":"sha256:` + testkit.Hex64[1:] + `0","size":0}]`,

@@ -100,7 +100,7 @@ func testRedirectGoesWithoutCredentialsCookiesAndReferer(t *testing.T) {
 				besieged(t, pullthroughtest.Config{Auth: auth, Users: testkit.Users}, func(t *testing.T, s *siege) {
 					s.login()
 					s.everywhere()
-					s.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/* 200", Redirect: to + "{path}"})
+					s.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/* 200", Redirect: to + "{path}", Header: http.Header{"Set-Cookie": {"session=canary-cookie; Path=/"}}})
 					s.Pull(t, "a", "1", s.img)
 					assert.Equal(t, 1+len(s.img.Blobs()), s.other.Count("GET /v2/a/* 200"))
 					s.assertStripped(t, s.other.Requests())

@@ -26,7 +26,7 @@ var hostileUpstreams = []row{
 	{"U13", "sends trailers of 10 MB", "they are not read", testHugeTrailers},
 	{"U14", "sends a gzip or zstd bomb as blob, manifest, token or error", "nothing is ever decompressed: the bytes as they are have the digest, and limits count them", testCompressionBombs},
 	{"U15", "names encodings, a chain of them, or unknown ones", "the same", testChainsOfEncodings},
-	{"U16", "sends a manifest of 1 GB", "it is refused unread if its length is known, else after 4 MiB", testManifestOf1GB},
+	{"U16", "sends a manifest of 1 GB", "it is refused unread if its length is known, else after 4 MiB", testManifestOver4MiB},
 	{"U17", "sends a manifest made to be slow to parse", "4 MiB cost less than 100 ms; it is refused, or stored as it is", testManifestsThatAreSlowToParse},
 	{"U18", "calls an image an index, or an index an image", "the pull fails", testWrongKindOfManifestIsRefused},
 	{"U19", "sends a manifest that readers could understand in two ways", "the pull fails", testManifestThatReadersUnderstandInTwoWays},

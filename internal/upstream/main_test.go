@@ -1,15 +1,19 @@
 package upstream_test
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
@@ -79,4 +83,60 @@ func answer(r *http.Request, status int, header http.Header) *http.Response {
 		header = http.Header{}
 	}
 	return &http.Response{StatusCode: status, Header: header, Body: http.NoBody, Request: r}
+}
+
+// failsBlob reads the blob of the repository a as a client does. It must break
+// off before its end, be right as far as it came, and not be stored.
+func failsBlob(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, kind error) error {
+	t.Helper()
+	got, err := readBlob(t, w, layer.Digest)
+	assert.ErrorIs(t, err, kind)
+	assert.Less(t, int64(len(got)), layer.Size, "a client must see that it is not complete")
+	assert.True(t, bytes.HasPrefix(testkit.BlobContent(t, layer), got), "what a client got is right")
+	w.Settled(t)
+	_, stored := w.Mem.Blob(t.Context(), testkit.Repo("a"), layer.Digest)
+	assert.Error(t, stored, "nothing of it is kept")
+	return err
+}
+
+// readBlob returns what a client of the repository a gets of a blob, and what
+// ended it.
+func readBlob(t *testing.T, w *testkit.World, d digest.Digest) ([]byte, error) {
+	t.Helper()
+	b, err := w.Open(t.Context(), d)
+	if err != nil {
+		return nil, err
+	}
+	got, err := io.ReadAll(b.Body)
+	assert.NoError(t, b.Body.Close())
+	return got, err
+}
+
+// unauthorized counts what the registry, not its token server, was sent without
+// Authorization.
+func unauthorized(w *testkit.World) (n int) {
+	for _, r := range w.Up.Requests() {
+		if r.Path != "/token" && r.Header.Get("Authorization") == "" {
+			n++
+		}
+	}
+	return n
+}
+
+// ranges are the Range headers of what the registry was sent, in their order.
+func ranges(w *testkit.World) (ranges []string) {
+	for _, r := range w.Up.Requests() {
+		if r.Path != "/token" {
+			ranges = append(ranges, r.Range)
+		}
+	}
+	return ranges
+}
+
+// sent counts the bytes that upstream has sent.
+func sent(w *testkit.World) (n int64) {
+	for _, r := range w.Up.Requests() {
+		n += r.Bytes
+	}
+	return n
 }

@@ -14,18 +14,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// realmBehaviours are where upstream may send us, and what goes along.
-var realmBehaviours = []row{
-	{"A27", "names a token server by a URL that is relative, has no host, another scheme, userinfo or a fragment", "nothing is sent there, and the pull is refused", testOddRealmsGetNothing},
-	{"A28", "names a token server on another host", "the rule's credentials go there only if the host allows it, or if it is known to belong to the registry", testRealmElsewhereGetsNoCredentials},
-	{"A29", "redirects a token request", "it is followed within its origin; a request with an identity token is not followed at all", testRedirectedTokenRequest},
-	{"A30", "redirects a pull", "up to 5 redirects are followed, never from https to http; what leaves the origin goes without credentials, and they do not come back", testRedirectsOfAPull},
-	{"A31", "redirects to another registry that wants a token", "an anonymous one is fetched for that request; the rule's credentials stay where they belong", testRedirectToAnotherRegistry},
-	{"A32", "redirects to, or names as its token server, an address of this machine or of the cloud's metadata service", "nothing is sent there; private addresses are open unless the policy closes them, and the upstream's own address always is", testLocalAddressesGetNothing},
-}
-
-func TestUpstreamRealms(t *testing.T) { testkit.RunRows(t, realmBehaviours) }
-
 const secureRegistry = "https://registry.test"
 
 func testOddRealmsGetNothing(t *testing.T) {

@@ -262,47 +262,6 @@ func basicAuth(r pullthroughtest.Request) (user, password string, ok bool) {
 	return (&http.Request{Header: r.Header}).BasicAuth()
 }
 
-func testRedirectToAnotherPortGoesWithoutSecrets(t *testing.T) { redirectedTo(t, "127.0.0.1") }
-
-func testRedirectToAnotherHostGoesWithoutSecrets(t *testing.T) { redirectedTo(t, "localhost") }
-
-// redirectedTo pulls an image whose every object is on another registry, which
-// is called host, on another port than the one that asks for credentials.
-func redirectedTo(t *testing.T, host string) {
-	const cookie = "canary-cookie"
-	for name, auth := range map[string]pullthroughtest.Auth{"password": pullthroughtest.Basic, "token": pullthroughtest.Bearer} {
-		t.Run(name, func(t *testing.T) {
-			elsewhere := pullthroughtest.New(t, pullthroughtest.Config{})
-			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: auth, Users: testkit.Users}, testkit.WithSecret(nil))
-			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2})
-			w.Up.Push("a", "1", img)
-			elsewhere.Push("a", "1", img)
-			w.Up.Fault(pullthroughtest.Fault{
-				Match:    "GET /v2/* 200",
-				Redirect: "http://" + host + ":" + testkit.Port(elsewhere) + "{path}",
-				Header:   http.Header{"Set-Cookie": {"session=" + cookie + "; Path=/"}},
-			})
-			w.Pull(t, "a", "1", img)
-			assert.Equal(t, 1, unauthorized(w))
-			assert.Equal(t, 4, w.Up.Count("GET /v2/* 307"))
-			assert.Equal(t, 4, elsewhere.Count("GET /v2/* 200"))
-			assert.Equal(t, 4, elsewhere.Count(""))
-			assert.False(t, elsewhere.Saw(testkit.Canary))
-			assert.False(t, elsewhere.Saw(cookie))
-			for _, r := range w.Up.Requests() {
-				if secret := r.Header.Get("Authorization"); secret != "" {
-					assert.False(t, elsewhere.Saw(secret))
-				}
-			}
-			for _, r := range elsewhere.Requests() {
-				for _, h := range []string{"Authorization", "Cookie", "Proxy-Authorization", "Referer"} {
-					assert.Empty(t, r.Header.Values(h), h)
-				}
-			}
-		})
-	}
-}
-
 // mostCircles is how many requests a redirect loop may cost in all.
 const mostCircles = 10
 

@@ -24,27 +24,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// tokenBehaviours are which tokens are asked for, and what a token server's
-// answer is worth.
-var tokenBehaviours = []row{
-	{"A1", "names no scope in its challenge, or one of its own such as ECR Public's `aws`", "the token is asked for with `repository:<name>:pull`, after upstream's own scope", testScopeOfThePullIsAdded},
-	{"A2", "asks for more than a pull, or for another repository, in its challenge", "only a pull of the one repository is asked for; what was left out is logged", testWiderScopeIsNotAskedFor},
-	{"A3", "names the same scopes in another order", "it is the same token", testOrderOfScopesIsNoDifference},
-	{"A4", "is used by two rules, or a rule's secret, registry or service changes", "each has tokens of its own, and an old token is never sent again", testTokensBelongToOneRuleAndSecret},
-	{"A5", "lets many wait for one token, and the first of them leaves", "the others get it; one token is fetched, and nobody waits for it longer than he wants to", testWaitingForATokenOutlivesItsFirstCaller},
-	{"A6", "refuses a token", "those who wait for it are refused together, and the next pull asks again", testRefusedTokenIsRefusedToAllThatWait},
-	{"A7", "is pulled from under thousands of names", "the memory for tokens stays bounded", testMemoryForTokensIsBounded},
-	{"A8", "leaves one repository's token request unanswered", "the other repositories are served meanwhile", testUnansweredTokenHoldsUpOneRepository},
-	{"A9", "answers with `token`, `access_token` or both", "either will do, and `access_token` wins; an answer with neither is no token", testTokenOrAccessToken},
-	{"A10", "says nothing, or something odd, about how long a token lives", "it is used for a minute at least and 24 hours at most", testOddLifetimesOfTokens},
-	{"A11", "has a clock that is wrong", "a token's life counts from its arrival, on our clock", testTokensLiveOnOurClock},
-	{"A12", "gives a token that is about to expire", "a new one is fetched early: by a tenth of its life, at least 5 and at most 30 seconds", testTokenIsRenewedEarly},
-	{"A13", "sends a huge token answer, or a token with characters that no token has", "64 KiB are read, tokens have 16 KiB at most, and what is odd is refused", testHugeAndOddTokens},
-	{"A14", "answers a token request with a web page", "the error names the token server and what it sent", testWebPageAsTokenIsNamed},
-}
-
-func TestUpstreamTokens(t *testing.T) { testkit.RunRows(t, tokenBehaviours) }
-
 func testScopeOfThePullIsAdded(t *testing.T) {
 	for challenged, want := range map[string][]string{
 		``:                                  {"repository:a:pull"},

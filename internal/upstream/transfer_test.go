@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/http"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -45,23 +44,6 @@ func TestATransferGoesOnWhereItBroke(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, layer.Digest, layer.Digest.Algorithm().FromBytes(body))
 	assert.Equal(t, []string{"", "bytes=262144-", "bytes=524288-"}, rangesOf(w.up))
-}
-
-func TestATransferAsksTheRegistryAgainAndNotWhereItWasRedirectedTo(t *testing.T) {
-	storage := pullthroughtest.New(t, pullthroughtest.Config{})
-	w := newWorld(t, pullthroughtest.Config{})
-	img := w.push(pullthroughtest.ImageOptions{LayerSize: size})
-	storage.Push("a", "1", img)
-	w.up.Fault(pullthroughtest.Fault{Match: blobs + " 20*", Redirect: storage.URL() + "{path}"})
-	storage.Fault(pullthroughtest.Fault{Times: 1, CutAfter: new(int64(100))})
-	x, err := w.Transfer(t.Context(), w.target, img.Layers[0].Digest)
-	require.NoError(t, err)
-	defer x.Close()
-	n, err := io.Copy(io.Discard, x)
-	require.NoError(t, err)
-	assert.EqualValues(t, size, n)
-	assert.Equal(t, 2, w.up.Count(blobs+" 307"))
-	assert.Equal(t, []string{"", "bytes=100-"}, rangesOf(storage))
 }
 
 func TestAnInterruptedTransferGoesOn(t *testing.T) {
@@ -121,55 +103,4 @@ func TestTheCauseOfTheContextIsHandedOnUnchanged(t *testing.T) {
 	_, err = io.Copy(io.Discard, x)
 	assert.True(t, err == gone, "%v", err)
 	assert.Equal(t, 1, w.up.Count(blobs))
-}
-
-func TestWhatIsNeverSpliced(t *testing.T) {
-	for name, answer := range map[string]pullthroughtest.Fault{
-		"a part that begins elsewhere":    {Header: http.Header{"Content-Range": {"bytes 990-1048575/1048576"}}},
-		"a part of another length":        {Header: http.Header{"Content-Range": {"bytes 1000-1048576/1048577"}}},
-		"a part without a Content-Range":  {Header: http.Header{"Content-Range": nil}},
-		"another object, from the start":  {Status: 200, Body: make([]byte, size+1), Header: http.Header{"Content-Range": nil}},
-		"nothing, since it was forbidden": {Status: 403},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, pullthroughtest.Config{})
-			layer := w.layer(size)
-			w.up.Fault(pullthroughtest.Fault{Match: blobs, Times: 1, CutAfter: new(int64(1000))})
-			answer.Match = blobs
-			w.up.Fault(answer)
-			x, err := w.Transfer(t.Context(), w.target, layer.Digest)
-			require.NoError(t, err)
-			defer x.Close()
-			n, err := io.Copy(io.Discard, x)
-			assert.ErrorIs(t, err, upstream.ErrUnavailable)
-			assert.NotErrorIs(t, err, upstream.ErrDenied, "of the rest, not of the blob")
-			assert.EqualValues(t, 1000, n)
-			assert.Equal(t, 2, w.up.Count(blobs))
-		})
-	}
-}
-
-func TestARefusedRangeIsAskedForWhole(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{})
-	layer := w.layer(size)
-	w.up.Fault(pullthroughtest.Fault{Match: blobs, Times: 1, CutAfter: new(int64(1000))})
-	w.up.Fault(pullthroughtest.Fault{Match: blobs + " 206", Status: 416})
-	x, err := w.Transfer(t.Context(), w.target, layer.Digest)
-	require.NoError(t, err)
-	defer x.Close()
-	body, err := io.ReadAll(x)
-	require.NoError(t, err)
-	assert.Equal(t, layer.Digest, layer.Digest.Algorithm().FromBytes(body))
-	assert.Equal(t, []string{"", "bytes=1000-", ""}, rangesOf(w.up))
-}
-
-func TestTheSizeOfABlob(t *testing.T) {
-	w := newWorld(t, pullthroughtest.Config{})
-	layer := w.layer(size)
-	n, err := w.BlobSize(t.Context(), w.target, layer.Digest)
-	require.NoError(t, err)
-	assert.EqualValues(t, size, n)
-	assert.Equal(t, []string{"bytes=0-0"}, rangesOf(w.up))
-	_, err = w.BlobSize(t.Context(), w.target, layer.Digest.Algorithm().FromString("x"))
-	assert.ErrorIs(t, err, upstream.ErrNotFound)
 }

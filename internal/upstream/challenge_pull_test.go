@@ -1,8 +1,11 @@
 package upstream_test
 
 import (
+	"context"
 	"net/http"
+	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -11,6 +14,53 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
+
+func TestTheChallengeIsFoundAmongOthers(t *testing.T) {
+	for name, lines := range map[string][]string{
+		"Basic before Bearer in one line":  {`Basic realm="x", Bearer realm="URL/token",service="registry.test"`},
+		"Basic before Bearer in two lines": {`Basic realm="x"`, `Bearer realm="URL/token",service="registry.test"`},
+		"a scheme nobody knows":            {`Negotiate abc==, BEARER REALM="URL/token" , Service="registry.test"`},
+		"a comma and a scope in quotes":    {`Bearer realm="URL/token",service="registry.test",scope="repository:a:pull,push"`},
+		"a bad challenge first":            {`Bearer realm=URL/token`, `Bearer realm="URL/token",service="registry.test"`},
+		"a realm that cannot be used":      {`Bearer realm="ftp://x/"`, `Bearer realm="URL/token",service="registry.test"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
+			for i := range lines {
+				lines[i] = strings.ReplaceAll(lines[i], "URL", w.Up.URL())
+			}
+			w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401, Header: http.Header{"Www-Authenticate": lines}})
+			w.Up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
+			assert.NoError(t, err)
+			assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, w.Up.Log())
+		})
+	}
+}
+
+// Those who come while a challenge is on its way wait for it, for as long as they like.
+func TestACallerThatWaitsForAnothersChallengeMayLeave(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, w *testkit.World) {
+		pushEach(w, "a", "1", "2")
+		g := make(chan struct{})
+		w.Up.Fault(pullthroughtest.Fault{Match: "* 401", Stall: g})
+		first, second := make(chan error, 1), make(chan error, 1)
+		go func() { first <- pullTag(t, w, "a", "1") }()
+		synctest.Wait()
+		ctx, leave := context.WithCancel(t.Context())
+		go func() {
+			_, err := w.Manifest(ctx, pullthrough.Request{Repo: testkit.Repo("a"), Ref: "2"})
+			second <- err
+		}()
+		synctest.Wait()
+		leave()
+		assert.ErrorIs(t, <-second, context.Canceled)
+		close(g)
+		assert.NoError(t, <-first)
+		w.Settled(t)
+		assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200"}, w.Up.Log())
+	})
+}
 
 func testInsufficientScopeIsMetOnce(t *testing.T) {
 	const scarce = `,error="insufficient_scope",scope="aws repository:a:pull,push"`

@@ -133,9 +133,9 @@ func (s *sweptStage) Abort() error {
 	return s.f.call("Abort", func() error { done = true; return s.staged.Abort() }, nil)
 }
 
-// A Store that fails at any one call, in any way, harms no pull (F1 to F4, F7,
-// F8): two clients of each object, one by Body and one by HTTP, get what they
-// asked for, the host hears of it, and nothing stays behind.
+// A Store that fails at any one call, in any way, harms no pull: two clients of each
+// object, one by Body and one by HTTP, get what they asked for, the host hears of it,
+// and nothing stays behind.
 func TestAnyOneCallOfTheStoreFails(t *testing.T) {
 	testkit.Baseline(t)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 1<<20 + 100_000})

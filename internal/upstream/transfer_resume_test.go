@@ -49,15 +49,28 @@ func testCutBlobResumes(t *testing.T) {
 	})
 }
 
-func testResumeTooEarlyFails(t *testing.T) {
-	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
-		w.Up.Fault(partFrom(testkit.BlobContent(t, layer)[cut-10:], cut-10, layer.Size))
-		err := failsBlob(t, w, layer, pullthrough.ErrUnavailable)
-		assert.NotErrorIs(t, err, pullthrough.ErrDigest, "it is seen before a digest is wrong")
-		assert.Equal(t, []string{"", rangeFrom(cut)}, ranges(w))
-		w.Up.Heal()
-		w.PullBlob(t, "a", layer.Digest)
-	})
+// testOtherPartIsNotJoined: what does not continue the blob is seen before a digest
+// is wrong.
+func testOtherPartIsNotJoined(t *testing.T) {
+	for name, answer := range map[string]func(content []byte, cut int64) pullthroughtest.Fault{
+		"ten bytes too early": func(content []byte, cut int64) pullthroughtest.Fault {
+			return partFrom(content[cut-10:], cut-10, int64(len(content)))
+		},
+		"of a blob that has grown": func(content []byte, cut int64) pullthroughtest.Fault {
+			return partFrom(append(content[cut:], 0), cut, int64(len(content))+1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
+				w.Up.Fault(answer(testkit.BlobContent(t, layer), cut))
+				err := failsBlob(t, w, layer, pullthrough.ErrUnavailable)
+				assert.NotErrorIs(t, err, pullthrough.ErrDigest)
+				assert.Equal(t, []string{"", rangeFrom(cut)}, ranges(w))
+				w.Up.Heal()
+				w.PullBlob(t, "a", layer.Digest)
+			})
+		})
+	}
 }
 
 func testResumeAnsweredWithAllSkips(t *testing.T) {
@@ -92,17 +105,6 @@ func testRefusedResumeBeginsAnew(t *testing.T) {
 			_ = failsBlob(t, w, layer, pullthrough.ErrUnavailable)
 			assert.Equal(t, 2, w.Up.Count(testkit.Blobs+" 200"), "started once more, no oftener: %q", ranges(w))
 		})
-	})
-}
-
-func testResumeOfAnotherObjectFails(t *testing.T) {
-	cutAt45(t, func(t *testing.T, w *testkit.World, layer *pullthroughtest.Blob, cut int64) {
-		w.Up.Fault(partFrom(append(testkit.BlobContent(t, layer)[cut:], 0), cut, layer.Size+1))
-		err := failsBlob(t, w, layer, pullthrough.ErrUnavailable)
-		assert.NotErrorIs(t, err, pullthrough.ErrDigest, "it is seen before a digest is wrong")
-		assert.Equal(t, []string{"", rangeFrom(cut)}, ranges(w))
-		w.Up.Heal()
-		w.PullBlob(t, "a", layer.Digest)
 	})
 }
 

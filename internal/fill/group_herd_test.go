@@ -30,7 +30,7 @@ const (
 	herdMemory  = 200 << 20
 )
 
-// C12, over the real handler, with one client that never reads (C16).
+// Many clients of the real handler share one download. One of them never reads.
 func TestHerdOverHTTP(t *testing.T) {
 	const n = 64
 	testkit.Baseline(t)
@@ -111,7 +111,7 @@ func counting(h http.Handler, active *atomic.Int64) http.Handler {
 	})
 }
 
-// C12 with 5,000 readers, and one that never reads.
+// 5,000 readers share one download. One of them never reads.
 func TestHerdOfThousands(t *testing.T) {
 	const n = 5000
 	testkit.Baseline(t)
@@ -168,7 +168,7 @@ func TestHerdOfThousands(t *testing.T) {
 	testkit.AssertBody(t, layer.Digest, lazy) // it may still read
 }
 
-// C16: one byte a second is no reason for others to wait.
+// A client that takes one byte a second holds up nobody.
 func TestSlowClientSlowsNobody(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})
@@ -224,7 +224,7 @@ func TestSlowClientSlowsNobody(t *testing.T) {
 	})
 }
 
-// C13.
+// The client that began a download leaves, and the others get all of it.
 func TestLeaderLeaves(t *testing.T) {
 	const size = 4 << 20
 	for name, at := range map[string]int64{"at 0 %": 0, "at 50 %": size / 2, "at 98 %": size - 80<<10} {
@@ -271,8 +271,8 @@ func TestLeaderLeaves(t *testing.T) {
 	}
 }
 
-// C14: of ten downloads that everybody left some may finish, and the others
-// end within a second.
+// Of ten downloads that everybody left some may finish, and the others end within a
+// second.
 func TestEverybodyLeaves(t *testing.T) {
 	for name, tc := range map[string]struct {
 		policy pullthrough.Policy
@@ -331,8 +331,8 @@ func TestEverybodyLeaves(t *testing.T) {
 	}
 }
 
-// C15: who comes in the moment in which a download is given up gets that one
-// or a fresh one, and never its end.
+// A client that comes in the moment in which a download is given up gets that one or a
+// fresh one, and never its end.
 func TestJoiningADownloadThatIsGivenUp(t *testing.T) {
 	testkit.Baseline(t)
 	up, enter := testkit.Piped(t, pullthroughtest.Config{})

@@ -5,13 +5,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -231,96 +228,6 @@ func TestMaxDownloads(t *testing.T) {
 		}
 		assert.Equal(t, 1, up.Count(testkit.Blobs+third.Digest.Encoded()+" 200"))
 	})
-}
-
-// countingFiles is files without stages. It counts how often a blob is opened, and
-// can fail to.
-type countingFiles struct {
-	*files
-	opened atomic.Int64
-	fails  atomic.Bool
-}
-
-func (s *countingFiles) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
-	s.opened.Add(1)
-	if s.fails.Load() {
-		return nil, errOnFire
-	}
-	return s.files.Blob(ctx, r, d)
-}
-
-// spools are the descriptors on spool files.
-func spools(t *testing.T) (open []string) {
-	for _, name := range testkit.OpenFiles(t) {
-		if strings.Contains(name, ".spool") {
-			open = append(open, name)
-		}
-	}
-	return open
-}
-
-func TestHandingOver(t *testing.T) {
-	const size = 3 << 20
-	testkit.Baseline(t)
-	store := &countingFiles{files: newFiles(t.TempDir())}
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.SpoolBytes = store, size+1 })
-	layer, next := w.Layer(size), w.Layer(size+1)
-	content := testkit.BlobContent(t, layer)
-	g := testkit.NewGate(t)
-	stall(w, g, layer, 2<<20)
-	var slow []*pullthrough.Blob
-	for range 3 {
-		b, err := w.Open(t.Context(), layer.Digest)
-		require.NoError(t, err)
-		slow = append(slow, b)
-	}
-	testkit.RequireRead(t, slow[0].Body, 1<<20)
-	testkit.RequireRead(t, slow[1].Body, 10)
-	assert.NotEmpty(t, spools(t))
-	g.Open()
-	w.Settled(t)
-	for i, at := range []int{1 << 20, 10, 0} {
-		testkit.AssertSame(t, content[at:at+5], testkit.RequireRead(t, slow[i].Body, 5))
-	}
-	assert.Empty(t, spools(t), "the spool is gone while they read")
-	assertEmptyDir(t, w.SpoolDir)
-	start := time.Now()
-	w.PullBlob(t, "a", next.Digest)
-	assert.Less(t, time.Since(start), 9*time.Second, "its room is free")
-	for i, at := range []int{1 << 20, 10, 0} {
-		got, err := io.ReadAll(slow[i].Body)
-		assert.NoError(t, err)
-		testkit.AssertSame(t, content[at+5:], got)
-		_, err = slow[i].Body.(io.Seeker).Seek(-7, io.SeekEnd)
-		assert.NoError(t, err)
-		testkit.AssertSame(t, content[size-7:], testkit.RequireRead(t, slow[i].Body, 7))
-		require.NoError(t, slow[i].Body.Close())
-	}
-	w.Settled(t)
-	assert.Equal(t, 2, w.Up.Count("*"))
-}
-
-// A Store that cannot open what it has just stored keeps the reader where it
-// is, and is not asked again for every read.
-func TestHandingOverFails(t *testing.T) {
-	testkit.Baseline(t)
-	store := &countingFiles{files: newFiles(t.TempDir())}
-	heard := &testkit.Events{}
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store, p.OnEvent = store, heard.On })
-	layer := w.Layer(3 << 20)
-	b, err := w.Open(t.Context(), layer.Digest)
-	require.NoError(t, err)
-	w.Settled(t)
-	store.fails.Store(true)
-	before := store.opened.Load()
-	v := layer.Digest.Verifier()
-	_, err = io.CopyBuffer(struct{ io.Writer }{v}, struct{ io.Reader }{b.Body}, make([]byte, 4<<10))
-	assert.NoError(t, err)
-	assert.True(t, v.Verified())
-	assert.NoError(t, b.Body.Close())
-	assert.LessOrEqual(t, store.opened.Load()-before, int64(10), "calls of Store.Blob by one reader")
-	assert.LessOrEqual(t, len(heard.StoreFailures()), 10)
-	assert.Equal(t, 1, w.Up.Count("*"))
 }
 
 // A client that takes next to nothing loses its place when room is wanted, and

@@ -1,7 +1,6 @@
-package pullthrough_test
+package upstream_test
 
 import (
-	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -69,43 +68,6 @@ func testMediaTypes(t *testing.T) {
 // replaceOnce is the image's content without part.
 func replaceOnce(img *pullthroughtest.Image, part string) []byte {
 	return []byte(strings.Replace(string(img.Content), part, "", 1))
-}
-
-func testAmbiguousManifestIsRefused(t *testing.T) {
-	d := digest.FromString("x").String()
-	one := fmt.Sprintf(`{"mediaType":"application/x","digest":%q,"size":1}`, d)
-	for name, members := range map[string]string{
-		"an index and layers":            `"manifests":[` + one + `],"layers":[` + one + `]`,
-		"an index and a config":          `"manifests":[` + one + `],"config":` + one,
-		"an empty index and a config":    `"manifests":[],"config":` + one + `,"layers":[]`,
-		"layers and Layers":              `"config":` + one + `,"layers":[` + one + `],"Layers":[]`,
-		"manifests twice":                `"manifests":[` + one + `],"manifests":[]`,
-		"config twice":                   `"config":` + one + `,"config":` + one + `,"layers":[]`,
-		"MANIFESTS":                      `"MANIFESTS":[` + one + `]`,
-		"Config":                         `"Config":` + one + `,"layers":[]`,
-		"mediaType twice":                `"mediaType":"` + ocispec.MediaTypeImageIndex + `","mediaType":"` + ocispec.MediaTypeImageManifest + `","manifests":[]`,
-		"mediaType and MediaType":        `"mediaType":"` + ocispec.MediaTypeImageIndex + `","MediaType":"x","manifests":[]`,
-		"layers and another spelling":    `"config":` + one + `,"layers":[` + one + `],"layer\u0073":[]`,
-		"a config in a long s":           `"config":` + one + `,"layers":[],"layerſ":[` + one + `]`,
-		"an index that says manifest":    `"mediaType":"` + ocispec.MediaTypeImageManifest + `","manifests":[]`,
-		"a manifest that says it is one": `"mediaType":"` + ocispec.MediaTypeImageIndex + `","config":` + one + `,"layers":[]`,
-	} {
-		for _, served := range []string{ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, "application/json"} {
-			t.Run(name+", as "+served[len("application/"):], func(t *testing.T) {
-				w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-				img := &pullthroughtest.Image{MediaType: served, Content: []byte(`{"schemaVersion":2,` + members + `}`)}
-				img.Digest = digest.FromBytes(img.Content)
-				w.Up.Push("a", "1", img)
-				for _, ref := range []string{"1", img.Digest.String()} {
-					_, err := w.Resolve(t.Context(), ref)
-					assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-					_, err = w.Stored(t, ref)
-					assert.Error(t, err)
-				}
-				assert.Equal(t, 2, w.Up.Count("*"))
-			})
-		}
-	}
 }
 
 func testSchema1IsNotFound(t *testing.T) {

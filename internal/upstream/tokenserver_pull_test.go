@@ -17,25 +17,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// grantBehaviours are how a rule's credentials are used, and what becomes of
-// refusals.
-var grantBehaviours = []row{
-	{"A15", "has a token server", "a user's password goes there by GET, an identity token by POST; a wrong one is tried once", testPasswordByGETIdentityTokenByPOST},
-	{"A16", "does not take the identity token (400, 401, 404, 405)", "the password is tried once, if there is one", testPasswordWhereTheIdentityTokenIsNotTaken},
-	{"A17", "gives a new identity token in exchange for the old one", "the new one is used from then on and given to the host; it is never logged", testRotatedIdentityTokenIsUsedAndHandedOver},
-	{"A18", "offers identity tokens to those who ask for them", "none is asked for", testNoIdentityTokenIsAskedFor},
-	{"A19", "is public and the rule has no secret", "an anonymous token is asked for, with its scope", testAnonymousToken},
-	{"A20", "refuses the rule's credentials for a public image", "the pull is refused; where the policy allows it the image is pulled anonymously, and the event says so", testAnonymousFallback},
-	{"A21", "wants Basic credentials", "it alone gets them, and after the first challenge without being asked", testBasicCredentials},
-	{"A22", "needs credentials", "the host is asked once per token, or when Basic ones have expired or are refused; it may take its time, fail or panic and hurts that one pull", testCredentialsAreAskedForOncePerToken},
-	{"A23", "answers 401 to a token that it took before", "one new token is fetched for all, and each request is sent once more", testOneNewTokenForAllAfter401},
-	{"A24", "answers 400 or 403 to credentials that it took before", "new ones are tried once; what fresh ones are answered is final", testNewCredentialsAfter400Or403},
-	{"A25", "says `insufficient_scope` or `invalid_token`", "one token with the scope that it names is tried; what it gives as the reason is in the error", testInsufficientScopeIsMetOnce},
-	{"A26", "answers 401 without a challenge that can be met", "the pull is refused after one request", testChallengesThatCannotBeMet},
-}
-
-func TestUpstreamGrants(t *testing.T) { testkit.RunRows(t, grantBehaviours) }
-
 func testPasswordByGETIdentityTokenByPOST(t *testing.T) {
 	for name, tc := range map[string]struct {
 		credentials func(*pullthrough.Proxy)

@@ -18,8 +18,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// C17, in flight, in a Store's stage that becomes full: ranges that lie in the
-// one place, in the other and over the border of both.
+// A download runs, and the Store's stage becomes full: ranges lie in the one place, in
+// the other and over the border of both.
 func TestRangesOverTwoPlaces(t *testing.T) {
 	const size, border = 4 << 20, 3 << 20
 	testkit.Baseline(t)

@@ -1,0 +1,99 @@
+package pullthrough_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+func TestAFetchThatRunsAtShutdownMayStillGetAToken(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users}, testkit.WithSecret(nil))
+	img := testkit.Image(1)
+	w.Up.Push("a", "1", img)
+	gate := testkit.NewGate(t)
+	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/1 401", Stall: gate.C})
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := w.Resolve(context.Background(), "1")
+		pulled <- err
+	}()
+	require.Eventually(t, func() bool { return w.Running() == 1 }, 10*time.Second, time.Millisecond)
+	ended := make(chan error, 1)
+	go func() { ended <- w.Shutdown(context.Background()) }()
+	require.Eventually(t, func() bool {
+		_, err := w.Resolve(context.Background(), digest.FromString(time.Now().String()).String())
+		return errors.Is(err, pullthrough.ErrClosed)
+	}, 10*time.Second, time.Millisecond)
+	gate.Open()
+	assert.NoError(t, <-pulled, "it was under way")
+	assert.NoError(t, <-ended)
+	_, err := w.Mem.Manifest(t.Context(), testkit.Repo("a"), "1")
+	assert.NoError(t, err)
+}
+
+func TestIdle(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		release := heldPuts(w)()
+		require.NoError(t, w.Idle(t.Context()), "nothing was ever asked for")
+		img := testkit.Image(1)
+		w.Up.Push("a", "1", img)
+		_, err := w.Resolve(t.Context(), "1")
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err = w.Idle(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.ErrorContains(t, err, "manifest hub/a:1", "it says what still goes on")
+		go func() { time.Sleep(time.Second); release() }()
+		require.NoError(t, w.Idle(t.Context()))
+		_, err = w.Mem.Manifest(t.Context(), testkit.Repo("a"), "1")
+		assert.NoError(t, err, "what was answered is stored")
+		assert.Equal(t, 1, w.Up.Count("*"))
+	})
+}
+
+func TestAfterShutdownHitsAreServedAndMissesRefused(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.Up.Push("a", "1", img)
+	w.Pull(t, "a", "1", img)
+	require.NoError(t, w.Shutdown(t.Context()))
+	w.Up.Reset()
+	w.Pull(t, "a", "1", img)
+	_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "2"})
+	assert.ErrorIs(t, err, pullthrough.ErrClosed)
+	for _, head := range []bool{false, true} {
+		_, err = w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("b"), Ref: img.Blobs()[0].Digest.String(), Head: head})
+		assert.ErrorIs(t, err, pullthrough.ErrClosed)
+	}
+	assert.Empty(t, w.Up.Log())
+}
+
+func TestEventsSayWhatHappened(t *testing.T) {
+	told := &testkit.Events{}
+	w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(p *pullthrough.Proxy) { p.OnEvent = told.On })
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 1})
+	w.Up.Push("a", "1", img)
+	for range 2 {
+		_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1", Caller: "arn", Head: true})
+		require.NoError(t, err)
+		w.Settled(t)
+	}
+	fetches, answers := told.Of(pullthrough.EventFetch), told.Of(pullthrough.EventManifest)
+	require.Len(t, fetches, 1)
+	assert.Equal(t, 3, fetches[0].Upstream, "a challenge, a token, a manifest")
+	assert.Equal(t, []pullthrough.Source{pullthrough.SourceFill, pullthrough.SourceHit}, told.Sources())
+	assert.Equal(t, "arn", answers[1].Request.Caller)
+	assert.True(t, answers[1].Request.Head)
+	assert.EqualValues(t, len(img.Content), answers[1].Bytes)
+	assert.Equal(t, 3, w.Up.Count("*"))
+}

@@ -1,0 +1,56 @@
+package pullthrough_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+)
+
+// Where the Store keeps no lists of referrers, the short ones are kept in memory. A
+// longer list is served, and upstream is asked for it again.
+func TestShortListsOfReferrersAreKeptInMemory(t *testing.T) {
+	for name, tc := range map[string]struct {
+		note     int // the length of an annotation
+		requests int
+	}{
+		"60 KiB": {60 << 10, 1},
+		"64 KiB": {64 << 10, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := ocispec.Descriptor{
+				MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("a"), Size: 1, ArtifactType: "text/plain",
+				Annotations: map[string]string{"note": strings.Repeat("x", tc.note)},
+			}
+			list, err := json.Marshal(ocispec.Index{
+				Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{want},
+			})
+			require.NoError(t, err)
+			w := testkit.NewWorld(t, pullthroughtest.Config{Handler: func(w http.ResponseWriter, _ *http.Request) bool {
+				w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+				_, err := w.Write(list)
+				assert.NoError(t, err)
+				return true
+			}}, nil)
+			r := pullthrough.Request{Repo: testkit.Repo("a"), Ref: digest.FromString("subject").String()}
+			for range 2 {
+				got, err := w.Referrers(t.Context(), r, "")
+				require.NoError(t, err)
+				assert.Equal(t, []ocispec.Descriptor{want}, got.Manifests)
+				w.Settled(t)
+			}
+			assert.Equal(t, tc.requests, w.Up.Count("GET /v2/a/referrers/*"))
+			assert.Equal(t, tc.requests, w.Up.Count("*"))
+		})
+	}
+}
