@@ -382,6 +382,7 @@ func awsPasswords(saysWhen bool) func(*guest) {
 		}
 	}
 }
+
 // spoken are the lines of all transcripts that begin so.
 func spoken(t testing.TB, begin string) (lines []string) {
 	t.Helper()
