@@ -84,8 +84,20 @@ func (re *resolver) pullStored(ctx context.Context, r Request, have *Manifest) (
 	return m, rt.outcome(present), err
 }
 
-// join returns what the fetch of r.Ref gives to this caller.
+// join returns what the fetch of r.Ref gives to this caller. A tag whose answer is out
+// already, and is due again (the Policy may want a check on every pull), is not joined:
+// this caller waits until the Store has that answer, so that the next check begins
+// from there. It waits no longer than for a check, and is given that answer as stale
+// then.
 func (re *resolver) join(ctx context.Context, rt *route, r Request) (*Manifest, error) {
+	if m, out := re.flights.Peek(rt.key(r.Ref)); out && m != nil && !ocipath.IsDigest(r.Ref) && rt.isDue(m, re.now()) {
+		wait, stop := rt.checkContext(ctx)
+		err := re.stored(wait, rt, r.Ref)
+		stop()
+		if err != nil && ctx.Err() == nil {
+			return asStale(m), nil
+		}
+	}
 	m, shared, err := re.do(ctx, rt, r, 0)
 	if err != nil {
 		return nil, err

@@ -106,6 +106,17 @@ type checkLimit struct {
 	late     bool // the time was over before upstream answered
 }
 
+// checkContext ends when a caller has waited for as long as it waits for a check.
+func (rt *route) checkContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	switch limit := rt.policy.CheckTimeout; {
+	case limit < 0:
+		return context.WithCancel(ctx)
+	case limit > 0:
+		return context.WithTimeout(ctx, limit)
+	}
+	return context.WithTimeout(ctx, defaultCheckTimeout)
+}
+
 // startLimit begins the wait. over is called when the time is over; late says
 // whether upstream has not answered yet: what is still to come then is the Store's
 // word alone.

@@ -244,3 +244,44 @@ func TestATagThatIsNeverChecked(t *testing.T) {
 	assert.Equal(t, m.Content, got.Content)
 	assert.Empty(t, w.Up.Log())
 }
+
+// A tag that is to be checked on every pull is not answered by a fetch whose answer is
+// out, although that fetch goes on until the Store has the manifest.
+func TestEveryPullIsNotAnsweredByAFetchThatIsOver(t *testing.T) {
+	for name, tc := range map[string]struct {
+		put    time.Duration // how long it takes
+		waits  time.Duration
+		source pullthrough.Source
+		log    []string
+	}{
+		"the Store is quick": {time.Second, time.Second, pullthrough.SourceRevalidated, []string{"HEAD /v2/a/manifests/1 200"}},
+		"the Store hangs":    {time.Hour, 2 * time.Second, pullthrough.SourceStale, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+				testkit.EveryPull(w.Proxy)
+				first := true
+				w.Store = &testkit.FaultyStore{Store: w.Mem, OnPutManifest: func() error {
+					if first {
+						first = false
+						time.Sleep(tc.put)
+					}
+					return nil
+				}}
+				img := testkit.Image(1)
+				w.Up.Push("a", "1", img)
+				_, err := w.Resolve(t.Context(), "1")
+				require.NoError(t, err)
+				w.Up.Reset()
+				start := time.Now()
+				m, err := w.Resolve(t.Context(), "1")
+				require.NoError(t, err)
+				assert.Equal(t, tc.waits, time.Since(start))
+				assert.Equal(t, tc.source, m.Source)
+				assert.Equal(t, img.Digest, m.Descriptor.Digest)
+				assert.Equal(t, tc.log, w.Up.Log())
+				w.Settled(t)
+			})
+		})
+	}
+}

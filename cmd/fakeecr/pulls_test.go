@@ -105,6 +105,7 @@ func TestTextLog(t *testing.T) {
 	up.Push("library/alpine", "3.22", img)
 	i := start(t, "-rule", "hub="+up.URL(), "-credential", "hub=me:"+secret)
 	i.pull(t, "hub/library/alpine", "3.22", img)
+	i.get(t, "/v2/hub/library/alpine/tags/list") // it waits until the Store has the image
 	i.get(t, "/v2/hub/library/alpine/manifests/3.22")
 	i.get(t, "/v2/hub/library/alpine/manifests/3.21")
 	i.stop(t)

@@ -70,7 +70,7 @@ func call(t *testing.T, url, op, body string) answer {
 }
 
 // pull pulls manifest and blobs as clients do.
-func pull(t *testing.T, url string, img *pullthroughtest.Image) {
+func pull(t *testing.T, e *controlplane.Emulator, url string, img *pullthroughtest.Image) {
 	t.Helper()
 	got := ask(t, http.MethodGet, url+"/v2/quay/org/a/manifests/1", "")
 	assert.Equal(t, 200, got.status)
@@ -79,6 +79,7 @@ func pull(t *testing.T, url string, img *pullthroughtest.Image) {
 		got := ask(t, http.MethodGet, url+"/v2/quay/org/a/blobs/"+b.Digest.String(), "")
 		assert.Equal(t, b.Digest, digest.FromString(got.body))
 	}
+	require.NoError(t, e.Idle(t.Context()))
 }
 
 func blobLines(img *pullthroughtest.Image) (lines []string) {
@@ -100,17 +101,17 @@ func TestARuleOfTheJSONAPIPullsThrough(t *testing.T) {
 
 	got = call(t, url, "CreatePullThroughCacheRule", `{"ecrRepositoryPrefix":"quay","upstreamRegistryUrl":"quay.io"}`)
 	assert.Equal(t, 200, got.status)
-	pull(t, url, img)
+	pull(t, e, url, img)
 	assert.Equal(t, append([]string{"GET /v2/org/a/manifests/1 200"}, blobLines(img)...), up.Log())
 	up.Reset()
-	pull(t, url, img)
+	pull(t, e, url, img)
 	assert.Empty(t, up.Log())
 
 	got = call(t, url, "BatchGetImage", `{"repositoryName":"quay/org/a","imageIds":[{"imageTag":"1"}]}`)
 	assert.Contains(t, got.body, `"imageDigest":"`+img.Digest.String()+`"`, "the JSON API knows it")
 
-	_, url = start(t, up, e.Saved())
-	pull(t, url, img)
+	e, url = start(t, up, e.Saved())
+	pull(t, e, url, img)
 	assert.Equal(t, blobLines(img), up.Log(), "the manifest was saved, the layers were not")
 }
 
@@ -161,10 +162,10 @@ func TestAManifestThatJSONCannotKeepIsFetchedAgain(t *testing.T) {
 	up.Push("org/a", "1", &odd)
 	e, url := start(t, up, nil)
 	call(t, url, "CreatePullThroughCacheRule", `{"ecrRepositoryPrefix":"quay","upstreamRegistryUrl":"quay.io"}`)
-	pull(t, url, &odd)
+	pull(t, e, url, &odd)
 	up.Reset()
-	_, url = start(t, up, e.Saved())
-	pull(t, url, &odd)
+	e, url = start(t, up, e.Saved())
+	pull(t, e, url, &odd)
 	assert.Equal(t, 1, up.Count("GET /v2/org/a/manifests/1 200"))
 }
 

@@ -23,16 +23,16 @@ const account, region = "111122223333", "us-east-1"
 func TestMain(m *testing.M) { pullthroughtest.Main(m) }
 
 // start is an emulator with the rule hub = up.
-func start(t *testing.T) (up *pullthroughtest.Upstream, url string) {
+func start(t *testing.T) (up *pullthroughtest.Upstream, url string, e *ownhandlers.Emulator) {
 	t.Helper()
 	up = pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-	e := ownhandlers.New(account, region, pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}})
+	e = ownhandlers.New(account, region, pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}})
 	s := httptest.NewServer(e)
 	t.Cleanup(func() {
 		s.Close()
 		assert.NoError(t, e.Shutdown(context.Background()))
 	})
-	return up, s.URL
+	return up, s.URL, e
 }
 
 // answer is what a client got.
@@ -58,7 +58,7 @@ func ask(t *testing.T, method, url, body string, header ...string) answer {
 }
 
 func TestAPullOfWhatARuleCovers(t *testing.T) {
-	up, url := start(t)
+	up, url, e := start(t)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	up.Push("a", "1", img)
 	for range 2 {
@@ -69,6 +69,7 @@ func TestAPullOfWhatARuleCovers(t *testing.T) {
 			got := ask(t, http.MethodGet, url+"/v2/hub/a/blobs/"+b.Digest.String(), "")
 			assert.Equal(t, b.Digest, digest.FromString(got.body))
 		}
+		require.NoError(t, e.Idle(t.Context()))
 	}
 	assert.Equal(t, []string{
 		"GET /v2/a/manifests/1 401", "GET /token 200", "GET /v2/a/manifests/1 200",
@@ -81,7 +82,7 @@ func TestAPullOfWhatARuleCovers(t *testing.T) {
 }
 
 func TestErrorsAreECRs(t *testing.T) {
-	up, url := start(t)
+	up, url, _ := start(t)
 	got := ask(t, http.MethodGet, url+"/v2/hub/a/manifests/none", "")
 	assert.Equal(t, 404, got.status)
 	assert.JSONEq(t, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"Requested image not found"}]}`, got.body)
@@ -94,7 +95,7 @@ func TestErrorsAreECRs(t *testing.T) {
 }
 
 func TestWhatNoRuleCoversIsTheEmulatorsOwn(t *testing.T) {
-	up, url := start(t)
+	up, url, _ := start(t)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	layer, err := io.ReadAll(img.Layers[0].Open())
 	require.NoError(t, err)
@@ -119,7 +120,7 @@ func TestWhatNoRuleCoversIsTheEmulatorsOwn(t *testing.T) {
 }
 
 func TestAPushIntoACoveredRepositoryIsCheckedAtTheNextPull(t *testing.T) {
-	up, url := start(t)
+	up, url, _ := start(t)
 	pushed := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1})
 	manifest := url + "/v2/hub/a/manifests/mine"
 	assert.Equal(t, 201, ask(t, http.MethodPut, manifest, string(pushed.Content), "Content-Type", pushed.MediaType).status)
