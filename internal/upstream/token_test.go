@@ -185,6 +185,7 @@ func testTokensAfterRotation(t *testing.T) {
 			old := authorizations(w.Up, "GET /v2/b/")
 			require.Len(t, old, 1)
 
+			w.Settled(t) // nothing reads the rule any more
 			secret = pullthrough.Credential{Username: "new", AccessToken: testkit.Canary + "-2"}
 			again(w, now)
 			w.Up.Reset()
@@ -214,6 +215,7 @@ func testTokensOfAnotherRegistry(t *testing.T) {
 		return url.Parse(endpoint)
 	}
 	require.NoError(t, pullTag(t, w, "a", "1"))
+	w.Settled(t) // nothing asks for the endpoint any more
 	endpoint = other.URL()
 	require.NoError(t, pullTag(t, w, "a", "2"))
 	assert.Equal(t, 2, issuer.Count("GET /token 200"))
