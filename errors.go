@@ -276,12 +276,22 @@ func (o outcome) words(ctx context.Context, repo Repo, ref string, err error) er
 	}
 	e := errorOf(err)
 	e.Repo, e.Ref = repo, ref
+	o.mask(e)
+	o.name(e)
+	return e
+}
+
+// mask hides a refusal: a name that upstream keeps to itself reads like one that does
+// not exist. errors.Is still finds the refusal.
+func (o outcome) mask(e *Error) {
 	if o.hideDenied && e.Kind == ErrDenied {
-		// A name that upstream keeps to itself reads like one that does not exist.
-		// errors.Is still finds the refusal.
 		original := *e
 		e.Kind, e.Err = ErrNotFound, &original
 	}
+}
+
+// name says what of the registry is missing: the repository, the image or the blob.
+func (o outcome) name(e *Error) {
 	switch {
 	case e.Kind == ErrNotFound && o.repository == absent:
 		e.Code, e.Message = codeNameUnknown, ""
@@ -291,7 +301,6 @@ func (o outcome) words(ctx context.Context, repo Repo, ref string, err error) er
 	if o.blob && (e.Kind == ErrNotFound && e.Code == "" || e.Code == codeManifestUnknown) {
 		e.Code, e.Message = codeBlobUnknown, "The blob '"+e.Ref+"' was not found in the repository with name '"+e.Repo.Name+"'"
 	}
-	return e
 }
 
 // errorOf returns a copy of the Error that err is or has in it, or a new one around

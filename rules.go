@@ -147,6 +147,21 @@ func (r *Rule) endpoint() (*url.URL, error) {
 
 // checkEndpoint refuses what cannot have /v2/ below it, and secrets in URLs.
 func checkEndpoint(u *url.URL) error {
+	if err := checkHost(u); err != nil {
+		return err
+	}
+	switch {
+	case u.User != nil:
+		return errors.New("credentials do not belong into it")
+	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
+		return errors.New("a query or fragment does not belong into it")
+	case strings.Contains(u.Path, "..") || strings.Contains(u.EscapedPath(), "%"):
+		return fmt.Errorf("path %q is not plain", u.EscapedPath())
+	}
+	return nil
+}
+
+func checkHost(u *url.URL) error {
 	switch {
 	case u.Scheme != "https" && u.Scheme != "http":
 		return fmt.Errorf("scheme %q is neither http nor https", u.Scheme)
@@ -154,12 +169,6 @@ func checkEndpoint(u *url.URL) error {
 		return fmt.Errorf("host %q is no host name", u.Host)
 	case strings.HasSuffix(u.Host, ":") || u.Port() != "" && !validPort(u.Port()):
 		return fmt.Errorf("port %q is no port", u.Port())
-	case u.User != nil:
-		return errors.New("credentials do not belong into it")
-	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
-		return errors.New("a query or fragment does not belong into it")
-	case strings.Contains(u.Path, "..") || strings.Contains(u.EscapedPath(), "%"):
-		return fmt.Errorf("path %q is not plain", u.EscapedPath())
 	}
 	return nil
 }
