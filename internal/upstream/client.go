@@ -136,3 +136,9 @@ func (c *Client) request(ctx context.Context, t *Target, auth *authorizer, url s
 		})
 	})
 }
+
+// HTTPTransport returns the Client's own transport for requests to t's registry. It
+// is for tests that connect in a way of their own, before the first request.
+func (c *Client) HTTPTransport(t *Target) *http.Transport {
+	return c.transport.own.get(transportKey{t.addressesFor(t.Base), t.Options.HTTP1})
+}
