@@ -270,11 +270,11 @@ func (c *Call[K, V]) Publish(v V) {
 	c.settleLocked(v, nil)
 }
 
-// Published reports whether the call's value is out.
-func (c *Call[K, V]) Published() bool {
+// Waited reports whether anybody waits for the call's value.
+func (c *Call[K, V]) Waited() bool {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
-	return c.published
+	return c.waiters > 0
 }
 
 // PublishUnder is Publish, and links the call under a second key in the same step,
