@@ -67,6 +67,7 @@ func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, e
 	if !known {
 		var err error
 		size, _, err = bl.heads.Do(ctx, rt.key(d.String()), func(call *flight.Call[objectKey, int64]) (int64, error) {
+			rt.begin(call)
 			return bl.askSize(call.Context(), rt, d)
 		})
 		if err != nil {

@@ -190,20 +190,23 @@ func (g *Group[K, V]) Running(key K) bool {
 	return ok
 }
 
-// Wait waits until the call that runs for key, if any, has ended.
+// Wait waits until the call that runs for key, if any, has ended, and so have those
+// whose turn is before its own.
 func (g *Group[K, V]) Wait(ctx context.Context, key K) error {
 	g.mu.Lock()
-	c, ok := g.calls[key]
+	c := g.calls[key]
 	g.mu.Unlock()
-	if !ok {
-		return nil
+	for c != nil {
+		select {
+		case <-c.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		g.mu.Lock()
+		c = c.before
+		g.mu.Unlock()
 	}
-	select {
-	case <-c.ended:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return nil
 }
 
 // Peek returns what key's call has published, without waiting or holding it.

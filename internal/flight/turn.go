@@ -32,12 +32,12 @@ func (c *Call[K, V]) Turn() bool {
 	return c.ctx.Err() == nil
 }
 
-// pass takes the turn of the call before c, if that waits for it, and returns the call
+// pass takes the turn of the calls before c that wait for it, and returns the call
 // that c has to wait for.
 func (c *Call[K, V]) pass() *Call[K, V] {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
-	if b := c.before; b != nil && !b.hadTurn && b.before != nil {
+	for b := c.before; b != nil && !b.hadTurn && b.before != nil; b = c.before {
 		c.before, b.before = b.before, nil
 		close(b.passed)
 	}

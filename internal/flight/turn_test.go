@@ -152,6 +152,35 @@ func TestTwoWhoFindTheValueTooOldStartOneCall(t *testing.T) {
 	})
 }
 
+// Many take each other's place before any of them waits for its turn.
+func TestACallPassesAllThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g group
+		var s shelf
+		go renewed(t, &g, s.calling(t, 0, time.Hour))
+		time.Sleep(2 * time.Second)
+		hold := make(chan struct{})
+		for v := range 5 {
+			_, _, err := g.Renew(t.Context(), "k", always, func(c *call) (int, error) {
+				c.Publish(v)
+				<-hold
+				if c.Turn() {
+					s.put(t, v+1, time.Minute)
+				}
+				return v, nil
+			})
+			require.NoError(t, err)
+		}
+		close(hold)
+		time.Sleep(3 * time.Hour)
+		stored := s.stored()
+		assert.Equal(t, 0, stored[0])
+		assert.Equal(t, 5, stored[len(stored)-1])
+		assert.True(t, slices.IsSorted(stored))
+		assert.False(t, g.Running("k"))
+	})
+}
+
 // A Shutdown ends those that wait for their turn.
 func TestATurnEndsWithTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
