@@ -153,8 +153,9 @@ func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
 // Blob returns the blob r.Ref of r.Repo: from the Store, or from the upstream
 // registry of the rule that covers the repository. It returns as soon as the
 // size is known; ctx also bounds reads of a download that still runs. Errors are as
-// for Manifest. With r.Head set nothing is downloaded, and the Body is empty if
-// the blob is not stored.
+// for Manifest. With r.Head set upstream is asked for the first byte of a blob that
+// is not stored, whose Body is empty; nothing is downloaded, unless nobody tells the
+// blob's size in another way.
 func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 	return p.engine().blob(ctx, r)
 }
