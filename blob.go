@@ -59,6 +59,16 @@ func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
 	return b, out, err
 }
 
+// stored returns the blob if the Store has it. A nil Blob without an error is a miss.
+func (bl *blobs) stored(ctx context.Context, r Request) (*Blob, error) {
+	d, err := bl.admitDigest(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	b, _ := bl.store.blob(ctx, r.Repo, d) // a failure is told, and is a miss
+	return b, nil
+}
+
 // head answers an existence check as a GET would be answered, and downloads nothing. That a
 // manifest refers to the blob does not say that there is one. Only where upstream tells no
 // size at all, and no manifest does, there is no other way than a GET.

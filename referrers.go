@@ -56,10 +56,12 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 		re.log.Warn("serving a list of referrers that could not be checked", "repository", rt.repo.Name, "subject", r.Ref, "err", err)
 		return known.index, SourceStale, outcome{}, nil
 	}
+	out := rt.outcome(unknown)
+	out.entered = true
 	if shared {
-		return index, SourceShared, rt.outcome(unknown), err
+		return index, SourceShared, out, err
 	}
-	return index, SourceFill, rt.outcome(unknown), err
+	return index, SourceFill, out, err
 }
 
 // known is the list that the Store has, or our memory.
