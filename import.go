@@ -96,7 +96,7 @@ func (im *importer) importParts(ctx context.Context, rt *route, m *Manifest, o I
 	if depth > maxIndexDepth {
 		return rt.error(ErrUnavailable, fmt.Errorf("more than %d indexes in each other", maxIndexDepth))
 	}
-	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content)
+	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
 	if err != nil {
 		return rt.error(ErrUnavailable, err)
 	}
