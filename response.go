@@ -183,7 +183,7 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 		serve.Error(w, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", err.Error())
 		return
 	}
-	names, err := p.engine().names(r.Context(), kind, req)
+	names, err := p.list(w, r, kind, req, page)
 	switch {
 	case errors.Is(err, errNotListed):
 		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+kind.String()+".")
@@ -192,7 +192,6 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 		refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
 		return
 	}
-	names = page.Of(w, r, names)
 	if kind == ocipath.Catalog {
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
 			Repositories []string `json:"repositories"`
@@ -205,12 +204,29 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 	}{req.Repo.Name, names})
 }
 
+// list returns the page's part of a list, and sets the Link header.
+func (p *Proxy) list(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, page serve.Page) ([]string, error) {
+	if kind == ocipath.Tags {
+		tags, err := p.engine().tags(r.Context(), req)
+		if err != nil {
+			return nil, err
+		}
+		return page.Of(w, r, tags, nil)
+	}
+	repos, err := p.engine().repos(r.Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	return page.Of(w, r, repos, func(name string) (bool, error) { return p.engine().mayPull(r.Context(), req, name) })
+}
+
 // serveReferrers answers GET /v2/<name>/referrers/<digest>. Where no rule covers
-// the repository nothing is known to refer to anything: an empty list.
+// the repository nothing is known to refer to anything: an empty list. So it is for a
+// caller who may not know what upstream has.
 func (p *Proxy) serveReferrers(w http.ResponseWriter, r *http.Request, req Request) {
 	artifactType := r.URL.Query().Get("artifactType")
 	index, err := p.Referrers(r.Context(), req, artifactType)
-	if errors.Is(err, ErrNoRule) {
+	if errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound) {
 		index, err = upstream.EmptyIndex(), nil
 	}
 	if err != nil {
