@@ -12,3 +12,6 @@ func (s *Store) WaitForSweep() { s.sweeper.running.Wait() }
 
 // OpenProbed is Open with what [Store.SetProbe] sets, from the first step on.
 func OpenProbed(dir string, f func(op, name string) error) (*Store, error) { return open(dir, f) }
+
+// WaitForReads waits until no blob is read in full in the background.
+func (s *Store) WaitForReads() { s.reads.Wait() }
