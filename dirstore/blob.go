@@ -107,7 +107,7 @@ func (s *Store) attach(ctx context.Context, at layout.Repository, desc ocispec.D
 	if temp != "" && (err != nil || added == 0) {
 		_ = s.disk.remove(temp) // it is swept if it stays
 	}
-	s.grow(added)
+	s.grow(ctx, added)
 	return err
 }
 

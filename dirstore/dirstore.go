@@ -59,7 +59,7 @@ type Store struct {
 	// those of a [pullthrough.Repo] without account and Region.
 	Account, Region string
 
-	// MaxBytes is how many bytes of content, blobs and manifests, are kept, about.
+	// MaxBytes is how many bytes of blobs, manifests and lists of referrers are kept, about.
 	// When a put takes the directory past it, the images that were asked for least
 	// recently go, in the background, until a tenth of it is free: see [Store.Sweep].
 	// 0: all is kept.
