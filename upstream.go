@@ -60,6 +60,14 @@ func (rt *route) limit(j *fill.Job) {
 	j.Orphans, j.OrphanBytes = pol.maxOrphans(), pol.maxOrphanBytes()
 }
 
+// begin lets a fetch go on for a while after its last client has left, if the Policy
+// allows that: the client may try again.
+func (rt *route) begin(call interface{ Linger() }) {
+	if rt.policy.maxOrphans() > 0 {
+		call.Linger()
+	}
+}
+
 // prefix names the rule.
 func (rt *route) prefix() string { return rt.rule.Prefix }
 
