@@ -130,7 +130,9 @@ func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, ou
 	if err == nil && found == absent {
 		err = c.mayFetch(ctx, ActionCreate, r)
 	}
-	return rt, rt.outcome(found), err
+	out := rt.outcome(found)
+	out.entered = err == nil
+	return rt, out, err
 }
 
 // createRepo has the Store make the repository of r, if it is not there.
@@ -186,9 +188,13 @@ func (c *core) mayPull(ctx context.Context, r Request, name string) (bool, error
 	return err == nil, err
 }
 
-// covers reports whether a rule of that registry covers the name.
-func (c *core) covers(ctx context.Context, account, region, name string) (bool, error) {
-	return c.router.covers(ctx, account, region, name)
+// covers reports whether a rule of that registry covers the name. A failure is logged.
+func (c *core) covers(ctx context.Context, repo Repo) (bool, error) {
+	covered, err := c.router.covers(ctx, repo.Account, repo.Region, repo.Name)
+	if err != nil && ctx.Err() == nil {
+		c.log.Error("the rules cannot be read: only what is stored is served", "repository", repo.Name, "err", err)
+	}
+	return covered, err
 }
 
 // validateRule asks the rule's upstream registry for /v2/.
@@ -196,6 +202,7 @@ func (c *core) validateRule(ctx context.Context, repo Repo, rule Rule) error {
 	rt, err := c.router.routeBy(ctx, rule, repo, "")
 	if err == nil {
 		_, _, err = c.probes.Do(ctx, rt.key(""), func(call *flight.Call[objectKey, struct{}]) (struct{}, error) {
+			rt.begin(call)
 			return struct{}{}, c.registries.probe(call.Context(), rt)
 		})
 	}
