@@ -82,7 +82,7 @@ func (m *memory) searchChild(ctx context.Context, rt *route, ref string) bool {
 	}
 	for _, tag := range tags[:min(len(tags), maxSearchedTags)] {
 		if have := m.store.findManifest(ctx, rt.repo, tag); have != nil {
-			if info, err := manifest.Inspect(have.Descriptor.MediaType, have.Content); err == nil {
+			if info, err := manifest.Inspect(have.Descriptor.MediaType, have.Content, manifest.Stored); err == nil {
 				m.learn(rt, info)
 			}
 		}

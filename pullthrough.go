@@ -95,7 +95,10 @@ type Proxy struct {
 	// fetch, [ActionCreate] before it may do so in a repository that is not there.
 	// An error refuses: for a pull it is what the client is told, with 403; for an
 	// import the stored copy is served, or "not found" as Amazon ECR says; for a
-	// repository "name unknown". nil: everybody may.
+	// repository "name unknown". The catalog asks for "DescribeRepositories", with a
+	// Repo that has no name, and then names the repositories from which the caller may
+	// pull. Package ecrapi asks for its own operations, too. docs/security.md has all
+	// that is asked, entrance by entrance. nil: everybody may.
 	Authorize func(ctx context.Context, a Action, r Request) error
 	// Identify says which caller sends a /v2/ request, and to which account and Region. An
 	// error that Is [ErrUnauthorized] is answered 401. nil: the zero [Identity];
@@ -185,7 +188,8 @@ func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 // than [Policy.ReferrersTTL]; when upstream fails a known list is returned. The
 // manifests in it are not fetched. A subject that nobody knows has an empty list.
 // Errors are as for [Proxy.Manifest]; where no rule covers the repository the
-// error Is [ErrNoRule].
+// error Is [ErrNoRule], and it Is [ErrNotFound] for a caller who may not import,
+// where no list is known. Over HTTP both are an empty list.
 func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, error) {
 	index, _, err := p.engine().listReferrers(ctx, r, artifactType)
 	return index, err

@@ -49,7 +49,14 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 	if known.index != nil && !rt.isListDue(known.checked, re.now()) {
 		return known.index, SourceHit, outcome{}, nil
 	}
+	if err := re.mayImport(ctx, r); err != nil {
+		if known.index != nil {
+			return known.index, SourceHit, outcome{}, nil
+		}
+		return nil, 0, outcome{}, err
+	}
 	index, shared, err := re.flights.Do(ctx, rt.key(r.Ref), func(call *flight.Call[objectKey, *ocispec.Index]) (*ocispec.Index, error) {
+		rt.begin(call)
 		return re.fetch(call.Context(), rt, subject)
 	})
 	if err != nil && known.index != nil && ctx.Err() == nil {

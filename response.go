@@ -76,8 +76,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 	case ocipath.Manifest, ocipath.Blob, ocipath.Referrers:
 		_, err := p.pull(w, r, path.Kind, req)
 		switch {
-		case path.Kind == ocipath.Referrers && errors.Is(err, ErrNoRule):
-			writeReferrers(w, r, upstream.EmptyIndex()) // nothing is known to refer to anything
+		case path.Kind == ocipath.Referrers && (errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound)):
+			writeReferrers(w, r, upstream.EmptyIndex()) // nothing is known to refer to it, or the caller may not know
 		case err != nil:
 			refuse(w, r, err)
 		}
@@ -165,7 +165,7 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 		serve.Error(w, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", err.Error())
 		return
 	}
-	names, err := p.engine().names(r.Context(), kind, req)
+	names, err := p.list(w, r, kind, req, page)
 	switch {
 	case errors.Is(err, errNotListed):
 		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+kind.String()+".")
@@ -174,7 +174,6 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 		refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
 		return
 	}
-	names = page.Of(w, r, names)
 	if kind == ocipath.Catalog {
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
 			Repositories []string `json:"repositories"`
@@ -185,6 +184,22 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
 	}{req.Repo.Name, names})
+}
+
+// list returns the page's part of a list, and sets the Link header.
+func (p *Proxy) list(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, page serve.Page) ([]string, error) {
+	if kind == ocipath.Tags {
+		tags, err := p.engine().tags(r.Context(), req)
+		if err != nil {
+			return nil, err
+		}
+		return page.Of(w, r, tags, nil)
+	}
+	repos, err := p.engine().repos(r.Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	return page.Of(w, r, repos, func(name string) (bool, error) { return p.engine().mayPull(r.Context(), req, name) })
 }
 
 // writeReferrers answers GET /v2/<name>/referrers/<digest>.
