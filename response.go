@@ -12,6 +12,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
@@ -21,6 +22,7 @@ const mediaTypeJSON = "application/json"
 // at "/v2" and at "/v2/", which are alike. A miss that no rule covers is
 // answered as Amazon ECR does, and every push 405 UNSUPPORTED.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w, answer := p.engine().writes.Answer(w, r)
 	path, err := ocipath.Parse(r.URL)
 	switch {
 	case errors.Is(err, ocipath.ErrNotRegistry):
@@ -31,6 +33,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		p.serve(w, r, path, p.identify(r), err)
 	}
+	answer.End()
 }
 
 // Handler puts the proxy before next, the host's own registry: GET and HEAD of
@@ -47,7 +50,9 @@ func (p *Proxy) Handler(next http.Handler) http.Handler {
 		isPull := err == nil && (path.Kind == ocipath.Manifest || path.Kind == ocipath.Blob || path.Kind == ocipath.Referrers)
 		if isPull && isPullMethod(r.Method) {
 			if c := p.identify(r); p.covers(r, c, path.Name) {
+				w, answer := p.engine().writes.Answer(w, r)
 				p.serve(w, r, path, c, nil)
+				answer.End()
 				return
 			}
 		}
@@ -136,28 +141,36 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, ErrUnauthorized) && !strings.ContainsAny(r.Host, "\"\\ ") {
 		w.Header().Set("WWW-Authenticate", `Basic realm="https://`+r.Host+`/",service="ecr.amazonaws.com"`)
 	}
+	if spool.IsOutOfFiles(err) {
+		w.Header().Set("Connection", "close") // and one descriptor more is free
+	}
 	WriteError(w, err)
 }
 
 // WriteManifest answers r, a GET or HEAD, with m: the descriptor's fields and
-// the digest as headers, 304 if the client has it.
+// the digest as headers, 304 if the client has it. A client that reads nothing
+// for ten minutes is cut off: see [Proxy.MaxSilence].
 func WriteManifest(w http.ResponseWriter, r *http.Request, m *Manifest) {
+	w, answer := (*serve.Watch)(nil).Answer(w, r)
 	serve.Manifest(w, r, m.Descriptor.Digest, m.Descriptor.MediaType, m.Content)
+	answer.End()
 }
 
 // WriteBlob answers r, a GET or HEAD, with b, and closes its Body: 206 for one
 // range, 304 if the client has it, always with a Content-Length. When the
 // content ends early it panics with [http.ErrAbortHandler], as net/http wants
-// it, so that no client takes a part for the whole.
+// it, so that no client takes a part for the whole. A client that reads nothing
+// is cut off as [Proxy.MaxSilence] of the Proxy that returned b says, else after
+// ten minutes.
 func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
 	defer func() { _ = b.Body.Close() }()
+	w, answer := b.writes.Answer(w, r)
 	if h, ok := b.Body.(http.Handler); ok {
 		h.ServeHTTP(w, r)
-		return
-	}
-	if !serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body) {
+	} else if !serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body) {
 		panic(http.ErrAbortHandler)
 	}
+	answer.End()
 }
 
 // WriteError answers with what [OCI] says of err, as the OCI distribution
