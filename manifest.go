@@ -105,18 +105,19 @@ func (re *resolver) join(ctx context.Context, rt *route, r Request) (*Manifest, 
 	return asAnswer(m, r.Ref, shared), nil
 }
 
-// asAnswer is the manifest of a flight as the answer to one caller.
+// asAnswer is the manifest of a flight as the answer to one caller. One who asked for a
+// digest is answered with that: the content may have another one, too.
 func asAnswer(m *Manifest, ref string, shared bool) *Manifest {
 	shared = shared && m.Source == SourceFill
-	tag := ref
+	tag, d := ref, m.Descriptor.Digest
 	if ocipath.IsDigest(ref) {
-		tag = ""
+		tag, d = "", digest.Digest(ref)
 	}
-	if !shared && m.Tag == tag {
+	if !shared && m.Tag == tag && m.Descriptor.Digest == d {
 		return m
 	}
 	own := *m
-	own.Tag = tag
+	own.Tag, own.Descriptor.Digest = tag, d
 	if shared {
 		own.Source = SourceShared
 	}
@@ -213,7 +214,7 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 	moves := f.have != nil && m.Source == SourceFill
 	eager := re.fill == FillEager && m.Source == SourceFill
 	if !moves || eager {
-		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()))
+		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()), f.rt.key(canonical(m).String()))
 	}
 	if eager {
 		// The flight's own context: what the parts cost is theirs, not this fetch's.
@@ -246,10 +247,24 @@ func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 			err = re.store.putManifest(ctx, f.rt.repo, m) // that it was checked
 		}
 	}
+	if err == nil && m.Source == SourceFill && m.Tag != "" && canonical(m) != m.Descriptor.Digest {
+		also := *m
+		also.Tag, also.Descriptor.Digest = "", canonical(m)
+		err = re.store.putManifest(ctx, f.rt.repo, &also)
+	}
 	if err != nil {
 		re.storeFailed(ctx, f.rt.repo, f.r.Ref, err)
 	}
 	return m
+}
+
+// canonical is the sha256 digest of m. A tag to which upstream gives a digest of another
+// kind is found by this one, too: most clients use no other.
+func canonical(m *Manifest) digest.Digest {
+	if m.Descriptor.Digest.Algorithm() == digest.Canonical {
+		return m.Descriptor.Digest
+	}
+	return digest.FromBytes(m.Content)
 }
 
 // child returns the manifest d of an index. depth is how many indexes it came through.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -298,27 +299,20 @@ func TestHowLongAClientMayBeSilent(t *testing.T) {
 // The longest silent go first, no more than have to, and none that was not silent.
 func TestWhenDescriptorsAreShortTheLongestSilentGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		open := int64(88)
-		files := func(change int64) (int64, int64) {
-			mu.Lock()
-			defer mu.Unlock()
-			open += change
-			return open, 100
-		}
-		watch := &serve.Watch{Files: func() (int64, int64) { return files(0) }}
-		h := newHost(t, watch, nil, answers(t)["a manifest"])
+		var h *host
+		var others atomic.Int64 // descriptors beside those of the clients that are silent
+		h = newHost(t, &serve.Watch{Files: func() (int64, int64) { return others.Load() + 40 - int64(len(h.told())), 100 }}, nil, answers(t)["a manifest"])
+		others.Store(48)
 		var conns []net.Conn
-		for range 40 {
+		for range 39 {
 			conns = append(conns, h.ask(t, ""))
 			time.Sleep(10 * time.Second)
 		}
 		assert.Empty(t, h.told(), "88 of 100 are not short")
 		late := h.ask(t, "")
-		files(2)
-		time.Sleep(600 * time.Millisecond)
+		others.Store(50)
+		time.Sleep(700 * time.Millisecond)
 		assert.Len(t, h.told(), 15, "90 of 100 are, until 75 are left")
-		files(-15)
 		time.Sleep(5 * time.Second)
 		for i, c := range conns {
 			assert.Equal(t, i >= 15, alive(c), "connection %d", i)
@@ -328,12 +322,9 @@ func TestWhenDescriptorsAreShortTheLongestSilentGoFirst(t *testing.T) {
 			assert.Greater(t, silent, time.Duration(24-i)*10*time.Second, "in order")
 			assert.True(t, h.short[i])
 		}
-		for range 10 { // nobody is left in the end but those who read
-			files(95 - 75)
-			time.Sleep(time.Second)
-			files(75 - 95)
-		}
-		assert.Len(t, h.told(), 41)
+		others.Store(100)
+		time.Sleep(5 * time.Second)
+		assert.Len(t, h.told(), 40, "there are no more")
 	})
 }
 
