@@ -191,9 +191,13 @@ func (v *tenantView) catalog(w http.ResponseWriter, r *http.Request, repo pullth
 	case refused != nil:
 		return write(w, refused, refused.body.Bytes())
 	}
+	part, err := page.Of(w, r, names, nil)
+	if err != nil {
+		return err
+	}
 	serve.JSON(w, http.StatusOK, "application/json", struct {
 		Repositories []string `json:"repositories"`
-	}{page.Of(w, r, names)})
+	}{part})
 	return nil
 }
 
