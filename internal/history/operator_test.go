@@ -32,6 +32,7 @@ const (
 	stallBody
 	flipByte
 	flipTag
+	flipAndHold
 	wrongDigest
 	wrongType
 	slowBody
@@ -83,6 +84,7 @@ var deeds = [...]struct {
 		}
 		w.fault(s, "manifests/"+tags[s.size%2], pullthroughtest.Fault{Times: 1, Flip: new(s.size % 300)})
 	}},
+	flipAndHold: {"upstream flips a bit and holds the end", (*world).flipAndHold},
 	wrongDigest: {"upstream names a wrong digest", func(w *world, s step) {
 		w.fault(s, "manifests", pullthroughtest.Fault{Header: http.Header{"Docker-Content-Digest": {digest.FromString("x").String()}}})
 	}},
@@ -110,7 +112,7 @@ var forecast = [weathers][]deed{
 	calm: {moveTag, moveTag, moveTag, jumpSeconds, jumpDay, pushLocal},
 	upstorm: {
 		moveTag, moveTag, jumpDay, deleteTag, deleteManifest, deleteBlob, failStatus, limitRate, denyAll, cutAnswer, cutAnswer, stallAnswer, stallBody,
-		flipByte, flipByte, flipTag, wrongDigest, wrongType, slowBody, shortBody, noLength,
+		flipByte, flipByte, flipTag, flipAndHold, flipAndHold, wrongDigest, wrongType, slowBody, shortBody, noLength,
 	},
 	diskwind: {moveTag, jumpDay, breakStore, breakStore, breakStore, stallStore, stallStore, evict, evict, evict, pushLocal},
 	rulefog:  {moveTag, jumpDay, replaceRule, deleteRule, renewRule, changePassword, revokeTokens, holdAndReplace, stallAnswer, stallBody, slowBody},
@@ -186,6 +188,19 @@ func (w *world) fault(s step, kind string, f pullthroughtest.Fault) {
 	w.note(everything, "  upstream %d: %q %d times, status %d", s.pick%upstreams, f.Match, f.Times, f.Status)
 	w.troubled(func(t *trouble) { t.upstream = true })
 	up.Fault(f)
+}
+
+// flipAndHold makes upstream send a wrong blob, without its length, and not say for a while
+// that this was all.
+func (w *world) flipAndHold(s step) {
+	h := s.home()
+	d := w.pickOf(h, s.pick, false)
+	size := int64(len(w.model.objects[d].content))
+	w.troubled(func(t *trouble) { t.upstream = true })
+	w.ups[h.upstream].Fault(pullthroughtest.Fault{
+		Match: "GET /v2/" + h.name + "/blobs/" + d.String() + "*", Times: 2,
+		NoLength: true, Flip: new(s.size % size), Stall: w.soon(s), StallAfter: &size,
+	})
 }
 
 // soon is closed after a while.

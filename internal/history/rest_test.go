@@ -210,6 +210,7 @@ func (w *world) checkNowhere(one wish) {
 	if w.model.isPushed(n) {
 		return
 	}
+	w.idle() // a put that is under way would bring it back
 	w.remove(h, n.ref)
 	w.lose(n)
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
