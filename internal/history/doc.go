@@ -19,5 +19,5 @@
 // mutants/ has faults to plant, each a few lines of the sources that are replaced. Each
 // must be found:
 //
-//	go test -run Mutants -history.mutants -timeout 30m ./internal/history
+//	go test -v -run 'Mutants$' -history.mutants -timeout 30m ./internal/history
 package history

@@ -5,12 +5,15 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -41,6 +44,7 @@ const (
 	breakStore
 	stallStore
 	evict
+	cutFile
 	replaceRule
 	deleteRule
 	renewRule
@@ -79,9 +83,6 @@ var deeds = [...]struct {
 	}},
 	flipByte: {"upstream flips a bit", func(w *world, s step) { w.fault(s, "blobs", pullthroughtest.Fault{Flip: new(s.size % 600)}) }},
 	flipTag: {"upstream flips a bit of a tag", func(w *world, s step) {
-		if flippedTagsAreKept {
-			return
-		}
 		w.fault(s, "manifests/"+tags[s.size%2], pullthroughtest.Fault{Times: 1, Flip: new(s.size % 300)})
 	}},
 	flipAndHold: {"upstream flips a bit and holds the end", (*world).flipAndHold},
@@ -97,6 +98,7 @@ var deeds = [...]struct {
 	breakStore:     {"Store fails", (*world).breakStore},
 	stallStore:     {"Store stalls", (*world).stallStore},
 	evict:          {"Store loses", (*world).evict},
+	cutFile:        {"file on the disk is cut", (*world).cutFile},
 	replaceRule:    {"rule replaced", func(w *world, s step) { w.changeRule(s, other, public) }},
 	deleteRule:     {"rule deleted", func(w *world, s step) { w.changeRule(s, noUpstream) }},
 	renewRule:      {"rule made anew", func(w *world, s step) { w.changeRule(s, public) }},
@@ -114,7 +116,7 @@ var forecast = [weathers][]deed{
 		moveTag, moveTag, jumpDay, deleteTag, deleteManifest, deleteBlob, failStatus, limitRate, denyAll, cutAnswer, cutAnswer, stallAnswer, stallBody,
 		flipByte, flipByte, flipTag, flipAndHold, flipAndHold, wrongDigest, wrongType, slowBody, shortBody, noLength,
 	},
-	diskwind: {moveTag, jumpDay, breakStore, breakStore, breakStore, stallStore, stallStore, evict, evict, evict, pushLocal},
+	diskwind: {moveTag, jumpDay, breakStore, breakStore, breakStore, stallStore, stallStore, evict, evict, evict, cutFile, cutFile, pushLocal},
 	rulefog:  {moveTag, jumpDay, replaceRule, deleteRule, renewRule, changePassword, revokeTokens, holdAndReplace, stallAnswer, stallBody, slowBody},
 	chaos: {
 		moveTag, jumpSeconds, jumpDay, deleteTag, deleteBlob, failStatus, cutAnswer, stallAnswer, stallBody, flipByte, shortBody, breakStore, stallStore,
@@ -250,6 +252,24 @@ func (w *world) lose(n name) {
 		return
 	}
 	w.store.lose(n)
+}
+
+// cutFile makes the file of a blob on the disk shorter, behind the Store's back.
+func (w *world) cutFile(s step) {
+	h := s.home()
+	d := w.pickOf(h, s.pick/16, false)
+	file := filepath.Join(w.storesDir(), layout.Registry.Data(d))
+	info, err := os.Stat(file)
+	if !w.isDir() || err != nil || info.Size() == 0 {
+		return
+	}
+	w.troubled(func(t *trouble) {
+		for tenant := range w.tenants() {
+			t.lost[name{place{tenant, "hub/" + h.name}, d.String()}] = true
+			t.lost[name{place{tenant, "priv/" + h.name}, d.String()}] = true
+		}
+	})
+	w.note(everything, "  %s to %d bytes: %v", d, s.size%info.Size(), os.Truncate(file, s.size%info.Size()))
 }
 
 // changeRule makes the rule hub of a tenant lead elsewhere. Where it leads there already
