@@ -263,6 +263,9 @@ func (w *world) end() {
 	w.client.CloseIdleConnections()
 	w.shutDown(w.proxy(), w.endPatience())
 	files := w.filesLeft()
+	for wait := time.Now(); len(files) > 0 && time.Since(wait) < w.endPatience(); files = w.filesLeft() {
+		time.Sleep(time.Millisecond) // what a dirstore evicts goes by way of its staging directory
+	}
 	w.must(len(files) == 0, nothingLeft, everything, "files are left: %q", files)
 	err := w.closing()
 	w.must(err == nil, nothingLeft, everything, "the Store does not close: %v", err)
