@@ -211,7 +211,7 @@ func (p plan) newAct(rng *rand.Rand, w weather) act {
 		}
 		a.clients = append(a.clients, wishes)
 	}
-	for range 4 {
+	for range 5 {
 		one := p.newWish(rng, false)
 		one.after = 0
 		a.rest = append(a.rest, one)

@@ -144,13 +144,15 @@ func (p place) isForeign() bool { return request{name: name{place: p}}.isForeign
 func (w *world) rest(wishes []wish) {
 	for i, one := range wishes {
 		p := place{one.tenant, one.repo}
-		switch i % 4 {
+		switch i % 5 {
 		case 0:
 			w.checkExact(name{p, one.tag})
 		case 1:
 			w.checkHead(one)
 		case 2:
 			w.checkNowhere(one)
+		case 3:
+			w.checkDeleted(one)
 		default:
 			w.grant(one)
 		}
@@ -229,6 +231,30 @@ func (w *world) checkNowhere(one wish) {
 	for _, tag := range tags {
 		w.place(h, tag, w.model.reach(h, tag))
 	}
+}
+
+// checkDeleted: a stored tag that upstream has deleted is served as stale, or refused where
+// RefuseStale is set, also when the client who caused the check has left.
+func (w *world) checkDeleted(one wish) {
+	p := place{one.tenant, one.repo}
+	n := name{p, one.tag}
+	h, ok := w.model.home(p)
+	w.idle()
+	stored, err := w.store.look(w.t.Context(), w.repo(p), one.tag)
+	if !ok || err != nil || len(w.model.localValues(n, time.Now())) > 0 || w.plan.setting.store == inSmallDir {
+		return
+	}
+	w.remove(h, one.tag)
+	w.Jump(25 * time.Hour)
+	w.ask(request{name: n, method: http.MethodGet, mood: leavesAfterTime, amount: one.amount % 3000})
+	a := w.ask(request{name: n, method: http.MethodGet})
+	switch {
+	case w.plan.refuseStale:
+		w.must(a.status == http.StatusNotFound, tagsAreTrue, n.String(), "RefuseStale is set, and upstream has deleted the tag: %v", a)
+	default:
+		w.must(a.digest() == stored.Descriptor.Digest, tagsAreTrue, n.String(), "upstream has deleted the tag, and the Store has %s: %v", stored.Descriptor.Digest, a)
+	}
+	w.place(h, one.tag, w.model.reach(h, one.tag))
 }
 
 // everLost reports whether the Store has lost the digest at any time.
