@@ -211,9 +211,10 @@ func (w *world) judgeTag(a *answer, e pullthrough.Event) {
 	w.judgeOrder(a, e, len(local) > 0)
 }
 
-// judgeKept is about KeepLocal: a tag that was pushed stays.
+// judgeKept is about KeepLocal: a tag that was pushed stays. While the Store fails to tell
+// it, upstream's may be answered; it must not be put.
 func (w *world) judgeKept(a *answer, local []push, isLocal bool) {
-	if !w.plan.keepLocal || isLocal || w.plan.setting.store == inSmallDir {
+	if !w.plan.keepLocal || isLocal || w.wrong().store || w.plan.setting.store == inSmallDir {
 		return
 	}
 	for _, p := range local {
