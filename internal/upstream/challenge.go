@@ -92,7 +92,7 @@ func extraScopes(all []challenge.Challenge, name string) string {
 			}
 		}
 	}
-	return ocierror.Excerpt([]byte(strings.Join(extra, " ")), ocierror.MaxExcerpt, nil)
+	return ocierror.Excerpt([]byte(strings.Join(extra, " ")), ocierror.MaxExcerpt)
 }
 
 // guestChallenge is the challenge of a registry that we were redirected to, and the

@@ -43,7 +43,7 @@ func (x *transport) send(t *Target, req *http.Request, scope redirectScope) (*ht
 			err = &RedirectError{fmt.Sprintf("more than %d redirects", maxRedirects)}
 		}
 		if err != nil {
-			return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Status: resp.StatusCode, Err: err}
+			return nil, x.secretsOf(t).clean(&Error{Kind: ErrUnavailable, Host: req.URL.Host, Status: resp.StatusCode, Err: err}, t.Base.Host)
 		}
 		req = next
 	}
