@@ -19,8 +19,8 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// entrances are the ways in which a host may mount a proxy.
-func entrances(p *pullthrough.Proxy) map[string]http.Handler {
+// mounts are the ways in which a host may mount a proxy.
+func mounts(p *pullthrough.Proxy) map[string]http.Handler {
 	return map[string]http.Handler{
 		"ServeHTTP": p,
 		"Handler":   p.Handler(nil),
@@ -53,7 +53,7 @@ func TestAClientThatReadsNoBlobIsEnded(t *testing.T) {
 					log := new(strings.Builder)
 					w.Logger = testkit.TextLogger(log)
 					pipes := testkit.NewPipes()
-					srv := &http.Server{Handler: entrances(w.Proxy)[entrance]}
+					srv := &http.Server{Handler: mounts(w.Proxy)[entrance]}
 					go func() { assert.ErrorIs(t, srv.Serve(pipes), http.ErrServerClosed) }()
 					defer func() { assert.NoError(t, srv.Close()) }()
 					if stored {
