@@ -191,13 +191,14 @@ func (v *tenantView) catalog(w http.ResponseWriter, r *http.Request, repo pullth
 	case refused != nil:
 		return write(w, refused, refused.body.Bytes())
 	}
-	names, err = page.Of(w, r, names, nil)
-	if err == nil {
-		serve.JSON(w, http.StatusOK, "application/json", struct {
-			Repositories []string `json:"repositories"`
-		}{names})
+	part, err := page.Of(w, r, names, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	serve.JSON(w, http.StatusOK, "application/json", struct {
+		Repositories []string `json:"repositories"`
+	}{part})
+	return nil
 }
 
 // repositories reads the registry's catalog to its end. refused is the registry's answer
