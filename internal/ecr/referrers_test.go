@@ -365,6 +365,11 @@ func testReferrersAreKept(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{}, in(s))
 	subject, signature, sbom := e.signed()
 	e.lists(t, subject.Digest, signature, sbom)
+	assert.Empty(t, s.lists, "the subject is not stored")
+	e.pass(6 * time.Hour)
+	assert.Equal(t, 200, e.Get(t, "/v2/hub/a/manifests/1").StatusCode)
+	e.Settled(t)
+	e.lists(t, subject.Digest, signature, sbom)
 	assert.True(t, e.now().Equal(s.checked[subject.Digest]))
 
 	again := startECR(t, pullthroughtest.Config{}, in(s))
