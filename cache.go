@@ -159,6 +159,8 @@ type Blob struct {
 	// example a redirect to a bucket.
 	Body   io.ReadCloser
 	Source Source
+
+	writes *serve.Watch // of the Proxy that returned it; nil: none has
 }
 
 // NewBlob returns a blob whose Body reads content, which is shared and must

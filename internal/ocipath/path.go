@@ -91,7 +91,7 @@ func Parse(u *url.URL) (Path, error) {
 // The shape includes a component for the name. "/v2/manifests/x" and "/v2/tags/list" have
 // none, so the error is ErrNotRegistry.
 func Split(u *url.URL) (Path, error) {
-	written := u.EscapedPath()
+	written := own(u)
 	p, ok := split(written)
 	switch {
 	case !ok && hasOtherReading(written):
@@ -102,6 +102,15 @@ func Split(u *url.URL) (Path, error) {
 		return Path{}, p.Check()
 	}
 	return p, nil
+}
+
+// own returns the escaped path of u. A server cuts the path from the request line, and
+// parts of it are kept for long: they must not keep a query of a megabyte in memory.
+func own(u *url.URL) string {
+	if u.RawQuery == "" && u.Host == "" && u.User == nil {
+		return u.EscapedPath() // it is all that there is
+	}
+	return strings.Clone(u.EscapedPath())
 }
 
 func split(s string) (Path, bool) {
