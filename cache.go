@@ -144,6 +144,13 @@ type Manifest struct {
 	CheckedAt  time.Time          // when upstream last confirmed Tag; zero: pushed locally, never checked
 	Origin     string             // host of the upstream it came from, with its port if it has one; "": pushed locally
 	Source     Source             // how this answer came about; a Store need not keep it
+
+	// KeepLocal is set for a put by [Policy.KeepLocal]: where Tag was pushed locally
+	// (its Origin is ""), it must not move, and the put is an [ErrImmutable]. A Store that
+	// looks, and moves the tag, under one lock loses no push. One that ignores this may
+	// lose a push of that very moment: the proxy has looked right before. A Store need not
+	// keep it.
+	KeepLocal bool
 }
 
 // Blob is a layer, a config or any other blob.

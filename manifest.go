@@ -240,7 +240,8 @@ func stamp(m *Manifest, now time.Time) *Manifest {
 //     Store nor any blob can delay that. In the same step the flight is entered under
 //     the digest, too: a client that was told the digest by HEAD of the tag finds this
 //     flight, not a second fetch.
-//  3. Only a tag that moves is not published here. It waits for the Store, which may
+//  3. Only a tag that moves is not published here, and one that somebody may push here
+//     meanwhile, where Policy.KeepLocal is set. It waits for the Store, which may
 //     say that it must not move (ErrImmutable); see checkLimit for how long. Nor is it
 //     found under the digest that it moves to: its answer may be another manifest. A
 //     pull of that digest fetches for itself, and does not wait for the Store.
@@ -257,9 +258,18 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 	if !f.Keep() {
 		return m
 	}
+	if local := re.localTag(f, m); local != nil {
+		return local
+	}
 	fetched := m.Source == SourceFill
-	if moves := f.have != nil && fetched; !moves || re.fill == FillEager {
+	publish := func(bool) {
 		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()), f.rt.key(canonical(m).String()))
+	}
+	switch {
+	case !fetched, re.fill == FillEager, f.have == nil && !f.keepsLocal(m):
+		publish(false)
+	case f.have == nil:
+		defer f.rt.startLimit(publish).stop()
 	}
 	if !f.Turn() {
 		return m
@@ -304,8 +314,14 @@ func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 		re.log.Warn("manifest is served and not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
 		return m
 	}
-	err := re.store.putManifest(ctx, f.rt.repo, m)
+	if local := re.localTag(f, m); local != nil {
+		return local
+	}
+	err := re.store.putManifest(ctx, f.rt.repo, f.toPut(m))
 	if errors.Is(err, ErrImmutable) {
+		if local := re.localTag(f, m); local != nil {
+			return local
+		}
 		if have := re.store.findManifest(ctx, f.rt.repo, f.r.Ref); have != nil {
 			m = asConfirmed(have, f.r.Ref, m.CheckedAt)
 			err = re.store.putManifest(ctx, f.rt.repo, m) // that it was checked
@@ -329,6 +345,35 @@ func canonical(m *Manifest) digest.Digest {
 		return m.Descriptor.Digest
 	}
 	return digest.FromBytes(m.Content)
+}
+
+// keepsLocal reports whether m would take the place of a tag that was pushed here, and
+// must not.
+func (f *fetching) keepsLocal(m *Manifest) bool {
+	return f.rt.policy.KeepLocal && m.Tag != "" && m.Source == SourceFill
+}
+
+// toPut is m as the Store is to put it.
+func (f *fetching) toPut(m *Manifest) *Manifest {
+	if !f.keepsLocal(m) {
+		return m
+	}
+	own := *m
+	own.KeepLocal = true
+	return &own
+}
+
+// localTag is what has been pushed here under the tag of m while upstream was asked, and
+// is to be kept; nil: nothing.
+func (re *resolver) localTag(f *fetching, m *Manifest) *Manifest {
+	if !f.keepsLocal(m) {
+		return nil
+	}
+	have := re.store.findManifest(f.Context(), f.rt.repo, m.Tag)
+	if have == nil || have.Origin != "" {
+		return nil
+	}
+	return have
 }
 
 // child returns the manifest d of an index. depth is how many indexes it came through.

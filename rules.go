@@ -259,7 +259,8 @@ type Policy struct {
 	// NotFoundTTL is how long a manifest that upstream does not have is not asked for
 	// again. 0: 10 seconds. Negative: it is asked for on every pull.
 	NotFoundTTL time.Duration
-	// KeepLocal never checks tags that were pushed locally ([Manifest.Origin] "").
+	// KeepLocal never checks tags that were pushed locally ([Manifest.Origin] ""), and a
+	// push during a first pull wins; see [Manifest.KeepLocal].
 	// false: upstream's image of that tag replaces them, as in Amazon ECR.
 	KeepLocal bool
 	// DigestAfterTag refuses a first pull by digest: "not found", unless an index of

@@ -122,8 +122,11 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 	if m.Source == pullthrough.SourceRevalidated && r.isOther(m.Tag, m.Descriptor.Digest) {
 		return nil // the tag has moved while upstream was asked, and must not move back
 	}
+	if m.KeepLocal && r.isLocal(m.Tag) {
+		return pullthrough.ErrImmutable
+	}
 	stored := *m
-	stored.Source = pullthrough.SourceHit
+	stored.Source, stored.KeepLocal = pullthrough.SourceHit, false
 	have := r.manifests[m.Descriptor.Digest]
 	if have == nil {
 		untagged := stored
@@ -144,6 +147,12 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 		s.keepOneTagLocked(r, m)
 	}
 	return nil
+}
+
+// isLocal reports whether tag was pushed here.
+func (r *memRepo) isLocal(tag string) bool {
+	have := r.tags[tag]
+	return have != nil && have.Origin == ""
 }
 
 // isOther reports whether tag names a digest other than d.

@@ -3,7 +3,9 @@ package filing
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"io/fs"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +26,8 @@ type Manifests struct {
 	tagAge, linkAge time.Duration
 	memory          memory
 	sizes           *Sizes
+	seed            maphash.Seed
+	tags            [64]sync.Mutex       // by the hash of a tag's directory: held while the tag moves
 	folds           atomic.Pointer[bool] // nil: nobody has looked; see [Manifests.isNamed]
 }
 
@@ -31,7 +35,10 @@ type Manifests struct {
 // believed for tagAge, and that a digest's link is there for linkAge: another
 // process may have changed it. What the manifests say of sizes is told to sizes.
 func NewManifests(tagAge, linkAge time.Duration, sizes *Sizes) *Manifests {
-	return &Manifests{tagAge: tagAge, linkAge: linkAge, memory: memory{kept: lru.New[Object, *memo](maxKept)}, sizes: sizes}
+	return &Manifests{
+		tagAge: tagAge, linkAge: linkAge, memory: memory{kept: lru.New[Object, *memo](maxKept)}, sizes: sizes,
+		seed: maphash.MakeSeed(),
+	}
 }
 
 // Fresh returns a manifest whose links were read a moment ago, or nil. It reads
@@ -162,6 +169,20 @@ func (f *Manifests) Write(ctx context.Context, w Writer, at layout.Repository, r
 	mediaType, err := writeRevision(ctx, w, at, m)
 	if err != nil || m.Tag == "" {
 		return err
+	}
+	// Of two puts of a tag in this process, one of which must not move what the other
+	// has pushed, one is first.
+	tag := &f.tags[maphash.String(f.seed, at.Tag(m.Tag))%uint64(len(f.tags))]
+	tag.Lock()
+	defer tag.Unlock()
+	if m.KeepLocal {
+		_, side, err := f.ReadTag(ctx, w, at, m.Tag)
+		if err == nil && side.Origin == "" {
+			return pullthrough.ErrImmutable
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return f.writeTag(ctx, w, at, layout.TagSidecarOf(m, mediaType))
 }
