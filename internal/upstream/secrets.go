@@ -14,7 +14,10 @@ import (
 const (
 	// maxSecrets is how many secrets of one target ID are known at a time. Passwords
 	// are few, and tokens expire.
-	maxSecrets = 256
+	maxSecrets = 64
+	// secretStart is how much of a secret is kept. A token may be long, and its beginning
+	// is enough to find it. What follows that is struck out with it.
+	secretStart = 64
 	// minSecret is the length from which on a secret is struck out of texts. A
 	// shorter one would strike out half of every text.
 	minSecret = 4
@@ -62,13 +65,14 @@ func (s *secrets) noteUser(name string) {
 }
 
 func remember(all []string, word string) []string {
+	word = word[:min(len(word), secretStart)]
 	if len(word) < minSecret || slices.Contains(all, word) {
 		return all
 	}
 	if len(all) == maxSecrets {
 		all = slices.Delete(all, 0, 1)
 	}
-	return append(all, word)
+	return append(all, strings.Clone(word))
 }
 
 // strike returns text without the secrets, the names of users and the words in more.
@@ -87,11 +91,33 @@ func strike(text string, words []string) string {
 	words = slices.SortedFunc(slices.Values(words), func(a, b string) int { return len(b) - len(a) })
 	for _, word := range words {
 		if len(word) >= minSecret {
-			text = strings.ReplaceAll(text, word, struck)
-			text = strings.ReplaceAll(text, url.QueryEscape(word), struck)
+			text = strikeWord(text, word, len(word) >= secretStart)
+			text = strikeWord(text, url.QueryEscape(word), len(word) >= secretStart)
 		}
 	}
 	return text
+}
+
+// strikeWord strikes out a word and, where more may belong to it, what follows without a
+// space.
+func strikeWord(text, word string, more bool) string {
+	if !more {
+		return strings.ReplaceAll(text, word, struck)
+	}
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(text, word)
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		b.WriteString(struck)
+		end := strings.IndexFunc(rest, func(r rune) bool { return r <= ' ' || strings.ContainsRune(`"'<>,;&`, r) })
+		if end < 0 {
+			return b.String()
+		}
+		text = rest[end:]
+	}
 }
 
 // clean returns e without secrets in the name of its host and in the text of its cause. An
