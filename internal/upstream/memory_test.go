@@ -99,3 +99,17 @@ func TestPoolsOfConnectionsAreFew(t *testing.T) {
 	}
 	assert.LessOrEqual(t, len(pools), 16)
 }
+
+// Of secrets the beginnings are remembered, of those that were sent last.
+func TestSecretsThatWereSentAreFew(t *testing.T) {
+	all := []string{"password"}
+	for i := range 300 {
+		all = append(all, fmt.Sprint("short", i), "password")
+	}
+	kept := upstream.Secrets(all...)
+	assert.Len(t, kept, 64)
+	assert.Equal(t, []string{"short299", "password"}, kept[62:])
+
+	long := strings.Repeat("t", 16<<10)
+	assert.Equal(t, []string{"password", long[:64]}, upstream.Secrets("password", long, long+"x"))
+}

@@ -15,8 +15,8 @@ const (
 	// maxSecrets is how many secrets of one target ID are known at a time. Passwords
 	// are few, and tokens expire.
 	maxSecrets = 64
-	// secretStart is how much of a secret is kept. A token may be long, and its beginning
-	// is enough to find it. What follows that is struck out with it.
+	// secretStart is how much of a secret is kept. A token may have 16 KiB, and its
+	// beginning is enough to find it. What follows that is struck out with it.
 	secretStart = 64
 	// minSecret is the length from which on a secret is struck out of texts. A
 	// shorter one would strike out half of every text.
@@ -32,7 +32,7 @@ const (
 // for concurrent use.
 type secrets struct {
 	mu    sync.Mutex
-	words []string // the oldest first
+	words []string // the one that was sent last comes last
 	users []string // names, which stand in names of hosts by right
 }
 
@@ -64,11 +64,14 @@ func (s *secrets) noteUser(name string) {
 	s.users = remember(s.users, name)
 }
 
+// remember adds word as the one that was sent last, and forgets the one that was sent
+// longest ago, if there are too many.
 func remember(all []string, word string) []string {
 	word = word[:min(len(word), secretStart)]
-	if len(word) < minSecret || slices.Contains(all, word) {
+	if len(word) < minSecret || len(all) > 0 && all[len(all)-1] == word {
 		return all
 	}
+	all = slices.DeleteFunc(all, func(other string) bool { return other == word })
 	if len(all) == maxSecrets {
 		all = slices.Delete(all, 0, 1)
 	}
