@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -101,7 +102,7 @@ func (c *Client) verify(ctx context.Context, t *Target, ref string, h http.Heade
 		return got, nil
 	}
 	got := digest.FromBytes(body)
-	if named := h.Get("Docker-Content-Digest"); named != "" && named != got.String() {
+	if h.Get("Docker-Content-Digest") != "" && namedDigest(h) != got {
 		traceOf(ctx).markWrongDigest()
 		c.log.Warn("upstream names a digest that is not its manifest's", "host", t.Base.Host, "repository", t.Name, "tag", ref)
 		if t.Options.RefuseWrongDigest {
@@ -112,8 +113,9 @@ func (c *Client) verify(ctx context.Context, t *Target, ref string, h http.Heade
 }
 
 // Head asks which digest tag has now, with the effort of a [Check]. An empty digest
-// means that the registry does not say so on HEAD: there are registries that answer
-// HEAD with 404 or 405 and GET with 200, so GET must decide.
+// means that the registry does not say so on HEAD. There are registries that refuse
+// HEAD and answer GET: what a HEAD is refused with is no verdict, and GET must decide.
+// The error is for an upstream that is in trouble.
 func (c *Client) Head(ctx context.Context, t *Target, tag string) (digest.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
@@ -125,13 +127,23 @@ func (c *Client) Head(ctx context.Context, t *Target, tag string) (digest.Digest
 	defer drain(resp)
 	switch resp.StatusCode {
 	case http.StatusOK:
-		d := resp.Header.Get("Docker-Content-Digest")
-		if ocipath.ValidDigest(d) && resp.Header.Get("Content-Type") != "" {
-			return digest.Digest(d), nil
+		if resp.Header.Get("Content-Type") != "" {
+			return namedDigest(resp.Header), nil
 		}
 		return "", nil
-	case http.StatusMethodNotAllowed, http.StatusNotFound:
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound,
+		http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType, http.StatusNotImplemented:
 		return "", nil
 	}
 	return "", statusError(t, resp)
+}
+
+// namedDigest is the digest that an answer names, "" for none and for what is none.
+// There are registries that write it in quotes or in upper case.
+func namedDigest(h http.Header) digest.Digest {
+	d := strings.ToLower(strings.Trim(h.Get("Docker-Content-Digest"), `" `))
+	if !ocipath.ValidDigest(d) {
+		return ""
+	}
+	return digest.Digest(d)
 }

@@ -221,18 +221,25 @@ func testHeadOfAManifestDecidesNothing(t *testing.T) {
 	without := func(name string) pullthroughtest.Fault {
 		return pullthroughtest.Fault{Match: "HEAD *", Header: http.Header{name: nil}}
 	}
-	for name, c := range map[string]struct {
+	cases := map[string]struct {
 		fault pullthroughtest.Fault
 		gets  int // of a tag that has not moved
 	}{
-		"with both":          {pullthroughtest.Fault{Match: "HEAD *"}, 0},
-		"without a digest":   {without("Docker-Content-Digest"), 1},
-		"without a type":     {without("Content-Type"), 1},
-		"with a bad digest":  {pullthroughtest.Fault{Match: "HEAD *", Header: http.Header{"Docker-Content-Digest": {"sha256:ABC"}}}, 1},
-		"405":                {pullthroughtest.Fault{Match: "HEAD *", Status: 405}, 1},
-		"404":                {pullthroughtest.Fault{Match: "HEAD *", Status: 404}, 1},
-		"405, and GET fails": {pullthroughtest.Fault{Status: 405}, 1},
-	} {
+		"with both":               {pullthroughtest.Fault{Match: "HEAD *"}, 0},
+		"without a digest":        {without("Docker-Content-Digest"), 1},
+		"without a type":          {without("Content-Type"), 1},
+		"with a bad digest":       {pullthroughtest.Fault{Match: "HEAD *", Header: http.Header{"Docker-Content-Digest": {"sha256:ABC"}}}, 1},
+		"with a digest in quotes": {pullthroughtest.Fault{Match: "HEAD *", Header: http.Header{"Docker-Content-Digest": {`"` + one.Digest.String() + `"`}}}, 0},
+		"with one in upper case":  {pullthroughtest.Fault{Match: "HEAD *", Header: http.Header{"Docker-Content-Digest": {strings.ToUpper(one.Digest.String())}}}, 0},
+		"405, and GET fails":      {pullthroughtest.Fault{Status: 405}, 1},
+	}
+	for _, status := range headRefusals {
+		cases[fmt.Sprint(status)] = struct {
+			fault pullthroughtest.Fault
+			gets  int
+		}{pullthroughtest.Fault{Match: "HEAD *", Status: status}, 1}
+	}
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, testkit.EveryPull)
 			w.Up.Push("a", "1", one)
@@ -246,12 +253,56 @@ func testHeadOfAManifestDecidesNothing(t *testing.T) {
 			assert.Equal(t, one.Digest, m.Descriptor.Digest)
 			assert.Equal(t, 1, w.Up.Count("HEAD *"))
 			assert.Equal(t, c.gets, w.Up.Count("GET *"))
-			if strings.Contains(name, "fails") {
+			if strings.Contains(name, "fails") || strings.Contains(name, "digest in") || strings.Contains(name, "one in") {
 				return
 			}
 			w.Settled(t)
 			w.Up.Push("a", "1", two)
 			w.Pull(t, "a", "1", two)
+		})
+	}
+	t.Run("by a rule that refuses what is stale", testRefusedHeadAndRefuseStale)
+}
+
+// headRefusals are the answers to a HEAD that say nothing about the tag.
+var headRefusals = []int{400, 401, 403, 404, 405, 406, 415, 501}
+
+// What GET says counts: the tag has moved, has not, or may not be had any more. An
+// upstream in trouble is not asked twice.
+func testRefusedHeadAndRefuseStale(t *testing.T) {
+	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
+	strict := testkit.WithPolicy(pullthrough.Policy{TagTTL: pullthrough.EveryPull, RefuseStale: true})
+	pushed := func(t *testing.T) *testkit.World {
+		w := testkit.NewWorld(t, pullthroughtest.Config{}, strict)
+		w.Up.Push("a", "1", one)
+		w.Pull(t, "a", "1", one)
+		w.Settled(t)
+		w.Up.Reset()
+		return w
+	}
+	for _, status := range headRefusals {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			w := pushed(t)
+			w.Up.Fault(pullthroughtest.Fault{Match: "HEAD *", Status: status})
+			w.Pull(t, "a", "1", one)
+			w.Settled(t)
+			w.Up.Push("a", "1", two)
+			w.Pull(t, "a", "1", two)
+			assert.Equal(t, []int{2, 2}, []int{w.Up.Count("HEAD *"), w.Up.Count("GET */manifests/*")})
+			w.Settled(t)
+			w.Up.Fault(pullthroughtest.Fault{Match: "GET *", Status: 403})
+			_, err := w.Resolve(t.Context(), "1")
+			assert.ErrorIs(t, err, pullthrough.ErrDenied, "GET is refused, too")
+		})
+	}
+	for _, status := range []int{408, 429, 500, 502, 503, 504} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			w := pushed(t)
+			w.Up.Fault(pullthroughtest.Fault{Match: "HEAD *", Status: status})
+			m, err := w.Resolve(t.Context(), "1")
+			require.NoError(t, err)
+			assert.Equal(t, pullthrough.SourceStale, m.Source)
+			assert.Equal(t, []string{fmt.Sprintf("HEAD /v2/a/manifests/1 %d", status)}, w.Up.Log())
 		})
 	}
 }

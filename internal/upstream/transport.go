@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -60,7 +62,7 @@ func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, err
 	if err != nil {
 		cause := context.Cause(ctx)
 		if cause == nil {
-			cause = markBroken(ctx, err)
+			cause = t.explainScheme(req.URL, markBroken(ctx, err))
 		}
 		cancel(nil)
 		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: cause}
@@ -69,6 +71,16 @@ func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, err
 	resp.Request = req // also where a caller's own RoundTripper leaves it out
 	resp.Body = &cancellingBody{resp.Body, cancel}
 	return resp, nil
+}
+
+// explainScheme says what to write for a registry that does not speak https. Nobody
+// has to have written https: it is what a host without a scheme means.
+func (t *Target) explainScheme(to *url.URL, err error) error {
+	record, ok := errors.AsType[tls.RecordHeaderError](err)
+	if !ok || string(record.RecordHeader[:]) != "HTTP/" || origin(to) != origin(t.Base) {
+		return err
+	}
+	return fmt.Errorf("%w: it speaks http and not https, so write http://%s", err, to.Host)
 }
 
 // roundTripper returns what req goes through, or why it must not be sent. A
