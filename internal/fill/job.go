@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -74,6 +75,10 @@ type Source interface {
 	io.ReadCloser
 	// Total is the length that upstream has announced, -1 if it has not.
 	Total() int64
+	// Progress is how many bytes have come, with those that had to be passed over; when
+	// the last of them came, or the last request was sent; and how many requests in a
+	// row were in vain since upstream broke off. It may be called at any time.
+	Progress() (received int64, moved time.Time, tries int)
 	// Interrupt ends an answer that brings nothing, and the source goes on with
 	// another one. It may be called at any time, also while Read blocks.
 	Interrupt(cause error)

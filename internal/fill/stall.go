@@ -16,6 +16,9 @@ const (
 	// stall, and no progress either.
 	floorWindow = time.Minute
 	floorBytes  = 60 << 10
+	// orphanTries is how often a source may ask in vain for the rest of a blob that
+	// nobody reads. For readers it goes on for longer, as it sees fit.
+	orphanTries = 4
 )
 
 // What the watch has to say: the cause of an [ErrBroken], or of an interruption.
@@ -39,10 +42,9 @@ type watch struct {
 	mu      sync.Mutex
 	timer   *time.Timer
 	stopped bool
-	written int64 // at the last look
-	moved   time.Time
+	moved   time.Time // when the source moved last, or was interrupted
 	window  time.Time // when the present floorWindow began
-	before  int64     // written by then
+	before  int64     // received by then
 	orphan  int64     // bytes counted among the orphans; -1: it is none
 }
 
@@ -80,8 +82,9 @@ func (w *watch) look() {
 
 // checkLocked returns why the fill must end; nil: it goes on.
 func (w *watch) checkLocked(now time.Time) error {
-	if written := w.fill.spool.Written(); written != w.written {
-		w.written, w.moved = written, now
+	received, moved, tries := w.source.Progress()
+	if moved.After(w.moved) {
+		w.moved = moved
 	}
 	if now.Sub(w.moved) >= stallTimeout {
 		w.moved = now
@@ -89,19 +92,20 @@ func (w *watch) checkLocked(now time.Time) error {
 	}
 	if now.Sub(w.window) >= floorWindow {
 		// A stall has its own, shorter, patience: here bytes came, too few.
-		if got := w.written - w.before; got > 0 && got < floorBytes {
+		if got := received - w.before; got > 0 && got < floorBytes {
 			return ErrTooSlow
 		}
-		w.window, w.before = now, w.written
+		w.window, w.before = now, received
 	}
-	if w.desertedLocked() {
+	if w.desertedLocked(tries) {
 		return ErrDeserted
 	}
 	return nil
 }
 
 // desertedLocked reports that the fill has no reader, is not one of the orphans
-// that may finish, and now never gets a reader.
+// that may finish, and now never gets a reader. Nor does an orphan finish that would
+// have to wait for upstream to come back.
 //
 // A client may come in just this moment. What happens, step by step:
 //
@@ -117,16 +121,16 @@ func (w *watch) checkLocked(now time.Time) error {
 //
 // A fill that is not published has waiters and no holders. Its flight ends it when
 // the last waiter leaves.
-func (w *watch) desertedLocked() bool {
+func (w *watch) desertedLocked(tries int) bool {
 	if w.fill.spool.Held() || !w.fill.call.Published() {
 		w.releaseLocked()
 		return false
 	}
-	if w.orphan >= 0 {
+	if w.orphan >= 0 && tries < orphanTries {
 		return false
 	}
-	remaining := w.fill.spool.Size() - w.written
-	if w.fill.spool.Size() >= 0 && w.fill.budget.orphans.admit(remaining, w.fill.job.Orphans, w.fill.job.OrphanBytes) {
+	remaining := w.fill.spool.Size() - w.fill.spool.Written()
+	if w.orphan < 0 && w.fill.spool.Size() >= 0 && w.fill.budget.orphans.admit(remaining, w.fill.job.Orphans, w.fill.job.OrphanBytes) {
 		w.orphan = remaining
 		return false
 	}
