@@ -37,7 +37,7 @@ func TestSizesThatAManifestTellsStayInItsRepository(t *testing.T) {
 
 func TestASizeThatWasALieIsForgotten(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	layer := w.Layer(3000)
+	layer := w.Layer(100_000)
 	liar := &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageManifest}
 	liar.Content = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"digest":%q,"size":5},"layers":[]}`, liar.MediaType, layer.Digest)
 	liar.Digest = digest.FromBytes(liar.Content)

@@ -185,6 +185,9 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 func (bl *blobs) learn(rt *route, d digest.Digest, r fill.Result) {
 	switch {
 	case r.Err == nil:
+		if told, ok := bl.memory.size(rt, d); ok && told != r.Size {
+			bl.memory.noteSize(rt, d, r.Size) // a manifest was wrong
+		}
 		return
 	case errors.Is(r.Err, ErrNotFound), errors.Is(r.Err, ErrDenied), errors.Is(r.Err, ErrDigest):
 		bl.memory.forgetSize(rt, d) // a HEAD must not go on to say that it is there, or that long

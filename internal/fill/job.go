@@ -39,8 +39,8 @@ type Job struct {
 	// Open asks for the body. Its source lives as long as ctx.
 	Open func(ctx context.Context) (Source, error)
 	// Size returns the length that a manifest has told, -1 if none has. It is asked
-	// when the source is open, since the manifest may have come meanwhile. The source
-	// must agree with it. nil: no manifest is known.
+	// when the source is open, since the manifest may have come meanwhile, and only
+	// where the source does not say how long the blob is. nil: no manifest is known.
 	Size func() int64
 	// Place returns where the content goes, nil for a spool's own place.
 	// nil: never elsewhere.

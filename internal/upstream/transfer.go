@@ -230,7 +230,8 @@ func (x *Transfer) reopen() (again bool, err error) {
 	}
 	resp, err := x.ask(header, resuming)
 	if err != nil {
-		return isAway(err), err
+		_, ended := errors.AsType[*interruption](err) // it has had its time
+		return ended || isAway(err), err
 	}
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
@@ -255,10 +256,9 @@ func (x *Transfer) reopen() (again bool, err error) {
 // isAway reports whether the rest of a blob may be had a little later, although it
 // could not be asked for now: the registry was not there, or was not well.
 func isAway(err error) bool {
-	_, ended := errors.AsType[*interruption](err)
 	_, broken := errors.AsType[*brokenError](err)
 	dns, resolved := errors.AsType[*net.DNSError](err)
-	if ended || broken || resolved && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
+	if broken || resolved && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
 		return true
 	}
 	e, ok := errors.AsType[*Error](err)
