@@ -98,6 +98,8 @@ var credentialBehaviours = []row{
 	{"A24", "answers 400 or 403 to credentials that it took before", "new ones are tried once; what fresh ones are answered is final", testNewCredentialsAfter400Or403},
 	{"A25", "says `insufficient_scope` or `invalid_token`", "one token with the scope that it names is tried; what it gives as the reason is in the error", testInsufficientScopeIsMetOnce},
 	{"A26", "answers 401 without a challenge that can be met", "the pull is refused after one request", testChallengesThatCannotBeMet},
+	{"A62", "asks for a login at /v2/ only, and without one its images are refused (401 without a challenge, 403) or not there (404)",
+		"with credentials, and before any challenge, /v2/ is asked as docker does, once for all, and the request is sent again; what was learnt is remembered, and forgotten where it was wrong", testLoginAtV2Only},
 }
 
 func TestUpstreamCredentials(t *testing.T) { testkit.RunRows(t, credentialBehaviours) }
