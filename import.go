@@ -63,16 +63,16 @@ func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
 
 // pull brings in the image r.Ref, and returns its manifest.
 func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Manifest, outcome, error) {
-	rt, err := im.router.routeBeside(ctx, r.Repo)
-	if err != nil {
-		return nil, outcome{}, err
-	}
 	m, out, err := im.manifests.pull(ctx, r)
 	if err != nil {
 		return nil, out, err
 	}
 	// The manifest may have been a hit: what it refers to has its own price.
 	if err := im.mayImport(ctx, r); err != nil {
+		return nil, outcome{}, err
+	}
+	rt, err := im.router.routeBeside(ctx, r.Repo)
+	if err != nil {
 		return nil, outcome{}, err
 	}
 	// What was found out about the manifest says nothing of its parts: by now the
@@ -96,7 +96,7 @@ func (im *importer) importParts(ctx context.Context, rt *route, m *Manifest, o I
 	if depth > maxIndexDepth {
 		return rt.error(ErrUnavailable, fmt.Errorf("more than %d indexes in each other", maxIndexDepth))
 	}
-	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content)
+	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
 	if err != nil {
 		return rt.error(ErrUnavailable, err)
 	}

@@ -15,6 +15,7 @@ type Set struct {
 	members []member
 	running int           // calls of all groups
 	idle    chan struct{} // closed when running becomes 0; nil: nobody waits
+	alone   []*alone      // calls that nobody waits for and that linger, the oldest first
 }
 
 // member is a group of a set.
@@ -123,7 +124,7 @@ func (s *Set) all() []member {
 }
 
 // Close refuses new calls in all groups but the inner ones. Running calls go on, and
-// may be joined.
+// may be joined. Those that nobody waits for end.
 func (s *Set) Close() {
 	for _, m := range s.all() {
 		m.closeWithSet()
