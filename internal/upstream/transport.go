@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/egress"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 )
 
@@ -54,9 +55,9 @@ func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, err
 	trace.countRequest()
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(headerTimeout, func() { cancel(errNoAnswer) })
-	resp, err := through.RoundTrip(req.WithContext(ctx))
+	resp, err := send(through, req.WithContext(ctx))
 	timer.Stop()
-	if known {
+	if known && (err == nil || req.Context().Err() == nil) { // that we gave it up says nothing of the connection
 		x.noteOutcome(pool, err)
 	}
 	if err != nil {
@@ -81,6 +82,21 @@ func (t *Target) explainScheme(to *url.URL, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: it speaks http and not https, so write http://%s", err, to.Host)
+}
+
+// send sends req through a RoundTripper that may be the caller's: it may panic.
+func send(through http.RoundTripper, req *http.Request) (resp *http.Response, err error) {
+	defer hostcall.Recover("Transport", &err)
+	resp, err = through.RoundTrip(req)
+	switch {
+	case err != nil:
+		return nil, err
+	case resp == nil:
+		return nil, errors.New("the Transport has neither an answer nor an error")
+	case resp.Body == nil:
+		resp.Body = http.NoBody
+	}
+	return resp, nil
 }
 
 // roundTripper returns what req goes through, or why it must not be sent. A
