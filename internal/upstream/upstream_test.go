@@ -131,6 +131,7 @@ var realmBehaviours = []row{
 	{"A28", "names a token server on another host", "the rule's credentials go there only if the host allows it, or if it is known to belong to the registry", testRealmElsewhereGetsNoCredentials},
 	{"A29", "redirects a token request", "it is followed within its origin; a request with an identity token is not followed at all", testRedirectedTokenRequest},
 	{"A30", "redirects a pull", "up to 5 redirects are followed, never from https to http; what leaves the origin goes without credentials, and they do not come back", testRedirectsOfAPull},
+	{"A64", "redirects to a URL that has blanks in it", "they are sent as %20", testRedirectsWithBlanks},
 	{"A31", "redirects to another registry that wants a token", "an anonymous one is fetched for that request; the rule's credentials stay where they belong", testRedirectToAnotherRegistry},
 	{"A32", "redirects to, or names as its token server, an address of this machine or of the cloud's metadata service", "nothing is sent there; private addresses are open unless the policy closes them, and the upstream's own address always is", testLocalAddressesGetNothing},
 }
@@ -147,6 +148,8 @@ var manifestBehaviours = []row{
 		"by digest it must match; by tag the digest in the header is asked for once, and if upstream does not have that, the digest of what came counts, the header is told in an event, and the policy may refuse it", testDigestOfWhatCameCounts},
 	{"A45", "refuses HEAD of a manifest (400, 401, 403, 404, 405, 406, 415, 501), or answers it without digest or type",
 		"one GET decides, also where the policy refuses what is stale; HEAD only ever checks tags that are stored", testHeadOfAManifestDecidesNothing},
+	{"A65", "writes the digest of a manifest in quotes or in upper case",
+		"it is the digest that it means, of a GET and of a HEAD", testDigestsInOddSpelling},
 	{"A46", "sends manifests with parameters in their type, as text, octets or anything else, or with a type that is not theirs",
 		"where the header has a manifest's type, the mediaType in the manifest must agree with it; any other type says nothing, and the manifest decides. A page is no answer for a tag", testMediaTypes},
 	{"A70", "sends JSON that is no image: an error, an empty document, a configuration",
