@@ -229,7 +229,7 @@ type Request struct {
 type Event struct {
 	Kind     EventKind
 	Request  Request       // the request; of a fetch only Repo and Ref are set
-	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; else ""
+	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; "" of a request, and with Missing
 	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
 	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
 	Digest   string        // of the content; "" on failure
@@ -243,6 +243,11 @@ type Event struct {
 	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)
 	WrongDigest bool     // upstream named another digest than the manifest's content has
 	Warnings    []string // texts of upstream's Warning headers, 4096 bytes at most
+
+	// Missing is what an import could not bring in, 1000 objects at most: the event is
+	// about the whole image, which has Digest, and Part is set. Err says why; it is nil
+	// where these are foreign layers, which no registry is meant to have.
+	Missing []ocispec.Descriptor
 }
 
 // EventKind tells events apart.

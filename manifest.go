@@ -3,6 +3,8 @@ package pullthrough
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -24,11 +26,8 @@ type resolver struct {
 	checks  *checks
 	flights flight.Group[objectKey, *Manifest]
 
-	fill FillMode
-	// importParts brings in what a manifest refers to, and returns when it is stored;
-	// importLater does so when nobody waits. Both are the importer's.
-	importParts func(ctx context.Context, rt *route, m *Manifest, depth int) error
-	importLater func(rt *route, m *Manifest)
+	fill   FillMode
+	images *importer // brings in what manifests refer to
 }
 
 func newResolver(c *core, fill FillMode, flights *flight.Set) *resolver {
@@ -42,7 +41,9 @@ type fetching struct {
 	*flight.Call[objectKey, *Manifest]
 	rt    *route
 	r     Request   // of the caller who began it
-	depth int       // how many indexes it came through
+	part  bool      // an import wants it, no client
+	hold  *hold     // of the walk that wants it; nil: none does, or its parts may come later
+	parts fate      // what became of them, where they go first
 	have  *Manifest // what is stored under the tag; nil: nothing
 	start time.Time
 }
@@ -54,7 +55,11 @@ func (re *resolver) pull(ctx context.Context, r Request) (*Manifest, outcome, er
 	}
 	have, storeErr := re.store.manifest(ctx, r.Repo, r.Ref)
 	if have != nil {
-		return re.pullStored(ctx, r, have)
+		m, out, err := re.pullStored(ctx, r, have)
+		if err == nil {
+			re.images.takeUp(ctx, r, m)
+		}
+		return m, out, err
 	}
 	rt, out, err := re.enter(ctx, r, storeErr)
 	if err == nil {
@@ -98,7 +103,7 @@ func (re *resolver) join(ctx context.Context, rt *route, r Request) (*Manifest, 
 			return asStale(m), nil
 		}
 	}
-	m, shared, err := re.do(ctx, rt, r, 0)
+	m, shared, err := re.do(ctx, fetching{rt: rt, r: r})
 	if err != nil {
 		return nil, err
 	}
@@ -123,10 +128,11 @@ func asAnswer(m *Manifest, ref string, shared bool) *Manifest {
 	return &own
 }
 
-// do runs resolve for r.Ref, or waits for the one that runs already.
-func (re *resolver) do(ctx context.Context, rt *route, r Request, depth int) (m *Manifest, shared bool, err error) {
-	return re.flights.Do(ctx, rt.key(r.Ref), func(call *flight.Call[objectKey, *Manifest]) (*Manifest, error) {
-		return re.resolve(&fetching{Call: call, rt: rt, r: r, depth: depth, start: re.now()})
+// do runs resolve for f, or waits for the one that runs already.
+func (re *resolver) do(ctx context.Context, f fetching) (m *Manifest, shared bool, err error) {
+	return re.flights.Do(ctx, f.rt.key(f.r.Ref), func(call *flight.Call[objectKey, *Manifest]) (*Manifest, error) {
+		f.Call, f.start = call, re.now()
+		return re.resolve(&f)
 	})
 }
 
@@ -135,11 +141,15 @@ func (re *resolver) do(ctx context.Context, rt *route, r Request, depth int) (m 
 // flight began.
 func (re *resolver) resolve(f *fetching) (*Manifest, error) {
 	have := re.store.findManifest(f.Context(), f.rt.repo, f.r.Ref)
+	if have != nil && (ocipath.IsDigest(f.r.Ref) || !f.rt.isDue(have, f.start)) {
+		return have, nil
+	}
+	if m := re.registries.memory.unwanted(f.rt, f.r.Ref); m != nil {
+		return m, nil
+	}
 	switch {
 	case have == nil:
 		return re.traced(f, re.fetch)
-	case ocipath.IsDigest(f.r.Ref), !f.rt.isDue(have, f.start):
-		return have, nil
 	case re.checks.isRefused(f.rt, f.r.Ref):
 		// Nobody has taken the refusal back: it is asked again, and nothing else will do.
 	case re.checks.arePaused(f.rt, f.start):
@@ -151,7 +161,7 @@ func (re *resolver) resolve(f *fetching) (*Manifest, error) {
 
 // traced runs one exchange with upstream and tells it as an event.
 func (re *resolver) traced(f *fetching, run func(context.Context, *fetching) (*Manifest, error)) (*Manifest, error) {
-	event := re.fetchEvent(EventManifest, f.depth > 0)
+	event := re.fetchEvent(EventManifest, f.part)
 	event.start = f.start
 	ctx := event.Attach(f.Context())
 	m, err := run(ctx, f)
@@ -216,18 +226,25 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()))
 	}
 	if eager {
-		// The flight's own context: what the parts cost is theirs, not this fetch's.
-		if err := re.importParts(f.Context(), f.rt, m, f.depth); err != nil {
-			re.log.Warn("image is not complete and so not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
+		if f.parts = re.partsFirst(f, m); f.parts > absentForGood {
 			return m
 		}
 	}
 	fetched := m.Source == SourceFill
 	m = re.put(f, m)
-	if re.fill == FillBackground && fetched && f.depth == 0 {
-		re.importLater(f.rt, m)
+	if re.fill == FillBackground && fetched && !f.part {
+		re.images.importLater(f.rt, m)
 	}
 	return m
+}
+
+// partsFirst returns when all that m refers to is stored that is to be had. The walk
+// that wants m as a part brings that in, and otherwise a walk of our own.
+func (re *resolver) partsFirst(f *fetching, m *Manifest) fate {
+	if f.hold != nil {
+		return f.hold.wait(f.Context())
+	}
+	return re.images.partsFirst(f, m)
 }
 
 // put stores m and returns what is stored. A Store that fails changes nothing for
@@ -246,20 +263,56 @@ func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 			err = re.store.putManifest(ctx, f.rt.repo, m) // that it was checked
 		}
 	}
+	if err != nil && f.parts == absentForGood {
+		err = fmt.Errorf("%w (parts of the image are missing)", err)
+		re.registries.memory.noteUnwanted(f.rt, f.r.Ref, m)
+	}
 	if err != nil {
 		re.storeFailed(ctx, f.rt.repo, f.r.Ref, err)
 	}
 	return m
 }
 
-// child returns the manifest d of an index. depth is how many indexes it came through.
-// begin is called if the manifest must be fetched.
-func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, depth int, begin func()) (*Manifest, error) {
+// hold keeps a manifest from a Store that wants its parts first. A nil hold keeps
+// nothing.
+type hold struct {
+	once  sync.Once
+	done  chan struct{} // closed once parts is set
+	parts fate
+}
+
+// newHold returns a hold where parts go first.
+func (re *resolver) newHold() *hold {
+	if re.fill != FillEager {
+		return nil
+	}
+	return &hold{done: make(chan struct{})}
+}
+
+// release says what became of the parts. Only the first call counts.
+func (h *hold) release(parts fate) {
+	if h != nil {
+		h.once.Do(func() { h.parts = parts; close(h.done) })
+	}
+}
+
+func (h *hold) wait(ctx context.Context) fate {
+	select {
+	case <-h.done:
+		return h.parts
+	case <-ctx.Done():
+		return absentForNow
+	}
+}
+
+// child returns the manifest d of an index. It is stored when h is released. begin is
+// called if the manifest must be fetched.
+func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, h *hold, begin func()) (*Manifest, error) {
 	if m := re.store.findManifest(ctx, rt.repo, d.String()); m != nil {
 		return m, nil
 	}
 	begin()
-	m, _, err := re.do(ctx, rt, Request{Repo: rt.repo, Ref: d.String()}, depth)
+	m, _, err := re.do(ctx, fetching{rt: rt, r: Request{Repo: rt.repo, Ref: d.String()}, part: true, hold: h})
 	return m, err
 }
 

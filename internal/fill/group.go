@@ -31,6 +31,7 @@ type Options struct {
 // Group is fills by key, at most one a key. It is safe for concurrent use.
 type Group[K comparable] struct {
 	calls  flight.Group[K, *Fill]
+	demand demand[K]
 	budget *budget
 }
 
@@ -55,7 +56,7 @@ func New[K comparable](o Options) *Group[K] {
 func (g *Group[K]) Join(ctx context.Context, key K, job func() Job) (f *Fill, shared bool, err error) {
 	for range maxRejoins {
 		f, shared, err = g.calls.Do(ctx, key, func(c *flight.Call[K, *Fill]) (*Fill, error) {
-			return run(c, g.budget, job())
+			return g.run(c, key, job())
 		})
 		if err != nil {
 			return nil, shared, err
@@ -72,6 +73,16 @@ func (g *Group[K]) Join(ctx context.Context, key K, job func() Job) (f *Fill, sh
 	return nil, shared, f.job.Explain(newError(ErrBroken, "the download ended again and again before it could be read"))
 }
 
+// run is one fill of key. As long as no client wants a part, it knows.
+func (g *Group[K]) run(c call, key K, job Job) (*Fill, error) {
+	if !job.Part {
+		return run(c, g.budget, job, nil)
+	}
+	unwanted, done := g.demand.part(c.Context(), key)
+	defer done()
+	return run(c, g.budget, job, unwanted)
+}
+
 // ErrStored is what [Group.Open] returns for a blob that the Store turned out to
 // have: there is nothing to read here.
 var ErrStored = errors.New("the Store has the blob")
@@ -83,9 +94,10 @@ type Answer struct {
 	Shared bool          // another client's fill has brought it
 }
 
-// Open joins the fill of key, as Join does, and opens a reader on it. The error is
-// [ErrStored] where the Store turned out to have the blob already.
+// Open joins the fill of key for a client, as Join does, and opens a reader on it. The
+// error is [ErrStored] where the Store turned out to have the blob already.
 func (g *Group[K]) Open(ctx context.Context, key K, job func() Job) (Answer, error) {
+	defer g.demand.join(key)()
 	f, shared, err := g.Join(ctx, key, job)
 	if err != nil {
 		return Answer{}, err

@@ -24,7 +24,8 @@ const (
 	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	MediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 
-	schema1Prefix = "application/vnd.docker.distribution.manifest.v1+"
+	mediaTypeArtifact = "application/vnd.oci.artifact.manifest.v1+json"
+	schema1Prefix     = "application/vnd.docker.distribution.manifest.v1+"
 )
 
 // Accept is the Accept header of every manifest request. It does not depend on the client,
@@ -363,6 +364,13 @@ func verifiable(all []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 // isVerifiable reports whether d is a valid digest of an algorithm that we support.
 func isVerifiable(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
+}
+
+// IsType reports whether a descriptor of the media type is one of a manifest, which
+// registries serve below /manifests/. All else is a blob. Docker's schema 1 is among
+// them, and the artifact manifest of image-spec 1.1.0-rc.
+func IsType(mediaType string) bool {
+	return isKnownType(mediaType) || mediaType == mediaTypeArtifact || strings.HasPrefix(mediaType, schema1Prefix)
 }
 
 // IsForeign reports whether layers of the type need not be in any registry
