@@ -13,16 +13,17 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// importBackoff is how long an object that failed in passing waits at most, each time
+// before it is tried again.
+var importBackoff = [...]time.Duration{time.Second, 3 * time.Second, 9 * time.Second, 27 * time.Second, 80 * time.Second}
+
 const (
-	// maxImportTries is how often an object that failed in passing is tried again, and
-	// importPatience for how long.
-	maxImportTries = 5
+	// importPatience is for how long it is tried again.
 	importPatience = 2 * time.Minute
-	importBackoff  = time.Second
 	// maxBusyWait is the longest wait for room of our own, which does not count.
 	maxBusyWait = time.Minute
 
-	// maxNamed is how many missing objects the sentence of an error names, maxMissing how
+	// maxNamed is how many missing objects the sentence of an error names, maxGapsTold how
 	// many an event has.
 	maxNamed    = 10
 	maxGapsTold = 1000
@@ -78,16 +79,17 @@ func (p *patience) next(err error, now time.Time) (wait time.Duration, ok bool) 
 		p.busy++
 		return min(e.RetryAfter<<min(p.busy-1, 4), maxBusyWait), true
 	}
-	if !isPassing(e) || p.tries == maxImportTries {
+	if !isPassing(e) || p.tries == len(importBackoff) {
 		return 0, false
 	}
 	if p.tries == 0 {
 		p.since = now
 	}
-	limit := importBackoff << p.tries
+	limit := importBackoff[p.tries]
 	p.tries++
-	wait = max(limit/2+rand.N(limit/2), e.RetryAfter)
-	return wait, now.Add(wait).Sub(p.since) <= importPatience
+	left := importPatience - now.Sub(p.since)
+	wait = max(min(limit/2+rand.N(limit/2), left), e.RetryAfter)
+	return wait, left > 0 && wait <= left
 }
 
 // persist calls try until it succeeds, or fails in a way that waiting does not mend. It

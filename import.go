@@ -1,6 +1,7 @@
 package pullthrough
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -151,7 +152,7 @@ func (im *importer) partsFirst(f *fetching, m *Manifest) fate {
 
 // importLater brings in what m refers to while nobody waits.
 func (im *importer) importLater(rt *route, m *Manifest) {
-	im.begin(rt.repo, m, func(context.Context) (*route, error) { return rt, nil })
+	im.begin(imageKey{rt.repo, m.Descriptor.Digest}, func(context.Context) (*route, error) { return rt, nil })
 }
 
 // takeUp looks whether all of m is stored, which was stored before, and brings in the
@@ -162,32 +163,36 @@ func (im *importer) takeUp(ctx context.Context, r Request, m *Manifest) {
 	if im.manifests.fill == FillLazy || m.Source != SourceHit && m.Source != SourceRevalidated {
 		return
 	}
-	if at, ok := im.looked.Get(imageKey{r.Repo, m.Descriptor.Digest}); ok && (at.whole || im.now().Before(at.next)) {
+	key, local := imageKey{r.Repo, m.Descriptor.Digest}, m.Origin == ""
+	if at, ok := im.looked.Get(key); ok && (at.whole || im.now().Before(at.next)) {
 		return
 	}
-	im.begin(r.Repo, m, func(flight context.Context) (*route, error) {
+	im.begin(key, func(flight context.Context) (*route, error) {
 		asking, stop := context.WithCancel(context.WithoutCancel(ctx))
 		defer stop()
 		defer context.AfterFunc(flight, stop)()
 		rt, err := im.router.routeBeside(asking, r.Repo)
-		if err == nil {
-			err = im.mayImport(asking, r)
+		if err != nil || rt.policy.Offline {
+			im.note(key, false) // not on each hit
+			return nil, cmp.Or(err, errNoImport)
 		}
-		return rt, err
+		if local && rt.policy.KeepLocal {
+			return nil, errNoImport
+		}
+		return rt, im.mayImport(asking, r)
 	})
 }
 
 // begin starts an import in the background, unless one runs. find is its way upstream.
-func (im *importer) begin(repo Repo, m *Manifest, find func(context.Context) (*route, error)) {
-	key, origin := imageKey{repo, m.Descriptor.Digest}, m.Origin
+func (im *importer) begin(key imageKey, find func(context.Context) (*route, error)) {
 	if im.later.Len() >= maxImports {
-		im.log.Warn("too many images wait for their import", "repository", repo.Name, "digest", key.digest.String())
+		im.log.Warn("too many images wait for their import", "repository", key.repo.Name, "digest", key.digest.String())
 		return
 	}
 	_, _, _ = im.later.Do(context.Background(), key, func(call *flight.Call[imageKey, struct{}]) (struct{}, error) {
 		call.Publish(struct{}{}) // nobody waits for the rest
 		rt, err := find(call.Context())
-		if err == nil && !rt.policy.Offline && (origin != "" || !rt.policy.KeepLocal) {
+		if err == nil {
 			im.background(call.Context(), rt, key)
 		}
 		return struct{}{}, nil
@@ -233,4 +238,5 @@ var (
 	// errKeptBack is why a manifest is not stored although it is here.
 	errKeptBack = errors.New("it is not stored before what it refers to")
 	errNotKept  = errors.New("the Store did not keep it")
+	errNoImport = errors.New("upstream is not to be asked for the image")
 )

@@ -297,7 +297,7 @@ func TestAProgressThatPanicsEndsItsImportOnly(t *testing.T) {
 		w.Settled(t)
 		_, err = w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
 		assert.NoError(t, err)
-		assert.LessOrEqual(t, w.Up.Count("GET /v2/a/manifests/*"), 4)
+		assert.LessOrEqual(t, w.Up.Count("GET /v2/a/manifests/*"), 1+2*3, "what was being fetched then is fetched again")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -276,6 +277,7 @@ func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 // hold keeps a manifest from a Store that wants its parts first. A nil hold keeps
 // nothing.
 type hold struct {
+	used  atomic.Bool // a fetch has waited for it, or does
 	once  sync.Once
 	done  chan struct{} // closed once parts is set
 	parts fate
@@ -296,7 +298,11 @@ func (h *hold) release(parts fate) {
 	}
 }
 
+// isUnused reports whether no fetch has come as far as the parts.
+func (h *hold) isUnused() bool { return h != nil && !h.used.Load() }
+
 func (h *hold) wait(ctx context.Context) fate {
+	h.used.Store(true)
 	select {
 	case <-h.done:
 		return h.parts

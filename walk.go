@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -36,6 +37,8 @@ type walk struct {
 	begun   time.Time
 	slots   chan struct{}
 	cancel  context.CancelCauseFunc
+
+	panicked atomic.Bool // Progress has, and is not called again
 
 	mu     sync.Mutex
 	visits map[object]*visit
@@ -76,7 +79,7 @@ func (w *walk) run(ctx context.Context, ref string, m *Manifest) error {
 		return err
 	}
 	stored := w.im.store.findManifest(ctx, w.rt.repo, m.Descriptor.Digest.String()) != nil
-	if !stored && err == nil {
+	if err == nil && !stored {
 		err = &Error{Kind: errInternal, Err: errNotKept}
 	}
 	var why error
@@ -204,7 +207,7 @@ func (w *walk) lack(d ocispec.Descriptor, f fate, err error) {
 
 // tell reports how far an object is. A Progress that panics ends the import.
 func (w *walk) tell(d ocispec.Descriptor, done int64, stored bool, failure error) error {
-	if w.options.Progress == nil {
+	if w.options.Progress == nil || w.panicked.Load() {
 		return nil
 	}
 	err := hostcall.Guard("Progress", func() error {
@@ -212,6 +215,7 @@ func (w *walk) tell(d ocispec.Descriptor, done int64, stored bool, failure error
 		return nil
 	})
 	if err != nil {
+		w.panicked.Store(true)
 		w.cancel(err)
 	}
 	return err
@@ -271,18 +275,40 @@ func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error)
 	if err != nil {
 		return parts, err
 	}
-	if err := w.im.manifests.stored(ctx, w.rt, d.Digest.String()); err != nil {
-		return absentForNow, err
+	stored, err := w.isStored(ctx, d)
+	if err == nil && !stored && parts <= absentForGood && hold.isUnused() {
+		// It came by the fetch of another import, which was given up. A fetch of our own
+		// finds the parts in the Store.
+		if _, err = w.im.manifests.child(ctx, w.rt, d.Digest, hold, func() {}); err == nil {
+			stored, err = w.isStored(ctx, d)
+		}
 	}
+	return w.manifestFate(d, stored, parts, err)
+}
+
+// isStored reports whether the Store has the manifest once nobody fetches it any more.
+func (w *walk) isStored(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	if err := w.im.manifests.stored(ctx, w.rt, d.Digest.String()); err != nil {
+		return false, err
+	}
+	return w.im.store.findManifest(ctx, w.rt.repo, d.Digest.String()) != nil, nil
+}
+
+// manifestFate is what became of a manifest that upstream has. parts is what became of
+// what it refers to.
+func (w *walk) manifestFate(d ocispec.Descriptor, stored bool, parts fate, err error) (fate, error) {
+	eager := w.im.manifests.fill == FillEager
 	switch {
-	case w.im.store.findManifest(ctx, w.rt.repo, d.Digest.String()) != nil:
+	case err != nil:
+		return absentForNow, err
+	case stored:
 		if parts <= absentForGood && w.options.Platforms == nil {
 			w.im.note(imageKey{w.rt.repo, d.Digest}, true)
 		}
 		return kept, nil
-	case hold != nil && parts == absentForNow:
+	case eager && parts == absentForNow:
 		return absentForNow, w.rt.error(ErrUnavailable, errKeptBack)
-	case hold != nil && parts == absentForGood:
+	case eager && parts == absentForGood: // the Store does not want it with holes
 		return absentForGood, &Error{Kind: errInternal, Err: errNotKept}
 	}
 	return absentForNow, &Error{Kind: errInternal, Err: errNotKept}
