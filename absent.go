@@ -38,9 +38,16 @@ type memory struct {
 
 	missing  *lru.Cache[objectKey, time.Time] // manifests that upstream does not have, and since when
 	children *lru.Cache[objectKey, struct{}]  // manifests that an index was seen to refer to
-	sizes    *lru.Cache[objectKey, int64]     // of blobs, as manifests or upstream told them
+	sizes    *lru.Cache[objectKey, heardSize] // of blobs
 	rejected *lru.Cache[objectKey, rejected]  // manifests that the Store does not want
 	searched *lru.Cache[objectKey, time.Time] // repositories whose stored tags were looked at for children, and when
+}
+
+// heardSize is how long a blob is. A manifest tells that of blobs that need not exist;
+// upstream, when it is asked for the blob, only of those that do.
+type heardSize struct {
+	bytes  int64
+	exists bool
 }
 
 func newMemory(s *guardedStore, now func() time.Time) *memory {
@@ -48,7 +55,7 @@ func newMemory(s *guardedStore, now func() time.Time) *memory {
 		store: s, now: now,
 		missing:  lru.New[objectKey, time.Time](maxMissing),
 		children: lru.New[objectKey, struct{}](maxHeard),
-		sizes:    lru.New[objectKey, int64](maxHeard),
+		sizes:    lru.New[objectKey, heardSize](maxHeard),
 		rejected: lru.New[objectKey, rejected](maxUnwanted),
 		searched: lru.New[objectKey, time.Time](maxSearched),
 	}
@@ -85,7 +92,7 @@ func (m *memory) searchChild(ctx context.Context, rt *route, ref string) bool {
 	}
 	for _, tag := range tags[:min(len(tags), maxSearchedTags)] {
 		if have := m.store.findManifest(ctx, rt.repo, tag); have != nil {
-			if info, err := manifest.Inspect(have.Descriptor.MediaType, have.Content); err == nil {
+			if info, err := manifest.Inspect(have.Descriptor.MediaType, have.Content, manifest.Stored); err == nil {
 				m.learn(rt, info)
 			}
 		}
@@ -102,8 +109,9 @@ func (m *memory) learn(rt *route, info manifest.Info) {
 		m.children.Put(rt.key(d.Digest.String()), struct{}{})
 	}
 	for _, d := range info.Blobs {
-		if !manifest.IsForeign(d.MediaType) {
-			m.sizes.Put(rt.key(d.Digest.String()), d.Size)
+		key := rt.key(d.Digest.String())
+		if known, _ := m.sizes.Get(key); !known.exists && !manifest.IsForeign(d.MediaType) {
+			m.sizes.Put(key, heardSize{bytes: d.Size})
 		}
 	}
 }
@@ -137,16 +145,18 @@ func (m *memory) unwanted(rt *route, ref string) *Manifest {
 	return &served
 }
 
-// size is what is known of the length of a blob.
-func (m *memory) size(rt *route, d digest.Digest) (int64, bool) {
-	return m.sizes.Get(rt.key(d.String()))
+// size is what is known of the length of a blob. exists says that upstream has told so.
+func (m *memory) size(rt *route, d digest.Digest) (size int64, known, exists bool) {
+	s, known := m.sizes.Get(rt.key(d.String()))
+	return s.bytes, known, s.exists
 }
 
-func (m *memory) noteSize(rt *route, d digest.Digest, size int64) {
-	m.sizes.Put(rt.key(d.String()), size)
+// noteExists remembers the size of a blob that upstream has.
+func (m *memory) noteExists(rt *route, d digest.Digest, size int64) {
+	m.sizes.Put(rt.key(d.String()), heardSize{size, true})
 }
 
 // forgetSize forgets what was told. Perhaps that was a lie.
 func (m *memory) forgetSize(rt *route, d digest.Digest) {
-	m.sizes.RemoveIf(rt.key(d.String()), func(int64) bool { return true })
+	m.sizes.RemoveIf(rt.key(d.String()), func(heardSize) bool { return true })
 }

@@ -1,7 +1,9 @@
 package pullthrough_test
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"testing"
 
@@ -72,24 +74,104 @@ func TestManyHeadsOfAColdBlobAreOneRequest(t *testing.T) {
 	assert.Equal(t, 1, w.Up.Count(testkit.Blobs))
 }
 
-func TestSizesOfColdBlobsAreTold(t *testing.T) {
-	for name, known := range map[string]bool{"from the manifest": true, "from upstream": false} {
+// A size that a manifest tells is no reason to believe that the blob is there.
+func TestSizesOfColdBlobsAreToldByUpstream(t *testing.T) {
+	for name, known := range map[string]bool{"with the manifest": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 			layer := w.Layer(500_000)
-			want := []string{"GET /v2/a/blobs/" + layer.Digest.String() + " 206"}
 			if known {
 				_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
 				require.NoError(t, err)
 				w.Up.Reset()
-				want = nil
 			}
 			for range 2 {
 				b, err := w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: layer.Digest.String(), Head: true})
 				require.NoError(t, err)
 				assert.EqualValues(t, 500_000, b.Descriptor.Size)
+				_, err = w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
+				require.NoError(t, err)
 			}
-			assert.Equal(t, want, w.Up.Log(), "an existence check downloads nothing")
+			assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/"+layer.Digest.String()+" 206"), "one request, remembered")
+			assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/*"), "an existence check downloads nothing")
 		})
+	}
+}
+
+// RFC 9110, section 9.3.2: a HEAD is answered as the GET is.
+func TestHeadAndGetOfABlobAgree(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy pullthrough.Policy
+		change func(w *testkit.World, layer digest.Digest)
+		status int
+	}{
+		"it is there":                  {status: 200},
+		"upstream has lost it":         {change: func(w *testkit.World, d digest.Digest) { w.Up.Delete("a", d.String()) }, status: 404},
+		"upstream refuses it":          {change: fault(pullthroughtest.Fault{Match: testkit.Blobs, Status: 403}), status: 403},
+		"upstream is out of order":     {policy: pullthrough.Policy{Retries: -1}, change: fault(pullthroughtest.Fault{Match: testkit.Blobs, Status: 500}), status: 502},
+		"upstream tells no size":       {change: fault(pullthroughtest.Fault{Match: testkit.Blobs, NoLength: true}), status: 200},
+		"it is larger than is allowed": {policy: pullthrough.Policy{MaxBlobBytes: 1000}, status: 502},
+		"offline":                      {policy: pullthrough.Policy{Offline: true}, status: 502},
+	} {
+		for order, methods := range map[string][]string{
+			"HEAD first": {http.MethodHead, http.MethodGet, http.MethodHead}, "GET first": {http.MethodGet, http.MethodHead},
+		} {
+			for manifest, known := range map[string]bool{"manifest known": true, "manifest unknown": false} {
+				t.Run(name+", "+order+", "+manifest, func(t *testing.T) {
+					policy := pullthrough.Policy{}
+					f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+						p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return policy }
+					})
+					layer := f.Layer(5000)
+					if known {
+						require.Equal(t, 200, f.Get(t, testkit.ManifestPath("a", "1")).StatusCode)
+						f.Settled(t)
+					}
+					f.Up.Reset()
+					policy = c.policy
+					if c.change != nil {
+						c.change(f.World, layer.Digest)
+					}
+					for _, method := range methods {
+						r := f.Ask(t, method, testkit.BlobPath("a", layer.Digest))
+						assert.Equal(t, c.status, r.StatusCode, method)
+						if c.status == 200 {
+							testkit.AssertContent(t, r, layer.Digest, testkit.OctetStream, 5000)
+						}
+						f.Settled(t)
+					}
+					assert.LessOrEqual(t, len(f.Up.Log()), len(methods))
+					assert.Equal(t, c.policy.Offline, len(f.Up.Log()) == 0)
+					assert.Zero(t, f.Up.Count("HEAD *"))
+				})
+			}
+		}
+	}
+}
+
+func fault(f pullthroughtest.Fault) func(*testkit.World, digest.Digest) {
+	return func(w *testkit.World, _ digest.Digest) { w.Up.Fault(f) }
+}
+
+// A manifest and upstream that contradict each other fail alike, once: then upstream is
+// believed.
+func TestHeadOfABlobWhoseSizeIsContradicted(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+		layer := w.Layer(3000)
+		liar := &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageManifest}
+		liar.Content = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"a/b","digest":%q,"size":5},"layers":[]}`, liar.MediaType, layer.Digest)
+		liar.Digest = digest.FromBytes(liar.Content)
+		w.Up.Push("a", "lie", liar)
+		_, err := w.Resolve(t.Context(), "lie")
+		require.NoError(t, err)
+		_, err = w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: layer.Digest.String(), Head: first})
+		require.ErrorIs(t, err, pullthrough.ErrDigest)
+		w.Settled(t)
+		b, err := w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: layer.Digest.String(), Head: !first})
+		require.NoError(t, err)
+		assert.EqualValues(t, 3000, b.Descriptor.Size)
+		require.NoError(t, b.Body.Close())
+		assert.Equal(t, 2, w.Up.Count(testkit.Blobs))
 	}
 }

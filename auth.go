@@ -54,6 +54,9 @@ const (
 	ActionPull   Action = "BatchGetImage"
 	ActionImport Action = "BatchImportUpstreamImage"
 	ActionCreate Action = "CreateRepository" // where the Store is a RepoCreator and has no such repository
+
+	// actionCatalog is asked for once for the catalog, with a Repo that has no name.
+	actionCatalog Action = "DescribeRepositories"
 )
 
 // Identity is the caller of a request, and the private registry that it asks.

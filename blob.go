@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 
@@ -58,12 +59,24 @@ func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
 	return b, out, err
 }
 
-// head answers an existence check without a download.
+// stored returns the blob if the Store has it. A nil Blob without an error is a miss.
+func (bl *blobs) stored(ctx context.Context, r Request) (*Blob, error) {
+	d, err := bl.admitDigest(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	b, _ := bl.store.blob(ctx, r.Repo, d) // a failure is told, and is a miss
+	return b, nil
+}
+
+// head answers an existence check as a GET would be answered, and downloads nothing. That a
+// manifest refers to the blob does not say that there is one. Only where upstream tells no
+// size at all, and no manifest does, there is no other way than a GET.
 func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
 	if _, err := bl.registries.target(rt, d.String()); err != nil {
 		return nil, err // the size may be known, but the blob could not be pulled
 	}
-	size, known := bl.size(rt, d)
+	size, known := bl.sizeOfExisting(rt, d)
 	if !known {
 		var err error
 		size, _, err = bl.heads.Do(ctx, rt.key(d.String()), func(call *flight.Call[objectKey, int64]) (int64, error) {
@@ -73,31 +86,57 @@ func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, e
 			return nil, err
 		}
 	}
+	switch {
+	case size < 0:
+		return bl.get(ctx, rt, d)
+	case size > rt.policy.maxBlob():
+		return nil, rt.error(ErrTooLarge, fmt.Errorf("blob of %d bytes", size))
+	}
 	b := NewBlob(d, nil)
 	b.Descriptor.Size = size
 	b.Source = SourceFill
 	return b, nil
 }
 
-// askSize runs in the flight. The flight before may have ended since we looked.
+// askSize runs in the flight. The flight before may have ended since we looked. The
+// size is -1 where nobody knows it.
 func (bl *blobs) askSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
-	if size, known := bl.size(rt, d); known {
+	if size, known := bl.sizeOfExisting(rt, d); known {
 		return size, nil
 	}
 	size, err := bl.registries.blobSize(ctx, rt, d)
-	if err == nil {
-		bl.memory.noteSize(rt, d, size)
+	if err != nil {
+		if isRefuted(err) {
+			bl.memory.forgetSize(rt, d)
+		}
+		return 0, err
 	}
-	return size, err
+	told, known, _ := bl.memory.size(rt, d)
+	switch {
+	case known && size >= 0 && told != size: // a GET fails, too, and forgets it
+		bl.memory.forgetSize(rt, d)
+		return 0, rt.error(ErrDigest, fmt.Errorf("blob of %d bytes is announced with %d", told, size))
+	case known:
+		size = told
+	}
+	if size >= 0 {
+		bl.memory.noteExists(rt, d, size)
+	}
+	return size, nil
 }
 
-// size is the size of a blob that is on its way, or that a manifest of the
-// repository told.
-func (bl *blobs) size(rt *route, d digest.Digest) (int64, bool) {
+// isRefuted reports whether err says that a blob is not there, or not as it was told.
+func isRefuted(err error) bool {
+	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) || errors.Is(err, ErrDigest)
+}
+
+// sizeOfExisting is the size of a blob that is on its way, or that upstream has.
+func (bl *blobs) sizeOfExisting(rt *route, d digest.Digest) (int64, bool) {
 	if size, ok := bl.fills.Size(rt.key(d.String())); ok {
 		return size, true
 	}
-	return bl.memory.size(rt, d)
+	size, _, exists := bl.memory.size(rt, d)
+	return size, exists
 }
 
 // get opens a reader on the fill of d, and starts one if none runs. A blob that the
@@ -161,7 +200,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
 		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(event.Attach(ctx), rt, d) },
 		Size: func() int64 {
-			if size, ok := bl.memory.size(rt, d); ok {
+			if size, known, _ := bl.memory.size(rt, d); known {
 				return size
 			}
 			return -1
@@ -187,7 +226,7 @@ func (bl *blobs) learn(rt *route, d digest.Digest, r fill.Result) {
 	switch {
 	case r.Err == nil:
 		return
-	case errors.Is(r.Err, ErrNotFound), errors.Is(r.Err, ErrDenied), errors.Is(r.Err, ErrDigest):
+	case isRefuted(r.Err):
 		bl.memory.forgetSize(rt, d) // a HEAD must not go on to say that it is there, or that long
 	}
 	if r.Spooled && !errors.Is(r.Err, fill.ErrDeserted) {

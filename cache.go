@@ -241,7 +241,7 @@ type Event struct {
 
 	// What else a fetch has found out.
 	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)
-	WrongDigest bool     // upstream named another digest than the manifest's content has
+	WrongDigest bool     // upstream named another digest than the manifest's content has, and has nothing under that
 	Warnings    []string // texts of upstream's Warning headers, 4096 bytes at most
 
 	// Missing is what an import could not bring in, 1000 objects at most: the event is

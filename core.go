@@ -130,7 +130,9 @@ func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, ou
 	if err == nil && found == absent {
 		err = c.mayFetch(ctx, ActionCreate, r)
 	}
-	return rt, rt.outcome(found), err
+	out := rt.outcome(found)
+	out.entered = err == nil
+	return rt, out, err
 }
 
 // createRepo has the Store make the repository of r, if it is not there.
@@ -147,28 +149,52 @@ func (c *core) presence(ctx context.Context, repo Repo, err error) presence {
 	return found
 }
 
-// names lists tags or repositories. A caller that may pull may list tags.
-func (c *core) names(ctx context.Context, kind ocipath.Kind, req Request) (names []string, err error) {
-	switch {
-	case kind == ocipath.Catalog:
-		names, err = c.store.repos(ctx, req.Repo.Account, req.Repo.Region)
-	case !c.store.listsTags():
+// tags lists the tags of a repository. A caller that may pull may list them.
+func (c *core) tags(ctx context.Context, r Request) ([]string, error) {
+	if !c.store.listsTags() {
 		return nil, errNotListed
-	default:
-		if err := authorize(ctx, c.authorize, ActionPull, req); err != nil {
-			return nil, err
-		}
-		names, err = c.store.tags(ctx, req.Repo)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = &Error{Kind: ErrNotFound, Code: codeNameUnknown, Err: err}
+	if err := authorize(ctx, c.authorize, ActionPull, r); err != nil {
+		return nil, err
 	}
-	return names, err
+	names, err := c.store.tags(ctx, r.Repo)
+	return names, asUnknownName(err)
 }
 
-// covers reports whether a rule of that registry covers the name.
-func (c *core) covers(ctx context.Context, account, region, name string) (bool, error) {
-	return c.router.covers(ctx, account, region, name)
+// asUnknownName says of a miss of a list that there is no such repository, or registry.
+func asUnknownName(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Error{Kind: ErrNotFound, Code: codeNameUnknown, Err: err}
+	}
+	return err
+}
+
+// repos lists the repositories of a registry, if the caller may know that there is any.
+func (c *core) repos(ctx context.Context, r Request) ([]string, error) {
+	if err := authorize(ctx, c.authorize, actionCatalog, r); err != nil {
+		return nil, err
+	}
+	names, err := c.store.repos(ctx, r.Repo.Account, r.Repo.Region)
+	return names, asUnknownName(err)
+}
+
+// mayPull reports whether the caller of r may pull from the repository that is called name.
+func (c *core) mayPull(ctx context.Context, r Request, name string) (bool, error) {
+	r.Repo.Name = name
+	err := authorize(ctx, c.authorize, ActionPull, r)
+	if errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// covers reports whether a rule of that registry covers the name. A failure is logged.
+func (c *core) covers(ctx context.Context, repo Repo) (bool, error) {
+	covered, err := c.router.covers(ctx, repo.Account, repo.Region, repo.Name)
+	if err != nil && ctx.Err() == nil {
+		c.log.Error("the rules cannot be read: only what is stored is served", "repository", repo.Name, "err", err)
+	}
+	return covered, err
 }
 
 // validateRule asks the rule's upstream registry for /v2/.

@@ -33,34 +33,49 @@ func newEngine(s settings) *engine {
 	return e
 }
 
-func (e *engine) manifest(ctx context.Context, r Request) (*Manifest, error) {
+func (e *engine) manifest(ctx context.Context, r Request) (*Manifest, outcome, error) {
 	start := e.start()
 	m, out, err := e.manifests.pull(ctx, r)
 	event := Event{Kind: EventManifest, Request: r}
 	if err == nil {
 		event.Digest, event.Source, event.Bytes = m.Descriptor.Digest.String(), m.Source, m.Descriptor.Size
 	}
-	return m, e.answer(ctx, event, start, out, err)
+	return m, out, e.answer(ctx, event, start, out, err)
 }
 
-func (e *engine) blob(ctx context.Context, r Request) (*Blob, error) {
+func (e *engine) blob(ctx context.Context, r Request) (*Blob, outcome, error) {
 	start := e.start()
 	b, out, err := e.blobs.pull(ctx, r)
 	event := Event{Kind: EventBlob, Request: r}
 	if err == nil {
 		event.Digest, event.Source, event.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size
 	}
-	return b, e.answer(ctx, event, start, out, err)
+	return b, out, e.answer(ctx, event, start, out, err)
 }
 
-func (e *engine) listReferrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, error) {
+// storedBlob is blob for what the Store has. A nil Blob without an error is a miss, of
+// which nobody is told.
+func (e *engine) storedBlob(ctx context.Context, r Request) (*Blob, error) {
+	start := e.start()
+	b, err := e.blobs.stored(ctx, r)
+	event := Event{Kind: EventBlob, Request: r}
+	switch {
+	case err == nil && b == nil:
+		return nil, nil
+	case err == nil:
+		event.Digest, event.Source, event.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size
+	}
+	return b, e.answer(ctx, event, start, outcome{}, err)
+}
+
+func (e *engine) listReferrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, outcome, error) {
 	start := e.start()
 	index, source, out, err := e.referrers.pull(ctx, r)
 	err = e.answer(ctx, Event{Kind: EventReferrers, Request: r, Source: source}, start, out, err)
 	if err != nil {
-		return nil, err
+		return nil, out, err
 	}
-	return onlyType(index, artifactType), nil
+	return onlyType(index, artifactType), out, nil
 }
 
 func (e *engine) importImage(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {

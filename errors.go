@@ -253,6 +253,7 @@ type outcome struct {
 	blob       bool     // a blob was asked for, no manifest
 	hideDenied bool     // Policy.HideDenied of the rule by which upstream was asked
 	repository presence // as far as the Store tells
+	entered    bool     // nothing is stored, and this caller may ask upstream: no error is a refusal of ours
 }
 
 // presence says whether a repository is there.

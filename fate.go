@@ -57,9 +57,9 @@ func fateOf(err error) fate {
 	return absentForNow
 }
 
-// isRefusal reports whether upstream does not give the object away: by its status, or by
+// isRefused reports whether upstream does not give the object away: by its status, or by
 // a redirect that is not followed.
-func isRefusal(err error) bool {
+func isRefused(err error) bool {
 	e := errorOf(err)
 	return e.Status >= http.StatusMultipleChoices && !isPassing(e)
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -120,16 +122,16 @@ func (im *importer) lane(rt *route) *importLane {
 
 // pull brings in the image r.Ref, and returns its manifest.
 func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Manifest, outcome, error) {
-	rt, err := im.router.routeBeside(ctx, r.Repo)
-	if err != nil {
-		return nil, outcome{}, err
-	}
 	m, out, err := im.manifests.pull(ctx, r)
 	if err != nil {
 		return nil, out, err
 	}
 	// The manifest may have been a hit: what it refers to has its own price.
 	if err := im.mayImport(ctx, r); err != nil {
+		return nil, outcome{}, err
+	}
+	rt, err := im.router.routeBeside(ctx, r.Repo)
+	if err != nil {
 		return nil, outcome{}, err
 	}
 	w := im.newWalk(rt, o)
@@ -240,3 +242,40 @@ var (
 	errNotKept  = errors.New("the Store did not keep it")
 	errNoImport = errors.New("upstream is not to be asked for the image")
 )
+
+// hold keeps a manifest from a Store that wants its parts first. A nil hold keeps
+// nothing.
+type hold struct {
+	used  atomic.Bool // a fetch has waited for it, or does
+	once  sync.Once
+	done  chan struct{} // closed once parts is set
+	parts fate
+}
+
+// newHold returns a hold where parts go first.
+func (re *resolver) newHold() *hold {
+	if re.fill != FillEager {
+		return nil
+	}
+	return &hold{done: make(chan struct{})}
+}
+
+// release says what became of the parts. Only the first call counts.
+func (h *hold) release(parts fate) {
+	if h != nil {
+		h.once.Do(func() { h.parts = parts; close(h.done) })
+	}
+}
+
+// isUnused reports whether no fetch has come as far as the parts.
+func (h *hold) isUnused() bool { return h != nil && !h.used.Load() }
+
+func (h *hold) wait(ctx context.Context) fate {
+	h.used.Store(true)
+	select {
+	case <-h.done:
+		return h.parts
+	case <-ctx.Done():
+		return absentForNow
+	}
+}

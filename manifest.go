@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -111,18 +109,19 @@ func (re *resolver) join(ctx context.Context, rt *route, r Request) (*Manifest, 
 	return asAnswer(m, r.Ref, shared), nil
 }
 
-// asAnswer is the manifest of a flight as the answer to one caller.
+// asAnswer is the manifest of a flight as the answer to one caller. One who asked for a
+// digest is answered with that: the content may have another one, too.
 func asAnswer(m *Manifest, ref string, shared bool) *Manifest {
 	shared = shared && m.Source == SourceFill
-	tag := ref
+	tag, d := ref, m.Descriptor.Digest
 	if ocipath.IsDigest(ref) {
-		tag = ""
+		tag, d = "", digest.Digest(ref)
 	}
-	if !shared && m.Tag == tag {
+	if !shared && m.Tag == tag && m.Descriptor.Digest == d {
 		return m
 	}
 	own := *m
-	own.Tag = tag
+	own.Tag, own.Descriptor.Digest = tag, d
 	if shared {
 		own.Source = SourceShared
 	}
@@ -224,7 +223,7 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 	moves := f.have != nil && m.Source == SourceFill
 	eager := re.fill == FillEager && m.Source == SourceFill
 	if !moves || eager {
-		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()))
+		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()), f.rt.key(canonical(m).String()))
 	}
 	if eager {
 		if f.parts = re.partsFirst(f, m); f.parts > absentForGood {
@@ -264,6 +263,11 @@ func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 			err = re.store.putManifest(ctx, f.rt.repo, m) // that it was checked
 		}
 	}
+	if err == nil && m.Source == SourceFill && m.Tag != "" && canonical(m) != m.Descriptor.Digest {
+		also := *m
+		also.Tag, also.Descriptor.Digest = "", canonical(m)
+		err = re.store.putManifest(ctx, f.rt.repo, &also)
+	}
 	if err != nil && f.parts == absentForGood {
 		err = fmt.Errorf("%w (parts of the image are missing)", err)
 		re.registries.memory.noteUnwanted(f.rt, f.r.Ref, m)
@@ -274,41 +278,13 @@ func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 	return m
 }
 
-// hold keeps a manifest from a Store that wants its parts first. A nil hold keeps
-// nothing.
-type hold struct {
-	used  atomic.Bool // a fetch has waited for it, or does
-	once  sync.Once
-	done  chan struct{} // closed once parts is set
-	parts fate
-}
-
-// newHold returns a hold where parts go first.
-func (re *resolver) newHold() *hold {
-	if re.fill != FillEager {
-		return nil
+// canonical is the sha256 digest of m. A tag to which upstream gives a digest of another
+// kind is found by this one, too: most clients use no other.
+func canonical(m *Manifest) digest.Digest {
+	if m.Descriptor.Digest.Algorithm() == digest.Canonical {
+		return m.Descriptor.Digest
 	}
-	return &hold{done: make(chan struct{})}
-}
-
-// release says what became of the parts. Only the first call counts.
-func (h *hold) release(parts fate) {
-	if h != nil {
-		h.once.Do(func() { h.parts = parts; close(h.done) })
-	}
-}
-
-// isUnused reports whether no fetch has come as far as the parts.
-func (h *hold) isUnused() bool { return h != nil && !h.used.Load() }
-
-func (h *hold) wait(ctx context.Context) fate {
-	h.used.Store(true)
-	select {
-	case <-h.done:
-		return h.parts
-	case <-ctx.Done():
-		return absentForNow
-	}
+	return digest.FromBytes(m.Content)
 }
 
 // child returns the manifest d of an index. It is stored when h is released. begin is

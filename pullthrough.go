@@ -95,12 +95,31 @@ type Proxy struct {
 	// fetch, [ActionCreate] before it may do so in a repository that is not there.
 	// An error refuses: for a pull it is what the client is told, with 403; for an
 	// import the stored copy is served, or "not found" as Amazon ECR says; for a
-	// repository "name unknown". nil: everybody may.
+	// repository "name unknown". The catalog asks for "DescribeRepositories", with a
+	// Repo that has no name, and then names the repositories from which the caller may
+	// pull. Package ecrapi asks for its own operations, too. docs/security.md has all
+	// that is asked, entrance by entrance. nil: everybody may.
 	Authorize func(ctx context.Context, a Action, r Request) error
 	// Identify says which caller sends a /v2/ request, and to which account and Region. An
 	// error that Is [ErrUnauthorized] is answered 401. nil: the zero [Identity];
 	// see also [HostIdentity].
 	Identify func(*http.Request) (Identity, error)
+	// PassUnidentified lets [Proxy.Handler] pass the pulls of callers whom Identify does
+	// not know to the next handler, for registries that are open to everybody. Only what
+	// the rules of no account cover is still refused. false: every pull of a caller who
+	// is not known is answered 401.
+	PassUnidentified bool
+	// AskNext is for a [Proxy.Handler] before a registry that wants a login: the next
+	// handler is asked, in the same process, whether it lets this caller have the object.
+	// It gets a HEAD of the object with all headers of the client, for a list of referrers
+	// that of the subject's manifest. If it answers with any status below 400, or with 404,
+	// the pull goes on; every other answer is passed on to the client unchanged, such as
+	// 401 with its challenge, and 403. Nothing of it is remembered. A registry that hides
+	// by 404 what a caller may not see needs Authorize as well. false: next is not asked.
+	AskNext bool
+	// LoginSuffices makes AskNext ask for /v2/ in place of the object: for registries
+	// in which everybody who has logged in may pull everything. false: for the object.
+	LoginSuffices bool
 
 	// Transport carries the requests to upstream registries. Redirects,
 	// credentials and header timeouts are the proxy's own in any case. It must
@@ -147,16 +166,19 @@ func (p *Proxy) engine() *engine {
 // error is an [*Error]; where nothing is stored and no rule covers the name it Is
 // [ErrNoRule]. HEAD and GET of a manifest are both this call.
 func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
-	return p.engine().manifest(ctx, r)
+	m, _, err := p.engine().manifest(ctx, r)
+	return m, err
 }
 
 // Blob returns the blob r.Ref of r.Repo: from the Store, or from the upstream
 // registry of the rule that covers the repository. It returns as soon as the
 // size is known; ctx also bounds reads of a download that still runs. Errors are as
-// for Manifest. With r.Head set nothing is downloaded, and the Body is empty if
-// the blob is not stored.
+// for Manifest. With r.Head set upstream is asked for the first byte of a blob that
+// is not stored, whose Body is empty; nothing is downloaded, unless nobody tells the
+// blob's size in another way.
 func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
-	return p.engine().blob(ctx, r)
+	b, _, err := p.engine().blob(ctx, r)
+	return b, err
 }
 
 // Referrers returns the list of what refers to the manifest r.Ref, a digest:
@@ -166,9 +188,11 @@ func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 // than [Policy.ReferrersTTL]; when upstream fails a known list is returned. The
 // manifests in it are not fetched. A subject that nobody knows has an empty list.
 // Errors are as for [Proxy.Manifest]; where no rule covers the repository the
-// error Is [ErrNoRule].
+// error Is [ErrNoRule], and it Is [ErrNotFound] for a caller who may not import,
+// where no list is known. Over HTTP both are an empty list.
 func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, error) {
-	return p.engine().listReferrers(ctx, r, artifactType)
+	index, _, err := p.engine().listReferrers(ctx, r, artifactType)
+	return index, err
 }
 
 // Import brings the image r.Ref of r.Repo into the Store, with all that it

@@ -49,6 +49,12 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 	if known.index != nil && !rt.isListDue(known.checked, re.now()) {
 		return known.index, SourceHit, outcome{}, nil
 	}
+	if err := re.mayImport(ctx, r); err != nil {
+		if known.index != nil {
+			return known.index, SourceHit, outcome{}, nil
+		}
+		return nil, 0, outcome{}, err
+	}
 	index, shared, err := re.flights.Do(ctx, rt.key(r.Ref), func(call *flight.Call[objectKey, *ocispec.Index]) (*ocispec.Index, error) {
 		return re.fetch(call.Context(), rt, subject)
 	})
@@ -56,10 +62,12 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 		re.log.Warn("serving a list of referrers that could not be checked", "repository", rt.repo.Name, "subject", r.Ref, "err", err)
 		return known.index, SourceStale, outcome{}, nil
 	}
+	out := rt.outcome(unknown)
+	out.entered = true
 	if shared {
-		return index, SourceShared, rt.outcome(unknown), err
+		return index, SourceShared, out, err
 	}
-	return index, SourceFill, rt.outcome(unknown), err
+	return index, SourceFill, out, err
 }
 
 // known is the list that the Store has, or our memory.

@@ -33,28 +33,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Handler puts the proxy before next, the host's own registry: GET and HEAD of
-// manifests, blobs and referrers in repositories that a rule covers are the
-// proxy's, and everything else is next's, untouched: pushes, other repositories,
-// tag lists, the version check at /v2/, and paths under /v2/ that are no registry paths. A
-// nil next is a 404 for everything else.
-func (p *Proxy) Handler(next http.Handler) http.Handler {
-	if next == nil {
-		next = http.NotFoundHandler()
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		path, err := ocipath.Parse(r.URL)
-		isPull := err == nil && (path.Kind == ocipath.Manifest || path.Kind == ocipath.Blob || path.Kind == ocipath.Referrers)
-		if isPull && isPullMethod(r.Method) {
-			if c := p.identify(r); p.covers(r, c, path.Name) {
-				p.serve(w, r, path, c, nil)
-				return
-			}
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
 // IsRegistryRequest reports whether r addresses the registry API: the version
 // check, manifests, blobs, uploads, tags, referrers or the catalog. It is for a
 // mux on which /v2/ belongs to other services too, such as API Gateway's
@@ -65,18 +43,6 @@ func IsRegistryRequest(r *http.Request) bool {
 }
 
 func isPullMethod(method string) bool { return method == http.MethodGet || method == http.MethodHead }
-
-// covers reports whether a rule covers the repository. A caller that cannot be
-// identified is matched against the rules of no account, so that an open
-// repository of next's stays open. When the rules cannot be read the request is
-// the proxy's, which has stored content to serve and an error to tell.
-func (p *Proxy) covers(r *http.Request, c caller, name string) bool {
-	covered, err := p.engine().covers(r.Context(), c.Account, c.Region, name)
-	if err != nil {
-		return c.err == nil
-	}
-	return covered
-}
 
 // caller is the sender of a request, or why the sender is not known.
 type caller struct {
@@ -107,27 +73,43 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 	switch path.Kind {
 	case ocipath.Base:
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct{}{})
-	case ocipath.Manifest:
-		m, err := p.Manifest(r.Context(), req)
-		if err != nil {
+	case ocipath.Manifest, ocipath.Blob, ocipath.Referrers:
+		_, err := p.pull(w, r, path.Kind, req)
+		switch {
+		case path.Kind == ocipath.Referrers && (errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound)):
+			writeReferrers(w, r, upstream.EmptyIndex()) // nothing is known to refer to it, or the caller may not know
+		case err != nil:
 			refuse(w, r, err)
-			return
 		}
-		WriteManifest(w, r, m)
-	case ocipath.Blob:
-		b, err := p.Blob(r.Context(), req)
-		if err != nil {
-			refuse(w, r, err)
-			return
-		}
-		WriteBlob(w, r, b)
-	case ocipath.Referrers:
-		p.serveReferrers(w, r, req)
 	case ocipath.Tags, ocipath.Catalog:
 		p.serveList(w, r, path.Kind, req)
 	default:
 		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry has no "+path.Kind.String()+".")
 	}
+}
+
+// pull answers a GET or HEAD of a manifest, a blob or a list of referrers. With an error
+// nothing has been written.
+func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request) (outcome, error) {
+	switch kind {
+	case ocipath.Manifest:
+		m, out, err := p.engine().manifest(r.Context(), req)
+		if err == nil {
+			WriteManifest(w, r, m)
+		}
+		return out, err
+	case ocipath.Blob:
+		b, out, err := p.engine().blob(r.Context(), req)
+		if err == nil {
+			WriteBlob(w, r, b)
+		}
+		return out, err
+	}
+	index, out, err := p.engine().listReferrers(r.Context(), req, r.URL.Query().Get("artifactType"))
+	if err == nil {
+		writeReferrers(w, r, index)
+	}
+	return out, err
 }
 
 // refuse is WriteError with the host name of the request in ECR's Basic
@@ -183,7 +165,7 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 		serve.Error(w, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", err.Error())
 		return
 	}
-	names, err := p.engine().names(r.Context(), kind, req)
+	names, err := p.list(w, r, kind, req, page)
 	switch {
 	case errors.Is(err, errNotListed):
 		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+kind.String()+".")
@@ -192,7 +174,6 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 		refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
 		return
 	}
-	names = page.Of(w, r, names)
 	if kind == ocipath.Catalog {
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
 			Repositories []string `json:"repositories"`
@@ -205,19 +186,25 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 	}{req.Repo.Name, names})
 }
 
-// serveReferrers answers GET /v2/<name>/referrers/<digest>. Where no rule covers
-// the repository nothing is known to refer to anything: an empty list.
-func (p *Proxy) serveReferrers(w http.ResponseWriter, r *http.Request, req Request) {
-	artifactType := r.URL.Query().Get("artifactType")
-	index, err := p.Referrers(r.Context(), req, artifactType)
-	if errors.Is(err, ErrNoRule) {
-		index, err = upstream.EmptyIndex(), nil
+// list returns the page's part of a list, and sets the Link header.
+func (p *Proxy) list(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, page serve.Page) ([]string, error) {
+	if kind == ocipath.Tags {
+		tags, err := p.engine().tags(r.Context(), req)
+		if err != nil {
+			return nil, err
+		}
+		return page.Of(w, r, tags, nil)
 	}
+	repos, err := p.engine().repos(r.Context(), req)
 	if err != nil {
-		refuse(w, r, err)
-		return
+		return nil, err
 	}
-	if artifactType != "" {
+	return page.Of(w, r, repos, func(name string) (bool, error) { return p.engine().mayPull(r.Context(), req, name) })
+}
+
+// writeReferrers answers GET /v2/<name>/referrers/<digest>.
+func writeReferrers(w http.ResponseWriter, r *http.Request, index *ocispec.Index) {
+	if r.URL.Query().Get("artifactType") != "" {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
 	serve.JSON(w, http.StatusOK, ocispec.MediaTypeImageIndex, index)

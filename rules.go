@@ -237,9 +237,9 @@ type Policy struct {
 	// HideDenied answers "not found" where upstream refuses access, so that clients
 	// do not learn which names exist. false: denied, as Amazon ECR says.
 	HideDenied bool
-	// RefuseWrongDigest refuses a manifest by tag for which upstream names another
-	// digest than its content has. false: the content's own digest counts; see
-	// [Event.WrongDigest].
+	// RefuseWrongDigest refuses a manifest by tag for which upstream names a digest
+	// that neither its content has nor what upstream has under that digest. false: the
+	// content's own digest counts; see [Event.WrongDigest].
 	RefuseWrongDigest bool
 	// AnonymousFallback asks for a token without credentials when the token server
 	// has refused the rule's; see [Event.Anonymous]. false: the pull is refused, as

@@ -293,11 +293,23 @@ func (g *registries) manifest(ctx context.Context, rt *route, ref string, effort
 		return nil, err
 	}
 	g.memory.learn(rt, got.Info)
+	if !got.Info.IsTyped {
+		got.Descriptor.MediaType = g.storedType(ctx, rt, got.Descriptor)
+	}
 	m := &Manifest{Descriptor: got.Descriptor, Content: got.Content, Origin: rt.base.Host, Source: SourceFill}
 	if !ocipath.IsDigest(ref) {
 		m.Tag = ref
 	}
 	return m, nil
+}
+
+// storedType is the media type of a manifest whose content does not say what it is. Two
+// tags may have it under two types. Everybody gets the one under which it is stored.
+func (g *registries) storedType(ctx context.Context, rt *route, desc ocispec.Descriptor) string {
+	if have := g.memory.store.findManifest(ctx, rt.repo, desc.Digest.String()); have != nil {
+		return have.Descriptor.MediaType
+	}
+	return desc.MediaType
 }
 
 // head asks which digest tag has now; "" where upstream does not say so.

@@ -119,7 +119,7 @@ func (w *walk) parts(ctx context.Context, m *Manifest) (fate, error) {
 	if err := w.reserve(m); err != nil {
 		return absentForNow, err
 	}
-	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content)
+	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
 	if err != nil {
 		return absentForNow, w.rt.error(ErrUnavailable, err)
 	}
@@ -252,7 +252,7 @@ func (w *walk) bringIn(ctx context.Context, o object, d ocispec.Descriptor) (f f
 	}
 	err = w.persist(ctx, func() error { return w.blob(ctx, d) })
 	f = fateOf(err)
-	if f == absentForNow && manifest.IsForeign(d.MediaType) && isRefusal(err) {
+	if f == absentForNow && manifest.IsForeign(d.MediaType) && isRefused(err) {
 		f = absentForGood
 	}
 	return f, err

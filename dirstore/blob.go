@@ -17,43 +17,54 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
-// Blob implements [pullthrough.Store]. The Body is an [*os.File].
+// Blob implements [pullthrough.Store]. The Body is an [*os.File], unless nobody knows
+// yet whether the content is right: then reads of its last 64 KiB wait until it has been
+// read in full, or until ctx ends. Content of up to 1 MiB is read before Blob returns.
 func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	at, err := s.owner().LocateDigest(ctx, repo, d)
 	if err != nil {
 		return nil, err
 	}
-	f, size, err := s.openBlob(ctx, at, d)
+	c, err := s.openContent(at, d)
 	if err != nil {
 		return nil, during(err, "read blob", repo, d.String())
 	}
-	desc := ocispec.Descriptor{MediaType: layout.BlobType, Digest: d, Size: size}
-	return &pullthrough.Blob{Descriptor: desc, Body: f}, nil
+	body, err := s.check(ctx, c)
+	if err != nil {
+		return nil, during(errors.Join(err, c.file.Close()), "read blob", repo, d.String())
+	}
+	if time.Since(c.info.ModTime()).Abs() >= filing.MarkEvery {
+		_ = s.disk.touch(c.name) // what has gone since can still be read
+	}
+	desc := ocispec.Descriptor{MediaType: layout.BlobType, Digest: d, Size: c.info.Size()}
+	return &pullthrough.Blob{Descriptor: desc, Body: body}, nil
 }
 
-// openBlob opens the link first: without a link the content is not the repository's,
+// opened is the open file of a blob.
+type opened struct {
+	digest digest.Digest // that was asked for
+	link   string        // the directory of its link
+	target digest.Digest // what the link says: the content's own digest
+	name   string
+	file   *os.File
+	info   fs.FileInfo
+}
+
+// openContent opens the link first: without a link the content is not the repository's,
 // even if other repositories have it.
-func (s *Store) openBlob(ctx context.Context, at layout.Repository, d digest.Digest) (*os.File, int64, error) {
-	target, err := s.readLink(at.Layer(d), d)
-	if err != nil {
-		return nil, 0, err
+func (s *Store) openContent(at layout.Repository, d digest.Digest) (c opened, err error) {
+	c = opened{digest: d, link: at.Layer(d)}
+	if c.target, err = s.readLink(c.link, d); err != nil {
+		return c, err
 	}
-	name := layout.Registry.Data(target)
-	f, err := s.disk.open(name)
-	if err != nil {
-		return nil, 0, err
+	c.name = layout.Registry.Data(c.target)
+	if c.file, err = s.disk.open(c.name); err != nil {
+		return c, err
 	}
-	info, err := f.Stat()
-	if err == nil {
-		err = s.check(ctx, name, info, target)
+	if c.info, err = c.file.Stat(); err != nil {
+		err = errors.Join(err, c.file.Close())
 	}
-	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
-	}
-	if time.Since(info.ModTime()).Abs() >= filing.MarkEvery {
-		_ = s.disk.touch(name) // what has gone since can still be read
-	}
-	return f, info.Size(), nil
+	return c, err
 }
 
 // PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
@@ -96,7 +107,7 @@ func (s *Store) attach(ctx context.Context, at layout.Repository, desc ocispec.D
 	if temp != "" && (err != nil || added == 0) {
 		_ = s.disk.remove(temp) // it is swept if it stays
 	}
-	s.grow(added)
+	s.grow(ctx, added)
 	return err
 }
 
@@ -120,10 +131,11 @@ func (s *Store) attachLocked(ctx context.Context, at layout.Repository, desc oci
 	if err != nil {
 		return 0, err
 	}
-	if !linked {
-		if err := filing.WriteLink(ctx, w, at.Layer(desc.Digest), desc.Digest); err != nil {
+	if !here || !linked {
+		if err := filing.WriteBlobLink(ctx, w, at, desc); err != nil {
 			return added, err
 		}
+		s.sizes.Note(desc.Digest, desc.Size)
 	}
 	return added, w.Sync()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"testing/iotest"
@@ -63,7 +64,8 @@ func TestABlobIsStoredOnceAndSeenWhereItIsLinked(t *testing.T) {
 
 // testWhatIsThereIsNotWrittenAgain also counts what a hit and such a put cost.
 func testWhatIsThereIsNotWrittenAgain(t *testing.T) {
-	s := open(t, t.TempDir())
+	dir := t.TempDir()
+	s := open(t, dir)
 	content := noise(2, 1000)
 	d := putBlob(t, s, repo, content)
 	var steps []string
@@ -74,6 +76,13 @@ func testWhatIsThereIsNotWrittenAgain(t *testing.T) {
 	steps = nil
 	readBlob(t, s, repo, d)
 	assert.Equal(t, []string{"open", "open"}, steps)
+	second := open(t, dir)
+	second.SetProbe(func(op, _ string) error { steps = append(steps, op); return nil })
+	for _, want := range []int{3, 2, 2} { // the note of the size is read once
+		steps = nil
+		readBlob(t, second, repo, d)
+		assert.Equal(t, slices.Repeat([]string{"open"}, want), steps)
+	}
 }
 
 type brokenReader struct{ io.Reader }
@@ -137,7 +146,7 @@ func testManyPutsOfOneBlobAtOnce(t *testing.T) {
 	assertNoBlob(t, stores[0].Store, other, d)
 	assert.Empty(t, staged(t, dir))
 	assertSound(t, dir)
-	assert.Len(t, files(t, dir), 3, "one content, two links")
+	assert.Len(t, files(t, dir), 5, "one content, two links with their sizes")
 }
 
 type storeAt struct {

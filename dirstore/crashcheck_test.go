@@ -66,12 +66,12 @@ func (v *survey) check() {
 var allowed = regexp.MustCompile(`^(?:(?:docker/registry/v2|pullthrough)/(?:` +
 	`blobs/(?:sha256/../[0-9a-f]{64}|sha512/../[0-9a-f]{128})/data` +
 	`|repositories/([a-z0-9/._-]+?)/(?:` +
-	`_layers/DIGEST/link` +
+	`_layers/DIGEST/(?:link|size)` +
 	`|_manifests/revisions/DIGEST/(?:link|sha[0-9]+-[0-9a-f]+\.json)` +
 	`|_manifests/tags/[^/]+/(?:current/(?:link|sha[0-9]+-[0-9a-f]+\.json)|index/DIGEST/link)` +
 	`|_referrers/DIGEST\.json)))$`)
 
-var digestPart = regexp.MustCompile(`/(sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})(/link|/sha[0-9]+-[0-9a-f]+\.json|\.json)$`)
+var digestPart = regexp.MustCompile(`/(sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})(/link|/size|/sha[0-9]+-[0-9a-f]+\.json|\.json)$`)
 
 // files checks every file by itself: that it belongs there and is whole, that what
 // it names is there, and that its repository is one.

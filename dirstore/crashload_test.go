@@ -113,7 +113,7 @@ func pullImage(ctx context.Context, p *pullthrough.Proxy, repo pullthrough.Repo,
 	if digest.FromBytes(m.Content) != m.Descriptor.Digest || strings.Contains(ref, ":") && ref != m.Descriptor.Digest.String() {
 		return fmt.Errorf("%s %s: content of another digest", repo.Name, ref)
 	}
-	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content)
+	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
 	if err != nil {
 		return err
 	}

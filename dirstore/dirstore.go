@@ -20,7 +20,9 @@
 // ever seen, whatever crashes. A power failure may take the last puts with it.
 // An unreadable link, a link to nothing and content that is not its digest's are
 // misses; they are removed, and the next put heals them. Manifests are checked when
-// they are read, blobs by their size, or in full with [Store.VerifyBlobs].
+// they are read. Beside the link of a blob stands its size: a file of another length is
+// a miss. A blob whose size nobody has noted is read in full, once. With
+// [Store.VerifyBlobs] all are.
 //
 // The manifests that were asked for last are in memory, 32 MiB of them at most.
 // Their links are read again after a second, so a change by another process is seen
@@ -36,10 +38,13 @@ import (
 	"path"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/verify"
 )
 
 // Store is a [pullthrough.Store] in a directory, with all that a Store may also
@@ -54,17 +59,18 @@ type Store struct {
 	// those of a [pullthrough.Repo] without account and Region.
 	Account, Region string
 
-	// MaxBytes is how many bytes of content, blobs and manifests, are kept, about.
+	// MaxBytes is how many bytes of blobs, manifests and lists of referrers are kept, about.
 	// When a put takes the directory past it, the images that were asked for least
 	// recently go, in the background, until a tenth of it is free: see [Store.Sweep].
 	// 0: all is kept.
 	MaxBytes int64
 
-	// VerifyBlobs has each blob read and checked when this Store opens it for the
-	// first time, before anything of it is returned. A damaged blob is removed, and is
-	// a miss. The check costs the time to read the blob once. Damage that comes
-	// afterwards is found by the next process. false: only an empty file is found.
-	// Manifests are always checked when they are read.
+	// VerifyBlobs has each blob read in full when this Store opens it for the first
+	// time. Meanwhile its last 64 KiB are held back: see [Store.Blob]. A damaged blob is
+	// removed, and is a miss from then on. Damage that comes afterwards is found by the
+	// next process. What was read is known of the last 16,384 blobs. false: a blob is
+	// read only if nobody knows which length its file must have, or if its manifest says
+	// another one. Manifests are always checked when they are read.
 	VerifyBlobs bool
 
 	// Logger is told of damage and of sweeps. nil: nothing is logged.
@@ -74,7 +80,9 @@ type Store struct {
 	staging   string   // this Store's own directory for files without a name yet
 	lock      *os.File // holds staging for as long as the process lives; nil: we may not write
 	manifests *filing.Manifests
-	verifier  *verifier
+	sizes     *filing.Sizes
+	reads     *verify.Reads
+	seen      *lru.Cache[digest.Digest, seen]
 	staged    stagedSet
 	sweeper   *sweeper
 	empty     *lru.Cache[filing.Object, emptyList] // lists of referrers
@@ -98,8 +106,10 @@ func open(dir string, probe func(op, name string) error) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dirstore: %w", err)
 	}
+	sizes := filing.NewSizes()
 	s := &Store{
-		disk: disk{root, probe}, manifests: filing.NewManifests(linkAge, linkAge), verifier: newVerifier(), sweeper: newSweeper(),
+		disk: disk{root, probe}, manifests: filing.NewManifests(linkAge, linkAge, sizes), sweeper: newSweeper(),
+		sizes: sizes, reads: verify.New(), seen: lru.New[digest.Digest, seen](maxSeen),
 		empty: lru.New[filing.Object, emptyList](maxEmpty),
 	}
 	if err := s.prepare(); err != nil {
@@ -155,12 +165,12 @@ func isReadOnly(err error) bool {
 	return errors.Is(err, errReadOnly) || errors.Is(err, fs.ErrPermission)
 }
 
-// Close releases the directory, and stops a sweep that is under way. Bodies and
-// files that were handed out stay readable; everything else fails with
-// [os.ErrClosed] from then on.
+// Close releases the directory, and ends the sweep and the full reads that are under
+// way. Bodies and files that were handed out stay readable, but for the ends of those
+// that nobody has verified yet; everything else fails with [os.ErrClosed] from then on.
 func (s *Store) Close() error {
 	s.sweeper.stop()
-	s.verifier.stop()
+	s.reads.Stop()
 	s.manifests.Stop()
 	// It is empty unless a download still runs; the next Open would remove it.
 	_ = s.disk.remove(s.staging)

@@ -26,7 +26,10 @@ const (
 // evict removes images until no more than target bytes are left, or nothing more
 // may go. It returns how many bytes it has freed.
 func (c *scan) evict(target int64) (freed int64, err error) {
-	left := c.total - c.sizeOrphans()
+	left, err := c.removeLists(c.total-c.sizeOrphans(), target)
+	if err != nil {
+		return c.freed, err
+	}
 	for _, victims := range c.choose(left, target) {
 		if err = c.evictPlace(victims); err != nil {
 			break
@@ -40,7 +43,35 @@ func (c *scan) evict(target int64) (freed int64, err error) {
 		}
 	}
 	freed, removeErr := c.removeContents()
-	return freed, errors.Join(err, removeErr)
+	return freed + c.freed, errors.Join(err, removeErr)
+}
+
+// removeLists removes lists of referrers whose subjects are not there, the oldest first,
+// and returns how many bytes are left then.
+func (c *scan) removeLists(left, target int64) (int64, error) {
+	slices.SortFunc(c.lists, func(a, b list) int { return cmp.Compare(a.used, b.used) })
+	for some := range slices.Chunk(c.lists, batch) {
+		if left <= target {
+			break
+		}
+		err := c.store.alone(func() error {
+			for _, l := range some {
+				info, err := c.store.disk.stat(l.name)
+				if err == nil && info.ModTime().UnixNano() == l.used {
+					err = c.store.disk.remove(l.name)
+					left, c.freed = left-l.size, c.freed+l.size
+				}
+				if ignoreMissing(err) != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err := errors.Join(err, c.ctx.Err()); err != nil {
+			return left, err
+		}
+	}
+	return left, nil
 }
 
 // sizeOrphans is the size of the content that nothing refers to. What is young is
@@ -130,7 +161,7 @@ func (c *scan) busy(n *node) bool {
 
 // release takes the node out, and returns how many bytes nobody needs any more.
 func (c *scan) release(n *node) (size int64) {
-	n.gone = true
+	n.gone, size = true, n.list
 	for _, i := range n.refs {
 		if c.contents[i].refs--; c.contents[i].refs == 0 {
 			size += c.contents[i].size
@@ -285,10 +316,11 @@ func (c *scan) removeManifest(p *place, n *node, tags []string) error {
 	if err := c.removeDir(home.Revision(n.digest)); err != nil {
 		return err
 	}
-	if err := c.store.disk.remove(p.at.Referrers(n.digest)); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err := c.store.disk.remove(p.at.Referrers(n.digest))
+	if err == nil {
+		c.freed += n.list
 	}
-	return nil
+	return ignoreMissing(err)
 }
 
 // removeLayer removes the repository's links to a blob, unless it has got a new one.

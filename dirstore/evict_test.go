@@ -93,7 +93,7 @@ func used(t testing.TB, dir string, img *pullthroughtest.Image, ago time.Duratio
 func contentBytes(t testing.TB, dir string) (size int64) {
 	t.Helper()
 	for name, content := range files(t, dir) {
-		if filepath.Base(name) == "data" {
+		if isKept(name) {
 			size += int64(len(content))
 		}
 	}

@@ -180,7 +180,7 @@ func testAFailureIsNoMiss(t *testing.T) {
 		steps int // opens and stats of a hit that nothing is known of
 		read  func(*dirstore.Store) error
 	}{
-		"blob": {2, func(s *dirstore.Store) error {
+		"blob": {3, func(s *dirstore.Store) error {
 			b, err := s.Blob(t.Context(), repo, d)
 			if err == nil {
 				err = b.Body.Close()

@@ -85,6 +85,18 @@ func (w *writer) Write(_ context.Context, name string, content []byte) error {
 	return err
 }
 
+// Note implements [filing.Writer]. It does not sync what is in the file.
+func (w *writer) Note(ctx context.Context, name string, content []byte) error {
+	temp, err := w.s.jot(ctx, content)
+	if err != nil {
+		return err
+	}
+	if err = w.s.disk.publish(temp, name, &w.changes); err != nil {
+		_ = w.s.disk.remove(temp)
+	}
+	return err
+}
+
 // WriteContent implements [filing.Writer].
 func (w *writer) WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error {
 	if err := w.s.disk.makeDir(at.Layers(), &w.changes); err != nil {

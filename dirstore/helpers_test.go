@@ -187,6 +187,8 @@ func assertSound(t testing.TB, dir string) {
 			assert.Equal(t, parent, algorithm.FromString(content).Encoded(), name)
 		case base == "link":
 			assert.NoError(t, digest.Digest(content).Validate(), name)
+		case base == "size":
+			assert.Regexp(t, `^[0-9]+$`, content, name)
 		default:
 			assert.Equal(t, ".json", filepath.Ext(base), name)
 			assert.True(t, json.Valid([]byte(content)), name)
@@ -209,6 +211,10 @@ func write(t testing.TB, content string, elem ...string) {
 
 func layerLink(dir, name string, d digest.Digest) string {
 	return filepath.Join(dir, repositories, name, "_layers", d.Algorithm().String(), d.Encoded(), "link")
+}
+
+func sizeNote(dir, name string, d digest.Digest) string {
+	return filepath.Join(filepath.Dir(layerLink(dir, name, d)), "size")
 }
 
 func revisionLink(dir, name string, d digest.Digest) string {

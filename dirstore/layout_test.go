@@ -31,6 +31,7 @@ func TestTheLayoutIsTheRegistrys(t *testing.T) {
 		blobs + "/sha256/" + m[:2] + "/" + m + "/data":                      string(img.Content),
 		blobs + "/sha256/" + l[:2] + "/" + l + "/data":                      "layer",
 		in + "/_layers/sha256/" + l + "/link":                               layer.String(),
+		in + "/_layers/sha256/" + l + "/size":                               "5",
 		in + "/_manifests/revisions/sha256/" + m + "/link":                  img.Digest.String(),
 		in + "/_manifests/tags/v1/current/link":                             img.Digest.String(),
 		in + "/_manifests/tags/v1/index/sha256/" + m + "/link":              img.Digest.String(),

@@ -80,7 +80,7 @@ func (s *Store) putManifest(ctx context.Context, at layout.Repository, repo pull
 	}
 	w := &writer{reader: reader{s}}
 	err := s.commit(ctx, func() error { return s.manifests.Write(ctx, w, at, repo, m) })
-	s.grow(w.added)
+	s.grow(ctx, w.added)
 	return err
 }
 

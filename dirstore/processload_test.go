@@ -127,7 +127,7 @@ func (c httpClient) pull(ctx context.Context, repo pullthrough.Repo, ref string)
 	if err != nil {
 		return "", err
 	}
-	info, err := manifest.Inspect(mediaType, content)
+	info, err := manifest.Inspect(mediaType, content, manifest.Stored)
 	for _, d := range info.Manifests {
 		if err == nil {
 			_, err = c.pull(ctx, repo, d.Digest.String())

@@ -39,8 +39,8 @@ func (s *Store) Referrers(ctx context.Context, repo pullthrough.Repo, subject di
 	return list, checked, during(err, "read referrers", repo, subject.String())
 }
 
-// PutReferrers implements [pullthrough.ReferrerStore]. The list goes with its
-// subject when that is evicted. An empty one that replaces none is kept in memory
+// PutReferrers implements [pullthrough.ReferrerStore]. The list counts towards MaxBytes. It
+// goes with its subject when that is evicted, and before all else if that is not there. An empty one that replaces none is kept in memory
 // only, one of the last thousand: there may be one for every digest there is.
 func (s *Store) PutReferrers(ctx context.Context, repo pullthrough.Repo, subject digest.Digest, list *ocispec.Index, checked time.Time) error {
 	at, err := s.owner().LocateDigest(ctx, repo, subject)
@@ -62,11 +62,18 @@ func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key fili
 	if err != nil {
 		return err
 	}
-	return s.commit(ctx, func() error {
-		w := &writer{reader: reader{s}}
+	w := &writer{reader: reader{s}}
+	err = s.commit(ctx, func() error {
+		before, err := s.size(ctx, at.Referrers(subject))
+		if ignoreMissing(err) != nil {
+			return err
+		}
 		if err := w.Write(ctx, at.Referrers(subject), content); err != nil {
 			return err
 		}
+		w.added = int64(len(content)) - before
 		return w.Sync()
 	})
+	s.grow(ctx, w.added)
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -39,6 +40,15 @@ type scan struct {
 
 	places []place
 	nodes  []node
+	lists  []list // of referrers whose subjects are not there
+	freed  int64  // bytes of lists that were removed
+}
+
+// list is a list of referrers that goes by itself.
+type list struct {
+	name string
+	size int64
+	used int64 // when it was written, in nanoseconds since 1970
 }
 
 // contentKey is a digest, short.
@@ -74,6 +84,7 @@ type node struct {
 	content int32   // its own
 	refs    []int32 // contents that it needs, its own among them
 	parents []int32 // nodes of the same place that need it
+	list    int64   // bytes of its list of referrers
 	gone    bool    // chosen, and later removed
 	removed bool
 }
@@ -233,7 +244,48 @@ func (c *scan) readPlace(name string) error {
 	}
 	p.last = int32(len(c.nodes))
 	c.places = append(c.places, p)
+	return c.readLists(p)
+}
+
+// readLists notes the sizes of the lists of referrers. Each goes with its subject.
+func (c *scan) readLists(p place) error {
+	subjects := make(map[digest.Digest]int32)
+	for i := p.first; i < p.last; i++ {
+		if !c.nodes[i].blob {
+			subjects[c.nodes[i].digest] = i
+		}
+	}
+	for _, algorithm := range algorithms {
+		dir := path.Join(p.at.ReferrersDir(), algorithm.String())
+		err := c.store.disk.list(dir, func(e fs.DirEntry) error {
+			d := digest.NewDigestFromEncoded(algorithm, strings.TrimSuffix(e.Name(), ".json"))
+			if !ocipath.ValidDigest(string(d)) {
+				return nil
+			}
+			info, err := c.store.disk.stat(path.Join(dir, e.Name()))
+			if err != nil || !info.Mode().IsRegular() {
+				return ignoreMissing(err)
+			}
+			c.total += info.Size()
+			if i, ok := subjects[d]; ok {
+				c.nodes[i].list = info.Size()
+			} else {
+				c.lists = append(c.lists, list{path.Join(dir, e.Name()), info.Size(), info.ModTime().UnixNano()})
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // readLayers returns the contents that the repository has links to, by the digests

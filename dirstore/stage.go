@@ -44,7 +44,12 @@ type stage struct {
 }
 
 // end says that the download is over, however it went.
-func (t *stage) end() { t.done.Do(func() { t.store.staged.add(t.at, t.digest, -1) }) }
+func (t *stage) end() {
+	t.done.Do(func() {
+		t.store.staged.add(t.at, t.digest, -1)
+		t.store.sweeper.nudge(t.store.shrink) // its image may go now
+	})
+}
 
 // WriteAt implements [pullthrough.Stage].
 func (t *stage) WriteAt(p []byte, off int64) (int, error) {

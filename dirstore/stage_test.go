@@ -136,7 +136,7 @@ func testStagesOfOneDigestAtOnce(t *testing.T) {
 		assert.Equal(t, content, readBlob(t, s, at, digest.FromBytes(content)))
 	}
 	assert.Empty(t, staged(t, dir))
-	assert.Len(t, files(t, dir), 4, "one content, three links")
+	assert.Len(t, files(t, dir), 7, "one content, three links with their sizes")
 }
 
 // testOthersDownloadsAreNotSwept: who opens the directory removes what dead

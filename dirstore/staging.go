@@ -1,6 +1,7 @@
 package dirstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -138,6 +139,20 @@ func (s *Store) spill(ctx context.Context, r io.Reader, size int64) (name string
 		err = layout.CheckWritten(n, size)
 	}
 	if err = s.finish(f, err); err != nil {
+		_ = s.disk.remove(name)
+		return "", err
+	}
+	return name, nil
+}
+
+// jot writes content to a staging file that is not synced, and returns its name.
+func (s *Store) jot(ctx context.Context, content []byte) (name string, err error) {
+	f, name, err := s.newFile()
+	if err != nil {
+		return "", err
+	}
+	_, err = s.copy(ctx, f, bytes.NewReader(content), int64(len(content)))
+	if err = errors.Join(err, s.disk.close(f)); err != nil {
 		_ = s.disk.remove(name)
 		return "", err
 	}

@@ -9,97 +9,136 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
-	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/verify"
 )
 
-// maxVerified is how many blobs are known to be good at most.
-const maxVerified = 4096
+// maxSeen is of how many files is known what a full read has shown, at most.
+const maxSeen = 16 << 10
 
-// verifier knows which files have the content that their names say.
-type verifier struct {
-	good    *lru.Cache[digest.Digest, fs.FileInfo]
-	flights flight.Set
-	running flight.Group[digest.Digest, fs.FileInfo]
+// seen is a file that was read in full.
+type seen struct {
+	info  fs.FileInfo
+	right bool // it had its digest
 }
 
-func newVerifier() *verifier {
-	v := &verifier{good: lru.New[digest.Digest, fs.FileInfo](maxVerified)}
-	v.running.Join(&v.flights, "blob")
-	return v
+// check returns what the content is read by: the file, or where nobody knows whether
+// that is right, a body that keeps back the end until it has been read in full. Content
+// of another length than it must have is a miss, unless it turns out to be right.
+func (s *Store) check(ctx context.Context, c opened) (io.ReadCloser, error) {
+	if !c.info.Mode().IsRegular() {
+		return nil, fmt.Errorf("content of %s is no file: %w", c.target, layout.ErrDamaged)
+	}
+	if err := layout.CheckBlobSize(c.info.Size(), c.target); err != nil {
+		s.discard(c.name, c.info, err)
+		return nil, err
+	}
+	verdict, err := s.sizes.Judge(ctx, reader{s}, c.link, c.digest, c.info.Size())
+	if err != nil || verdict == filing.Sound && !s.VerifyBlobs {
+		return c.file, err
+	}
+	if known, err := s.known(c); known || err != nil {
+		return c.file, err
+	}
+	if c.info.Size() <= verify.Small {
+		return c.file, s.verify(ctx, c)
+	}
+	s.reads.Start(c.target, c.read(s))
+	if verdict == filing.Wrong {
+		return nil, fmt.Errorf("content of %s has %d bytes, which are not its size: %w", c.target, c.info.Size(), layout.ErrDamaged)
+	}
+	return verify.NewBody(c.file, c.info.Size(), func() error { return s.verify(ctx, c) }), nil
 }
 
-// stop ends what is being read.
-func (v *verifier) stop() {
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
-	_ = v.flights.Shutdown(ended)
-}
-
-// check refuses a file that does not have the content of d, and removes it.
-func (s *Store) check(ctx context.Context, name string, info fs.FileInfo, d digest.Digest) error {
-	var err error
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("content of %s is no file: %w", d, layout.ErrDamaged)
+// known reports whether the file was read in full. The error Is [layout.ErrDamaged] if it
+// did not have its digest, and is there still: perhaps we may not remove it.
+func (s *Store) known(c opened) (bool, error) {
+	file, ok := s.seen.Get(c.target)
+	if !ok || !sameContent(file.info, c.info) {
+		return false, nil
 	}
-	if err = layout.CheckBlobSize(info.Size(), d); err == nil && s.VerifyBlobs {
-		err = s.verify(ctx, name, info, d)
+	if !file.right {
+		return true, fmt.Errorf("content of %s: %w", c.target, layout.ErrDamaged)
 	}
-	if errors.Is(err, layout.ErrDamaged) {
-		s.discard(name, info, err)
-	}
-	return err
-}
-
-// verify reads the file, unless it was read before. All who ask for it meanwhile
-// wait for the same read.
-func (s *Store) verify(ctx context.Context, name string, info fs.FileInfo, d digest.Digest) error {
-	if good, ok := s.verifier.good.Get(d); ok && sameContent(good, info) {
-		return nil
-	}
-	read, _, err := s.verifier.running.Do(ctx, d, func(call *flight.Call[digest.Digest, fs.FileInfo]) (fs.FileInfo, error) {
-		return s.hash(call.Context(), name, d)
-	})
-	switch {
-	case errors.Is(err, flight.ErrClosed), errors.Is(err, context.Canceled) && ctx.Err() == nil:
-		return os.ErrClosed
-	case err != nil:
-		return err
-	case !sameContent(read, info):
-		return fmt.Errorf("content of %s was replaced: %w", d, fs.ErrNotExist)
-	}
-	s.verifier.good.Put(d, read)
-	return nil
+	return true, nil
 }
 
 // sameContent reports whether it is one file that has not been cut or grown. Its
 // time says nothing: we set it.
 func sameContent(a, b fs.FileInfo) bool { return os.SameFile(a, b) && a.Size() == b.Size() }
 
-func (s *Store) hash(ctx context.Context, name string, d digest.Digest) (fs.FileInfo, error) {
+// verify waits until the file has been read in full, and is nil if it has its digest.
+func (s *Store) verify(ctx context.Context, c opened) error {
+	known, err := s.known(c)
+	if !known {
+		if err = s.reads.Do(ctx, c.target, c.read(s)); err == nil {
+			known, err = s.known(c)
+		}
+	}
+	if err == nil && !known {
+		err = fmt.Errorf("content of %s was replaced: %w", c.target, fs.ErrNotExist)
+	}
+	return err
+}
+
+// read is a full read. It opens the file by its name: whoever has opened it before may
+// close it.
+func (c opened) read(s *Store) func(context.Context) error {
+	c.file = nil
+	return func(ctx context.Context) error {
+		info, n, err := s.hash(ctx, c.name, c.target)
+		if err == nil || errors.Is(err, layout.ErrDamaged) {
+			s.seen.Put(digest.Digest(strings.Clone(string(c.target))), seen{info, err == nil})
+		}
+		if errors.Is(err, layout.ErrDamaged) {
+			s.discard(c.name, info, err)
+		}
+		if err != nil {
+			return err
+		}
+		s.sizes.NoteRead(c.digest, n)
+		s.noteSize(ctx, c.link, n)
+		return nil
+	}
+}
+
+// hash reads the file, and returns how many bytes it has. The error Is
+// [layout.ErrDamaged] if it does not have the digest.
+func (s *Store) hash(ctx context.Context, name string, d digest.Digest) (info fs.FileInfo, n int64, err error) {
 	f, err := s.disk.open(name)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
+	if info, err = f.Stat(); err != nil {
+		return nil, 0, err
 	}
 	verifier := d.Verifier()
-	buffer := make([]byte, copyBuffer)
-	if _, err := io.CopyBuffer(verifier, filing.WithContext(ctx, f), buffer); err != nil {
-		return nil, err
+	n, err = io.CopyBuffer(verifier, filing.WithContext(ctx, f), make([]byte, copyBuffer))
+	if err == nil && !verifier.Verified() {
+		err = fmt.Errorf("content of %s: %w", d, layout.ErrDamaged)
 	}
-	if !verifier.Verified() {
-		return nil, fmt.Errorf("content of %s: %w", d, layout.ErrDamaged)
+	return info, n, err
+}
+
+// noteSize notes beside the link what a full read has shown, unless the directory of the
+// link has gone. Where it cannot be written it is read in full by the next process, too.
+func (s *Store) noteSize(ctx context.Context, link string, size int64) {
+	if noted, err := filing.ReadSize(ctx, reader{s}, link); err == nil && noted == size {
+		return
 	}
-	return info, nil
+	temp, err := s.jot(ctx, layout.EncodeBlobSize(size))
+	if err != nil {
+		return
+	}
+	if s.disk.rename(temp, layout.BlobSize(link)) != nil {
+		_ = s.disk.remove(temp)
+	}
 }
 
 // discard removes content that is not what its name says, so that the next put

@@ -1,10 +1,13 @@
 package dirstore_test
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/internal/verify"
 )
 
 func verifying(t testing.TB, dir string) *dirstore.Store {
@@ -58,7 +62,7 @@ func testDamagedBlobs(t *testing.T) {
 	}
 }
 
-// TestBlobsAreVerifiedOnce for each process and each file of that name.
+// TestBlobsAreVerifiedOnce by each process, and each file of that name.
 func TestBlobsAreVerifiedOnce(t *testing.T) {
 	dir := scratch(t)
 	content := noise(22, 300<<10)
@@ -94,20 +98,118 @@ func TestBlobsAreVerifiedOnce(t *testing.T) {
 	assertNoBlob(t, s, repo, d)
 }
 
-func TestAVerificationEndsWithItsContext(t *testing.T) {
-	dir := scratch(t)
-	s := verifying(t, dir)
-	d := putBlob(t, s, repo, noise(23, 1000))
-	ctx, cancel := context.WithCancel(t.Context())
+// TestAFullReadOutlastsItsClient, and is shared by all.
+func TestAFullReadOutlastsItsClient(t *testing.T) {
+	for name, size := range map[string]int{"small": 1000, "large": 3 << 20} {
+		t.Run(name, func(t *testing.T) {
+			dir := scratch(t)
+			content := noise(23, size)
+			d := putBlob(t, open(t, dir), repo, content)
+			s := verifying(t, dir)
+			gate, reading := make(chan struct{}), make(chan struct{})
+			reads := holdReads(s, reading, gate)
+			for range 3 {
+				ctx, cancel := context.WithCancel(t.Context())
+				failed := make(chan error)
+				go func() {
+					b, err := s.Blob(ctx, repo, d)
+					if err == nil {
+						_, err = io.Copy(io.Discard, b.Body)
+						assert.NoError(t, b.Body.Close())
+					}
+					failed <- err
+				}()
+				<-reading
+				cancel()
+				assert.ErrorIs(t, <-failed, context.Canceled)
+				reading = make(chan struct{})
+				close(reading)
+			}
+			close(gate)
+			assert.Equal(t, content, readBlob(t, s, repo, d))
+			assert.EqualValues(t, 1, reads.Load())
+		})
+	}
+}
+
+// holdReads has full reads of s wait for gate once they have begun, which closes reading.
+// It counts them.
+func holdReads(s *dirstore.Store, reading, gate chan struct{}) *atomic.Int64 {
+	var reads atomic.Int64
 	s.SetProbe(func(op, name string) error {
-		if op == "open" && filepath.Base(name) == "data" {
-			cancel()
+		if op == "open" && filepath.Base(name) == "data" && strings.Contains(string(debug.Stack()), "verify.(*Reads).work") {
+			if reads.Add(1) == 1 {
+				close(reading)
+			}
+			<-gate
 		}
 		return nil
 	})
-	_, err := s.Blob(ctx, repo, d)
-	assert.ErrorIs(t, err, context.Canceled)
-	readBlob(t, s, repo, d)
+	return &reads
+}
+
+// TestALargeBlobStreamsWhileItIsRead: all but its last 64 KiB. HEAD, which reads
+// nothing, has its length.
+func TestALargeBlobStreamsWhileItIsRead(t *testing.T) {
+	dir := scratch(t)
+	content := noise(24, 3<<20)
+	d := putBlob(t, open(t, dir), repo, content)
+	require.NoError(t, os.Remove(sizeNote(dir, repo.Name, d)))
+	s := open(t, dir)
+	gate, reading := make(chan struct{}), make(chan struct{})
+	reads := holdReads(s, reading, gate)
+	head, err := s.Blob(t.Context(), repo, d)
+	require.NoError(t, err)
+	assert.EqualValues(t, len(content), head.Descriptor.Size)
+	require.NoError(t, head.Body.Close())
+	<-reading // nobody waits for it
+
+	b, err := s.Blob(t.Context(), repo, d)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, b.Body.Close()) }()
+	early := make([]byte, len(content)-verify.Held)
+	_, err = io.ReadFull(b.Body, early)
+	require.NoError(t, err)
+	close(gate)
+	late, err := io.ReadAll(b.Body)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(content, append(early, late...)))
+	assert.EqualValues(t, 1, reads.Load())
+	noted, err := os.ReadFile(sizeNote(dir, repo.Name, d))
+	require.NoError(t, err)
+	assert.Equal(t, strconv.Itoa(len(content)), string(noted))
+
+	next, err := s.Blob(t.Context(), repo, d)
+	require.NoError(t, err)
+	assert.IsType(t, (*os.File)(nil), next.Body)
+	assert.NoError(t, next.Body.Close())
+	unread := open(t, dir) // the next process finds the note
+	reads = holdReads(unread, nil, nil)
+	assert.True(t, bytes.Equal(content, readBlob(t, unread, repo, d)))
+	assert.Zero(t, reads.Load())
+}
+
+// TestCloseEndsFullReads: who waits is told.
+func TestCloseEndsFullReads(t *testing.T) {
+	dir := scratch(t)
+	content := noise(25, 3<<20)
+	d := putBlob(t, open(t, dir), repo, content)
+	s := verifying(t, dir)
+	gate, reading := make(chan struct{}), make(chan struct{})
+	holdReads(s, reading, gate)
+	b, err := s.Blob(t.Context(), repo, d)
+	require.NoError(t, err)
+	<-reading
+	failed := make(chan error)
+	go func() { _, err := io.Copy(io.Discard, b.Body); failed <- err }()
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	close(gate)
+	if err := <-failed; err != nil { // it may have been done before
+		assert.ErrorIs(t, err, os.ErrClosed)
+	}
+	assert.NoError(t, <-closed)
+	assert.NoError(t, b.Body.Close())
 }
 
 // testDamagedManifests (F10): nor shall another repository, or the registry, serve

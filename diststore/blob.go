@@ -10,22 +10,31 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
+	"github.com/ecr-pullthrough/pullthrough/internal/verify"
 )
 
 // Blob implements [pullthrough.Store]. The Body seeks, and opens the object when
-// it is first read. With Redirect it is an [net/http.Handler], too.
+// it is first read. With Redirect it is an [net/http.Handler], too. Where nobody knows
+// yet whether the object is right, reads of its last 64 KiB wait until it has been read
+// in full, or until ctx ends. An object of up to 1 MiB is read before Blob returns.
 func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	at, err := s.owner().LocateDigest(ctx, repo, d)
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.find(ctx, at, d)
+	found, verdict, err := s.find(ctx, at, d)
+	if err == nil && verdict != filing.Sound {
+		err = s.doubt(ctx, at, d, found, verdict)
+	}
 	if err != nil {
 		return nil, during(err, "read blob", repo, d.String())
 	}
 	b := &pullthrough.Blob{Descriptor: ocispec.Descriptor{MediaType: layout.BlobType, Digest: d, Size: found.size}}
 	body := newBody(ctx, s.bucket, found, func() { s.places.forgetBlob(at, d) })
-	if b.Body = body; s.Redirect {
+	switch b.Body = body; {
+	case verdict != filing.Sound && found.size > verify.Small:
+		b.Body = verify.NewBody(body, found.size, func() error { return s.verify(ctx, at, d, found) })
+	case s.Redirect:
 		b.Body = &redirectBody{body: body, desc: b.Descriptor}
 	}
 	return b, nil
@@ -33,23 +42,29 @@ func (s *Store) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest
 
 // find reads the link first: without a link the content is not the repository's,
 // even if other repositories have it.
-func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest) (place, error) {
+func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest) (place, filing.Verdict, error) {
 	if known, ok := s.places.blob(at, d); ok {
-		return known, nil
+		return known, s.sizes.JudgeByMemory(d, known.size), nil
 	}
 	target, err := filing.ReadLink(ctx, files{s}, at.Layer(d), d)
 	if err != nil {
-		return place{}, err
+		return place{}, 0, err
 	}
-	found := place{data: layout.Registry.Data(target)}
+	found := place{data: layout.Registry.Data(target), digest: target}
 	if found.size, err = s.bucket.size(ctx, found.data); err == nil {
 		err = layout.CheckBlobSize(found.size, target)
 	}
 	if err != nil {
-		return place{}, err
+		return place{}, 0, err
 	}
-	s.places.keepBlob(at, d, found)
-	return found, nil
+	verdict := s.sizes.JudgeByMemory(d, found.size)
+	if s.habits.files {
+		verdict, err = s.sizes.Judge(ctx, files{s}, at.Layer(d), d, found.size)
+	}
+	if err == nil && verdict == filing.Sound {
+		s.places.keepBlob(at, d, found)
+	}
+	return found, verdict, err
 }
 
 // PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
@@ -72,8 +87,9 @@ func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.
 			return err
 		}
 	}
-	if linked {
-		return nil
+	if err := filing.WriteBlobLink(ctx, files{s}, at, desc); err != nil {
+		return err
 	}
-	return filing.WriteLink(ctx, files{s}, at.Layer(desc.Digest), desc.Digest)
+	s.sizes.Note(desc.Digest, desc.Size)
+	return nil
 }

@@ -22,7 +22,9 @@
 // moved. Whatever crashes, nothing partial is ever seen.
 //
 // An unreadable link, a link to nothing and a manifest without its digest are
-// misses, and the next put heals them. A blob is checked by its size only.
+// misses, and the next put heals them. A blob is checked by its size: the one that is
+// noted beside its link where objects are files, and the one that its manifest says. Where
+// nobody has noted it, or the manifest says another one, the object is read in full, once.
 //
 // The page docs/layout.md tells the whole format. [Store.CheckFormat] refuses a
 // bucket that a newer version of this package has written.
@@ -38,13 +40,14 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
+	"github.com/ecr-pullthrough/pullthrough/internal/verify"
 )
 
 // Store is a [pullthrough.Store] over a storage driver. It is also a
 // [pullthrough.RepoCreator], [pullthrough.TagLister], [pullthrough.RepoLister] and
-// [pullthrough.ReferrerStore]. It is safe for concurrent use, has no goroutines
-// of its own between calls, and needs no closing. The fields must not change
-// after the first use.
+// [pullthrough.ReferrerStore]. It is safe for concurrent use and needs no closing. It
+// has no goroutines of its own between calls, but while it reads an object in full. The
+// fields must not change after the first use.
 //
 // What is not there is an error that Is [io/fs.ErrNotExist]; whatever else the
 // driver says is a failure, of which errors.Is finds the cause, such as
@@ -64,6 +67,8 @@ type Store struct {
 
 	bucket    bucket
 	manifests *filing.Manifests
+	sizes     *filing.Sizes
+	reads     *verify.Reads
 	places    places
 	habits    habits
 	sweptAt   atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
@@ -73,7 +78,11 @@ type Store struct {
 // [Store.CheckFormat].
 func New(driver storagedriver.StorageDriver) *Store {
 	h := habitsOf(driver.Name())
-	return &Store{bucket: bucket{driver, h.wholePuts}, manifests: filing.NewManifests(tagAge, linkAge), places: newPlaces(), habits: h}
+	sizes := filing.NewSizes()
+	return &Store{
+		bucket: bucket{driver, h.wholePuts}, manifests: filing.NewManifests(tagAge, linkAge, sizes),
+		sizes: sizes, reads: verify.New(), places: newPlaces(), habits: h,
+	}
 }
 
 // habits are what drivers do differently.
@@ -84,6 +93,8 @@ type habits struct {
 	wholePuts bool
 	// atomic: what a Writer writes is not there before Commit, and then whole.
 	atomic bool
+	// files: objects are files on a disk, which may cut them. Their sizes are noted.
+	files bool
 	// emptyDirs: a directory stays when all in it has gone.
 	emptyDirs bool
 }
@@ -97,11 +108,11 @@ func habitsOf(driver string) habits {
 	case "gcs", "azure":
 		return habits{wholePuts: true}
 	case "filesystem":
-		return habits{wholePuts: true, emptyDirs: true}
+		return habits{wholePuts: true, files: true, emptyDirs: true}
 	case "inmemory":
-		return habits{emptyDirs: true}
+		return habits{files: true, emptyDirs: true}
 	}
-	return habits{}
+	return habits{files: true}
 }
 
 // owner is whose repositories have plain names.

@@ -39,6 +39,14 @@ func (f files) Write(ctx context.Context, name string, content []byte) error {
 	return f.s.bucket.put(ctx, name, content)
 }
 
+// Note implements [filing.Writer]. Where objects are never cut, nothing is noted.
+func (f files) Note(ctx context.Context, name string, content []byte) error {
+	if !f.s.habits.files {
+		return nil
+	}
+	return f.s.bucket.put(ctx, name, content)
+}
+
 // WriteContent implements [filing.Writer]. It writes the content even if another
 // repository has it: these are the same bytes, and asking would be as much work.
 func (f files) WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error {

@@ -333,6 +333,10 @@ func layerLink(name string, d digest.Digest) string {
 	return repositories + "/" + name + "/_layers/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
 }
 
+func sizeNote(name string, d digest.Digest) string {
+	return strings.TrimSuffix(layerLink(name, d), "link") + "size"
+}
+
 func revisionLink(name string, d digest.Digest) string {
 	return repositories + "/" + name + "/_manifests/revisions/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
 }

@@ -36,9 +36,10 @@ type blobKey struct {
 // place is where the content of a blob is, and how much, as its link had it until
 // then.
 type place struct {
-	data  string
-	size  int64
-	until time.Time
+	data   string
+	digest digest.Digest // the content's own
+	size   int64
+	until  time.Time
 }
 
 func newPlaces() places {

@@ -55,6 +55,32 @@ func TestWhatAHitCosts(t *testing.T) {
 	})
 }
 
+// TestWhatANotedSizeCosts, where objects are files: one more request for the first hit, and
+// one for a put.
+func TestWhatANotedSizeCosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &probe{StorageDriver: drivers["inmemory"](t), name: "filesystem"}
+		writer, s := diststore.New(p), diststore.New(p)
+		content := noise(1, 1000)
+		d := descriptor(content).Digest
+		for _, step := range []struct {
+			name string
+			call func()
+			want []string
+		}{
+			{"put", func() { putBlob(t, writer, repo, content) }, []string{"get", "stat", "put", "put", "put"}},
+			{"put, again", func() { putBlob(t, writer, repo, content) }, []string{"get", "stat"}},
+			{"cold", func() { readBlob(t, s, repo, d) }, []string{"get", "get", "stat", "get"}},
+			{"warm", func() { readBlob(t, s, repo, d) }, []string{"get"}},
+			{"HEAD, after a minute", func() { time.Sleep(time.Minute); openBlob(t, s, repo, d) }, []string{"get", "stat"}},
+		} {
+			p.asked()
+			step.call()
+			assert.ElementsMatch(t, step.want, p.asked(), step.name)
+		}
+	})
+}
+
 func TestWhatAPutCosts(t *testing.T) {
 	_, s, p := newPair(t)
 	m, content := manifestOf(image(1), "v1"), noise(1, 1000)

@@ -1,10 +1,13 @@
 package ecrapi
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
@@ -30,4 +33,22 @@ func (a *API) rulesOf(id pullthrough.Identity, registryID *string) (registry, er
 		return reg, &Error{invalidParameter, "This feature is disabled"} // region-error: these words were seen
 	}
 	return reg, nil
+}
+
+// ask asks the Proxy's Authorize whether the caller may use the operation op on the
+// repository, or on the registry if the repository has no name. The operations that pull
+// leave that to the Proxy.
+func (a *API) ask(ctx context.Context, at place, id pullthrough.Identity, op string) error {
+	if a.Images.Proxy == nil || a.Images.Proxy.Authorize == nil {
+		return nil
+	}
+	err := hostcall.Guard("Authorize", func() error {
+		return a.Images.Proxy.Authorize(ctx, pullthrough.Action(op), pullthrough.Request{Repo: at.repo, Caller: id.Caller})
+	})
+	_, panicked := errors.AsType[*hostcall.PanicError](err)
+	_, typed := errors.AsType[*pullthrough.Error](err)
+	if err == nil || panicked || typed || errors.Is(err, pullthrough.ErrUnauthorized) || ctx.Err() != nil {
+		return err
+	}
+	return &Error{accessDenied, err.Error()}
 }

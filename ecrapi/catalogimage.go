@@ -34,7 +34,7 @@ type image struct {
 // The host may have stored anything else: then only the descriptor is known.
 func describe(m *pullthrough.Manifest, pushed time.Time) image {
 	img := image{Digest: m.Descriptor.Digest, MediaType: m.Descriptor.MediaType, PushedAt: pushed}
-	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content)
+	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
 	if err != nil {
 		return img
 	}

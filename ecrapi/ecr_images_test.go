@@ -1,9 +1,11 @@
 package ecrapi_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,7 +32,7 @@ var ecrImages = []trait{
 	{"J11", "images are those of one account in one Region", "documented", "the same", TestImagesOfAccountsAndRegionsAreApart},
 	{"J12", "a repository whose name is outside the API model", "documented", "the same, in the words of A10", TestNamesOfRepositories},
 	{"J13", "images are described after a restart as before", "inferred", "the same, with a `Catalog.File`", TestImagesAreDescribedAfterARestart},
-	{"J14", "each operation has an IAM action of its own", "documented", "`API.Identify`, which sees the request, can refuse it; `Proxy.Authorize` is asked where an operation pulls", testJ14},
+	{"J14", "each operation has an IAM action of its own", "documented", "`Proxy.Authorize` is asked for it, or for what a pull needs where an operation pulls; `API.Identify`, which sees the request, can refuse it, too", testJ14},
 	{"J15", "all of ECR has these operations", "documented", "those of an API without `Images` are `API.Next`'s", TestWithoutImagesTheOperationsAreNext},
 }
 
@@ -210,17 +212,35 @@ func testY05(t *testing.T) {
 }
 
 func testJ14(t *testing.T) {
+	var allowed pullthrough.Action
 	r := newRegistry(t, memstore.New(), func(r *registry) {
-		r.proxy.Authorize = func(context.Context, pullthrough.Action, pullthrough.Request) error { return errors.New("no") }
+		r.proxy.Authorize = func(_ context.Context, a pullthrough.Action, r pullthrough.Request) error {
+			if a == allowed {
+				return nil
+			}
+			return errors.New("no " + string(a) + " in " + cmp.Or(r.Repo.Name, "the registry"))
+		}
 		r.api.Identify = func(req *http.Request) (pullthrough.Identity, error) {
-			if req.Header.Get("X-Amz-Target") == target+"DescribeImages" {
+			if req.Header.Get("X-Amz-Target") == target+"GetAuthorizationToken" {
 				return pullthrough.Identity{}, &ecrapi.Error{Code: "AccessDeniedException", Message: "not this"}
 			}
 			return pullthrough.Identity{}, nil
 		}
 	})
 	require.NoError(t, r.proxy.Store.PutManifest(t.Context(), repo("a"), manifestOf(image(1), "v1")))
-	r.fails(t, "DescribeImages", `{`+hubA+`}`, "AccessDeniedException", "not this")
+	r.fails(t, "GetAuthorizationToken", `{}`, "AccessDeniedException", "not this")
+	r.fails(t, "BatchGetImage", getV1, "AccessDeniedException", "no BatchGetImage in hub/a")
+	r.fails(t, "DescribeRepositories", `{}`, "AccessDeniedException", "no DescribeRepositories in the registry")
+	r.fails(t, "DescribeRepositories", `{"repositoryNames":["hub/b"]}`, "AccessDeniedException", "no DescribeRepositories in hub/b")
+	for op, body := range map[string]string{
+		"DescribeImages": `{` + hubA + `}`, "ListImages": `{` + hubA + `}`,
+		"BatchCheckLayerAvailability": `{` + hubA + `,"layerDigests":["` + image(1).Digest.String() + `"]}`,
+		"ListImageReferrers":          `{` + hubA + `,"subjectId":{"imageDigest":"` + image(1).Digest.String() + `"}}`,
+	} {
+		r.fails(t, op, body, "AccessDeniedException", "no "+op+" in hub/a")
+		r.fails(t, op, strings.Replace(body, "hub/a", "hub/b", 1), "AccessDeniedException", "no "+op+" in hub/b")
+	}
+	allowed = "ListImages"
 	r.ok(t, "ListImages", `{`+hubA+`}`, `{"imageIds":[{"imageDigest":"`+image(1).Digest.String()+`","imageTag":"v1"}]}`)
-	r.fails(t, "BatchGetImage", getV1, "AccessDeniedException", "no")
+	assert.Empty(t, r.up.Log())
 }

@@ -74,7 +74,7 @@ func (a *API) DescribeImages(ctx context.Context, id pullthrough.Identity, in De
 	if err != nil {
 		return out, err
 	}
-	all, err := a.imagesOf(ctx, at)
+	all, err := a.imagesOf(ctx, at, id, "DescribeImages")
 	if err != nil {
 		return out, err
 	}
@@ -101,9 +101,12 @@ func (a *API) DescribeImages(ctx context.Context, id pullthrough.Identity, in De
 	return out, nil
 }
 
-// imagesOf returns the images of the repository, or the exception for a repository that
-// does not exist.
-func (a *API) imagesOf(ctx context.Context, at place) ([]image, error) {
+// imagesOf returns the images of the repository for the operation op, or the exception for
+// a caller who may not use it or for a repository that does not exist.
+func (a *API) imagesOf(ctx context.Context, at place, id pullthrough.Identity, op string) ([]image, error) {
+	if err := a.ask(ctx, at, id, op); err != nil {
+		return nil, err
+	}
 	all, err := a.Images.Catalog.storedImages(ctx, at.repo)
 	if errors.Is(err, errNoRepository) {
 		return nil, a.noSuchRepository(at)

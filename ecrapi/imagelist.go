@@ -38,7 +38,7 @@ func (a *API) ListImages(ctx context.Context, id pullthrough.Identity, in ListIm
 	if err != nil {
 		return out, err
 	}
-	all, err := a.imagesOf(ctx, at)
+	all, err := a.imagesOf(ctx, at, id, "ListImages")
 	if err != nil {
 		return out, err
 	}

@@ -14,7 +14,10 @@ import (
 // Images is what an [API] needs for its operations on repositories and images. It is
 // a struct to fill in; fields must not change after first use.
 //
-// The operations ask [pullthrough.Proxy.Authorize] only where they pull. If the Proxy's
+// The operations ask [pullthrough.Proxy.Authorize]. One that pulls asks for what the pull
+// asks for, and one that reads for its own name: DescribeRepositories for the repositories
+// that it names, or for the whole registry with a Repo that has no name, DescribeImages,
+// ListImages, BatchCheckLayerAvailability and ListImageReferrers. If the Proxy's
 // OnEvent calls [Catalog.RecordPull], the operations show what was pulled before: they
 // wait until the Store has it, for up to one second after the pull was answered.
 type Images struct {

@@ -104,6 +104,9 @@ func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Id
 	if err := fails(shape.BatchedDigest.Each("layerDigests", in.LayerDigests, 1, 100)); err != nil {
 		return out, err
 	}
+	if err := a.ask(ctx, at, id, "BatchCheckLayerAvailability"); err != nil {
+		return out, err
+	}
 	if !a.exists(ctx, at) {
 		return out, a.noSuchRepository(at)
 	}

@@ -74,6 +74,9 @@ func (a *API) ListImageReferrers(ctx context.Context, id pullthrough.Identity, i
 	if in.MaxResults != nil {
 		p.max = int(*in.MaxResults)
 	}
+	if err := a.ask(ctx, at, id, op); err != nil {
+		return out, err
+	}
 	if !a.exists(ctx, at) {
 		return out, a.noSuchRepository(at)
 	}

@@ -59,14 +59,18 @@ func (a *API) DescribeRepositories(ctx context.Context, id pullthrough.Identity,
 	if err != nil {
 		return out, err
 	}
-	a.Images.Catalog.awaitNew(ctx, at.repo.Account, at.repo.Region)
 	names := in.RepositoryNames
 	if names != nil {
 		if err := onePage("repositoryNames", in.NextToken, in.MaxResults); err != nil {
 			return out, err
 		}
 		names = slices.Compact(slices.Sorted(slices.Values(names)))
-	} else {
+	}
+	if err := a.askEach(ctx, at, id, op, names); err != nil {
+		return out, err
+	}
+	a.Images.Catalog.awaitNew(ctx, at.repo.Account, at.repo.Region)
+	if names == nil {
 		all := a.Images.Catalog.names(at.repo.Account, at.repo.Region)
 		names, out.NextToken = cutPage(p, all, func(name string) string { return name })
 	}
@@ -81,6 +85,19 @@ func (a *API) DescribeRepositories(ctx context.Context, id pullthrough.Identity,
 		}
 	}
 	return out, nil
+}
+
+// askEach asks for each of the repositories, or for the registry if they are nil.
+func (a *API) askEach(ctx context.Context, at place, id pullthrough.Identity, op string, names []string) error {
+	if names == nil {
+		return a.ask(ctx, at, id, op)
+	}
+	for _, at.repo.Name = range names {
+		if err := a.ask(ctx, at, id, op); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *API) repository(at place, r CatalogRepository) Repository {

@@ -186,7 +186,7 @@ func describe(a *innerAnswer, ref string, known digest.Digest) (ocispec.Descript
 		desc.MediaType = t
 	}
 	if desc.MediaType == "" {
-		info, err := manifest.Inspect("", content)
+		info, err := manifest.Inspect("", content, manifest.Stored)
 		if err != nil {
 			return desc, fmt.Errorf("manifest %s of no media type: %w", ref, err)
 		}

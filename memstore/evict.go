@@ -39,7 +39,7 @@ func (s *Store) references(m *pullthrough.Manifest) (refs []digest.Digest) {
 	if s.MaxBytes <= 0 {
 		return nil
 	}
-	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content)
+	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
 	if err != nil {
 		return nil
 	}

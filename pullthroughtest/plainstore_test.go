@@ -244,6 +244,12 @@ func (s *plainStore) admitted(m *pullthrough.Manifest) (*pullthrough.Manifest, e
 		c.Content = bytes.ToValidUTF8(m.Content, []byte("\ufffd"))
 	case "forgets the media type":
 		c.Descriptor.MediaType = ocispec.MediaTypeImageManifest
+	case "guesses the media type":
+		if !bytes.Contains(m.Content, []byte("vnd.docker.distribution.manifest")) {
+			c.Descriptor.MediaType = ocispec.MediaTypeImageManifest
+		}
+	case "knows sha256 only":
+		c.Descriptor.Digest = digest.FromBytes(m.Content)
 	case "forgets the origin":
 		c.Origin = ""
 	case "forgets the time":

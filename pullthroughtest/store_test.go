@@ -49,6 +49,8 @@ var planted = map[string][]string{
 	"a tag that moves takes its digest away":         {"a tag moves and its old digest stays"},
 	"a check changes all tags of the digest":         {"a check changes the time only"},
 	"a check stores anew":                            {"a check that comes late moves no tag"},
+	"guesses the media type":                         {"content has one type, by each tag and by digest"},
+	"knows sha256 only":                              {"a tag has a digest of either kind"},
 	"a tag moves in two steps":                       {"readers while a tag moves"},
 	"loses what others put":                          {"puts of manifests at once"},
 	"tags without case":                              {"names are told apart"},

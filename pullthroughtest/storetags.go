@@ -1,8 +1,11 @@
 package pullthroughtest
 
 import (
+	"bytes"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
 )
@@ -12,6 +15,8 @@ var tagChecks = []storeCheck{
 	{name: "a tag moves and its old digest stays", run: checkTagMoves},
 	{name: "a check changes the time only", run: checkRevalidated},
 	{name: "a check that comes late moves no tag", run: checkLateCheck},
+	{name: "content has one type, by each tag and by digest", run: checkOneType},
+	{name: "a tag has a digest of either kind", run: checkTagOfEitherDigest},
 }
 
 func checkSecondTag(s *storeTest) {
@@ -22,6 +27,43 @@ func checkSecondTag(s *storeTest) {
 	s.putManifest(repo, second)
 	s.wantManifest(repo, "v1.0", second)
 	s.wantManifest(repo, "v1", manifestOf(img, "v1"))
+}
+
+// checkOneType puts content that does not say what it is, first as the one and then, as a proxy does, as what it is stored as.
+func checkOneType(s *storeTest) {
+	repo, img := storeRepo("one-type"), storeImage(27)
+	img.Content = bytes.Replace(img.Content, []byte(`"mediaType":"`+img.MediaType+`",`), nil, 1)
+	img.Digest, img.MediaType = digest.FromBytes(img.Content), dockerManifest
+	if err := s.offer(repo, img, "v1"); err != nil {
+		s.Logf("the Store refuses Docker's type for a manifest that does not say it: %v", err)
+		s.wantRefused(repo, img, "v1")
+		return
+	}
+	second := manifestOf(img, "v2")
+	second.Descriptor.MediaType = s.manifest(repo, img.Digest.String()).Descriptor.MediaType
+	s.putManifest(repo, second)
+	for _, tag := range []string{"v1", "v2"} {
+		s.wantManifest(repo, tag, manifestOf(img, tag))
+	}
+	s.wantManifest(repo, img.Digest.String(), manifestOf(img, ""))
+}
+
+// checkTagOfEitherDigest puts content under both of its digests, as a proxy does if upstream gives a tag a sha512 digest.
+func checkTagOfEitherDigest(s *storeTest) {
+	repo, img := storeRepo("either-digest"), storeImage(28)
+	s.put(repo, img, "")
+	long := *img
+	long.Digest = digest.SHA512.FromBytes(img.Content)
+	if err := s.offer(repo, &long, "v1"); err != nil {
+		s.Logf("the Store refuses sha512 digests: %v", err)
+		s.wantNoManifest(repo, "v1", "when its manifest was refused")
+		return
+	}
+	s.wantManifest(repo, "v1", manifestOf(&long, "v1"))
+	s.wantManifest(repo, long.Digest.String(), manifestOf(&long, ""))
+	s.wantManifest(repo, img.Digest.String(), manifestOf(img, ""))
+	s.putManifest(repo, confirm(manifestOf(&long, "v1"), "v1", time.Hour))
+	s.wantManifest(repo, "v1", confirm(manifestOf(&long, "v1"), "v1", time.Hour))
 }
 
 func checkTagMoves(s *storeTest) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -27,7 +28,7 @@ var ecrLists = []trait{
 	{"L03", "the catalog lists the repositories of the registry", "measured", "the same: those of one account in one Region", testCatalogOfOneRegistry},
 	{"L04", "long lists come in pages", "chosen", "as the OCI specification says, by `n`, `last` and `Link`; a page has 1,000 names at most", testPagesOfTags},
 	{"L05", "a page of no sensible size", "chosen", "`n=0` is an empty page, a negative one or no number 400 `PAGINATION_NUMBER_INVALID`", testOddPageSizes},
-	{"L06", "listing needs a permission", "inferred", "who may pull from a repository may list its tags", testListingNeedsPermission},
+	{"L06", "listing needs a permission", "inferred", "who may pull from a repository may list its tags; the catalog needs `DescribeRepositories`, and has the repositories from which the caller may pull", testListingNeedsPermission},
 	{"L07", "a registry can list what it has", "inferred", "where the Store is no `TagLister` or `RepoLister`, the answer is 404 `UNSUPPORTED`", testStoresThatCannotList},
 	{"L20", "a pull does not bring in what refers to the image", "measured", "the same", testPullBringsNoReferrers},
 	{"L21", "the list of referrers is upstream's, answered by the first request for it", "measured", "the same, as an OCI index", testReferrersAreUpstreams},
@@ -39,7 +40,7 @@ var ecrLists = []trait{
 	{"L27", "a list may be filtered by artifact type", "documented", "the same, by `artifactType`, which `OCI-Filters-Applied` confirms; upstream is asked for the whole list once", testFilterByArtifactType},
 	{"L28", "long lists of referrers are read to their end", "inferred", "page by page, as far as upstream's `Link` leads through the same list; one that leads elsewhere is an error", testPagesOfReferrers},
 	{"L29", "a list without end", "chosen", "an error (502), after 100 pages or 10,000 referrers", testReferrersWithoutEnd},
-	{"L30", "only `ecr:BatchGetImage` is needed", "measured", "the same: nobody asks for `BatchImportUpstreamImage`, and no repository is made", testReferrersNeedPullPermission},
+	{"L30", "only `ecr:BatchGetImage` is needed", "measured", "departs: upstream is asked for those who have `BatchImportUpstreamImage`; others get the list that is known, or an empty one. No repository is made", testReferrersNeedImportPermission},
 	{"L31", "the artifacts of a list are imported with it", "measured", "departs: they come when they are pulled, by the digest in the list", testArtifactsComeWhenPulled},
 	{"L32", "lists are kept with the registry", "inferred", "by a Store that is a `ReferrerStore`; else in memory, the last used ones", testReferrersAreKept},
 	{"L33", "many clients ask for a list at once", "inferred", "upstream is asked once", testHerdSharesOneList},
@@ -193,14 +194,52 @@ func testOddPageSizes(t *testing.T) {
 }
 
 func testListingNeedsPermission(t *testing.T) {
-	d := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionPull: errors.New("not you")}}
-	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Authorize = d.Authorize })
+	no := errors.New("not you")
+	d := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionPull: no}}
+	var hidden string
+	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Authorize = func(ctx context.Context, a pullthrough.Action, r pullthrough.Request) error {
+			if err := d.Authorize(ctx, a, r); err != nil || r.Repo.Name != hidden || hidden == "" {
+				return err
+			}
+			return no
+		}
+	})
 	e.local(t, "1")
-	e.refusesAt(t, tagsPath("a"), 403, "DENIED", "not you")
-	d.Set(map[pullthrough.Action]error{pullthrough.ActionImport: errors.New("not you"), pullthrough.ActionCreate: errors.New("not you")})
+	for _, name := range []string{"a", "missing"} {
+		e.refusesAt(t, tagsPath(name), 403, "DENIED", "not you")
+	}
+	assert.Empty(t, e.list(t, e.Get(t, "/v2/_catalog")).Repositories)
+	d.Set(map[pullthrough.Action]error{pullthrough.ActionImport: no, pullthrough.ActionCreate: no})
 	assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"))
-	_, actions := d.Requests()
+	requests, actions := d.Requests()
 	assert.Equal(t, []pullthrough.Action{pullthrough.ActionPull}, actions)
+	assert.Equal(t, ecrRepo("a"), requests[0].Repo)
+
+	img := testkit.Image(1)
+	for _, name := range []string{"b", "c"} {
+		require.NoError(t, e.Store.PutManifest(t.Context(), ecrRepo(name), &pullthrough.Manifest{
+			Descriptor: ocispec.Descriptor{MediaType: img.MediaType, Digest: img.Digest, Size: int64(len(img.Content))}, Content: img.Content,
+		}))
+	}
+	d.Set(nil)
+	assert.Equal(t, [][]string{{"hub/a"}, {"hub/b"}, {"hub/c"}}, e.pages(t, "/v2/_catalog?n=1"))
+	hidden = "hub/b"
+	assert.Equal(t, [][]string{{"hub/a"}, {"hub/c"}}, e.pages(t, "/v2/_catalog?n=1"))
+	hidden = "hub/c"
+	assert.Equal(t, [][]string{{"hub/a"}, {"hub/b"}}, e.pages(t, "/v2/_catalog?n=1"), "the last page does not tell that there is more")
+	d.Set(nil)
+	assert.Equal(t, []string{"hub/a", "hub/b"}, e.list(t, e.Get(t, "/v2/_catalog")).Repositories)
+	requests, actions = d.Requests()
+	assert.Equal(t, []pullthrough.Action{"DescribeRepositories", pullthrough.ActionPull, pullthrough.ActionPull, pullthrough.ActionPull}, actions)
+	whole := ecrRepo("")
+	whole.Name = ""
+	assert.Equal(t, whole, requests[0].Repo)
+	d.Set(map[pullthrough.Action]error{"DescribeRepositories": no})
+	e.refusesAt(t, "/v2/_catalog", 403, "DENIED", "not you")
+	d.Set(map[pullthrough.Action]error{pullthrough.ActionPull: &pullthrough.Error{Kind: pullthrough.ErrUnavailable}})
+	assert.Equal(t, 502, e.Get(t, "/v2/_catalog").StatusCode, "half a list is none")
+	assert.Empty(t, e.Up.Log())
 }
 
 // onlyStore is a Store and nothing else.

@@ -247,17 +247,29 @@ func testFilterByArtifactType(t *testing.T) {
 	e.askedForList(t, 1)
 }
 
-func testReferrersNeedPullPermission(t *testing.T) {
+func testReferrersNeedImportPermission(t *testing.T) {
 	d := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionImport: errors.New("no"), pullthrough.ActionCreate: errors.New("no")}}
 	e, s := startRepoECR(t, nil, func(p *pullthrough.Proxy) { p.Authorize = d.Authorize })
 	subject, signature, sbom := e.signed()
+	e.lists(t, subject.Digest)
+	_, err := e.Referrers(t.Context(), pullthrough.Request{Repo: ecrRepo("a"), Ref: subject.Digest.String()}, "")
+	assert.ErrorIs(t, err, pullthrough.ErrDenied, "the host can tell")
+	assert.ErrorIs(t, err, pullthrough.ErrNotFound)
+	e.askedForList(t, 0)
+	d.Set(nil)
 	e.lists(t, subject.Digest, signature, sbom)
 	_, actions := d.Requests()
-	assert.Equal(t, []pullthrough.Action{pullthrough.ActionPull}, actions)
+	assert.Equal(t, []pullthrough.Action{pullthrough.ActionPull, pullthrough.ActionImport}, actions)
 	assert.Empty(t, s.creations())
+	e.askedForList(t, 1)
+	d.Set(map[pullthrough.Action]error{pullthrough.ActionImport: errors.New("no")})
+	for range 2 { // known, and then due
+		e.lists(t, subject.Digest, signature, sbom)
+		e.pass(day)
+	}
 	d.Set(map[pullthrough.Action]error{pullthrough.ActionPull: errors.New("not you")})
 	e.refusesAt(t, referrersPath("a", subject.Digest), 403, "DENIED", "not you")
-	e.askedForList(t, 1)
+	e.askedForList(t, 0)
 }
 
 func testArtifactsComeWhenPulled(t *testing.T) {

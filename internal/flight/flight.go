@@ -230,15 +230,17 @@ func (c *Call[K, V]) Published() bool {
 	return c.published
 }
 
-// PublishUnder is Publish, and links the call under a second key in the same step,
-// unless that key has a call already. Where v is dropped, nothing is linked.
-func (c *Call[K, V]) PublishUnder(v V, key K) {
+// PublishUnder is Publish, and links the call under more keys in the same step, but for
+// those that have a call already. Where v is dropped, nothing is linked.
+func (c *Call[K, V]) PublishUnder(v V, keys ...K) {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
 	if c.published {
 		return
 	}
-	c.linkLocked(key)
+	for _, key := range keys {
+		c.linkLocked(key)
+	}
 	c.settleLocked(v, nil)
 }
 

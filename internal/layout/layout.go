@@ -147,8 +147,11 @@ func (r Repository) History(tag string, d digest.Digest) string {
 
 // Referrers is the file with the list of what refers to subject.
 func (r Repository) Referrers(subject digest.Digest) string {
-	return Repository{Own, r.Name}.join("_referrers", digestPath(subject)+".json")
+	return path.Join(r.ReferrersDir(), digestPath(subject)+".json")
 }
+
+// ReferrersDir is the directory of the lists: ALG/HEX.json.
+func (r Repository) ReferrersDir() string { return Repository{Own, r.Name}.join("_referrers") }
 
 func digestPath(d digest.Digest) string {
 	return path.Join(d.Algorithm().String(), d.Encoded())

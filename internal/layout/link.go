@@ -87,22 +87,30 @@ func CheckWritten(n, size int64) error {
 // References are the digests that a manifest refers to: config, layers, children.
 // Invalid ones are left out, and what is no manifest refers to nothing.
 func References(content []byte) []digest.Digest {
-	type descriptor struct {
-		Digest digest.Digest `json:"digest"`
+	all := Descriptors(content)
+	refs := make([]digest.Digest, len(all))
+	for i, ref := range all {
+		refs[i] = ref.Digest
 	}
+	return refs
+}
+
+// Descriptor is what a manifest says of something that it refers to.
+type Descriptor struct {
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"` // 0: nothing is said
+}
+
+// Descriptors are what the digests of [References] stand in.
+func Descriptors(content []byte) []Descriptor {
 	var doc struct {
-		Config    descriptor   `json:"config"`
-		Layers    []descriptor `json:"layers"`
-		Manifests []descriptor `json:"manifests"`
-		Blobs     []descriptor `json:"blobs"` // of the OCI artifact manifest of image-spec 1.1.0-rc
+		Config    Descriptor   `json:"config"`
+		Layers    []Descriptor `json:"layers"`
+		Manifests []Descriptor `json:"manifests"`
+		Blobs     []Descriptor `json:"blobs"` // of the OCI artifact manifest of image-spec 1.1.0-rc
 	}
 	// A field of another kind is skipped, and the others are read all the same.
 	_ = json.Unmarshal(content, &doc)
-	refs := make([]digest.Digest, 0, 1+len(doc.Layers)+len(doc.Manifests)+len(doc.Blobs))
-	for _, d := range slices.Concat([]descriptor{doc.Config}, doc.Layers, doc.Manifests, doc.Blobs) {
-		if ocipath.ValidDigest(string(d.Digest)) {
-			refs = append(refs, d.Digest)
-		}
-	}
-	return refs
+	all := slices.Concat([]Descriptor{doc.Config}, doc.Layers, doc.Manifests, doc.Blobs)
+	return slices.DeleteFunc(all, func(ref Descriptor) bool { return !ocipath.ValidDigest(string(ref.Digest)) })
 }

@@ -68,7 +68,7 @@ func NewManifest(content []byte, d digest.Digest, side Sidecar) (*pullthrough.Ma
 	if side.MediaType != "" {
 		return m, nil
 	}
-	info, err := manifest.Inspect("", content)
+	info, err := manifest.Inspect("", content, manifest.Stored)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, ErrDamaged)
 	}

@@ -20,28 +20,37 @@ import (
 
 // FuzzInspect holds Inspect against what the usual decoder makes of the
 // same bytes: what is accepted is one kind for every reader, in every order of
-// its keys, and what a strict reader takes is accepted.
+// its keys, and complete where it was not stored before; and what a strict reader
+// takes is accepted. The less is known about a document, the more is asked of it.
 func FuzzInspect(f *testing.F) {
 	for _, body := range slices.Concat(documents(f, "accepted"), documents(f, "refused")) {
-		for _, served := range []string{"", ociManifest, ociIndex, v2 + "; charset=utf-8", list, "application/octet-stream", "text/html"} {
+		for _, served := range []string{"", ociManifest, ociIndex, v2 + "; charset=utf-8", list, artifact, "binary/octet-stream", "application/vnd.example.thing.v1+json", "text/html"} {
 			f.Add(served, body.content)
 		}
 	}
 	f.Fuzz(func(t *testing.T, served string, body []byte) {
-		info, err := manifest.Inspect(served, body)
-		if want, ok := strict(served, body); ok {
-			require.NoError(t, err)
-			require.Equal(t, want, info.MediaType)
+		var accepted bool
+		for _, trust := range trusts {
+			info, err := manifest.Inspect(served, body, trust)
+			if want, ok := strict(served, body, trust); ok {
+				require.NoError(t, err)
+				require.Equal(t, want, info.MediaType)
+			}
+			checkSpelling(t, served, body, trust, info, err)
+			if err != nil {
+				require.Zero(t, info)
+				require.False(t, accepted, "with less known about it, it was accepted: %v", err)
+				continue
+			}
+			accepted = true
+			require.True(t, json.Valid(body))
+			checkServed(t, served, body, trust, info)
+			checkOneKind(t, body, info)
+			checkRefs(t, body, info)
+			if trust != manifest.Stored {
+				checkComplete(t, body, info)
+			}
 		}
-		checkSpelling(t, served, body, info, err)
-		if err != nil {
-			require.Zero(t, info)
-			return
-		}
-		require.True(t, json.Valid(body))
-		checkServed(t, served, info)
-		checkOneKind(t, body, info)
-		checkRefs(t, body, info)
 	})
 }
 
@@ -53,21 +62,50 @@ func readings(t *testing.T, body []byte) (asIndex ocispec.Index, asImage ocispec
 	return asIndex, asImage, isIndex, isImage
 }
 
-// generic are the types that say nothing about manifests.
-var generic = []string{"", "application/octet-stream", "text/plain", "application/json"}
+// generic are types that say nothing about manifests.
+var generic = []string{"", "application/octet-stream", "binary/octet-stream", "text/plain", "application/json"}
 
-// checkServed: a Content-Type that says what the document is must be right, and
-// one that nobody knows is not passed on unless the document has it too.
-func checkServed(t *testing.T, served string, info manifest.Info) {
-	mediaType, _, err := mime.ParseMediaType(served)
-	if err != nil || slices.Contains(generic, mediaType) {
-		return
-	}
-	known := []string{ociManifest, ociIndex, v2, list}
-	if slices.Contains(known, mediaType) || !slices.Contains(known, info.MediaType) {
+// checkServed: a Content-Type that says what the document is must be right, a page is
+// none, and any other type is passed on only for a document of no kind that is known, whose
+// digest was asked for, and which does not say a type itself.
+func checkServed(t *testing.T, served string, body []byte, trust manifest.Trust, info manifest.Info) {
+	mediaType, _, _ := mime.ParseMediaType(served)
+	known := []string{ociManifest, ociIndex, v2, list, artifact}
+	var doc struct{ MediaType string }
+	require.NoError(t, json.Unmarshal(body, &doc))
+	assert.Equal(t, doc.MediaType != "", info.IsTyped)
+	switch {
+	case slices.Contains(known, mediaType):
 		assert.Equal(t, mediaType, info.MediaType)
+	case doc.MediaType != "":
+		assert.Equal(t, doc.MediaType, info.MediaType)
+	case trust == manifest.ByTag || info.MediaType != mediaType:
+		assert.Contains(t, []string{ociManifest, ociIndex}, info.MediaType)
 	}
-	assert.True(t, strings.HasPrefix(mediaType, "application/"))
+	if trust == manifest.ByTag {
+		assert.NotEqual(t, "text/html", mediaType)
+	}
+}
+
+// checkComplete: an image or an index has what its specification requires.
+func checkComplete(t *testing.T, body []byte, info manifest.Info) {
+	var doc struct {
+		SchemaVersion int
+		Config        *ocispec.Descriptor
+		Manifests     *[]ocispec.Descriptor
+		Layers        json.RawMessage
+	}
+	require.NoError(t, json.Unmarshal(body, &doc))
+	switch info.MediaType {
+	case ociManifest, v2:
+		require.NotNil(t, doc.Config)
+		assert.NotEmpty(t, doc.Config.Digest)
+		assert.NotEmpty(t, doc.Layers)
+		assert.Equal(t, 2, doc.SchemaVersion)
+	case ociIndex, list:
+		assert.NotNil(t, doc.Manifests)
+		assert.Contains(t, []int{0, 2}, doc.SchemaVersion)
+	}
 }
 
 func checkOneKind(t *testing.T, body []byte, info manifest.Info) {
@@ -131,7 +169,7 @@ func digests(refs []ocispec.Descriptor) (all []digest.Digest) {
 }
 
 // checkSpelling: white space and the order of keys, at any depth, are nobody's business.
-func checkSpelling(t *testing.T, served string, body []byte, info manifest.Info, err error) {
+func checkSpelling(t *testing.T, served string, body []byte, trust manifest.Trust, info manifest.Info, err error) {
 	if !json.Valid(body) || len(body) > manifest.MaxSize/4 {
 		return
 	}
@@ -144,7 +182,7 @@ func checkSpelling(t *testing.T, served string, body []byte, info manifest.Info,
 		if len(other) > manifest.MaxSize {
 			continue
 		}
-		again, err2 := manifest.Inspect(served, other)
+		again, err2 := manifest.Inspect(served, other, trust)
 		assert.Equal(t, err == nil, err2 == nil, "%s: %v and %v: %s", name, err, err2, other)
 		assert.Equal(t, info, again, "%s: %s", name, other)
 	}
@@ -181,7 +219,7 @@ func reversed(t *testing.T, doc []byte, depth int) []byte {
 // strict reports whether the strictest of readers would take the document, and
 // as what: one of the four known kinds, complete, each key once and in its own
 // case, and not served as anything else.
-func strict(served string, body []byte) (mediaType string, ok bool) {
+func strict(served string, body []byte, trust manifest.Trust) (mediaType string, ok bool) {
 	var top map[string]json.RawMessage
 	if !utf8.Valid(body) || len(body) > manifest.MaxSize/4 || json.Unmarshal(body, &top) != nil || !plainKeys(body, 100) {
 		return "", false
@@ -196,7 +234,7 @@ func strict(served string, body []byte) (mediaType string, ok bool) {
 		Config            ocispec.Descriptor
 		Layers, Manifests []ocispec.Descriptor
 	}
-	if json.Unmarshal(body, &doc) != nil || isIndex && doc.Manifests == nil || isImage && (doc.Layers == nil || string(top["config"]) == "null") {
+	if json.Unmarshal(body, &doc) != nil || isIndex && doc.Manifests == nil || isImage && !isDigest(doc.Config.Digest) {
 		return "", false
 	}
 	refs := slices.Concat(doc.Manifests, doc.Layers, []ocispec.Descriptor{doc.Config})
@@ -209,8 +247,11 @@ func strict(served string, body []byte) (mediaType string, ok bool) {
 	}
 	kinds := map[string]bool{ociIndex: true, list: true, ociManifest: false, v2: false}
 	index, known := kinds[mediaType]
-	return mediaType, known && index == isIndex && (served == mediaType || slices.Contains(generic, served))
+	page := trust == manifest.ByDigest && served == "text/html"
+	return mediaType, known && index == isIndex && (served == mediaType || page || slices.Contains(generic, served))
 }
+
+func isDigest(d digest.Digest) bool { return len(verifiable([]ocispec.Descriptor{{Digest: d}})) == 1 }
 
 // plainKeys reports whether no object has two keys that some reader takes for
 // one, and no key stands for one of the descriptors' or manifests' by its case.

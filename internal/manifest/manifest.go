@@ -24,6 +24,7 @@ const (
 	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	MediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 
+	// mediaTypeArtifact is that of the artifact manifest of image-spec 1.1.0-rc.
 	mediaTypeArtifact = "application/vnd.oci.artifact.manifest.v1+json"
 	schema1Prefix     = "application/vnd.docker.distribution.manifest.v1+"
 )
@@ -45,6 +46,7 @@ var ErrSchema1 = errors.New("docker image manifest schema 1 is not supported")
 // Info is the media type and the references of a manifest.
 type Info struct {
 	MediaType string
+	IsTyped   bool // the document says its media type itself, so it never has another
 	// Manifests are the children of an index. Blobs are the config and the layers of an
 	// image. Descriptors without a digest that can be verified are left out. Their URLs
 	// are never fetched (CVE-2020-15157).
@@ -69,10 +71,36 @@ type document struct {
 	keys          map[string]bool      // all top-level keys
 }
 
+// Trust says what is known about a document before it is read. The less that is, the
+// more [Inspect] asks of it. What can be read in two ways is refused in any case.
+type Trust int
+
+const (
+	// ByTag: a registry answered a tag with the document, so it may be anything. It must
+	// be a manifest by its content, as the specifications define it.
+	ByTag Trust = iota
+	// ByDigest: the document has the digest that was asked for. A Content-Type that no
+	// manifest has is no reason to refuse a manifest, and a document of a kind that is
+	// not known here is what its Content-Type says.
+	ByDigest
+	// Stored: a Store has the document. Only its references are wanted.
+	Stored
+)
+
 // Inspect parses body, which was served as contentType; "" means without a Content-Type.
-// A mediaType in the body must agree with the Content-Type, unless that is a general type
-// such as text/plain. A document that fits two kinds is refused (CVE-2021-41190).
-func Inspect(contentType string, body []byte) (Info, error) {
+// It is the one place that decides what a document is. In this order:
+//
+//  1. The document must be one for every parser: no key twice, no known key in odd case,
+//     no index that is an image as well (CVE-2021-41190).
+//  2. Its mediaType counts. Where it has none, a Content-Type that is a manifest's counts,
+//     and then what the document looks like. None of the three may contradict another. A
+//     Content-Type that is no manifest's, such as binary/octet-stream, says nothing.
+//  3. An image has schemaVersion 2, a config with a digest, and layers; an index has
+//     manifests. So say image-spec and Docker's schema 2. A null for no layers is common,
+//     and allowed.
+//
+// The error Is [ErrSchema1] for Docker's schema 1.
+func Inspect(contentType string, body []byte, trust Trust) (Info, error) {
 	if len(body) > MaxSize {
 		return Info{}, fmt.Errorf("manifest of %d bytes is larger than %d", len(body), MaxSize)
 	}
@@ -81,10 +109,7 @@ func Inspect(contentType string, body []byte) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("served as %.100q: not a manifest: %w", served, err)
 	}
-	if err := doc.check(doc.keys); err != nil {
-		return Info{}, err
-	}
-	mediaType, err := doc.decide(served)
+	mediaType, err := doc.decide(served, trust)
 	if err != nil {
 		return Info{}, err
 	}
@@ -92,7 +117,7 @@ func Inspect(contentType string, body []byte) (Info, error) {
 	if doc.config != nil {
 		blobs = append([]ocispec.Descriptor{*doc.config}, blobs...)
 	}
-	info := Info{MediaType: mediaType}
+	info := Info{MediaType: mediaType, IsTyped: doc.mediaType != ""}
 	if info.Manifests, err = verifiable(doc.manifests); err != nil {
 		return Info{}, err
 	}
@@ -102,15 +127,10 @@ func Inspect(contentType string, body []byte) (Info, error) {
 	return info, nil
 }
 
-// essence returns the media type without parameters. It returns "" for general types,
-// since some registries serve every manifest as text or octet-stream.
+// essence returns the media type without parameters; "" for what is none.
 func essence(contentType string) string {
 	t, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return ""
-	}
-	switch t {
-	case "application/octet-stream", "text/plain", "application/json":
+	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
 		return ""
 	}
 	return t
@@ -268,50 +288,88 @@ func checkCase(keys map[string]bool, known ...string) error {
 	return nil
 }
 
-// check refuses documents that fit more than one kind.
-func (d *document) check(keys map[string]bool) error {
-	if keys["fsLayers"] || d.schemaVersion == 1 || strings.HasPrefix(d.mediaType, schema1Prefix) {
-		return ErrSchema1
+// decide returns the media type of the document, or why it is no manifest.
+func (d *document) decide(served string, trust Trust) (string, error) {
+	switch {
+	case d.keys["fsLayers"], d.schemaVersion == 1, strings.HasPrefix(d.mediaType, schema1Prefix), strings.HasPrefix(served, schema1Prefix):
+		return "", ErrSchema1
+	case trust == ByTag && isPage(served):
+		return "", fmt.Errorf("served as %.100q, which is for people", served)
+	case d.mediaType != "" && isManifestType(served) && served != d.mediaType:
+		return "", fmt.Errorf("says mediaType %.100q, but was served as %.100q", d.mediaType, served)
 	}
-	if keys["manifests"] && (keys["layers"] || keys["config"] || keys["blobs"]) {
+	mediaType := d.typeOf(served, trust)
+	if mediaType == "" {
+		return "", fmt.Errorf("neither its content nor its Content-Type %.100q says what it is", served)
+	}
+	err := d.contradicts(mediaType)
+	if err == nil && trust != Stored {
+		err = d.complete(mediaType)
+	}
+	if err == nil {
+		err = checkType(mediaType)
+	}
+	return mediaType, err
+}
+
+// typeOf returns what the document says it is, or else what it was served as, or else what
+// it looks like.
+func (d *document) typeOf(served string, trust Trust) string {
+	shape := d.shape()
+	switch {
+	case d.mediaType != "":
+		return d.mediaType
+	case isManifestType(served):
+		return served
+	case shape == "" && trust != ByTag && served != "application/json" && checkType(served) == nil:
+		return served
+	}
+	return shape
+}
+
+// contradicts returns an error for a document that fits two kinds, or another one than
+// mediaType.
+func (d *document) contradicts(mediaType string) error {
+	index, image := d.keys["manifests"], d.keys["layers"] || d.keys["config"] || d.keys["blobs"]
+	switch {
+	case index && image:
 		return errors.New("ambiguous: both an index and an image manifest (CVE-2021-41190)")
-	}
-	isIndex := d.mediaType == ocispec.MediaTypeImageIndex || d.mediaType == MediaTypeDockerList
-	isImage := d.mediaType == ocispec.MediaTypeImageManifest || d.mediaType == MediaTypeDockerManifest
-	if isIndex && (keys["layers"] || keys["config"] || keys["blobs"]) || isImage && keys["manifests"] {
-		return fmt.Errorf("says mediaType %q, and is not", d.mediaType)
+	case isIndexType(mediaType) && image, isImageType(mediaType) && index, mediaType == mediaTypeArtifact && d.shape() != "":
+		return fmt.Errorf("its mediaType or Content-Type is %.100q, and it is none", mediaType)
 	}
 	return nil
 }
 
-// decide returns the media type: the one in the body, or else the one that fits the body's
-// shape. The Content-Type must not contradict it.
-func (d *document) decide(served string) (string, error) {
-	if strings.HasPrefix(served, schema1Prefix) {
-		return "", ErrSchema1
-	}
-	if d.mediaType != "" {
-		if served != "" && served != d.mediaType {
-			return "", fmt.Errorf("says mediaType %.100q, but was served as %.100q", d.mediaType, served)
-		}
-		return d.mediaType, checkType(d.mediaType)
-	}
-	shape := d.shape()
-	if shape != "" && !isKnownType(served) && checkType(served) == nil {
-		served = "" // an unknown type for a known shape is not passed on
-	}
+// complete returns an error for a document that lacks what the specification of its
+// mediaType requires. What is not known here has none.
+func (d *document) complete(mediaType string) error {
 	switch {
-	case served == "" && shape == "":
-		return "", errors.New("neither its content nor its Content-Type says what it is")
-	case served == "":
-		return shape, nil
-	case shape != "" && isIndexType(served) != isIndexType(shape):
-		return "", fmt.Errorf("looks like %q, but was served as %.100q", shape, served)
-	case isIndexType(served) && (d.keys["blobs"] || d.keys["layers"] || d.keys["config"]):
-		return "", fmt.Errorf("served as %.100q, and is none", served)
+	case isImageType(mediaType):
+		return d.completeImage()
+	case isIndexType(mediaType) && d.manifests == nil:
+		return errors.New("an index without manifests")
+	case isIndexType(mediaType) && d.keys["schemaVersion"] && d.schemaVersion != schemaVersion:
+		return fmt.Errorf("an index with the schemaVersion %d", d.schemaVersion)
+	case mediaType == mediaTypeArtifact && d.mediaType == "":
+		return errors.New("an artifact manifest without its mediaType")
 	}
-	return served, checkType(served)
+	return nil
 }
+
+func (d *document) completeImage() error {
+	switch {
+	case d.schemaVersion != schemaVersion:
+		return fmt.Errorf("an image manifest with the schemaVersion %d", d.schemaVersion)
+	case d.config == nil || !isDigest(d.config.Digest):
+		return errors.New("an image manifest whose config has no digest")
+	case !d.keys["layers"]:
+		return errors.New("an image manifest without layers")
+	}
+	return nil
+}
+
+// schemaVersion is that of image-spec, and of Docker's schema 2.
+const schemaVersion = 2
 
 // shape returns the media type that the document's fields imply, or "". It is an OCI type,
 // since only OCI documents may omit their mediaType.
@@ -319,19 +377,24 @@ func (d *document) shape() string {
 	switch {
 	case d.manifests != nil:
 		return ocispec.MediaTypeImageIndex
-	case d.config != nil && d.layers != nil:
+	case d.config != nil && d.keys["layers"]:
 		return ocispec.MediaTypeImageManifest
 	}
 	return ""
 }
 
-func isKnownType(t string) bool {
-	return isIndexType(t) || t == ocispec.MediaTypeImageManifest || t == MediaTypeDockerManifest
+func isManifestType(t string) bool { return isIndexType(t) || isImageType(t) || t == mediaTypeArtifact }
+
+func isImageType(t string) bool {
+	return t == ocispec.MediaTypeImageManifest || t == MediaTypeDockerManifest
 }
 
 func isIndexType(t string) bool {
 	return t == ocispec.MediaTypeImageIndex || t == MediaTypeDockerList
 }
+
+// isPage reports whether t is the type of a web page, such as one that asks for a login.
+func isPage(t string) bool { return t == "text/html" || t == "application/xhtml+xml" }
 
 // checkType refuses media types that no manifest has, so that web pages and the like are
 // not stored.
@@ -361,6 +424,12 @@ func verifiable(all []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	return kept, nil
 }
 
+// isDigest reports whether d is a digest, of whatever algorithm.
+func isDigest(d digest.Digest) bool {
+	err := d.Validate()
+	return err == nil || errors.Is(err, digest.ErrDigestUnsupported)
+}
+
 // isVerifiable reports whether d is a valid digest of an algorithm that we support.
 func isVerifiable(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
@@ -370,7 +439,7 @@ func isVerifiable(d digest.Digest) bool {
 // registries serve below /manifests/. All else is a blob. Docker's schema 1 is among
 // them, and the artifact manifest of image-spec 1.1.0-rc.
 func IsType(mediaType string) bool {
-	return isKnownType(mediaType) || mediaType == mediaTypeArtifact || strings.HasPrefix(mediaType, schema1Prefix)
+	return isManifestType(mediaType) || strings.HasPrefix(mediaType, schema1Prefix)
 }
 
 // IsForeign reports whether layers of the type need not be in any registry

@@ -17,14 +17,17 @@ import (
 const (
 	hexA  = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 	descA = `{"mediaType":"application/octet-stream","digest":"sha256:` + hexA + `","size":3}`
-	image = `"config":` + descA + `,"layers":[` + descA + `]`
+	image = `"schemaVersion":2,"config":` + descA + `,"layers":[` + descA + `]`
 	index = `"manifests":[` + descA + `]`
 
 	ociManifest = ocispec.MediaTypeImageManifest
 	ociIndex    = ocispec.MediaTypeImageIndex
 	list        = manifest.MediaTypeDockerList
 	v2          = manifest.MediaTypeDockerManifest
+	artifact    = "application/vnd.oci.artifact.manifest.v1+json"
 )
+
+var trusts = []manifest.Trust{manifest.ByTag, manifest.ByDigest, manifest.Stored}
 
 func TestTheTypeIsDecidedFromBodyAndContentType(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -33,23 +36,103 @@ func TestTheTypeIsDecidedFromBodyAndContentType(t *testing.T) {
 	}{
 		"body and header agree":            {ociManifest, `{"mediaType":"` + ociManifest + `",` + image + `}`, ociManifest, 2},
 		"header with parameters":           {v2 + "; charset=utf-8", `{"mediaType":"` + v2 + `",` + image + `}`, v2, 2},
+		"header with half a parameter":     {v2 + "; charset", `{` + image + `}`, v2, 2},
 		"header in upper case":             {strings.ToUpper(v2), `{"mediaType":"` + v2 + `",` + image + `}`, v2, 2},
-		"octet-stream: the body decides":   {"application/octet-stream", `{"mediaType":"` + list + `",` + index + `}`, list, 1},
-		"text: the body decides":           {"text/plain", `{"mediaType":"` + v2 + `",` + image + `}`, v2, 2},
 		"no header: the body decides":      {"", `{"mediaType":"` + v2 + `",` + image + `}`, v2, 2},
 		"no header, no mediaType: index":   {"", `{"schemaVersion":2,` + index + `}`, ociIndex, 1},
-		"no header, no mediaType: image":   {"application/json", `{"schemaVersion":2,` + image + `}`, ociManifest, 2},
+		"no header, no mediaType: image":   {"application/json", `{` + image + `}`, ociManifest, 2},
 		"no mediaType: the header decides": {ociIndex, `{"schemaVersion":2,` + index + `}`, ociIndex, 1},
+		"a list without mediaType":         {list, `{"schemaVersion":2,` + index + `}`, list, 1},
 		"an empty index":                   {ociIndex, `{"schemaVersion":2,"manifests":[]}`, ociIndex, 0},
+		"an index without schemaVersion":   {"", `{"manifests":[]}`, ociIndex, 0},
 		"an artifact type of its own":      {"", `{"mediaType":"application/vnd.example.thing.v1+json","blobs":[` + descA + `]}`, "application/vnd.example.thing.v1+json", 1},
+		"an artifact manifest":             {artifact, `{"mediaType":"` + artifact + `","blobs":[` + descA + `]}`, artifact, 1},
 		"a child that is no digest":        {ociIndex, `{"manifests":[{"digest":"../../etc","size":1},` + descA + `]}`, ociIndex, 1},
+		"a config of another algorithm":    {"", `{"schemaVersion":2,"config":{"digest":"blake3:` + hexA + `","size":1},"layers":[]}`, ociManifest, 0},
 		"white space is none of ours":      {ociManifest, " {\n\"mediaType\" : \"" + ociManifest + "\",\t" + image + "} \n", ociManifest, 2},
+		"null for no layers":               {"application/octet-stream", `{"schemaVersion":2,"config":` + descA + `,"layers":null}`, ociManifest, 1},
+		"null for no layers, and its type": {v2, `{"schemaVersion":2,"mediaType":"` + v2 + `","config":` + descA + `,"layers":null}`, v2, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			info, err := manifest.Inspect(tc.served, []byte(tc.body))
-			require.NoError(t, err)
-			assert.Equal(t, tc.want, info.MediaType)
-			assert.Len(t, append(info.Manifests, info.Blobs...), tc.refs)
+			for _, trust := range trusts {
+				info, err := manifest.Inspect(tc.served, []byte(tc.body), trust)
+				require.NoError(t, err)
+				assert.Equal(t, tc.want, info.MediaType)
+				assert.Len(t, append(info.Manifests, info.Blobs...), tc.refs)
+			}
+		})
+	}
+}
+
+// What serves the manifest need not know what a manifest is. The document does.
+func TestContentTypesThatSayNothing(t *testing.T) {
+	for name, tc := range map[string]struct{ body, want string }{
+		"an image of its own type": {`{"mediaType":"` + v2 + `",` + image + `}`, v2},
+		"an index of its own type": {`{"mediaType":"` + list + `",` + index + `}`, list},
+		"an image by its shape":    {`{` + image + `}`, ociManifest},
+		"an index by its shape":    {`{"schemaVersion":2,` + index + `}`, ociIndex},
+		"a type of nobody's":       {`{"mediaType":"application/vnd.example.thing.v1+json"}`, "application/vnd.example.thing.v1+json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, served := range []string{
+				"", ";", "no type", "application/octet-stream", "binary/octet-stream", "application/json", "application/x-json", "text/json",
+				"application/unknown", "text/plain; charset=utf-8", "image/png", "application/vnd.docker.container.image.v1+json",
+				ocispec.MediaTypeImageConfig, "application/vnd.example.other.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip",
+			} {
+				for _, trust := range trusts {
+					info, err := manifest.Inspect(served, []byte(tc.body), trust)
+					require.NoError(t, err, served)
+					assert.Equal(t, tc.want, info.MediaType, served)
+				}
+			}
+			for _, page := range []string{"text/html", "TEXT/HTML; charset=utf-8", "text/html; charset", "application/xhtml+xml"} {
+				_, err := manifest.Inspect(page, []byte(tc.body), manifest.ByTag)
+				assert.Error(t, err, page)
+				info, err := manifest.Inspect(page, []byte(tc.body), manifest.ByDigest)
+				require.NoError(t, err, "that it is the manifest asked for is known: %s", page)
+				assert.Equal(t, tc.want, info.MediaType, page)
+			}
+		})
+	}
+}
+
+// A Store may have been given a document by somebody else, who was less strict.
+func TestDocumentsThatLackWhatTheirSpecificationRequires(t *testing.T) {
+	const thing = "application/vnd.example.thing.v1+json"
+	for name, tc := range map[string]struct{ served, body string }{
+		"nothing":                       {ociManifest, `{}`},
+		"nothing, as a list":            {list, `{}`},
+		"an error":                      {ociManifest, `{"errors":[{"code":"UNAUTHORIZED"}]}`},
+		"an error, with a version":      {v2, `{"schemaVersion":2,"errors":[]}`},
+		"a type and nothing else":       {"", `{"schemaVersion":2,"mediaType":"` + ociManifest + `"}`},
+		"an index and nothing else":     {"", `{"schemaVersion":2,"mediaType":"` + ociIndex + `"}`},
+		"no version":                    {ociManifest, `{"config":` + descA + `,"layers":[]}`},
+		"another version":               {ociManifest, `{"schemaVersion":3,"config":` + descA + `,"layers":[]}`},
+		"an index of another version":   {ociIndex, `{"schemaVersion":3,"manifests":[]}`},
+		"version null":                  {ociManifest, `{"schemaVersion":null,"config":` + descA + `,"layers":[]}`},
+		"no config":                     {ociManifest, `{"schemaVersion":2,"layers":[` + descA + `]}`},
+		"config null":                   {ociManifest, `{"schemaVersion":2,"config":null,"layers":[` + descA + `]}`},
+		"config empty":                  {v2, `{"schemaVersion":2,"config":{},"layers":[` + descA + `]}`},
+		"config with a digest of none":  {v2, `{"schemaVersion":2,"config":{"digest":"latest","size":1},"layers":[` + descA + `]}`},
+		"config with half a digest":     {v2, `{"schemaVersion":2,"config":{"digest":"sha256:aa","size":1},"layers":[` + descA + `]}`},
+		"an image's configuration":      {ociManifest, `{"schemaVersion":2,"config":{"Cmd":["sh"]},"rootfs":{"type":"layers"}}`},
+		"no layers":                     {ociManifest, `{"schemaVersion":2,"config":` + descA + `}`},
+		"manifests null":                {ociIndex, `{"schemaVersion":2,"manifests":null}`},
+		"a descriptor of an image":      {"", `{"mediaType":"` + ociManifest + `","digest":"sha256:` + hexA + `","size":3}`},
+		"an artifact without its type":  {artifact, `{"blobs":[` + descA + `]}`},
+		"a type that nobody knows":      {thing, `{"a":1}`},
+		"a type that says nothing else": {"application/problem+json", `{"title":"no"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := manifest.Inspect(tc.served, []byte(tc.body), manifest.ByTag)
+			assert.Error(t, err)
+			assert.NotErrorIs(t, err, manifest.ErrSchema1)
+			_, err = manifest.Inspect(tc.served, []byte(tc.body), manifest.ByDigest)
+			assert.Equal(t, strings.Contains(name, "a type that"), err == nil, "only a kind that is not known may lack anything: %v", err)
+			if tc.served != "" {
+				_, err = manifest.Inspect(tc.served, []byte(tc.body), manifest.Stored)
+				assert.NoError(t, err, "what is stored as something is that")
+			}
 		})
 	}
 }
@@ -76,13 +159,15 @@ func documents(t testing.TB, folder string) (all []document) {
 // Where the Content-Type says nothing, the document alone decides.
 func TestDocumentsAreAcceptedOrRefused(t *testing.T) {
 	for _, served := range generic {
-		for _, d := range documents(t, "accepted") {
-			_, err := manifest.Inspect(served, d.content)
-			assert.NoError(t, err, "%s served as %q", d.name, served)
-		}
-		for _, d := range documents(t, "refused") {
-			_, err := manifest.Inspect(served, d.content)
-			assert.Error(t, err, "%s served as %q", d.name, served)
+		for _, trust := range trusts {
+			for _, d := range documents(t, "accepted") {
+				_, err := manifest.Inspect(served, d.content, trust)
+				assert.NoError(t, err, "%s served as %q", d.name, served)
+			}
+			for _, d := range documents(t, "refused") {
+				_, err := manifest.Inspect(served, d.content, trust)
+				assert.Error(t, err, "%s served as %q", d.name, served)
+			}
 		}
 	}
 }
@@ -91,12 +176,16 @@ func TestWhatIsRefused(t *testing.T) {
 	for name, tc := range map[string]struct{ served, body string }{
 		"a login page":                      {"text/html", "<!DOCTYPE html><html>"},
 		"a login page served as a manifest": {ociManifest, "<!DOCTYPE html><html>"},
-		"JSON served as a page":             {"text/html", `{"schemaVersion":2,` + image + `}`},
 		"half a document":                   {ociManifest, `{"mediaType":"` + ociManifest + `",`},
 		"deep nesting":                      {ociManifest, `{"config":` + strings.Repeat("[", 100_000)},
 		"body says index, header manifest":  {ociManifest, `{"mediaType":"` + ociIndex + `",` + index + `}`},
 		"shape is index, header manifest":   {ociManifest, `{` + index + `}`},
 		"shape is manifest, header index":   {ociIndex, `{` + image + `}`},
+		"says artifact, header index":       {ociIndex, `{"mediaType":"` + artifact + `","blobs":[]}`},
+		"header artifact, body says index":  {artifact, `{"mediaType":"` + ociIndex + `",` + index + `}`},
+		"header artifact, shape is index":   {artifact, `{` + index + `}`},
+		"header artifact, shape is image":   {artifact, `{` + image + `}`},
+		"another type, in its own index":    {"", `{"mediaType":"application/vnd.example.thing.v1+json",` + index + `,` + image + `}`},
 		"says index, has layers":            {"", `{"mediaType":"` + ociIndex + `",` + image + `}`},
 		"says image, has manifests":         {"", `{"mediaType":"` + v2 + `",` + index + `}`},
 		"a key twice, in another case":      {ociManifest, `{` + image + `,"Layers":[]}`},
@@ -107,9 +196,12 @@ func TestWhatIsRefused(t *testing.T) {
 		"too large":                         {ociIndex, `{"manifests":[],"a":"` + strings.Repeat("x", manifest.MaxSize) + `"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := manifest.Inspect(tc.served, []byte(tc.body))
-			assert.Error(t, err)
-			assert.NotErrorIs(t, err, manifest.ErrSchema1)
+			for _, trust := range trusts {
+				info, err := manifest.Inspect(tc.served, []byte(tc.body), trust)
+				assert.Error(t, err)
+				assert.NotErrorIs(t, err, manifest.ErrSchema1)
+				assert.Zero(t, info)
+			}
 		})
 	}
 }
@@ -121,8 +213,10 @@ func TestSchema1IsRefusedByName(t *testing.T) {
 		"by its layers":   {"application/json", `{"fsLayers":[]}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := manifest.Inspect(tc.served, []byte(tc.body))
-			assert.ErrorIs(t, err, manifest.ErrSchema1)
+			for _, trust := range trusts {
+				_, err := manifest.Inspect(tc.served, []byte(tc.body), trust)
+				assert.ErrorIs(t, err, manifest.ErrSchema1)
+			}
 		})
 	}
 }

@@ -7,9 +7,10 @@ import "fmt"
 type Part int
 
 const (
-	Name   Part = iota // the repository name
-	Tag                // a reference without a colon
-	Digest             // a reference with a colon, or any reference to a blob or a subject
+	Name     Part = iota // the repository name
+	Tag                  // a reference without a colon
+	Digest               // a reference with a colon, or any reference to a blob or a subject
+	Spelling             // a path that is one of the registry only for those who unescape or clean it
 )
 
 // String returns the word that messages use for the part.

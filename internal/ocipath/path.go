@@ -9,6 +9,7 @@ package ocipath
 import (
 	"errors"
 	"net/url"
+	"path"
 	"strings"
 )
 
@@ -67,37 +68,87 @@ func (p Path) String() string {
 	return "/v2/"
 }
 
-// Parse parses the path of u. The error is ErrNotRegistry if the path does not have the
-// shape of a registry path. It is an *Error if the path has the shape but an invalid name,
-// tag or digest. The name is checked first.
-//
-// Parse does not unescape the path: %2f, %2e and doubly escaped bytes are characters that
-// no name or tag may contain, and never separators. The one exception is the colon of a
-// digest, which some clients send as %3A.
-//
-// The shape includes a component for the name. "/v2/manifests/x" and "/v2/tags/list" have
-// none, so the error is ErrNotRegistry. "/v2//manifests/x" has an empty one, so the error
-// is an *Error.
+// Parse is [Split] and then [Path.Check]: what it returns without an error is valid.
 func Parse(u *url.URL) (Path, error) {
-	rest, ok := strings.CutPrefix(u.EscapedPath(), "/v2")
-	switch {
-	case !ok:
-		return Path{}, ErrNotRegistry
-	case rest == "" || rest == "/":
-		return Path{Kind: Base}, nil
-	case rest == "/_catalog":
-		return Path{Kind: Catalog}, nil
-	case rest[0] != '/': // "/v2beta1/..."
-		return Path{}, ErrNotRegistry
+	p, err := Split(u)
+	if err == nil {
+		err = p.Check()
 	}
-	p, ok := shape(rest[1:])
-	if !ok {
-		return Path{}, ErrNotRegistry
-	}
-	if err := p.check(); err != nil {
+	if err != nil {
 		return Path{}, err
 	}
 	return p, nil
+}
+
+// Split finds the parts of the path of u, and does not check them. The error is
+// ErrNotRegistry if the path does not have the shape of a registry path.
+//
+// Split does not unescape the path. The one exception is the colon of a digest, which some
+// clients send as %3A. A path with any other escape, or with an empty component, "." or
+// "..", is an *Error if it is, or could be read as, a path of the registry: a router that
+// unescapes or cleans paths would read another name than we do.
+//
+// The shape includes a component for the name. "/v2/manifests/x" and "/v2/tags/list" have
+// none, so the error is ErrNotRegistry.
+func Split(u *url.URL) (Path, error) {
+	written := u.EscapedPath()
+	p, ok := split(written)
+	switch {
+	case !ok && hasOtherReading(written):
+		return Path{}, &Error{Spelling, written}
+	case !ok:
+		return Path{}, ErrNotRegistry
+	case strings.IndexByte(p.Name, '%') >= 0 || strings.IndexByte(p.Ref, '%') >= 0 || !isClean(written):
+		return Path{}, p.Check()
+	}
+	return p, nil
+}
+
+func split(s string) (Path, bool) {
+	rest, ok := strings.CutPrefix(s, "/v2")
+	switch {
+	case !ok:
+		return Path{}, false
+	case rest == "" || rest == "/":
+		return Path{Kind: Base}, true
+	case rest == "/_catalog":
+		return Path{Kind: Catalog}, true
+	case rest[0] != '/': // "/v2beta1/..."
+		return Path{}, false
+	}
+	return shape(rest[1:])
+}
+
+// isClean reports whether no component is empty or stands for another one. A slash at the
+// end is an empty component, except where the specification has it.
+func isClean(s string) bool {
+	if strings.HasSuffix(s, "/blobs/uploads/") || s == "/v2/" {
+		s = s[:len(s)-1]
+	}
+	return path.Clean(s) == s
+}
+
+// maxUnescapes is how often a path may be unescaped: by a server, and once more by a handler
+// that does not know that this was done.
+const maxUnescapes = 2
+
+// hasOtherReading reports whether a path that is none of the registry's would be one if it
+// were unescaped or cleaned. The version check and uploads are not worth a refusal.
+func hasOtherReading(s string) bool {
+	if strings.IndexByte(s, '%') < 0 && isClean(s) {
+		return false
+	}
+	for range maxUnescapes + 1 {
+		if p, ok := split(path.Clean(s)); ok && p.Kind != Base && p.Kind != Upload {
+			return true
+		}
+		next, err := url.PathUnescape(s)
+		if err != nil {
+			return false
+		}
+		s = next
+	}
+	return false
 }
 
 // shape splits the part after "/v2/" into name and reference. It reads from the right,
@@ -124,9 +175,13 @@ func shape(s string) (Path, bool) {
 	return Path{}, false
 }
 
-// check validates the parts that shape has found.
-func (p Path) check() error {
-	if err := CheckName(p.Name); err != nil {
+// Check returns an *Error if a part of the path is outside its grammar. The name is
+// checked first.
+func (p Path) Check() error {
+	switch err := CheckName(p.Name); {
+	case p.Kind == Base || p.Kind == Catalog:
+		return nil
+	case err != nil:
 		return err
 	}
 	switch p.Kind {

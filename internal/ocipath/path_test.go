@@ -74,18 +74,58 @@ func TestRegistryPaths(t *testing.T) {
 
 func TestPathsOfOtherServices(t *testing.T) {
 	for _, path := range []string{
-		"/", "/v1/", "/v2x", "/v2beta1/app/manifests/x", "/V2/", "/api/v2/app/manifests/x", "//v2/app/manifests/x", "/%76%32/",
+		"/", "/v1/", "/v2x", "/v2beta1/app/manifests/x", "/V2/", "/api/v2/app/manifests/x", "/%76%32/",
 		"/v2/apis", "/v2/apis/", "/v2/apis/a1b2c3/routes", "/v2/apis/a1b2c3/routes/r1", "/v2/domainnames/example.com",
 		"/v2/tags/arn:aws:apigateway:us-east-1::/apis/a1b2c3", "/v2/tags/arn%3Aaws%3Aapigateway%3Aus-east-1%3A%3A%2Fapis%2Fa1",
 		"/v2/email/outbound-emails", "/v2/email/identities/example.com", "/v2/email/identities/a/policies/b",
-		"/v2/app", "/v2//", "/v2/_catalog/", "/v2/app/_catalog",
-		"/v2/app/manifests", "/v2/app/manifests/latest/", "/v2/app/manifests/a/b", "/v2/app/tags", "/v2/app/tags/", "/v2/app/tags/list/",
-		"/v2/app/tags/other", "/v2/app/Manifests/x", "/v2/app/%6danifests/x", "/v2/app/tags/lis%74",
-		"/v2/app/uploads/", "/v2/app/x/uploads/y", "/v2/app/blobs/uploads/a/b",
-		"/v2/app/blobs/uploads/..", "/v2/app/blobs/uploads/.", "/v2/app/blobs/uploads/%2e%2e", "/v2/app/blobs/uploads/a%2fb",
+		"/v2/app", "/v2//", "/v2/app/_catalog", "/v2/email/identities/a%40b.example", "/bucket//v2/app/manifests/x", "/v2/apis//routes",
+		"/v2/app/manifests", "/v2/app/manifests/a/b", "/v2/app/tags", "/v2/app/tags/",
+		"/v2/app/tags/other", "/v2/app/Manifests/x", "/v2/app/uploads/", "/v2/app/x/uploads/y", "/v2/app/blobs/uploads/a/b",
+		"/v2/app/blobs/uploads/..", "/v2/app/blobs/uploads/%2e%2e", "/v2/app/blobs/uploads/a%2fb",
 	} {
 		_, err := parse(t, path)
 		assert.ErrorIs(t, err, ocipath.ErrNotRegistry, "%s", path)
+	}
+}
+
+// A router that unescapes or cleans a path would make one of the registry's of these.
+func TestPathsThatOthersReadAsRegistryPaths(t *testing.T) {
+	for _, path := range []string{
+		"/v2/app/manifests/latest/", "/v2/app/tags/list/", "/v2/_catalog/", "/v2/app/blobs/" + sha256 + "/", "/v2/app/manifests/x/.", "/v2/app/manifests/x/y/..",
+		"/v2/app/manifests//x", "/v2/app//manifests/x/", "/v2/app/manifests/./x", "//v2/app/manifests/x", "/./v2/app/manifests/x", "/x/../v2/app/manifests/x",
+		"/v2/app/x/../manifests/y/", "/v2/app/blobs/uploads/.", "/v2/app/blobs/uploads/../" + sha256 + "/", "/%76%32/app/manifests/x", "/v2/app/%6danifests/x", "/v2/app/tags/lis%74",
+		"/v2/%5fcatalog", "/v2%2Fapp%2Fmanifests%2Fx", "/v2/app%2Fmanifests%2Fx", "/v2/app/manifests%2fx", "/v2/app%252Fmanifests%252Fx",
+		"/v2/app%2Fblobs%2F" + sha256, "/v2/app/referrers%2f" + sha256,
+	} {
+		assertInvalid(t, path, ocipath.Spelling, path)
+	}
+}
+
+// What only breaks a grammar is split: a rule may be looked for by the name.
+func TestSplitLeavesTheGrammarToCheck(t *testing.T) {
+	for path, want := range map[string]ocipath.Path{
+		"/v2/App/manifests/x":           {ocipath.Manifest, "App", "x"},
+		"/v2/app/manifests/-x":          {ocipath.Manifest, "app", "-x"},
+		"/v2/app/blobs/md5:0":           {ocipath.Blob, "app", "md5:0"},
+		"/v2/app/blobs/sha256%3Aabc":    {ocipath.Blob, "app", "sha256:abc"},
+		"/v2/a/blobs/uploads":           {ocipath.Blob, "a", "uploads"},
+		"/v2/App/tags/list":             {ocipath.Tags, "App", ""},
+		"/v2/App/blobs/uploads/":        {ocipath.Upload, "App", ""},
+		"/v2/app/referrers/" + "latest": {ocipath.Referrers, "app", "latest"},
+	} {
+		u, err := url.ParseRequestURI(path)
+		require.NoError(t, err)
+		got, err := ocipath.Split(u)
+		require.NoError(t, err, path)
+		assert.Equal(t, want, got)
+		assert.ErrorAs(t, got.Check(), new(*ocipath.Error), path)
+	}
+	for _, name := range []string{"a%2fb", "a/../b", "a//b", "a%252fb", "%61"} {
+		u, err := url.ParseRequestURI("/v2/" + name + "/manifests/x")
+		require.NoError(t, err)
+		got, err := ocipath.Split(u)
+		assert.ErrorAs(t, err, new(*ocipath.Error), "%s is not only a grammar's matter", name)
+		assert.Zero(t, got)
 	}
 }
 

@@ -32,22 +32,37 @@ func ParsePage(query url.Values) (Page, error) {
 	return p, nil
 }
 
-// Of returns the page's part of names, in order, never nil. Where more names
-// follow, it sets the Link header of the answer to r.
-func (p Page) Of(w http.ResponseWriter, r *http.Request, names []string) []string {
+// Of returns the page's part of those names that shows says yes to, in order, never nil.
+// A nil shows says yes to all. Where more names follow, it sets the Link header of the
+// answer to r.
+func (p Page) Of(w http.ResponseWriter, r *http.Request, names []string, shows func(name string) (bool, error)) ([]string, error) {
 	sorted := slices.Sorted(slices.Values(names))
 	from, found := slices.BinarySearch(sorted, p.last)
 	if found {
 		from++
 	}
-	part := append([]string{}, sorted[from:]...)
-	if len(part) <= p.limit {
-		return part
+	part := []string{}
+	for _, name := range sorted[from:] {
+		if shows != nil {
+			if ok, err := shows(name); err != nil {
+				return nil, err
+			} else if !ok {
+				continue
+			}
+		}
+		if len(part) == p.limit {
+			p.link(w, r, part)
+			break
+		}
+		part = append(part, name)
 	}
-	part = part[:p.limit]
+	return part, nil
+}
+
+// link tells where the page after part is.
+func (p Page) link(w http.ResponseWriter, r *http.Request, part []string) {
 	if p.limit > 0 {
 		next := url.Values{"n": {strconv.Itoa(p.limit)}, "last": {part[p.limit-1]}}
 		w.Header().Set("Link", "<"+r.URL.EscapedPath()+"?"+next.Encode()+`>; rel="next"`)
 	}
-	return part
 }

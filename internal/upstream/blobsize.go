@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
 )
 
 // BlobSize asks for the size of a blob by way of its first byte: there are
-// registries that refuse every HEAD of a blob.
+// registries that refuse every HEAD of a blob. The size is -1 where the registry has the
+// blob and does not tell.
 func (c *Client) BlobSize(ctx context.Context, t *Target, d digest.Digest) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
@@ -29,7 +31,7 @@ func (c *Client) BlobSize(ctx context.Context, t *Target, d digest.Digest) (int6
 		return size, nil
 	}
 	if success {
-		return 0, t.fail(ErrUnavailable, errors.New("upstream does not tell the size of the blob"))
+		return -1, nil
 	}
 	return 0, statusError(t, resp)
 }
@@ -40,9 +42,8 @@ func sizeIn(resp *http.Response, d digest.Digest) (size int64, ok bool) {
 	case http.StatusOK: // the registry does not know Range
 		return resp.ContentLength, resp.ContentLength >= 0
 	case http.StatusPartialContent:
-		_, total, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
-		size, err := strconv.ParseInt(total, 10, 64)
-		return size, err == nil && size > 0
+		first, last, total, ok := contentrange.Parse(resp.Header.Get("Content-Range"))
+		return total, ok && first == 0 && last == 0 && total > 0
 	case http.StatusRequestedRangeNotSatisfiable: // an empty blob has no first byte
 		return 0, d == d.Algorithm().FromString("")
 	}

@@ -38,47 +38,104 @@ type Manifest struct {
 func (c *Client) Manifest(ctx context.Context, t *Target, ref string, e Effort) (*Manifest, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
+	fetch := c.taggedManifest
+	if ocipath.IsDigest(ref) {
+		fetch = c.manifestOf
+	}
 	tries := t.Options.attempts(e)
-	m, err := c.fetchManifest(ctx, t, ref, tries)
+	m, err := fetch(ctx, t, ref, tries)
 	damaged := errors.Is(err, errCut) || errors.Is(err, ErrDigest) && ocipath.IsDigest(ref)
 	if damaged && tries.requests > 1 && ctx.Err() == nil {
-		return c.fetchManifest(ctx, t, ref, tries)
+		return fetch(ctx, t, ref, tries)
 	}
 	return m, err
 }
 
-// fetchManifest sends one request, and verifies what comes. The body is bounded
-// whatever its length is said to be.
-func (c *Client) fetchManifest(ctx context.Context, t *Target, ref string, tries attempts) (*Manifest, error) {
-	resp, err := c.get(ctx, t, object{method: http.MethodGet, kind: "manifests", ref: ref, header: acceptManifests, attempts: tries})
+// manifestOf fetches the manifest that has the digest.
+func (c *Client) manifestOf(ctx context.Context, t *Target, asked string, tries attempts) (*Manifest, error) {
+	h, body, err := c.readManifest(ctx, t, asked, tries)
 	if err != nil {
 		return nil, err
+	}
+	d := digest.Digest(asked)
+	if got := d.Algorithm().FromBytes(body); got != d {
+		return nil, t.fail(ErrDigest, fmt.Errorf("manifest has the digest %s", got))
+	}
+	return inspect(t, d, h, body, manifest.ByDigest)
+}
+
+// taggedManifest fetches the manifest that the tag names. If its content does not have
+// the digest that the registry names, one of the two is wrong. Content that was damaged
+// must not be kept as the tag's, so the registry is asked once for the digest that it
+// named. If it does not have that, its header is wrong, and the content counts.
+func (c *Client) taggedManifest(ctx context.Context, t *Target, tag string, tries attempts) (*Manifest, error) {
+	h, body, err := c.readManifest(ctx, t, tag, tries)
+	if err != nil {
+		return nil, err
+	}
+	named := h.Get("Docker-Content-Digest")
+	d, agree := digestOfTag(named, body)
+	if !agree && ocipath.ValidDigest(named) {
+		m, err := c.manifestOf(ctx, t, named, attempts{requests: 1})
+		if err == nil || ctx.Err() != nil {
+			return m, err
+		}
+	}
+	if !agree {
+		traceOf(ctx).markWrongDigest()
+		c.log.Warn("upstream names a digest that is not its manifest's", "host", t.Base.Host, "repository", t.Name, "tag", tag)
+		if t.Options.RefuseWrongDigest {
+			return nil, t.fail(ErrDigest, fmt.Errorf("manifest has the digest %s, upstream says it has another", d))
+		}
+	}
+	return inspect(t, d, h, body, manifest.ByTag)
+}
+
+// digestOfTag returns the digest of a tag's manifest. It is the one that the registry
+// names, if body has that digest and it is of a kind that is supported: a tag has the same
+// digest here as there. agree reports whether the registry is right, or silent.
+func digestOfTag(named string, body []byte) (d digest.Digest, agree bool) {
+	own := digest.FromBytes(body)
+	said := digest.Digest(named)
+	switch {
+	case named == "":
+		return own, true
+	case said.Validate() != nil || said.Algorithm().FromBytes(body) != said:
+		return own, false
+	case !ocipath.ValidDigest(named):
+		return own, true
+	}
+	return said, true
+}
+
+// readManifest sends one request and reads its answer, which is bounded whatever its
+// length is said to be.
+func (c *Client) readManifest(ctx context.Context, t *Target, ref string, tries attempts) (http.Header, []byte, error) {
+	resp, err := c.get(ctx, t, object{method: http.MethodGet, kind: "manifests", ref: ref, header: acceptManifests, attempts: tries})
+	if err != nil {
+		return nil, nil, err
 	}
 	defer drain(resp)
 	if resp.StatusCode != http.StatusOK {
-		return nil, statusError(t, resp)
+		return nil, nil, statusError(t, resp)
 	}
 	if resp.ContentLength > manifest.MaxSize {
-		return nil, t.fail(ErrTooLarge, fmt.Errorf("manifest of %d bytes", resp.ContentLength))
+		return nil, nil, t.fail(ErrTooLarge, fmt.Errorf("manifest of %d bytes", resp.ContentLength))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, manifest.MaxSize+1))
 	if err != nil {
-		return nil, t.fail(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redact(ctx, err)))
+		return nil, nil, t.fail(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redact(ctx, err)))
 	}
 	if len(body) > manifest.MaxSize {
-		return nil, t.fail(ErrTooLarge, fmt.Errorf("manifest of more than %d bytes", manifest.MaxSize))
+		return nil, nil, t.fail(ErrTooLarge, fmt.Errorf("manifest of more than %d bytes", manifest.MaxSize))
 	}
-	return c.inspect(ctx, t, ref, resp.Header, body)
+	return resp.Header, body, nil
 }
 
-// inspect decides what body is, by its digest and by its content. A manifest of
-// Docker's schema 1 is "not found": it cannot be verified, and no client wants it.
-func (c *Client) inspect(ctx context.Context, t *Target, ref string, h http.Header, body []byte) (*Manifest, error) {
-	d, err := c.verify(ctx, t, ref, h, body)
-	if err != nil {
-		return nil, err
-	}
-	info, err := manifest.Inspect(h.Get("Content-Type"), body)
+// inspect decides what body, which has the digest d, is. A manifest of Docker's schema 1 is
+// "not found": it cannot be verified, and no client wants it.
+func inspect(t *Target, d digest.Digest, h http.Header, body []byte, trust manifest.Trust) (*Manifest, error) {
+	info, err := manifest.Inspect(h.Get("Content-Type"), body, trust)
 	if errors.Is(err, manifest.ErrSchema1) {
 		return nil, t.fail(ErrNotFound, err)
 	}
@@ -87,28 +144,6 @@ func (c *Client) inspect(ctx context.Context, t *Target, ref string, h http.Head
 	}
 	desc := ocispec.Descriptor{MediaType: info.MediaType, Digest: d, Size: int64(len(body))}
 	return &Manifest{Descriptor: desc, Content: body, Info: info}, nil
-}
-
-// verify returns the digest of body, which is its identity. What the registry says
-// of the digest is compared with it, never believed.
-func (c *Client) verify(ctx context.Context, t *Target, ref string, h http.Header, body []byte) (digest.Digest, error) {
-	if ocipath.IsDigest(ref) {
-		asked := digest.Digest(ref)
-		got := asked.Algorithm().FromBytes(body)
-		if got != asked {
-			return "", t.fail(ErrDigest, fmt.Errorf("manifest has the digest %s", got))
-		}
-		return got, nil
-	}
-	got := digest.FromBytes(body)
-	if named := h.Get("Docker-Content-Digest"); named != "" && named != got.String() {
-		traceOf(ctx).markWrongDigest()
-		c.log.Warn("upstream names a digest that is not its manifest's", "host", t.Base.Host, "repository", t.Name, "tag", ref)
-		if t.Options.RefuseWrongDigest {
-			return "", t.fail(ErrDigest, fmt.Errorf("manifest has the digest %s, upstream says it has another", got))
-		}
-	}
-	return got, nil
 }
 
 // Head asks which digest tag has now, with the effort of a [Check]. An empty digest

@@ -135,6 +135,7 @@ func testManifestOver4MiB(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 			w.Layer(1)
+			index := http.Header{"Content-Type": index["Content-Type"], "Docker-Content-Digest": nil}
 			body := padded(limit)
 			w.Up.Fault(pullthroughtest.Fault{Body: body, Header: index, NoLength: noLength})
 			m, err := w.Resolve(t.Context(), "1")
@@ -156,13 +157,14 @@ func testDigestOfWhatCameCounts(t *testing.T) {
 		fault  pullthroughtest.Fault
 		lied   bool
 		refuse bool
+		asked  int // for the digest that the header names
 	}{
-		"by tag, with the right digest":              {pullthroughtest.Fault{}, false, true},
-		"by tag, without a digest":                   {pullthroughtest.Fault{Header: named("")}, false, true},
-		"by tag, with neither digest nor length":     {pullthroughtest.Fault{Header: named(""), NoLength: true}, false, true},
-		"by tag, with a wrong digest":                {pullthroughtest.Fault{Header: named(nobodys)}, true, false},
-		"by tag, with what is no digest":             {pullthroughtest.Fault{Header: named("../../x")}, true, false},
-		"by tag, with a wrong digest, and a refusal": {pullthroughtest.Fault{Header: named(nobodys)}, true, true},
+		"by tag, with the right digest":              {pullthroughtest.Fault{}, false, true, 0},
+		"by tag, without a digest":                   {pullthroughtest.Fault{Header: named("")}, false, true, 0},
+		"by tag, with neither digest nor length":     {pullthroughtest.Fault{Header: named(""), NoLength: true}, false, true, 0},
+		"by tag, with a wrong digest":                {pullthroughtest.Fault{Header: named(nobodys)}, true, false, 1},
+		"by tag, with what is no digest":             {pullthroughtest.Fault{Header: named("../../x")}, true, false, 0},
+		"by tag, with a wrong digest, and a refusal": {pullthroughtest.Fault{Header: named(nobodys)}, true, true, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var told testkit.Events
@@ -184,7 +186,8 @@ func testDigestOfWhatCameCounts(t *testing.T) {
 			}
 			w.Settled(t)
 			assert.Equal(t, c.lied, fetchEvent(t, &told).WrongDigest)
-			assert.Equal(t, 1, w.Up.Count("*"))
+			assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1"))
+			assert.Equal(t, 1+c.asked, w.Up.Count("*"))
 		})
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 
 	"github.com/ecr-pullthrough/pullthrough"
@@ -39,7 +38,7 @@ func kindsOfManifests() map[string]*pullthroughtest.Image {
 
 func testWrongKindOfManifestIsRefused(t *testing.T) {
 	all := kindsOfManifests()
-	others := []string{ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageConfig, "text/html"}
+	others := []string{"application/vnd.oci.artifact.manifest.v1+json"}
 	for _, img := range all {
 		others = append(others, img.MediaType)
 	}

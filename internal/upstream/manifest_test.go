@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"net/http"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -20,7 +21,8 @@ func TestWhatIsNoManifest(t *testing.T) {
 	}{
 		"a flipped bit, by digest": {pullthroughtest.Fault{Flip: new(int64(10))}, true, upstream.ErrDigest, 2},
 		"half of it":               {pullthroughtest.Fault{CutAfter: new(int64(20))}, false, upstream.ErrUnavailable, 2},
-		"a web page":               {pullthroughtest.Fault{Body: []byte("<html></html>")}, false, upstream.ErrUnavailable, 1},
+		"a web page":               {pullthroughtest.Fault{Body: []byte("<html></html>"), Header: http.Header{"Docker-Content-Digest": nil}}, false, upstream.ErrUnavailable, 1},
+		"another one than it says": {pullthroughtest.Fault{Body: []byte("<html></html>")}, false, upstream.ErrUnavailable, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, pullthroughtest.Config{})

@@ -45,8 +45,9 @@ type Options struct {
 	// 500, 502, 503, 504, or a connection that broke before there was an answer.
 	// 0: 3 times. Negative: never.
 	Retries int
-	// RefuseWrongDigest refuses a manifest by tag for which the registry names another
-	// digest than its content has. false: the content's own digest counts.
+	// RefuseWrongDigest refuses a manifest by tag for which the registry names a digest
+	// that neither its content has nor what the registry has under that digest. false:
+	// the content's own digest counts.
 	RefuseWrongDigest bool
 	// AnonymousFallback asks for a token without credential when the token server has
 	// refused it. false: the request is refused.

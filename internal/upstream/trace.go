@@ -29,7 +29,7 @@ type Trace struct {
 type Facts struct {
 	Requests    int      // sent, those to token servers and redirect targets included
 	Anonymous   bool     // the credential was refused, and the content was had without it
-	WrongDigest bool     // the registry named a digest that is not its manifest's
+	WrongDigest bool     // the registry named a digest that is not its manifest's, and has nothing under that
 	Warnings    []string // of the registry (OCI distribution spec, "Warnings"), each once
 }
 

@@ -32,3 +32,13 @@ func HaveBlob(ctx context.Context, r Reader, at layout.Repository, desc ocispec.
 	}
 	return here, linked, err
 }
+
+// WriteBlobLink makes the blob, whose content is here and verified, the repository's. It
+// notes the size first: who reads the link finds the note.
+func WriteBlobLink(ctx context.Context, w Writer, at layout.Repository, desc ocispec.Descriptor) error {
+	dir := at.Layer(desc.Digest)
+	if err := w.Note(ctx, layout.BlobSize(dir), layout.EncodeBlobSize(desc.Size)); err != nil {
+		return err
+	}
+	return WriteLink(ctx, w, dir, desc.Digest)
+}

@@ -49,6 +49,9 @@ type Writer interface {
 	Reader
 	// Write makes name a file with this content, in one step.
 	Write(ctx context.Context, name string, content []byte) error
+	// Note is Write for what may be lost: after a power failure the file may be missing,
+	// or not whole.
+	Note(ctx context.Context, name string, content []byte) error
 	// WriteContent stores the content of m as name. The manifest is new in the
 	// repository at, and the repository may be new, too.
 	WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error

@@ -22,13 +22,14 @@ const MarkEvery = time.Hour
 type Manifests struct {
 	tagAge, linkAge time.Duration
 	memory          memory
+	sizes           *Sizes
 }
 
 // NewManifests returns the manifests of a store. What a tag's link said is
 // believed for tagAge, and that a digest's link is there for linkAge: another
-// process may have changed it.
-func NewManifests(tagAge, linkAge time.Duration) *Manifests {
-	return &Manifests{tagAge: tagAge, linkAge: linkAge, memory: memory{kept: lru.New[Object, *memo](maxKept)}}
+// process may have changed it. What the manifests say of sizes is told to sizes.
+func NewManifests(tagAge, linkAge time.Duration, sizes *Sizes) *Manifests {
+	return &Manifests{tagAge: tagAge, linkAge: linkAge, memory: memory{kept: lru.New[Object, *memo](maxKept)}, sizes: sizes}
 }
 
 // Fresh returns a manifest whose links were read a moment ago, or nil. It reads
@@ -121,6 +122,7 @@ func (f *Manifests) readDigest(ctx context.Context, r Reader, at layout.Reposito
 		if err != nil {
 			return nil, err
 		}
+		f.sizes.declare(v.Manifest.Content)
 		known = &memo{m: v.Manifest, use: &use{dir: v.Dir, data: v.Data}}
 		known.use.marked.Store(v.Used.UnixNano())
 	}
@@ -154,6 +156,7 @@ func (f *Manifests) Write(ctx context.Context, w Writer, at layout.Repository, r
 			return err
 		}
 	}
+	f.sizes.declare(m.Content)
 	mediaType, err := writeRevision(ctx, w, at, m)
 	if err != nil || m.Tag == "" {
 		return err

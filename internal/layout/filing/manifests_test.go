@@ -74,6 +74,10 @@ func (s *shelf) Write(_ context.Context, name string, content []byte) error {
 	return nil
 }
 
+func (s *shelf) Note(ctx context.Context, name string, content []byte) error {
+	return s.Write(ctx, name, content)
+}
+
 func (s *shelf) WriteContent(ctx context.Context, _ layout.Repository, name string, m *pullthrough.Manifest) error {
 	return s.Write(ctx, name, m.Content)
 }
@@ -100,7 +104,7 @@ type world struct {
 }
 
 func newWorld(files map[string]string) world {
-	return world{&shelf{files: files}, filing.NewManifests(time.Second, time.Minute), layout.NewRepository(repo.Name)}
+	return world{&shelf{files: files}, filing.NewManifests(time.Second, time.Minute, filing.NewSizes()), layout.NewRepository(repo.Name)}
 }
 
 func (w world) put(m *pullthrough.Manifest) error {
@@ -248,7 +252,7 @@ func TestAUseIsNotedOnceAnHour(t *testing.T) {
 func TestATagIsBelievedNoLongerThanItsManifest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(map[string]string{})
-		w.all = filing.NewManifests(time.Second, time.Second)
+		w.all = filing.NewManifests(time.Second, time.Second, filing.NewSizes())
 		m := manifest("1", "v1")
 		require.NoError(t, w.put(m))
 		_, err := w.get(string(m.Descriptor.Digest))

@@ -1,0 +1,169 @@
+package pullthrough
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/serve"
+)
+
+// Handler puts the proxy before next, the host's own registry. It looks at GET and HEAD of
+// manifests, blobs and lists of referrers; everything else is next's, untouched: pushes,
+// tag lists, the catalog, the version check at /v2/, and paths that are none of a
+// registry's. It decides about a pull in this order. The path is parsed: one that next could
+// read as another name is 400 (escapes, apart from the colon of a digest; an empty
+// component; "." and ".."). The caller is identified: one whom [Proxy.Identify] refuses is
+// refused (see [Proxy.PassUnidentified]). The rules are asked: what no rule covers is
+// next's, untouched; a name, tag or digest outside its grammar is 400 where a rule covers
+// the name; where the rules cannot be read, what is stored is served and all else is
+// refused. Then next may have a say (see [Proxy.AskNext]), and then [Proxy.Authorize]. What
+// these refuse never reaches next. From here on the proxy answers, with two
+// exceptions that are for clients that push to next. HEAD of a blob that is not stored is
+// next's answer, although a GET would fetch it: a client leaves out of a push what seems to
+// be there. And where nothing is stored and nothing comes from upstream, because it fails,
+// does not have the object, or is not to be asked ([Policy.Offline]), a HEAD is next's
+// answer, and so is a GET if that answer's status is below 400, or 401, or 403; else the
+// client reads why the pull failed. HEAD of a manifest asks upstream, as GET does. A nil
+// next is a 404 for everything. docs/embedding.md has a section on all of this.
+func (p *Proxy) Handler(next http.Handler) http.Handler {
+	if next == nil {
+		next = http.NotFoundHandler()
+	}
+	return &wrapper{p, next}
+}
+
+// wrapper is a proxy before another registry.
+type wrapper struct {
+	*Proxy
+	next http.Handler
+}
+
+func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, err := ocipath.Split(r.URL)
+	if !isPullMethod(r.Method) || errors.Is(err, ocipath.ErrNotRegistry) || err == nil && !isPullKind(path.Kind) {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	if err != nil {
+		refuse(w, r, invalid(Repo{}, "", err))
+		return
+	}
+	c := h.identify(r)
+	repo := Repo{c.Account, c.Region, path.Name}
+	if c.err != nil && !(h.PassUnidentified && errors.Is(c.err, ErrUnauthorized)) {
+		refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, c.err))
+		return
+	}
+	covered, rulesErr := h.engine().covers(r.Context(), repo)
+	if rulesErr == nil && !covered {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	if err = c.err; err == nil {
+		if bad := path.Check(); bad != nil {
+			err = invalid(repo, path.Ref, bad)
+		}
+	}
+	if err != nil {
+		refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, err))
+		return
+	}
+	if h.AskNext && h.nextRefuses(w, r, path) {
+		return
+	}
+	h.answer(w, plain(r), path.Kind, Request{repo, path.Ref, r.Method == http.MethodHead, c.Caller}, rulesErr)
+}
+
+func isPullKind(k ocipath.Kind) bool {
+	return k == ocipath.Manifest || k == ocipath.Blob || k == ocipath.Referrers
+}
+
+// plain is r with the colon of a digest as it is, which some routers do not unescape.
+func plain(r *http.Request) *http.Request {
+	if r.URL.RawPath == "" {
+		return r
+	}
+	u := *r.URL
+	u.RawPath = ""
+	own := r.WithContext(r.Context())
+	own.URL = &u
+	return own
+}
+
+// answer is the proxy's, or next's. rulesErr is why it is not known whether a rule covers
+// the repository.
+func (h *wrapper) answer(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, rulesErr error) {
+	if kind == ocipath.Blob && req.Head {
+		h.headBlob(w, r, req, rulesErr)
+		return
+	}
+	out, err := h.pull(w, r, kind, req)
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrNoRule), out.entered && req.Head && r.Context().Err() == nil:
+		h.next.ServeHTTP(w, r)
+	case out.entered && r.Context().Err() == nil && h.nextAnswers(w, r, isNoMiss):
+	default:
+		refuse(w, r, err)
+	}
+}
+
+func (h *wrapper) headBlob(w http.ResponseWriter, r *http.Request, req Request, rulesErr error) {
+	b, err := h.engine().storedBlob(r.Context(), req)
+	switch {
+	case b != nil:
+		WriteBlob(w, r, b)
+	case err != nil:
+		refuse(w, r, err)
+	case rulesErr != nil:
+		refuse(w, r, outcome{}.words(r.Context(), req.Repo, req.Ref, rulesErr))
+	default:
+		h.next.ServeHTTP(w, r)
+	}
+}
+
+// nextAnswers lets next answer r if it does so with a status that passes. Where it reports
+// false, nothing has been written.
+func (h *wrapper) nextAnswers(w http.ResponseWriter, r *http.Request, passes func(status int) bool) bool {
+	s := serve.NewSieve(w, func(status int, _ http.Header) bool { return passes(status) })
+	h.next.ServeHTTP(s, r)
+	return s.End()
+}
+
+// isNoMiss is about an answer of next's where the pull has failed: content, and a refusal,
+// say more than our error does.
+func isNoMiss(status int) bool {
+	return status < http.StatusBadRequest || status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// isRefusal is about next's answer to the question whether a caller may pull. A failure of
+// next's is no permission.
+func isRefusal(status int) bool {
+	return status >= http.StatusBadRequest && status != http.StatusNotFound
+}
+
+// nextRefuses asks next whether the caller may have the object. If not, the client has
+// got next's answer.
+func (h *wrapper) nextRefuses(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
+	ask := r.Clone(r.Context())
+	ask.Body, ask.ContentLength, ask.TransferEncoding = http.NoBody, 0, nil
+	if h.LoginSuffices { // GET, as docker login does; a client that sent HEAD gets no body
+		ask.Method = http.MethodGet
+		path = ocipath.Path{}
+	} else if path.Kind == ocipath.Referrers {
+		path.Kind = ocipath.Manifest
+	}
+	ask.URL.Path, ask.URL.RawPath, ask.URL.RawQuery = path.String(), "", ""
+	ask.RequestURI = ask.URL.Path
+	if ask.Method == http.MethodGet && !h.LoginSuffices {
+		refused := false
+		ask.Method = http.MethodHead
+		h.nextAnswers(w, ask, func(status int) bool { refused = isRefusal(status); return false })
+		if !refused {
+			return false
+		}
+		ask.Method = http.MethodGet // once more, for the body of the refusal
+	}
+	return h.nextAnswers(w, ask, isRefusal)
+}
