@@ -182,10 +182,13 @@ const (
 	// departure from Amazon ECR.
 	FillLazy FillMode = iota
 	// FillBackground brings in, after a manifest, all that it refers to, children
-	// of every platform included, in the background, as Amazon ECR does.
+	// of every platform included, in the background, as Amazon ECR does. A stored
+	// manifest that this process has not seen whole is looked at when it is pulled.
 	FillBackground
 	// FillEager is FillBackground for Stores that check references: a manifest is
-	// put after its children and blobs. Clients do not wait for that.
+	// put after its children and blobs. Clients do not wait for that. What upstream does
+	// not have (404) is not waited for; while a part has failed or was refused, the
+	// manifest is served and not stored.
 	FillEager
 )
 
