@@ -80,6 +80,7 @@ func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, e
 	if !known {
 		var err error
 		size, _, err = bl.heads.Do(ctx, rt.key(d.String()), func(call *flight.Call[objectKey, int64]) (int64, error) {
+			rt.begin(call)
 			return bl.askSize(call.Context(), rt, d)
 		})
 		if err != nil {
@@ -206,7 +207,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 			return -1
 		},
 		Place:       func(ctx context.Context) fill.Place { return bl.place(ctx, rt, d) },
-		PlaceFailed: func(ctx context.Context, err error) { bl.storeFailed(ctx, rt.repo, d.String(), err) },
+		PlaceFailed: func(ctx context.Context, err error) { bl.store.failed(ctx, rt.repo, d.String(), err) },
 		Explain: func(err error) error {
 			return outcome{}.words(context.Background(), rt.repo, d.String(), fromFill(rt, err))
 		},
@@ -229,7 +230,7 @@ func (bl *blobs) learn(rt *route, d digest.Digest, r fill.Result) {
 	case isRefuted(r.Err):
 		bl.memory.forgetSize(rt, d) // a HEAD must not go on to say that it is there, or that long
 	}
-	if r.Spooled && !errors.Is(r.Err, fill.ErrDeserted) {
+	if r.Spooled && !errors.Is(r.Err, flight.ErrDeserted) {
 		bl.log.Warn("download failed", "repository", rt.repo.Name, "digest", d.String(), "err", r.Err)
 	}
 }
@@ -312,9 +313,7 @@ func (bl *blobs) successor(ctx context.Context, rt *route, f *fill.Fill) (io.Rea
 // place asks the Store for a place; nil: it lends none.
 func (bl *blobs) place(ctx context.Context, rt *route, d digest.Digest) fill.Place {
 	p, err := bl.store.stage(ctx, rt.repo, d)
-	if err != nil {
-		bl.storeFailed(ctx, rt.repo, d.String(), err)
-	}
+	bl.store.failed(ctx, rt.repo, d.String(), err)
 	if p == nil || err != nil {
 		return nil // and no nil *stagePlace
 	}

@@ -202,6 +202,7 @@ func (c *core) validateRule(ctx context.Context, repo Repo, rule Rule) error {
 	rt, err := c.router.routeBy(ctx, rule, repo, "")
 	if err == nil {
 		_, _, err = c.probes.Do(ctx, rt.key(""), func(call *flight.Call[objectKey, struct{}]) (struct{}, error) {
+			rt.begin(call)
 			return struct{}{}, c.registries.probe(call.Context(), rt)
 		})
 	}

@@ -43,8 +43,12 @@ type fetching struct {
 	part  bool      // an import wants it, no client
 	hold  *hold     // of the walk that wants it; nil: none does, or its parts may come later
 	parts fate      // what became of them, where they go first
-	have  *Manifest // what is stored under the tag; nil: nothing
+	have  *Manifest // what is there under the tag; nil: nothing
 	start time.Time
+
+	// unstored says that have is the answer of the fetch before, which the Store may not
+	// have yet.
+	unstored bool
 }
 
 // pull answers HEAD and GET of a manifest.
@@ -67,7 +71,7 @@ func (re *resolver) pull(ctx context.Context, r Request) (*Manifest, outcome, er
 	if err != nil {
 		return nil, out, err
 	}
-	m, err := re.join(ctx, rt, r)
+	m, err := re.join(ctx, rt, r, nil)
 	return m, out, err
 }
 
@@ -78,35 +82,69 @@ func (re *resolver) pullStored(ctx context.Context, r Request, have *Manifest) (
 		return have, outcome{}, nil
 	}
 	rt, err := re.router.route(ctx, r.Repo)
-	if err != nil || !rt.isDue(have, re.now()) {
+	switch {
+	case err != nil && !errors.Is(err, ErrNoRule) && (Policy{}).due(have.Origin, have.CheckedAt, re.now()):
+		return re.unchecked(r, have, err), outcome{}, nil
+	case err != nil || !rt.isDue(have, re.now()):
 		return have, outcome{}, nil // what is stored is served, also without a rule
-	}
-	if re.mayImport(ctx, r) != nil {
+	case re.mayImport(ctx, r) != nil:
 		return have, outcome{}, nil
 	}
-	m, err := re.join(ctx, rt, r)
+	m, err := re.join(ctx, rt, r, have)
 	return m, rt.outcome(present), err
 }
 
-// join returns what the fetch of r.Ref gives to this caller. A tag whose answer is out
-// already, and is due again (the Policy may want a check on every pull), is not joined:
-// this caller waits until the Store has that answer, so that the next check begins
-// from there. It waits no longer than for a check, and is given that answer as stale
-// then.
-func (re *resolver) join(ctx context.Context, rt *route, r Request) (*Manifest, error) {
-	if m, out := re.flights.Peek(rt.key(r.Ref)); out && m != nil && !ocipath.IsDigest(r.Ref) && rt.isDue(m, re.now()) {
-		wait, stop := rt.checkContext(ctx)
+// unchecked is what is stored, for a check that ended with err.
+func (re *resolver) unchecked(r Request, have *Manifest, err error) *Manifest {
+	re.log.Warn("serving a stored tag that could not be checked", "repository", r.Repo.Name, "tag", r.Ref, "err", err)
+	return asStale(have)
+}
+
+// join returns what the fetch of r.Ref gives to this caller, who has found have in the
+// Store (nil: nothing). With something to serve no failure of the fetch wins, but for
+// an upstream that refuses the tag where RefuseStale is set.
+//
+// A fetch whose answer is out already is joined while that answer is fresh. When it is
+// due again (the Policy may want a check on every pull), another fetch takes its
+// place: see do. Where that answer is a stale one, the check still runs, or waits for
+// the Store. This caller waits for it, too, no longer than for a check of its own.
+func (re *resolver) join(ctx context.Context, rt *route, r Request, have *Manifest) (*Manifest, error) {
+	if m, out := re.flights.Peek(rt.key(r.Ref)); out && m != nil && m.Source == SourceStale {
+		wait, stop := context.WithTimeout(ctx, rt.checkTimeout())
 		err := re.stored(wait, rt, r.Ref)
 		stop()
 		if err != nil && ctx.Err() == nil {
-			return asStale(m), nil
+			return m, nil
 		}
 	}
-	m, shared, err := re.do(ctx, fetching{rt: rt, r: r})
-	if err != nil {
+	f := &fetching{rt: rt, r: r, have: have, start: re.now()}
+	m, shared, err := re.do(ctx, f)
+	switch {
+	case err == nil:
+		return asAnswer(m, r.Ref, shared), nil
+	case f.have == nil || ctx.Err() != nil || re.checks.isRefused(rt, r.Ref) || !rt.mayServeStale(err):
 		return nil, err
 	}
-	return asAnswer(m, r.Ref, shared), nil
+	return re.unchecked(r, f.have, err), nil
+}
+
+// do runs resolve for f, or waits for the fetch that runs already.
+func (re *resolver) do(ctx context.Context, f *fetching) (m *Manifest, shared bool, err error) {
+	return re.flights.Renew(ctx, f.rt.key(f.r.Ref), f.isTooOld, func(call *flight.Call[objectKey, *Manifest]) (*Manifest, error) {
+		own := *f
+		own.Call = call
+		return re.resolve(&own)
+	})
+}
+
+// isTooOld reports whether the answer m of the fetch before is due again. Then it is
+// what this fetch has.
+func (f *fetching) isTooOld(m *Manifest) bool {
+	if ocipath.IsDigest(f.r.Ref) || m.Source == SourceStale || !f.rt.isDue(m, f.start) {
+		return false
+	}
+	f.have, f.unstored = m, true
+	return true
 }
 
 // asAnswer is the manifest of a flight as the answer to one caller. One who asked for a
@@ -128,34 +166,34 @@ func asAnswer(m *Manifest, ref string, shared bool) *Manifest {
 	return &own
 }
 
-// do runs resolve for f, or waits for the one that runs already.
-func (re *resolver) do(ctx context.Context, f fetching) (m *Manifest, shared bool, err error) {
-	return re.flights.Do(ctx, f.rt.key(f.r.Ref), func(call *flight.Call[objectKey, *Manifest]) (*Manifest, error) {
-		f.Call, f.start = call, re.now()
-		return re.resolve(&f)
-	})
-}
-
 // resolve runs in the flight. It looks into the Store once more, since the flight
 // before may have stored the manifest after our caller looked and before this
 // flight began.
 func (re *resolver) resolve(f *fetching) (*Manifest, error) {
-	have := re.store.findManifest(f.Context(), f.rt.repo, f.r.Ref)
-	if have != nil && (ocipath.IsDigest(f.r.Ref) || !f.rt.isDue(have, f.start)) {
-		return have, nil
+	f.rt.begin(f)
+	if !f.unstored {
+		patience := lookupPatience
+		if f.have != nil {
+			patience = min(patience, f.rt.checkTimeout())
+		}
+		if have := re.store.findManifestWithin(f.Context(), patience, f.rt.repo, f.r.Ref); have != nil {
+			f.have = have
+		}
+	}
+	if f.have != nil && (ocipath.IsDigest(f.r.Ref) || !f.rt.isDue(f.have, f.start)) {
+		return f.have, nil
 	}
 	if m := re.registries.memory.unwanted(f.rt, f.r.Ref); m != nil {
 		return m, nil
 	}
 	switch {
-	case have == nil:
+	case f.have == nil:
 		return re.traced(f, re.fetch)
 	case re.checks.isRefused(f.rt, f.r.Ref):
 		// Nobody has taken the refusal back: it is asked again, and nothing else will do.
 	case re.checks.arePaused(f.rt, f.start):
-		return asStale(have), nil
+		return asStale(f.have), nil
 	}
-	f.have = have
 	return re.recheck(f)
 }
 
@@ -180,6 +218,9 @@ func (re *resolver) fetch(ctx context.Context, f *fetching) (*Manifest, error) {
 		return nil, err
 	}
 	re.checks.confirm(f.rt, f.r.Ref)
+	if !f.Keep() {
+		return nil, context.Cause(ctx)
+	}
 	if err := re.createRepo(ctx, f.rt, f.r); err != nil {
 		return nil, err
 	}
@@ -200,9 +241,9 @@ func stamp(m *Manifest, now time.Time) *Manifest {
 //
 // The flight, the answer and the commit, step by step:
 //
-//  1. Keep makes the flight go on although everybody may leave. If everybody has
-//     left already, another flight for the same key may run by now, so nothing is
-//     stored here.
+//  1. Keep makes the flight go on although everybody may leave, or has left a moment
+//     ago. If nobody has come back in time, another flight for the same key may run by
+//     now, so nothing is stored here.
 //  2. PublishUnder answers every caller that waits or joins from now on. Neither the
 //     Store nor any blob can delay that. In the same step the flight is entered under
 //     the digest, too: a client that was told the digest by HEAD of the tag finds this
@@ -211,28 +252,37 @@ func stamp(m *Manifest, now time.Time) *Manifest {
 //     say that it must not move (ErrImmutable); see checkLimit for how long. Nor is it
 //     found under the digest that it moves to: its answer may be another manifest. A
 //     pull of that digest fetches for itself, and does not wait for the Store.
-//  4. The Store gets the manifest. Until then the flight stays linked: a request that
+//  4. A tag may be due again while the Store is not done: then a pull has taken the
+//     place of this flight, or this one has taken that of another. Each checks
+//     upstream, with the answer before as what it has, and publishes. Turn puts what
+//     they store in order: the older answer first, or not at all.
+//  5. The Store gets the manifest. Until then the flight stays linked: a request that
 //     misses in the Store joins it, and is answered at once.
-//  5. The flight ends and is unlinked. A request that missed in the Store before step
-//     4 and comes here after step 5 starts a flight of its own, whose resolve looks
+//  6. The flight ends and is unlinked. A request that missed in the Store before step
+//     5 and comes here after step 6 starts a flight of its own, whose resolve looks
 //     into the Store first and finds it. So nothing is fetched twice.
 func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 	if !f.Keep() {
 		return m
 	}
-	moves := f.have != nil && m.Source == SourceFill
-	eager := re.fill == FillEager && m.Source == SourceFill
-	if !moves || eager {
+	fetched := m.Source == SourceFill
+	if moves := f.have != nil && fetched; !moves || re.fill == FillEager {
 		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()), f.rt.key(canonical(m).String()))
 	}
-	if eager {
+	if !f.Turn() {
+		return m
+	}
+	if !fetched && f.unstored {
+		m = re.asUnstored(f, m)
+		fetched = m.Source == SourceFill
+	}
+	if fetched && re.fill == FillEager {
 		if f.parts = re.partsFirst(f, m); f.parts > absentForGood {
 			return m
 		}
 	}
-	fetched := m.Source == SourceFill
 	m = re.put(f, m)
-	if re.fill == FillBackground && fetched && !f.part {
+	if fetched && re.fill == FillBackground && !f.part {
 		re.images.importLater(f.rt, m)
 	}
 	return m
@@ -245,6 +295,19 @@ func (re *resolver) partsFirst(f *fetching, m *Manifest) fate {
 		return f.hold.wait(f.Context())
 	}
 	return re.images.partsFirst(f, m)
+}
+
+// asUnstored returns m, which upstream has confirmed, as it is to be stored now that the
+// fetch before has ended: as a fetch of its own, if that has not stored it. A tag that
+// was pushed here meanwhile stays.
+func (re *resolver) asUnstored(f *fetching, m *Manifest) *Manifest {
+	have := re.store.findManifest(f.Context(), f.rt.repo, f.r.Ref)
+	if have != nil && (have.Descriptor.Digest == m.Descriptor.Digest || have.Origin == "" || have.CheckedAt.After(m.CheckedAt)) {
+		return m
+	}
+	own := *m
+	own.Source = SourceFill
+	return &own
 }
 
 // put stores m and returns what is stored. A Store that fails changes nothing for
@@ -294,7 +357,7 @@ func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, h *ho
 		return m, nil
 	}
 	begin()
-	m, _, err := re.do(ctx, fetching{rt: rt, r: Request{Repo: rt.repo, Ref: d.String()}, part: true, hold: h})
+	m, _, err := re.do(ctx, &fetching{rt: rt, r: Request{Repo: rt.repo, Ref: d.String()}, part: true, hold: h, start: re.now()})
 	return m, err
 }
 

@@ -56,6 +56,7 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 		return nil, 0, outcome{}, err
 	}
 	index, shared, err := re.flights.Do(ctx, rt.key(r.Ref), func(call *flight.Call[objectKey, *ocispec.Index]) (*ocispec.Index, error) {
+		rt.begin(call)
 		return re.fetch(call.Context(), rt, subject)
 	})
 	if err != nil && known.index != nil && ctx.Err() == nil {

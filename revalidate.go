@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"sync"
 	"time"
@@ -106,30 +107,23 @@ type checkLimit struct {
 	late     bool // the time was over before upstream answered
 }
 
-// checkContext ends when a caller has waited for as long as it waits for a check.
-func (rt *route) checkContext(ctx context.Context) (context.Context, context.CancelFunc) {
+// checkTimeout is how long a caller waits for a check. For ever is a long time.
+func (rt *route) checkTimeout() time.Duration {
 	switch limit := rt.policy.CheckTimeout; {
 	case limit < 0:
-		return context.WithCancel(ctx)
+		return math.MaxInt64
 	case limit > 0:
-		return context.WithTimeout(ctx, limit)
+		return limit
 	}
-	return context.WithTimeout(ctx, defaultCheckTimeout)
+	return defaultCheckTimeout
 }
 
 // startLimit begins the wait. over is called when the time is over; late says
 // whether upstream has not answered yet: what is still to come then is the Store's
 // word alone.
-func startLimit(pol Policy, over func(late bool)) *checkLimit {
+func (rt *route) startLimit(over func(late bool)) *checkLimit {
 	l := new(checkLimit)
-	limit := pol.CheckTimeout
-	switch {
-	case limit < 0:
-		return l
-	case limit == 0:
-		limit = defaultCheckTimeout
-	}
-	l.timer = time.AfterFunc(limit, func() {
+	l.timer = time.AfterFunc(rt.checkTimeout(), func() {
 		if late, failed := l.expire(); !failed {
 			over(late)
 		}
@@ -192,30 +186,34 @@ func (re *resolver) recheck(f *fetching) (*Manifest, error) {
 // limit serves what is stored to the callers that wait when the time for the check is
 // over.
 func (re *resolver) limit(f *fetching) *checkLimit {
-	return startLimit(f.rt.policy, func(late bool) {
-		if late {
+	return f.rt.startLimit(func(late bool) {
+		if late && f.Context().Err() == nil {
 			re.checks.pause(f.rt, ErrUnavailable, true, re.now())
 		}
 		f.Publish(asStale(f.have))
 	})
 }
 
-// serveUnconfirmed decides what becomes of a stored tag whose check has failed.
+// serveUnconfirmed decides what becomes of a stored tag whose check has failed. That we
+// gave the check up, or had no room for it, says nothing of upstream.
 func (re *resolver) serveUnconfirmed(f *fetching, err error, slow, refused bool) (*Manifest, error) {
 	switch {
+	case f.Context().Err() != nil:
+		return nil, err
+	case errors.Is(err, errBusy):
 	case errors.Is(err, ErrNotFound) && f.have.Origin == "":
 		// Upstream has nothing to put in place of what was pushed here.
 		return re.keep(f, asConfirmed(f.have, f.r.Ref, f.start)), nil
 	case !f.rt.mayServeStale(err):
 		re.checks.refuse(f.rt, f.r.Ref)
 		return nil, err
+	default:
+		re.checks.pause(f.rt, err, slow, re.now())
 	}
-	re.checks.pause(f.rt, err, slow, re.now())
 	if refused {
 		return nil, err
 	}
-	re.log.Warn("serving a stored tag that could not be checked", "repository", f.rt.repo.Name, "tag", f.r.Ref, "err", err)
-	return asStale(f.have), nil
+	return re.unchecked(f.r, f.have, err), nil
 }
 
 // confirm asks upstream for the tag: by HEAD whether it has moved, and only then for

@@ -3,15 +3,20 @@ package pullthrough_test
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -246,26 +251,17 @@ func TestATagThatIsNeverChecked(t *testing.T) {
 }
 
 // A tag that is to be checked on every pull is not answered by a fetch whose answer is
-// out, although that fetch goes on until the Store has the manifest.
+// out, although that fetch goes on until the Store has the manifest. It is checked as if
+// the Store had it, however slow the Store is.
 func TestEveryPullIsNotAnsweredByAFetchThatIsOver(t *testing.T) {
-	for name, tc := range map[string]struct {
-		put    time.Duration // how long it takes
-		waits  time.Duration
-		source pullthrough.Source
-		log    []string
-	}{
-		"the Store is quick": {time.Second, time.Second, pullthrough.SourceRevalidated, []string{"HEAD /v2/a/manifests/1 200"}},
-		"the Store hangs":    {time.Hour, 2 * time.Second, pullthrough.SourceStale, nil},
-	} {
+	for name, put := range map[string]time.Duration{"the Store is quick": time.Second, "the Store hangs": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
 				testkit.EveryPull(w.Proxy)
-				first := true
+				var puts atomic.Int32
 				w.Store = &testkit.FaultyStore{Store: w.Mem, OnPutManifest: func() error {
-					if first {
-						first = false
-						time.Sleep(tc.put)
-					}
+					puts.Add(1)
+					time.Sleep(put)
 					return nil
 				}}
 				img := testkit.Image(1)
@@ -274,14 +270,110 @@ func TestEveryPullIsNotAnsweredByAFetchThatIsOver(t *testing.T) {
 				require.NoError(t, err)
 				w.Up.Reset()
 				start := time.Now()
-				m, err := w.Resolve(t.Context(), "1")
-				require.NoError(t, err)
-				assert.Equal(t, tc.waits, time.Since(start))
-				assert.Equal(t, tc.source, m.Source)
-				assert.Equal(t, img.Digest, m.Descriptor.Digest)
-				assert.Equal(t, tc.log, w.Up.Log())
+				for range 20 {
+					m, err := w.Resolve(t.Context(), "1")
+					require.NoError(t, err)
+					assert.Equal(t, pullthrough.SourceRevalidated, m.Source)
+					assert.Equal(t, img.Digest, m.Descriptor.Digest)
+				}
+				assert.Zero(t, time.Since(start))
+				synctest.Wait()
+				assert.LessOrEqual(t, w.Running(), 2, "one puts, one waits for its turn")
+				assert.Equal(t, slices.Repeat([]string{"HEAD /v2/a/manifests/1 200"}, 20), w.Up.Log())
 				w.Settled(t)
+				assert.EqualValues(t, 2, puts.Load(), "that it was checked is noted once")
+				m, err := w.Mem.Manifest(t.Context(), testkit.Repo("a"), "1")
+				require.NoError(t, err)
+				assert.Equal(t, start, m.CheckedAt)
 			})
 		})
 	}
+}
+
+// A tag that moves while its image is brought in, before the Store has it, is served as
+// it is now. The Store gets the two in their order.
+func TestATagThatMovesDuringItsEagerFill(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		testkit.EveryPull(w.Proxy)
+		w.Fill = pullthrough.FillEager
+		var images []*pullthroughtest.Image
+		for seed := range int64(4) {
+			images = append(images, pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: seed, LayerSize: 2 << 20}))
+		}
+		stall := testkit.NewGate(t)
+		var mu sync.Mutex
+		var tags []digest.Digest
+		store := &tagLog{Store: w.Mem, tagged: func(d digest.Digest) { mu.Lock(); defer mu.Unlock(); tags = append(tags, d) }}
+		w.Store = store
+		w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/" + images[0].Layers[0].Digest.String(), Stall: stall.C, StallAfter: new(int64(1 << 20))})
+		for _, img := range images {
+			w.Up.Push("a", "1", img)
+			start := time.Now()
+			for _, source := range []pullthrough.Source{pullthrough.SourceFill, pullthrough.SourceRevalidated} {
+				m, err := w.Resolve(t.Context(), "1")
+				require.NoError(t, err)
+				assert.Equal(t, img.Digest, m.Descriptor.Digest)
+				assert.Equal(t, source, m.Source)
+			}
+			assert.Zero(t, time.Since(start))
+			synctest.Wait()
+			assert.Empty(t, tags, "the first image is not complete yet")
+			time.Sleep(5 * time.Second)
+		}
+		stall.Open()
+		w.Settled(t)
+		assert.Equal(t, images[0].Digest, tags[0])
+		assert.Equal(t, images[3].Digest, tags[len(tags)-1])
+		assert.LessOrEqual(t, len(tags), 3)
+		m, err := w.Mem.Manifest(t.Context(), testkit.Repo("a"), "1")
+		require.NoError(t, err)
+		assert.Equal(t, images[3].Digest, m.Descriptor.Digest)
+		for _, b := range images[3].Blobs() {
+			_, err := w.Mem.Blob(t.Context(), testkit.Repo("a"), b.Digest)
+			assert.NoError(t, err)
+		}
+		assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 200"))
+		assert.Equal(t, 7, w.Up.Count("HEAD /v2/a/manifests/1 200"))
+		for _, img := range images[1:] {
+			assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/"+img.Digest.String()+" 200"))
+		}
+	})
+}
+
+// tagLog is a Store that tells which digest a tag is put under.
+type tagLog struct {
+	*memstore.Store
+	tagged func(digest.Digest)
+}
+
+func (s *tagLog) PutManifest(ctx context.Context, r pullthrough.Repo, m *pullthrough.Manifest) error {
+	s.tagged(m.Descriptor.Digest)
+	return s.Store.PutManifest(ctx, r, m)
+}
+
+// An answer that could not be stored is stored when upstream confirms it.
+func TestWhatCouldNotBeStoredIsStoredWhenItIsConfirmed(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		testkit.EveryPull(w.Proxy)
+		first := true
+		w.Store = &testkit.FaultyStore{Store: w.Mem, OnPutManifest: func() error {
+			if first {
+				first = false
+				time.Sleep(time.Minute)
+				return errors.New("disk full")
+			}
+			return nil
+		}}
+		img := testkit.Image(1)
+		w.Up.Push("a", "1", img)
+		for range 2 {
+			_, err := w.Resolve(t.Context(), "1")
+			require.NoError(t, err)
+		}
+		m, err := w.Stored(t, "1")
+		require.NoError(t, err)
+		assert.Equal(t, img.Digest, m.Descriptor.Digest)
+		assert.Equal(t, w.Up.Host(), m.Origin)
+		assert.Equal(t, []string{"GET /v2/a/manifests/1 200", "HEAD /v2/a/manifests/1 200"}, w.Up.Log())
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"time"
 	"weak"
 
 	"github.com/opencontainers/go-digest"
@@ -20,7 +21,12 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
-const maxVerified = 4096
+const (
+	maxVerified = 4096
+	// lookupPatience is how long a fetch waits for a look-up of the Store. Then it counts
+	// as a miss: a client must not come back again and again to a fetch that hangs.
+	lookupPatience = 10 * time.Second
+)
 
 // guardedStore makes all calls of the host's Store. No call holds a lock of ours.
 //
@@ -28,7 +34,7 @@ const maxVerified = 4096
 // and [guardedStore.blob]) is a plain call on the request's own goroutine with the
 // request's own context: it costs nothing, and a Store that blocks and does not
 // heed the context holds up that one request. Every other look-up runs beside its
-// caller, who leaves when its context ends. A put waits for its turn and then takes
+// caller, who leaves when its context ends, or does without when it takes too long. A put waits for its turn and then takes
 // as long as it takes. In all three a panic is an error, a miss is an error that Is
 // fs.ErrNotExist, and any other error is told by an event and harms no pull.
 type guardedStore struct {
@@ -64,7 +70,13 @@ func (s *guardedStore) manifest(ctx context.Context, repo Repo, ref string) (*Ma
 // findManifest is manifest for a fetch, which a Store must not hold up. A failure
 // counts as a miss.
 func (s *guardedStore) findManifest(ctx context.Context, repo Repo, ref string) *Manifest {
-	m, err := hostcall.Do(ctx, s.lookups, "Store.Manifest", nil, func(ctx context.Context) (*Manifest, error) {
+	return s.findManifestWithin(ctx, lookupPatience, repo, ref)
+}
+
+func (s *guardedStore) findManifestWithin(ctx context.Context, patience time.Duration, repo Repo, ref string) *Manifest {
+	soon, cancel := context.WithTimeoutCause(ctx, patience, hostcall.ErrStuck)
+	defer cancel()
+	m, err := hostcall.Do(soon, s.lookups, "Store.Manifest", nil, func(ctx context.Context) (*Manifest, error) {
 		return s.verifiedManifest(ctx, repo, ref)
 	})
 	s.failed(ctx, repo, ref, err)
@@ -152,7 +164,9 @@ func (s *guardedStore) blob(ctx context.Context, repo Repo, d digest.Digest) (*B
 // hasBlob is blob for a fetch, which a Store must not hold up. A failure counts as a
 // miss.
 func (s *guardedStore) hasBlob(ctx context.Context, repo Repo, d digest.Digest) bool {
-	b, err := hostcall.Do(ctx, s.lookups, "Store.Blob", closeBlob, func(ctx context.Context) (*Blob, error) {
+	soon, cancel := context.WithTimeoutCause(ctx, lookupPatience, hostcall.ErrStuck)
+	defer cancel()
+	b, err := hostcall.Do(soon, s.lookups, "Store.Blob", closeBlob, func(ctx context.Context) (*Blob, error) {
 		return s.sizedBlob(ctx, repo, d)
 	})
 	s.failed(ctx, repo, d.String(), err)

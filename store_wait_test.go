@@ -43,49 +43,81 @@ func (s *deafStore) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Di
 	return s.Store.Blob(ctx, repo, d)
 }
 
-// A Store that blocks in a look-up holds up the request that makes it, and nothing
-// else. A look-up for a fetch (the second one) is left when its client leaves.
+// A Store that blocks in a look-up on the way of a hit holds up the request that makes
+// it, and nothing else: not another repository's pull, not another request for the same
+// object where the Store answers, and not Shutdown.
 func TestALookUpThatBlocksHoldsUpOneRequest(t *testing.T) {
-	for name, nth := range map[string]int64{"on the way of a hit": 1, "in a fetch": 2} {
-		for object, ref := range map[string]func(*pullthroughtest.Image) string{
-			"manifest": func(*pullthroughtest.Image) string { return "1" },
-			"blob":     func(img *pullthroughtest.Image) string { return img.Layers[0].Digest.String() },
-		} {
-			t.Run(name+", "+object, func(t *testing.T) {
-				testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
-					store := &deafStore{Store: w.Mem, repo: testkit.Repo("a"), nth: nth, gate: testkit.NewGate(t)}
-					w.Store = store
-					img := testkit.Image(1)
-					w.Up.Push("a", "1", img)
-					w.Up.Push("b", "1", img)
-					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-					defer cancel()
-					left := make(chan error, 1)
-					go func() {
-						r := pullthrough.Request{Repo: testkit.Repo("a"), Ref: ref(img)}
-						var err error
-						if object == "manifest" {
-							_, err = w.Manifest(ctx, r)
-						} else {
-							_, err = w.Blob(ctx, r)
-						}
-						left <- err
-					}()
-					synctest.Wait()
-					start := time.Now()
-					w.ReadImage(t, testkit.Repo("b"), "1", img)
-					assert.Zero(t, time.Since(start), "another repository's pull goes on")
-					if nth > 1 {
-						assert.ErrorIs(t, <-left, context.DeadlineExceeded)
-						require.NoError(t, w.Idle(t.Context()), "the fetch ends with its last client")
-						assert.Zero(t, w.Up.Count("* /v2/a/*"))
-					}
-					require.NoError(t, w.Shutdown(t.Context()))
-					store.gate.Open()
-					synctest.Wait()
-				})
+	for object, ref := range objects {
+		t.Run(object, func(t *testing.T) {
+			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+				store := &deafStore{Store: w.Mem, repo: testkit.Repo("a"), nth: 1, gate: testkit.NewGate(t)}
+				w.Store = store
+				img := testkit.Image(1)
+				w.Up.Push("a", "1", img)
+				w.Up.Push("b", "1", img)
+				held := make(chan error, 1)
+				go func() { held <- pullObject(t.Context(), w, object, ref(img)) }()
+				synctest.Wait()
+				start := time.Now()
+				w.ReadImage(t, testkit.Repo("b"), "1", img)
+				w.ReadImage(t, testkit.Repo("a"), "1", img)
+				assert.Zero(t, time.Since(start))
+				require.NoError(t, w.Shutdown(t.Context()))
+				assert.Zero(t, time.Since(start))
+				select {
+				case err := <-held:
+					t.Error("the request that the Store holds up waits for it:", err)
+				default:
+				}
+				store.gate.Open()
+				assert.NoError(t, <-held, "what was stored meanwhile is served")
+				assert.Equal(t, 1, w.Up.Count("* /v2/a/*/"+ref(img)+" 200"))
 			})
-		}
+		})
+	}
+}
+
+var objects = map[string]func(*pullthroughtest.Image) string{
+	"manifest": func(*pullthroughtest.Image) string { return "1" },
+	"blob":     func(img *pullthroughtest.Image) string { return img.Layers[0].Digest.String() },
+}
+
+// pullObject asks for a manifest or a blob of the repository a.
+func pullObject(ctx context.Context, w *testkit.World, object, ref string) error {
+	if object == "manifest" {
+		_, err := w.Resolve(ctx, ref)
+		return err
+	}
+	return w.Whole(ctx, digest.Digest(ref))
+}
+
+// A fetch looks into the Store again. A Store that blocks there holds up that fetch for
+// ten seconds, also where clients leave and come back to it.
+func TestALookUpThatBlocksHoldsUpNoFetchForLong(t *testing.T) {
+	for object, ref := range objects {
+		t.Run(object, func(t *testing.T) {
+			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+				heard := &testkit.Events{}
+				w.OnEvent = heard.On
+				store := &deafStore{Store: w.Mem, repo: testkit.Repo("a"), nth: 2, gate: testkit.NewGate(t)}
+				w.Store = store
+				img := testkit.Image(1)
+				w.Up.Push("a", "1", img)
+				start := time.Now()
+				for range 4 {
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+					defer cancel()
+					assert.ErrorIs(t, pullObject(ctx, w, object, ref(img)), context.DeadlineExceeded)
+				}
+				assert.NoError(t, pullObject(t.Context(), w, object, ref(img)))
+				assert.Equal(t, 10*time.Second, time.Since(start))
+				w.Settled(t)
+				assert.Len(t, heard.StoreFailures(), 1)
+				assert.Equal(t, 1, w.Up.Count("*"))
+				store.gate.Open()
+				synctest.Wait()
+			})
+		})
 	}
 }
 

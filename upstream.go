@@ -15,6 +15,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
@@ -58,6 +59,14 @@ func (rt *route) limit(j *fill.Job) {
 	j.MaxBytes, j.Retry = pol.maxBlob(), pol.Retries >= 0
 	j.Lane, j.MaxPerLane = rt.id, pol.maxDownloads()
 	j.Orphans, j.OrphanBytes = pol.maxOrphans(), pol.maxOrphanBytes()
+}
+
+// begin lets a fetch go on for a while after its last client has left, if the Policy
+// allows that: the client may try again.
+func (rt *route) begin(call interface{ Linger() }) {
+	if rt.policy.maxOrphans() > 0 {
+		call.Linger()
+	}
 }
 
 // prefix names the rule.
@@ -223,10 +232,46 @@ type registries struct {
 	credentials func(ctx context.Context, repo Repo, rule Rule) (Credential, error) // nil: anonymous
 	rotated     func(ctx context.Context, repo Repo, rule Rule, identityToken string)
 	memory      *memory // is told what upstream tells of other objects
+	turns       *quota.Lanes[routeID]
 }
 
+const (
+	// maxFetches is how many manifests, sizes and lists of one rule are fetched at a
+	// time, maxAllFetches how many of all rules: clients choose what they ask for. Blobs
+	// have a limit of their own (Policy.MaxDownloads). Tokens have none, since what has
+	// its turn waits for them.
+	maxFetches    = 256
+	maxAllFetches = 2048
+	turnWait      = 10 * time.Second
+)
+
 func newRegistries(client *upstream.Client, s *guardedStore, now func() time.Time) *registries {
-	return &registries{client: client, memory: newMemory(s, now)}
+	return &registries{client: client, memory: newMemory(s, now), turns: quota.NewLanes[routeID](maxFetches, maxAllFetches)}
+}
+
+// reach gives what the client needs for a fetch by the route, and the fetch its turn:
+// give must be called then. A pull waits for its turn, ten seconds at most. A check does
+// not: there is something to serve.
+func (g *registries) reach(ctx context.Context, rt *route, ref string, e upstream.Effort) (t *upstream.Target, give func(), err error) {
+	if t, err = g.target(rt, ref); err != nil {
+		return nil, nil, err
+	}
+	wait := turnWait
+	if e == upstream.Check {
+		wait = 0
+	}
+	soon, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	give, err = g.turns.Take(soon, rt.id)
+	switch {
+	case err == nil:
+		return t, give, nil
+	case ctx.Err() != nil:
+		return nil, nil, context.Cause(ctx)
+	}
+	busy := rt.error(errBusy, errors.New("too many requests to upstream at a time"))
+	busy.RetryAfter = turnWait
+	return nil, nil, busy
 }
 
 // target is the route as the client knows it. It refuses what the Policy keeps off
@@ -280,10 +325,11 @@ func (g *registries) refuse(ctx context.Context, rt *route, ref string) error {
 // manifest fetches the manifest ref. What it refers to is remembered, and so is that
 // upstream does not have what is pulled for the first time.
 func (g *registries) manifest(ctx context.Context, rt *route, ref string, effort upstream.Effort) (*Manifest, error) {
-	t, err := g.target(rt, ref)
+	t, give, err := g.reach(ctx, rt, ref, effort)
 	if err != nil {
 		return nil, err
 	}
+	defer give()
 	got, err := g.client.Manifest(ctx, t, ref, effort)
 	if err != nil {
 		err = fromClient(err)
@@ -314,19 +360,21 @@ func (g *registries) storedType(ctx context.Context, rt *route, desc ocispec.Des
 
 // head asks which digest tag has now; "" where upstream does not say so.
 func (g *registries) head(ctx context.Context, rt *route, tag string) (digest.Digest, error) {
-	t, err := g.target(rt, tag)
+	t, give, err := g.reach(ctx, rt, tag, upstream.Check)
 	if err != nil {
 		return "", err
 	}
+	defer give()
 	d, err := g.client.Head(ctx, t, tag)
 	return d, fromClient(err)
 }
 
 func (g *registries) blobSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
-	t, err := g.target(rt, d.String())
+	t, give, err := g.reach(ctx, rt, d.String(), upstream.Pull)
 	if err != nil {
 		return 0, err
 	}
+	defer give()
 	size, err := g.client.BlobSize(ctx, t, d)
 	return size, fromClient(err)
 }
@@ -345,20 +393,22 @@ func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest) (fill
 }
 
 func (g *registries) referrers(ctx context.Context, rt *route, subject digest.Digest) (*ocispec.Index, error) {
-	t, err := g.target(rt, subject.String())
+	t, give, err := g.reach(ctx, rt, subject.String(), upstream.Pull)
 	if err != nil {
 		return nil, err
 	}
+	defer give()
 	index, err := g.client.Referrers(ctx, t, subject)
 	return index, fromClient(err)
 }
 
 // probe asks the registry for /v2/, as docker login does.
 func (g *registries) probe(ctx context.Context, rt *route) error {
-	t, err := g.target(rt, "")
+	t, give, err := g.reach(ctx, rt, "", upstream.Pull)
 	if err != nil {
 		return err
 	}
+	defer give()
 	return fromClient(g.client.Probe(ctx, t))
 }
 

@@ -110,18 +110,39 @@ func testPassingFailuresAreTriedAgain(t *testing.T) {
 				})
 			})
 		}
-		t.Run(name+", until the client goes", func(t *testing.T) {
-			inTime(t, a.config, a.change, func(t *testing.T, p *pipeworks) {
-				p.Up.Fault(pullthroughtest.Fault{Match: a.line, Status: 503, Header: http.Header{"Retry-After": {"5"}}})
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				start := time.Now()
-				assert.ErrorIs(t, a.pull(ctx, t, p), context.DeadlineExceeded)
-				assertTook(t, time.Second, start)
-				time.Sleep(time.Minute)
-				assert.LessOrEqual(t, p.Up.Count(a.line), 2, "what is under way may end")
+		for left, tc := range map[string]struct {
+			policy pullthrough.Policy
+			asks   time.Duration // how long upstream is asked at most after the client has gone
+		}{
+			"until the client goes":       {pullthrough.Policy{Orphans: -1}, 0},
+			"a little after it has gone":  {pullthrough.Policy{}, 30 * time.Second},
+			"a little, and no more often": {pullthrough.Policy{Retries: 100}, 30 * time.Second},
+		} {
+			t.Run(name+", "+left, func(t *testing.T) {
+				change := func(p *pullthrough.Proxy) {
+					if a.change != nil {
+						a.change(p)
+					}
+					testkit.WithPolicy(tc.policy)(p)
+				}
+				inTime(t, a.config, change, func(t *testing.T, p *pipeworks) {
+					p.Up.Fault(pullthroughtest.Fault{Match: a.line, Status: 503, Header: http.Header{"Retry-After": {"5"}}})
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					start := time.Now()
+					assert.ErrorIs(t, a.pull(ctx, t, p), context.DeadlineExceeded)
+					assertTook(t, time.Second, start)
+					asked := p.Up.Count(a.line)
+					assert.Equal(t, 1, asked)
+					time.Sleep(tc.asks + time.Second)
+					asked = p.Up.Count(a.line)
+					assert.Equal(t, tc.asks > 0, asked > 2)
+					require.NoError(t, p.Idle(t.Context()))
+					time.Sleep(time.Minute)
+					assert.Equal(t, asked, p.Up.Count(a.line))
+				})
 			})
-		})
+		}
 	}
 	t.Run("checks of stored tags", testChecksAreTriedOnce)
 	t.Run("connections", testBrokenConnectionsAreTriedAgain)

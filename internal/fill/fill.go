@@ -10,6 +10,10 @@
 // the source is opened, a place for the content is found, the content comes and
 // is verified, the readers are released, the Store gets it.
 //
+// A fill that nobody waits for has two lives. Before its source is open it is a call of
+// package flight that lingers. From then on the fill keeps that call, and ends it by
+// itself: see desertedLocked. Once all content has come it goes on to its end.
+//
 // Four interleavings are hard. They are told where they happen: joining and
 // letting go at [Fill.Release], the end of the content that is held back at
 // receive, a client that comes while a fill is being given up at desertedLocked, and
@@ -24,6 +28,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
@@ -38,8 +43,12 @@ const (
 // call is the flight of a fill, a [flight.Call] by any type of key.
 type call interface {
 	Context() context.Context
+	Linger()
+	Keep() bool
+	Unkeep()
 	Publish(*Fill)
-	Published() bool
+	Waited() bool
+	Desert(unheld func() bool) bool
 	Unlink()
 }
 
@@ -69,6 +78,9 @@ func run(c call, b *budget, job Job, unwanted context.Context) (*Fill, error) {
 	defer cancel(nil)
 	f := &Fill{job: job, call: c, budget: b, cancel: cancel, unwanted: unwanted, ended: make(chan struct{})}
 	defer close(f.ended)
+	if job.Orphans > 0 && !job.Part { // an import that has ended does not try again
+		c.Linger()
+	}
 	if job.Stored != nil {
 		if stored, err := job.Stored(ctx); err != nil {
 			return f, job.Explain(err)
@@ -160,11 +172,19 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	if err := f.openSpool(ctx, size); err != nil {
 		return err
 	}
+	if !f.call.Keep() { // from here on the watch says how long the fill goes on
+		return context.Cause(ctx)
+	}
 	unseen := f.show(size)
 	defer func() { f.hidden = unseen() }()
 	watch := newWatch(f, source)
 	defer watch.Stop()
-	return f.copy(ctx, source, size)
+	err = f.copy(ctx, source, size)
+	watch.Stop()
+	if cause := context.Cause(ctx); err == nil && errors.Is(cause, flight.ErrDeserted) {
+		err = f.explainBreak(ctx, cause) // it was given up in the moment of its end
+	}
+	return err
 }
 
 // declare returns how long the blob is going to be, -1 where nobody knows. The
@@ -235,6 +255,7 @@ func (f *Fill) show(size int64) (unseen func() bool) {
 
 // discard lets go of a spool that nobody has seen.
 func (f *Fill) discard(err error) {
+	f.call.Unkeep()
 	f.spool.Fail(err)
 	f.abort()
 	f.spool.Release()
@@ -264,9 +285,6 @@ func (f *Fill) conclude(err error) (int64, error) {
 	}
 	return f.spool.Size(), nil
 }
-
-// abandoned reports whether the fill was given up before its caller held it.
-func (f *Fill) abandoned() bool { return f.spool != nil && f.spool.Abandoned() }
 
 func (f *Fill) retain() {
 	if f.spool != nil {

@@ -12,10 +12,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
-// maxRejoins bounds how often a client that finds a fill that is being given up
-// tries again.
-const maxRejoins = 3
-
 // Options are what all fills of a Group have in common. The zero value is usable.
 type Options struct {
 	// Flights is told of each fill, as a "blob", and may end them all. nil: nobody is.
@@ -50,27 +46,8 @@ func New[K comparable](o Options) *Group[K] {
 // ran already. Join returns once the fill has something to show, or has failed.
 // Only the fill that it starts calls job. The error is one that [Job.Explain] has
 // explained, the end of ctx, or one of package flight.
-//
-// A client may find a fill that is being given up, since nobody read it (see
-// desertedLocked). It then tries again, with another fill.
 func (g *Group[K]) Join(ctx context.Context, key K, job func() Job) (f *Fill, shared bool, err error) {
-	for range maxRejoins {
-		f, shared, err = g.calls.Do(ctx, key, func(c *flight.Call[K, *Fill]) (*Fill, error) {
-			return g.run(c, key, job())
-		})
-		if err != nil {
-			return nil, shared, err
-		}
-		if !f.abandoned() {
-			return f, shared, nil // and now that we hold it, it is not abandoned any more
-		}
-		f.Release()
-		if ctx.Err() != nil {
-			return nil, shared, context.Cause(ctx)
-		}
-		f.call.Unlink() // or the next try might find the same one
-	}
-	return nil, shared, f.job.Explain(newError(ErrBroken, "the download ended again and again before it could be read"))
+	return g.calls.Do(ctx, key, func(c *flight.Call[K, *Fill]) (*Fill, error) { return g.run(c, key, job()) })
 }
 
 // run is one fill of key. As long as no client wants a part, it knows.

@@ -112,25 +112,6 @@ func TestABlobThatHasBeenStoredMeanwhile(t *testing.T) {
 	})
 }
 
-func TestAClientFindsAFillThatIsBeingGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, given := newWorld(t, fill.Options{}), newBody(len(content))
-		o := newOwner(content, given, wholeBody(content))
-		f, _, err := w.Join(t.Context(), "k", o.job)
-		require.NoError(t, err)
-		assert.False(t, f.Abandon(), "we hold it")
-		f.Release()
-		require.True(t, f.Abandon())
-		got, err := w.read(t.Context(), o)
-		require.NoError(t, err)
-		assert.True(t, bytes.Equal(content, got))
-		assert.Equal(t, 2, o.opens)
-		given.failure = io.ErrUnexpectedEOF
-		close(given.chunks)
-		w.idle(t)
-	})
-}
-
 // The client comes when the watch looks: at the very same time, as often as not.
 func TestAClientComesWhenAFillIsGivenUp(t *testing.T) {
 	for range 10 {

@@ -30,7 +30,8 @@ type Job struct {
 	Part bool
 	// Orphans is how many fills may finish although nobody reads them, and OrphanBytes
 	// how much may be left of them together. Both count the fills of all jobs.
-	// 0: none.
+	// 0: none, and a fill whose source is not open yet does not wait for another try of
+	// its client: see [flight.Call.Linger].
 	Orphans     int
 	OrphanBytes int64
 	// Retry lets a fill whose content turned out to be damaged, before anybody was

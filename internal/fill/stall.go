@@ -1,10 +1,11 @@
 package fill
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 )
 
 const (
@@ -24,8 +25,6 @@ var (
 	ErrStalled = fmt.Errorf("upstream sent nothing for %v", stallTimeout)
 	// ErrTooSlow ends a fill whose source sends next to nothing.
 	ErrTooSlow = fmt.Errorf("upstream sent less than %d bytes in %v", floorBytes, floorWindow)
-	// ErrDeserted ends a fill that nobody reads. It is no failure worth a warning.
-	ErrDeserted = errors.New("nobody reads this download any more")
 )
 
 // watch looks after one fill. It interrupts a source that sends nothing, so that
@@ -95,46 +94,38 @@ func (w *watch) checkLocked(now time.Time) error {
 		w.window, w.before = now, w.written
 	}
 	if w.desertedLocked() {
-		return ErrDeserted
+		return flight.ErrDeserted
 	}
 	return nil
 }
 
-// desertedLocked reports that the fill has no reader, is not one of the orphans
-// that may finish, and now never gets a reader.
+// desertedLocked reports that nobody reads the fill or waits for it, that it is not one
+// of the orphans that may finish, and that now nobody joins it any more. Content that
+// is here to its last byte is never given up: what is left to do is to store it.
 //
 // A client may come in just this moment. What happens, step by step:
 //
-//  1. Nobody but the fill itself holds the spool, and it is published: all clients
-//     that waited for it have left.
-//  2. Abandon asks again, under the spool's lock, whether anybody holds it. A client
-//     that has joined by now does: Abandon fails, and the fill goes on.
-//  3. Otherwise the spool is abandoned in that same step. A client that joins from
-//     now on holds a spool that stays abandoned, whatever it fails with later.
-//     Group.Join sees that, lets go of it and tries again.
-//  4. The fill is unlinked. A client that joins from now on starts a new fill.
-//  5. The fill's context is cancelled, and its goroutine lets go of the spool.
-//
-// A fill that is not published has waiters and no holders. Its flight ends it when
-// the last waiter leaves.
+//  1. Desert takes the lock under which clients join. A client that has joined by now
+//     waits for the fill, or holds the spool: Desert fails, and the fill goes on.
+//  2. Otherwise the spool is abandoned and the fill is unlinked in that same step. A
+//     client that comes now starts a new fill.
+//  3. The fill's context is cancelled, and its goroutine lets go of the spool.
 func (w *watch) desertedLocked() bool {
-	if w.fill.spool.Held() || !w.fill.call.Published() {
+	f := w.fill
+	if f.spool.Held() || f.call.Waited() {
 		w.releaseLocked()
 		return false
 	}
-	if w.orphan >= 0 {
+	size := f.spool.Size()
+	if w.orphan >= 0 || size >= 0 && w.written >= size {
 		return false
 	}
-	remaining := w.fill.spool.Size() - w.written
-	if w.fill.spool.Size() >= 0 && w.fill.budget.orphans.admit(remaining, w.fill.job.Orphans, w.fill.job.OrphanBytes) {
+	remaining := size - w.written
+	if size >= 0 && f.budget.orphans.admit(remaining, f.job.Orphans, f.job.OrphanBytes) {
 		w.orphan = remaining
 		return false
 	}
-	if !w.fill.spool.Abandon() {
-		return false
-	}
-	w.fill.call.Unlink()
-	return true
+	return f.call.Desert(f.spool.Abandon)
 }
 
 // releaseLocked takes the fill out of the orphans, if it is one.

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 )
 
 func TestASourceThatStallsIsInterrupted(t *testing.T) {
@@ -65,8 +66,8 @@ func TestAFillThatNobodyReadsEndsWithinASecond(t *testing.T) {
 		require.NoError(t, a.Body.Close())
 		time.Sleep(time.Second)
 		synctest.Wait()
-		assert.ErrorIs(t, o.end(t).Err, fill.ErrDeserted)
-		assert.ErrorContains(t, o.end(t).Err, "after 1048576 bytes: nobody reads this download any more")
+		assert.ErrorIs(t, o.end(t).Err, flight.ErrDeserted)
+		assert.ErrorContains(t, o.end(t).Err, "after 1048576 bytes: nobody waits for it any more")
 		w.idle(t)
 		<-b.gone
 		assert.Empty(t, o.puts)

@@ -24,10 +24,17 @@
 //
 //   - The last waiter leaves before 2. The call is unlinked, then its context is
 //     cancelled. A newcomer starts another call while this one is still ending.
-//   - The function calls Keep before 2. If a waiter is left, Keep returns true, and
-//     nothing in the line above happens any more: the call goes on without waiters,
-//     and newcomers join it. If the last waiter has left already, Keep returns false,
-//     and the function should give up, since another call may be under way.
+//   - The function has called Linger before that. The call stays linked for 30 seconds,
+//     so that a client that tries again finds what its last try began. If nobody has
+//     joined by then it ends as above. When 64 calls of a Set linger and one more does,
+//     the oldest ends. When the set is closed, all of them do.
+//   - The function calls Keep before 2. If the call is still linked, Keep returns true,
+//     and nothing in the two lines above happens any more: the call goes on without
+//     waiters, and newcomers join it. Otherwise Keep returns false, and the function
+//     should give up, since another call may be under way.
+//   - A kept call has its own rule for how long it goes on. It calls Desert, which
+//     unlinks it if nobody waits for it or holds its value. That is one step: a
+//     newcomer either is counted before it, and the call goes on, or starts another call.
 //   - The function calls PublishUnder with a second key. In the same step as 2 the call
 //     is linked under that key, and a Do for either key joins it, until both keys are
 //     unlinked in one step. There are three exceptions, in which nothing is linked. A
@@ -36,6 +43,9 @@
 //     is unlinked already: it would stay linked for ever.
 //   - The function calls Unlink. Newcomers start another call. Those that wait, and
 //     those that have the value, notice nothing.
+//   - A caller of Renew finds that the value that is out is too old. It starts another
+//     call in the place of this one, which goes on. What must be done in the order of
+//     the values, such as storing them, each call does in its Turn.
 package flight
 
 import (
@@ -43,11 +53,16 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 )
 
 // ErrClosed is what Do returns after the group was closed.
 var ErrClosed = errors.New("flight: closed")
+
+// ErrDeserted is the cause with which a call is cancelled that nobody waits for any
+// more. It Is context.Canceled.
+var ErrDeserted = fmt.Errorf("nobody waits for it any more: %w", context.Canceled)
 
 // PanicError is what every waiter gets when the function panicked.
 type PanicError struct {
@@ -82,15 +97,20 @@ type Call[K comparable, V any] struct {
 	group  *Group[K, V]
 	key    K // the first of keys
 	ctx    context.Context
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	done   chan struct{} // closed once val and err are set
 	ended  chan struct{} // closed when the function has returned
+	passed chan struct{} // closed when another call has taken this one's turn
 
 	// Guarded by group.mu.
 	keys      []K
 	waiters   int // until the value is out
+	lingers   bool
+	alone     *alone // while the call lingers; nil: it does not
 	kept      bool
 	published bool
+	before    *Call[K, V] // whose end Turn waits for; nil: no call's
+	hadTurn   bool        // see Turn
 
 	val V
 	err error
@@ -100,7 +120,14 @@ type Call[K comparable, V any] struct {
 // runs. shared reports whether the call ran already. When ctx ends first, Do
 // returns ctx's cause, and the call goes on as long as anyone else waits for it.
 func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(*Call[K, V]) (V, error)) (v V, shared bool, err error) {
-	c, shared, err := g.join(key, fn)
+	return g.Renew(ctx, key, nil, fn)
+}
+
+// Renew is Do, but a call whose value is out and is too old, as tooOld says, is not
+// joined: another call takes its place. tooOld is called with the group locked, and must
+// neither block nor use the group. nil: no value is too old.
+func (g *Group[K, V]) Renew(ctx context.Context, key K, tooOld func(V) bool, fn func(*Call[K, V]) (V, error)) (v V, shared bool, err error) {
+	c, shared, err := g.join(key, tooOld, fn)
 	if err != nil {
 		return v, false, err
 	}
@@ -115,22 +142,26 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(*Call[K, V]) (V, er
 
 // join counts the caller as a waiter of key's call, or acquires what that has
 // published.
-func (g *Group[K, V]) join(key K, fn func(*Call[K, V]) (V, error)) (*Call[K, V], bool, error) {
+func (g *Group[K, V]) join(key K, tooOld func(V) bool, fn func(*Call[K, V]) (V, error)) (*Call[K, V], bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if c, ok := g.calls[key]; ok {
-		if c.published {
-			c.acquireLocked(1)
-		} else {
-			c.waiters++
-		}
-		return c, true, nil
+	old, ok := g.calls[key]
+	if ok && !(tooOld != nil && old.published && old.err == nil && tooOld(old.val)) {
+		old.joinLocked()
+		return old, true, nil
 	}
 	if g.closed {
 		return nil, false, ErrClosed
 	}
-	c := &Call[K, V]{group: g, key: key, done: make(chan struct{}), ended: make(chan struct{}), keys: []K{key}, waiters: 1}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c := &Call[K, V]{
+		group: g, key: key, keys: []K{key}, waiters: 1,
+		done: make(chan struct{}), ended: make(chan struct{}), passed: make(chan struct{}),
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	if ok {
+		c.before = old
+		old.keys = slices.DeleteFunc(old.keys, func(k K) bool { return k == key })
+	}
 	if g.calls == nil {
 		g.calls = make(map[K]*Call[K, V])
 		g.live = make(map[*Call[K, V]]struct{})
@@ -142,6 +173,15 @@ func (g *Group[K, V]) join(key K, fn func(*Call[K, V]) (V, error)) (*Call[K, V],
 	return c, false, nil
 }
 
+func (c *Call[K, V]) joinLocked() {
+	if c.published {
+		c.acquireLocked(1)
+		return
+	}
+	c.waiters++
+	c.endAloneLocked()
+}
+
 // Running reports whether a call is linked under key.
 func (g *Group[K, V]) Running(key K) bool {
 	g.mu.Lock()
@@ -150,20 +190,23 @@ func (g *Group[K, V]) Running(key K) bool {
 	return ok
 }
 
-// Wait waits until the call that runs for key, if any, has ended.
+// Wait waits until the call that runs for key, if any, has ended, and so have those
+// whose turn is before its own.
 func (g *Group[K, V]) Wait(ctx context.Context, key K) error {
 	g.mu.Lock()
-	c, ok := g.calls[key]
+	c := g.calls[key]
 	g.mu.Unlock()
-	if !ok {
-		return nil
+	for c != nil {
+		select {
+		case <-c.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		g.mu.Lock()
+		c = c.before
+		g.mu.Unlock()
 	}
-	select {
-	case <-c.ended:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return nil
 }
 
 // Peek returns what key's call has published, without waiting or holding it.
@@ -193,11 +236,18 @@ func (g *Group[K, V]) Len() int {
 	return len(g.live)
 }
 
-// Close refuses new calls. Running ones go on, and may still be joined.
+// Close refuses new calls. Running ones go on, and may still be joined, but those that
+// nobody waits for end.
 func (g *Group[K, V]) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
+	for c := range g.live {
+		if c.alone != nil {
+			c.unlinkLocked()
+			c.cancel(ErrDeserted)
+		}
+	}
 }
 
 func (g *Group[K, V]) cancelAll() {
@@ -205,13 +255,13 @@ func (g *Group[K, V]) cancelAll() {
 	defer g.mu.Unlock()
 	for c := range g.live {
 		c.unlinkLocked()
-		c.cancel()
+		c.cancel(nil)
 	}
 }
 
 // Context returns the call's own context. It carries no value of any waiter. It
 // ends when the call has ended, when the last waiter has left before anything was
-// published, or when the group is shut down.
+// published (the cause is [ErrDeserted]), or when the group is shut down.
 func (c *Call[K, V]) Context() context.Context { return c.ctx }
 
 // Publish gives v to all waiters, those of now and those to come, while the call
@@ -223,11 +273,11 @@ func (c *Call[K, V]) Publish(v V) {
 	c.settleLocked(v, nil)
 }
 
-// Published reports whether the call's value is out.
-func (c *Call[K, V]) Published() bool {
+// Waited reports whether anybody waits for the call's value.
+func (c *Call[K, V]) Waited() bool {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
-	return c.published
+	return c.waiters > 0
 }
 
 // PublishUnder is Publish, and links the call under more keys in the same step, but for
@@ -253,12 +303,39 @@ func (c *Call[K, V]) linkLocked(key K) {
 }
 
 // Keep makes the call go on, and stay linked, even if all waiters leave before it
-// has published. It reports false if they have left already.
+// has published, and however long ago they have left. It reports false if the call has
+// been unlinked already.
 func (c *Call[K, V]) Keep() bool {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
 	c.kept = len(c.keys) > 0
+	if c.kept {
+		c.endAloneLocked()
+	}
 	return c.kept
+}
+
+// Unkeep takes Keep back. If nobody waits the call ends, or lingers.
+func (c *Call[K, V]) Unkeep() {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	c.kept = false
+	if c.waiters == 0 && !c.published {
+		c.desertedLocked()
+	}
+}
+
+// Desert unlinks a kept call that nobody waits for, and whose value nobody holds, as
+// unheld says. It reports whether it has: then nobody joins the call any more. unheld
+// is called with the group locked.
+func (c *Call[K, V]) Desert(unheld func() bool) bool {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	if c.waiters > 0 || !unheld() {
+		return false
+	}
+	c.unlinkLocked()
+	return true
 }
 
 // Unlink takes the call out of its group, so that the next Do for its keys starts
@@ -276,6 +353,8 @@ func (c *Call[K, V]) unlinkLocked() {
 		}
 	}
 	c.keys = nil
+	c.endAloneLocked()
+	c.giveBackLocked()
 }
 
 func (c *Call[K, V]) run(fn func(*Call[K, V]) (V, error)) {
@@ -299,7 +378,7 @@ func (c *Call[K, V]) end(v V, err error) {
 	c.unlinkLocked()
 	delete(c.group.live, c)
 	c.settleLocked(v, err)
-	c.cancel()
+	c.cancel(nil)
 	close(c.ended)
 }
 
@@ -308,6 +387,7 @@ func (c *Call[K, V]) settleLocked(v V, err error) {
 		return
 	}
 	c.published = true
+	c.endAloneLocked()
 	c.val, c.err = v, err
 	c.acquireLocked(c.waiters)
 	c.waiters = 0
@@ -325,8 +405,7 @@ func (c *Call[K, V]) acquireLocked(n int) {
 }
 
 // leaveEarly counts out a waiter whose own context has ended. If the call has just
-// published, the waiter was counted there and its value is released instead. The
-// last waiter to leave an unpublished call ends it: it is unlinked, then cancelled.
+// published, the waiter was counted there and its value is released instead.
 func (c *Call[K, V]) leaveEarly() {
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
@@ -338,7 +417,6 @@ func (c *Call[K, V]) leaveEarly() {
 	}
 	c.waiters--
 	if c.waiters == 0 && !c.kept {
-		c.unlinkLocked()
-		c.cancel()
+		c.desertedLocked()
 	}
 }

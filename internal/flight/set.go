@@ -17,6 +17,7 @@ type Set struct {
 	members []member
 	running int           // calls of all groups
 	idle    chan struct{} // closed when running becomes 0; nil: nobody waits
+	alone   []*alone      // calls that nobody waits for and that linger, the oldest first
 }
 
 // member is a group of a set.
@@ -144,7 +145,7 @@ func (s *Set) closingContext() context.Context {
 }
 
 // Close refuses new calls in all groups but the inner ones. Running calls go on, and
-// may be joined.
+// may be joined. Those that nobody waits for end.
 func (s *Set) Close() {
 	s.closingContext()
 	s.close(ErrClosed)

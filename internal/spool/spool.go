@@ -272,8 +272,7 @@ func (s *Spool) Finish() {
 }
 
 // Fail ends the download: readers get err at once, whatever they could still read.
-// A spool that was abandoned stays so: a client that is told so tries again, and
-// no other error says that.
+// A spool that was abandoned stays so.
 func (s *Spool) Fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -322,14 +321,6 @@ func (s *Spool) Abandon() bool {
 	}
 	s.err = ErrAbandoned
 	return true
-}
-
-// Abandoned reports whether Abandon has succeeded. A spool that its caller held
-// before that is never abandoned.
-func (s *Spool) Abandoned() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return errors.Is(s.err, ErrAbandoned)
 }
 
 // Held reports whether anyone but the owner holds the spool.

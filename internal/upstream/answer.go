@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 )
 
 const (
@@ -17,17 +19,23 @@ const (
 // errDrained is the cause with which the body of an unwanted answer is given up.
 var errDrained = errors.New("the rest of the answer did not come")
 
-// cancellingBody is the body of an answer whose request has a context of its own.
+// cancellingBody is the body of an answer whose request has a context of its own. The
+// body may be that of a caller's own RoundTripper: a panic of it is an error.
 type cancellingBody struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc
 }
 
+func (b *cancellingBody) Read(p []byte) (n int, err error) {
+	defer hostcall.Recover("the body of the Transport", &err)
+	return b.ReadCloser.Read(p)
+}
+
 // Close closes the body and ends the context.
-func (b *cancellingBody) Close() error {
-	err := b.ReadCloser.Close()
-	b.cancel(nil)
-	return err
+func (b *cancellingBody) Close() (err error) {
+	defer b.cancel(nil)
+	defer hostcall.Recover("the body of the Transport", &err)
+	return b.ReadCloser.Close()
 }
 
 // drain ends an answer so that its connection can be used again, unless that

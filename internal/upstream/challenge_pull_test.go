@@ -41,6 +41,7 @@ func TestTheChallengeIsFoundAmongOthers(t *testing.T) {
 // Those who come while a challenge is on its way wait for it, for as long as they like.
 func TestACallerThatWaitsForAnothersChallengeMayLeave(t *testing.T) {
 	testkit.InBubble(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, w *testkit.World) {
+		testkit.WithPolicy(pullthrough.Policy{Orphans: -1})(w.Proxy) // what nobody waits for ends
 		pushEach(w, "a", "1", "2")
 		g := make(chan struct{})
 		w.Up.Fault(pullthroughtest.Fault{Match: "* 401", Stall: g})

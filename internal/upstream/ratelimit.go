@@ -52,8 +52,9 @@ func (l *limiters) of(t *Target, kind string) *limiter {
 //  4. After nextAt the first request that comes becomes the probe: it alone is sent.
 //     The others wait for its answer.
 //  5. The probe's answer decides for all. If it asks to wait again, the next round
-//     begins at 3, with a longer wait. Any other answer, or none, sets nextAt to zero
-//     and all that wait are sent.
+//     begins at 3, with a longer wait. Any other answer, or a connection that fails,
+//     sets nextAt to zero and all that wait are sent. A probe that we gave up says
+//     nothing: the next request becomes the probe.
 //  6. A probe that is slow decides nothing: after firstAnswerWait the next request
 //     becomes a probe beside it.
 type limiter struct {
@@ -140,9 +141,10 @@ func (l *limiter) errorLocked(now time.Time) *Error {
 	return e
 }
 
-// release notes the answer; nil: there was none. limited reports that the registry
-// asks everybody to wait, tooLong that it is for longer than a pull may take.
-func (s slot) release(resp *http.Response) (limited, tooLong bool) {
+// release notes the answer; nil: there was none, perhaps since ctx has ended. limited
+// reports that the registry asks everybody to wait, tooLong that it is for longer than a
+// pull may take.
+func (s slot) release(ctx context.Context, resp *http.Response) (limited, tooLong bool) {
 	l := s.limiter
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,7 +155,7 @@ func (s slot) release(resp *http.Response) (limited, tooLong bool) {
 		}
 	}
 	if !asksToWait(resp) {
-		if s.probe != nil {
+		if s.probe != nil && (resp != nil || ctx.Err() == nil) {
 			l.nextAt, l.rounds = time.Time{}, 0
 		}
 		return false, false

@@ -1,7 +1,9 @@
 package upstream_test
 
 import (
+	"context"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -44,6 +46,51 @@ func TestAHundredThatWaitAskOnce(t *testing.T) {
 		assert.EqualValues(t, 2+101, sent.Load(), "one probe of each round, and then all")
 		assert.Less(t, time.Since(start), 15*time.Second)
 	})
+}
+
+// The end of the probe's own client is no answer: the next request is the probe. That
+// the connection fails is one: all that wait are to fail at once.
+func TestAProbeThatIsGivenUpEndsNoPause(t *testing.T) {
+	for name, tc := range map[string]struct {
+		leaves      time.Duration // when the client that probes leaves
+		least, most int32         // how many requests are sent in the second after that
+	}{
+		"its client leaves":        {1500 * time.Millisecond, 1, 1},
+		"the connection is broken": {time.Hour, 50, 51},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var sent atomic.Int32
+				c := upstream.New(upstream.Config{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+					switch sent.Add(1) {
+					case 2:
+						select {
+						case <-r.Context().Done():
+							return nil, r.Context().Err()
+						case <-time.After(500 * time.Millisecond):
+							return nil, io.ErrUnexpectedEOF
+						}
+					}
+					time.Sleep(10 * time.Millisecond)
+					return answer(r, 429, http.Header{"Retry-After": {"1"}}), nil
+				})})
+				target := &upstream.Target{Base: mustParse(t, "https://r.example"), Name: "a"}
+				ctx, cancel := context.WithTimeout(t.Context(), tc.leaves)
+				defer cancel()
+				var wg sync.WaitGroup
+				wg.Go(func() { _, _ = c.Manifest(ctx, target, "1", upstream.Pull) })
+				time.Sleep(1400 * time.Millisecond)
+				for range 50 {
+					wg.Go(func() { _, _ = c.Manifest(t.Context(), target, "1", upstream.Pull) })
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				assert.GreaterOrEqual(t, sent.Load(), 2+tc.least)
+				assert.LessOrEqual(t, sent.Load(), 2+tc.most)
+				wg.Wait()
+			})
+		})
+	}
 }
 
 func TestACheckDoesNotWait(t *testing.T) {

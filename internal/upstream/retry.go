@@ -21,7 +21,7 @@ func retry(ctx context.Context, l *limiter, a attempts, send func() (*http.Respo
 			return nil, err
 		}
 		resp, err := send()
-		limited, tooLong := s.release(resp)
+		limited, tooLong := s.release(ctx, resp)
 		if try >= a.requests || tooLong || limited && a.waits == 0 || !mayPass(ctx, resp, err) {
 			return resp, err
 		}

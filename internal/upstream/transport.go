@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/egress"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 )
 
@@ -52,9 +54,9 @@ func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, err
 	trace.countRequest()
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(headerTimeout, func() { cancel(errNoAnswer) })
-	resp, err := through.RoundTrip(req.WithContext(ctx))
+	resp, err := send(through, req.WithContext(ctx))
 	timer.Stop()
-	if known {
+	if known && (err == nil || req.Context().Err() == nil) { // that we gave it up says nothing of the connection
 		x.noteOutcome(pool, err)
 	}
 	if err != nil {
@@ -68,6 +70,21 @@ func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, err
 	trace.keepWarnings(resp)
 	resp.Request = req // also where a caller's own RoundTripper leaves it out
 	resp.Body = &cancellingBody{resp.Body, cancel}
+	return resp, nil
+}
+
+// send sends req through a RoundTripper that may be the caller's: it may panic.
+func send(through http.RoundTripper, req *http.Request) (resp *http.Response, err error) {
+	defer hostcall.Recover("Transport", &err)
+	resp, err = through.RoundTrip(req)
+	switch {
+	case err != nil:
+		return nil, err
+	case resp == nil:
+		return nil, errors.New("the Transport has neither an answer nor an error")
+	case resp.Body == nil:
+		resp.Body = http.NoBody
+	}
 	return resp, nil
 }
 
