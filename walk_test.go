@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -360,6 +361,31 @@ func TestAnImageOfTooManyObjectsIsNotImportedWhole(t *testing.T) {
 	assert.ErrorIs(t, err, pullthrough.ErrTooLarge)
 	assert.Equal(t, 3, w.Up.Count("*"))
 	assert.LessOrEqual(t, store.n.Load(), int64(10_000+20))
+}
+
+// The manifests that the imports of a rule work on have 64 MiB together.
+func TestManifestsOfAnImportAreBounded(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	w.LeaveForImports(testkit.Repo("a"), 64<<10)
+	pad := strings.Repeat("x", 10<<10)
+	var children []ocispec.Descriptor
+	for i := range 8 {
+		content := marshal(t, ocispec.Index{
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{},
+			Annotations: map[string]string{"n": fmt.Sprint(i), "pad": pad},
+		})
+		w.Up.Push("a", "", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: content})
+		children = append(children, entry(ocispec.MediaTypeImageIndex, content))
+	}
+	top := marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: children})
+	w.Up.Push("a", "huge", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: top})
+	for range 2 { // the second time shows that the first has given back what it had
+		_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "huge"}, pullthrough.ImportOptions{})
+		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+		assert.ErrorContains(t, err, "too large together")
+		assert.ErrorContains(t, err, "2 of 8 objects are missing")
+	}
+	assert.Equal(t, 9, w.Up.Count("*"))
 }
 
 // twelve pushes an image of twelve layers as a:1, of which one fails so many times.
