@@ -96,8 +96,9 @@ type RepoLister interface {
 	Repos(ctx context.Context, account, region string) ([]string, error)
 }
 
-// ReferrerStore is what a [Store] may also be: it keeps lists of referrers. Where
-// a Store is none, the lists that were used last are kept in memory.
+// ReferrerStore is what a [Store] may also be: it keeps lists of referrers of manifests
+// that it has. The lists of other subjects that were used last are kept in memory, and all
+// where a Store is none.
 type ReferrerStore interface {
 	// Referrers returns the list kept for subject, and when upstream confirmed it.
 	// A miss is an error that Is [io/fs.ErrNotExist].
@@ -158,6 +159,8 @@ type Blob struct {
 	// example a redirect to a bucket.
 	Body   io.ReadCloser
 	Source Source
+
+	writes *serve.Watch // of the Proxy that returned it; nil: none has
 }
 
 // NewBlob returns a blob whose Body reads content, which is shared and must

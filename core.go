@@ -15,6 +15,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
@@ -42,6 +43,7 @@ type settings struct {
 	fill        FillMode
 	spoolDir    string
 	spoolBytes  int64
+	maxSilence  time.Duration
 	onEvent     func(context.Context, Event)
 	logger      *slog.Logger
 	now         func() time.Time
@@ -116,6 +118,9 @@ func (c *core) mayFetch(ctx context.Context, a Action, r Request) error {
 // caller may cause that. storeErr is what the Store said: one that has failed must
 // not be read as one that has nothing.
 func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, outcome, error) {
+	if spool.IsOutOfFiles(storeErr) { // a fetch would need even more of them
+		return nil, outcome{}, &Error{Kind: errBusy, RetryAfter: hostcall.FilesWait, Err: storeErr}
+	}
 	rt, err := c.router.routeBeside(ctx, r.Repo)
 	switch {
 	case err == nil:
@@ -289,4 +294,10 @@ func (o *observer) answer(ctx context.Context, e Event, start time.Time, out out
 func (o *observer) storeFailed(ctx context.Context, repo Repo, ref string, err error) {
 	o.log.Error("store failed", "repository", repo.Name, "ref", ref, "err", err)
 	o.tell(ctx, Event{Kind: EventStoreFailed, Request: Request{Repo: repo, Ref: ref}, Err: err})
+}
+
+// endedSilent reports that a client's connection was ended since it read nothing.
+func (o *observer) endedSilent(r *http.Request, silent time.Duration, short bool) {
+	o.log.Warn("connection ended: the client reads nothing", "client", r.RemoteAddr, "path", r.URL.Path,
+		"silent", silent.Round(time.Second), "descriptors short", short)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 )
 
 // engine is what a Proxy keeps in memory: one part for each kind of object, over a
@@ -20,7 +21,8 @@ type engine struct {
 	blobs     *blobs
 	referrers *referrers
 	importer  *importer
-	flights   flight.Set // everything that runs
+	flights   flight.Set   // everything that runs
+	writes    *serve.Watch // what is being written to clients
 }
 
 func newEngine(s settings) *engine {
@@ -30,6 +32,7 @@ func newEngine(s settings) *engine {
 	e.blobs = newBlobs(e.core, fill.Options{Flights: &e.flights, Dir: s.spoolDir, SpoolBytes: s.spoolBytes, Now: e.now})
 	e.referrers = newReferrers(e.core, &e.flights)
 	e.importer = newImporter(e.manifests, e.blobs, &e.flights)
+	e.writes = &serve.Watch{Silence: s.maxSilence, Ended: e.endedSilent}
 	return e
 }
 
@@ -49,6 +52,7 @@ func (e *engine) blob(ctx context.Context, r Request) (*Blob, outcome, error) {
 	event := Event{Kind: EventBlob, Request: r}
 	if err == nil {
 		event.Digest, event.Source, event.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size
+		b.writes = e.writes
 	}
 	return b, out, e.answer(ctx, event, start, out, err)
 }
@@ -64,6 +68,7 @@ func (e *engine) storedBlob(ctx context.Context, r Request) (*Blob, error) {
 		return nil, nil
 	case err == nil:
 		event.Digest, event.Source, event.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size
+		b.writes = e.writes
 	}
 	return b, e.answer(ctx, event, start, outcome{}, err)
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
 // Running returns how many fetches run.
@@ -49,4 +51,15 @@ func (p *Proxy) Connect(repo Repo, dial func(context.Context, string, string) (n
 	}
 	own.TLSClientConfig.RootCAs = roots
 	return nil
+}
+
+// TakeTurn takes one of the turns that the rule of repo has for manifests.
+func (p *Proxy) TakeTurn(repo Repo) (give func(), err error) {
+	e := p.engine()
+	rt, err := e.router.route(context.Background(), repo)
+	if err != nil {
+		return nil, err
+	}
+	_, give, err = e.registries.reach(context.Background(), rt, "", upstream.Pull)
+	return give, err
 }

@@ -46,13 +46,13 @@ func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		refuse(w, r, invalid(Repo{}, "", err))
+		h.refuse(w, r, invalid(Repo{}, "", err))
 		return
 	}
 	c := h.identify(r)
 	repo := Repo{c.Account, c.Region, path.Name}
 	if c.err != nil && !(h.PassUnidentified && errors.Is(c.err, ErrUnauthorized)) {
-		refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, c.err))
+		h.refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, c.err))
 		return
 	}
 	covered, rulesErr := h.engine().covers(r.Context(), repo)
@@ -66,13 +66,20 @@ func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, err))
+		h.refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, err))
 		return
 	}
 	if h.AskNext && h.nextRefuses(w, r, path) {
 		return
 	}
 	h.answer(w, plain(r), path.Kind, Request{repo, path.Ref, r.Method == http.MethodHead, c.Caller}, rulesErr)
+}
+
+// refuse answers with err, to a client that may read nothing.
+func (h *wrapper) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	w, answer := h.engine().writes.Answer(w, r)
+	refuse(w, r, err)
+	answer.End()
 }
 
 func isPullKind(k ocipath.Kind) bool {
@@ -105,7 +112,7 @@ func (h *wrapper) answer(w http.ResponseWriter, r *http.Request, kind ocipath.Ki
 		h.next.ServeHTTP(w, r)
 	case out.entered && r.Context().Err() == nil && h.nextAnswers(w, r, isNoMiss):
 	default:
-		refuse(w, r, err)
+		h.refuse(w, r, err)
 	}
 }
 
@@ -115,9 +122,9 @@ func (h *wrapper) headBlob(w http.ResponseWriter, r *http.Request, req Request, 
 	case b != nil:
 		WriteBlob(w, r, b)
 	case err != nil:
-		refuse(w, r, err)
+		h.refuse(w, r, err)
 	case rulesErr != nil:
-		refuse(w, r, outcome{}.words(r.Context(), req.Repo, req.Ref, rulesErr))
+		h.refuse(w, r, outcome{}.words(r.Context(), req.Repo, req.Ref, rulesErr))
 	default:
 		h.next.ServeHTTP(w, r)
 	}

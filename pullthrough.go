@@ -134,6 +134,14 @@ type Proxy struct {
 	// finds no room within 10 seconds is refused with 503. Where the Store is a
 	// [BlobStager], downloads are in its places and do not count. 0: no limit.
 	SpoolBytes int64
+	// MaxSilence is how long a client may take for one write of at most 1 MiB of an
+	// answer; its connection is ended then. The longest silent are ended earlier, after a
+	// second, when less than an eighth of the process's file descriptors is free.
+	// The time in which the proxy waits for upstream does not count. Less than two
+	// minutes cuts off slow clients that do read, since the buffers of a connection hold
+	// more than 1 MiB. Where the http.Server has a WriteTimeout, that alone counts. 0:
+	// ten minutes. Negative: no connection is ended.
+	MaxSilence time.Duration
 
 	// OnEvent is called once per request and once per fetch, after the fact. It
 	// must not block for long. nil: nobody is told.
@@ -154,7 +162,7 @@ func (p *Proxy) engine() *engine {
 		p.parts = newEngine(settings{
 			store: p.Store, rules: p.Rules, credentials: p.Credentials, rotated: p.Rotated, endpoint: p.Endpoint,
 			policy: p.Policy, authorize: p.Authorize, transport: p.Transport, fill: p.Fill, spoolDir: p.SpoolDir,
-			spoolBytes: p.SpoolBytes, onEvent: p.OnEvent, logger: p.Logger, now: p.Now,
+			spoolBytes: p.SpoolBytes, maxSilence: p.MaxSilence, onEvent: p.OnEvent, logger: p.Logger, now: p.Now,
 		})
 	})
 	return p.parts

@@ -26,7 +26,7 @@ const (
 type referrers struct {
 	*core
 	flights flight.Group[objectKey, *ocispec.Index]
-	lists   *lru.Cache[objectKey, referrerList] // where the Store keeps none
+	lists   *lru.Cache[objectKey, referrerList] // that the Store does not keep
 }
 
 func newReferrers(c *core, flights *flight.Set) *referrers {
@@ -71,12 +71,15 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 	return index, SourceFill, out, err
 }
 
-// known is the list that the Store has, or our memory.
+// known is the list that the Store has, or our memory: the newer one.
 func (re *referrers) known(ctx context.Context, rt *route, subject digest.Digest) referrerList {
-	if re.store.keepsReferrers() {
-		return re.store.referrers(ctx, rt.repo, subject)
-	}
 	known, _ := re.lists.Get(rt.key(subject.String()))
+	if !re.store.keepsReferrers() {
+		return known
+	}
+	if stored := re.store.referrers(ctx, rt.repo, subject); known.index == nil || stored.checked.After(known.checked) {
+		return stored
+	}
 	return known
 }
 
@@ -96,8 +99,10 @@ func (re *referrers) fetch(ctx context.Context, rt *route, subject digest.Digest
 	return index, err
 }
 
+// keep has the Store keep the list of a subject that it has. A client may ask for the
+// referrers of anything, and what it makes up must not fill the Store.
 func (re *referrers) keep(ctx context.Context, rt *route, subject digest.Digest, list referrerList) {
-	if re.store.keepsReferrers() {
+	if re.store.keepsReferrers() && re.store.findManifest(ctx, rt.repo, subject.String()) != nil {
 		re.store.putReferrers(ctx, rt.repo, subject, list)
 		return
 	}

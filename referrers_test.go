@@ -2,6 +2,8 @@ package pullthrough_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"io/fs"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
@@ -53,4 +56,38 @@ func TestShortListsOfReferrersAreKeptInMemory(t *testing.T) {
 			assert.Equal(t, tc.requests, w.Up.Count("*"))
 		})
 	}
+}
+
+// TestListsOfWhatNobodyHasAreNotStored: a client may make up subjects and repositories.
+// Their lists are in memory, and what is stored keeps its list in the Store.
+func TestListsOfWhatNobodyHasAreNotStored(t *testing.T) {
+	store, err := dirstore.Open(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, store.Close()) })
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = store })
+	img := testkit.Image(1)
+	w.Up.Push("a", "v1", img)
+	w.Up.Push("a", "sig", pullthroughtest.NewImage(pullthroughtest.ImageOptions{ArtifactType: "text/plain", Subject: img}))
+	for i := range 20 {
+		r := pullthrough.Request{Repo: testkit.Repo(fmt.Sprint("junk", i)), Ref: digest.FromString(fmt.Sprint(i)).String()}
+		for range 2 {
+			_, err := w.Referrers(t.Context(), r, "")
+			require.NoError(t, err)
+		}
+		_, _, err := store.Referrers(t.Context(), r.Repo, digest.Digest(r.Ref))
+		assert.ErrorIs(t, err, fs.ErrNotExist)
+	}
+	assert.Equal(t, 20, w.Up.Count("GET /v2/*/referrers/*"), "memory has them")
+
+	r := pullthrough.Request{Repo: testkit.Repo("a"), Ref: img.Digest.String()}
+	_, err = w.Manifest(t.Context(), r)
+	require.NoError(t, err)
+	w.Settled(t)
+	_, err = w.Referrers(t.Context(), r, "")
+	require.NoError(t, err)
+	list, _, err := store.Referrers(t.Context(), r.Repo, img.Digest)
+	require.NoError(t, err)
+	assert.Len(t, list.Manifests, 1)
+	assert.Equal(t, 21, w.Up.Count("GET /v2/*/referrers/*"))
+	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/*"))
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
@@ -21,6 +22,7 @@ const mediaTypeJSON = "application/json"
 // at "/v2" and at "/v2/", which are alike. A miss that no rule covers is
 // answered as Amazon ECR does, and every push 405 UNSUPPORTED.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w, answer := p.engine().writes.Answer(w, r)
 	path, err := ocipath.Parse(r.URL)
 	switch {
 	case errors.Is(err, ocipath.ErrNotRegistry):
@@ -31,6 +33,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		p.serve(w, r, path, p.identify(r), err)
 	}
+	answer.End()
 }
 
 // IsRegistryRequest reports whether r addresses the registry API: the version
@@ -90,24 +93,27 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 
 // pull answers a GET or HEAD of a manifest, a blob or a list of referrers. With an error
 // nothing has been written.
-func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request) (outcome, error) {
+func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request) (out outcome, err error) {
+	w, answer := p.engine().writes.Answer(w, r)
 	switch kind {
 	case ocipath.Manifest:
-		m, out, err := p.engine().manifest(r.Context(), req)
-		if err == nil {
+		var m *Manifest
+		if m, out, err = p.engine().manifest(r.Context(), req); err == nil {
 			WriteManifest(w, r, m)
 		}
-		return out, err
 	case ocipath.Blob:
-		b, out, err := p.engine().blob(r.Context(), req)
-		if err == nil {
+		var b *Blob
+		if b, out, err = p.engine().blob(r.Context(), req); err == nil {
 			WriteBlob(w, r, b)
 		}
-		return out, err
+	default:
+		var index *ocispec.Index
+		if index, out, err = p.engine().listReferrers(r.Context(), req, r.URL.Query().Get("artifactType")); err == nil {
+			writeReferrers(w, r, index)
+		}
 	}
-	index, out, err := p.engine().listReferrers(r.Context(), req, r.URL.Query().Get("artifactType"))
 	if err == nil {
-		writeReferrers(w, r, index)
+		answer.End()
 	}
 	return out, err
 }
@@ -118,28 +124,36 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, ErrUnauthorized) && !strings.ContainsAny(r.Host, "\"\\ ") {
 		w.Header().Set("WWW-Authenticate", `Basic realm="https://`+r.Host+`/",service="ecr.amazonaws.com"`)
 	}
+	if spool.IsOutOfFiles(err) {
+		w.Header().Set("Connection", "close") // and one descriptor more is free
+	}
 	WriteError(w, err)
 }
 
 // WriteManifest answers r, a GET or HEAD, with m: the descriptor's fields and
-// the digest as headers, 304 if the client has it.
+// the digest as headers, 304 if the client has it. A client that reads nothing
+// for ten minutes is cut off: see [Proxy.MaxSilence].
 func WriteManifest(w http.ResponseWriter, r *http.Request, m *Manifest) {
+	w, answer := (*serve.Watch)(nil).Answer(w, r)
 	serve.Manifest(w, r, m.Descriptor.Digest, m.Descriptor.MediaType, m.Content)
+	answer.End()
 }
 
 // WriteBlob answers r, a GET or HEAD, with b, and closes its Body: 206 for one
 // range, 304 if the client has it, always with a Content-Length. When the
 // content ends early it panics with [http.ErrAbortHandler], as net/http wants
-// it, so that no client takes a part for the whole.
+// it, so that no client takes a part for the whole. A client that reads nothing
+// is cut off as [Proxy.MaxSilence] of the Proxy that returned b says, else after
+// ten minutes.
 func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
 	defer func() { _ = b.Body.Close() }()
+	w, answer := b.writes.Answer(w, r)
 	if h, ok := b.Body.(http.Handler); ok {
 		h.ServeHTTP(w, r)
-		return
-	}
-	if !serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body) {
+	} else if !serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body) {
 		panic(http.ErrAbortHandler)
 	}
+	answer.End()
 }
 
 // WriteError answers with what [OCI] says of err, as the OCI distribution

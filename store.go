@@ -43,6 +43,8 @@ type guardedStore struct {
 	lookups  *hostcall.Lookups
 	verified *lru.Cache[digest.Digest, verifiedContent]
 
+	scarce hostcall.Scarce // hits that wait for a file descriptor
+
 	// Manifests do not queue behind blobs.
 	manifestPuts, blobPuts hostcall.Puts
 }
@@ -63,6 +65,9 @@ func (s *guardedStore) failed(ctx context.Context, repo Repo, ref string, err er
 // Store heals.
 func (s *guardedStore) manifest(ctx context.Context, repo Repo, ref string) (*Manifest, error) {
 	m, err := s.verifiedManifest(ctx, repo, ref)
+	if spool.IsOutOfFiles(err) {
+		m, err = hostcall.Again(ctx, &s.scarce, err, func() (*Manifest, error) { return s.verifiedManifest(ctx, repo, ref) })
+	}
 	s.failed(ctx, repo, ref, err)
 	return m, err
 }
@@ -157,6 +162,9 @@ func checkManifest(m *Manifest, ref string) error {
 // blob returns the Store's blob with its size, on the way of a hit; nil for a miss.
 func (s *guardedStore) blob(ctx context.Context, repo Repo, d digest.Digest) (*Blob, error) {
 	b, err := s.sizedBlob(ctx, repo, d)
+	if spool.IsOutOfFiles(err) {
+		b, err = hostcall.Again(ctx, &s.scarce, err, func() (*Blob, error) { return s.sizedBlob(ctx, repo, d) })
+	}
 	s.failed(ctx, repo, d.String(), err)
 	return b, err
 }

@@ -44,6 +44,15 @@ func (r reader) Content(_ context.Context, name string, d digest.Digest) ([]byte
 // Touch implements [filing.Reader].
 func (r reader) Touch(_ context.Context, name string) error { return r.s.disk.touch(name) }
 
+// Lists implements [filing.Reader].
+func (r reader) Lists(ctx context.Context, dir, name string) (listed bool, err error) {
+	err = r.s.disk.list(dir, func(e fs.DirEntry) error {
+		listed = listed || e.Name() == name
+		return ctx.Err()
+	})
+	return listed, err
+}
+
 // Discard implements [filing.Reader]. Somebody may have replaced the link just
 // now: one that turns out to be good is put back.
 func (r reader) Discard(name string, good func(content []byte) bool) {

@@ -2,11 +2,14 @@ package dirstore_test
 
 import (
 	"bytes"
+	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -35,7 +38,7 @@ func TestTheLayoutIsTheRegistrys(t *testing.T) {
 		in + "/_manifests/revisions/sha256/" + m + "/link":                  img.Digest.String(),
 		in + "/_manifests/tags/v1/current/link":                             img.Digest.String(),
 		in + "/_manifests/tags/v1/index/sha256/" + m + "/link":              img.Digest.String(),
-		in + "/_manifests/tags/v1/current/sha256-" + m + ".json":            sidecarJSON(img),
+		in + "/_manifests/tags/v1/current/sha256-" + m + ".json":            strings.TrimSuffix(sidecarJSON(img), "}") + `,"tag":"v1"}`,
 		in + "/_manifests/revisions/sha256/" + m + "/sha256-" + m + ".json": sidecarJSON(img),
 	} {
 		assert.Equal(t, content, found[name], name)
@@ -116,6 +119,42 @@ func TestATagThatTheRegistryMovesIsLocal(t *testing.T) {
 	assert.Equal(t, image(1).MediaType, m.Descriptor.MediaType)
 	assert.Zero(t, m.CheckedAt)
 	assert.Empty(t, m.Origin)
+}
+
+// TestTagsThatDifferInCaseOnly, on a file system that does not tell them apart: a second
+// name of a tag's directory looks the same. The second tag is served and not stored.
+func TestTagsThatDifferInCaseOnly(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	put(t, s, repo, manifestOf(image(1), "v1"))
+	tags := filepath.Dir(filepath.Dir(filepath.Dir(tagLink(dir, repo.Name, "v1"))))
+	require.NoError(t, os.Symlink("v1", filepath.Join(tags, "V1")))
+	up := pullthroughtest.New(t, pullthroughtest.Config{})
+	up.Push("library/alpine", "V1", image(2))
+	up.Push("library/alpine", "v1", image(1))
+	var failures atomic.Int32
+	p := &pullthrough.Proxy{Store: s, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}}, Now: func() time.Time { return checked }}
+	p.OnEvent = func(_ context.Context, e pullthrough.Event) {
+		if e.Kind == pullthrough.EventStoreFailed {
+			failures.Add(1)
+			assert.ErrorContains(t, e.Err, "differs in case")
+		}
+	}
+	for range 2 {
+		for tag, img := range map[string]*pullthroughtest.Image{"v1": image(1), "V1": image(2)} {
+			m, err := p.Manifest(t.Context(), pullthrough.Request{Repo: repo, Ref: tag})
+			require.NoError(t, err)
+			assert.Equal(t, img.Digest, m.Descriptor.Digest)
+			require.NoError(t, p.Idle(t.Context()))
+		}
+	}
+	require.NoError(t, p.Shutdown(t.Context()))
+	assert.Positive(t, failures.Load())
+	assert.Zero(t, up.Count("GET /v2/*/manifests/v1"))
+	assert.Positive(t, up.Count("GET /v2/*/manifests/V1"))
+	stored, err := s.Tags(t.Context(), repo)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"v1"}, stored)
 }
 
 // testNoTwoRepositoriesShareAPlace, however they are named.

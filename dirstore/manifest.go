@@ -89,8 +89,8 @@ func (s *Store) holds(ctx context.Context, at layout.Repository, m *pullthrough.
 	v, err := filing.ReadRevision(ctx, reader{s}, at, m.Descriptor.Digest)
 	if err == nil && m.Tag != "" {
 		var side layout.Sidecar
-		_, side, err = filing.ReadTag(ctx, reader{s}, at.Tag(m.Tag))
-		if err == nil && side != layout.SidecarOf(m, v.Manifest.Descriptor.MediaType) {
+		_, side, err = s.manifests.ReadTag(ctx, reader{s}, at, m.Tag)
+		if err == nil && side != layout.TagSidecarOf(m, v.Manifest.Descriptor.MediaType) {
 			return false, nil
 		}
 	}

@@ -2,6 +2,7 @@ package diststore
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -29,6 +30,12 @@ func (f files) Content(ctx context.Context, name string, d digest.Digest) ([]byt
 
 // Touch implements [filing.Reader]. A bucket notes no uses.
 func (f files) Touch(context.Context, string) error { return nil }
+
+// Lists implements [filing.Reader].
+func (f files) Lists(ctx context.Context, dir, name string) (bool, error) {
+	names, err := f.s.bucket.list(ctx, dir)
+	return slices.Contains(names, name), err
+}
 
 // Discard implements [filing.Reader]. The next put replaces what cannot be used:
 // another proxy may just be doing so.

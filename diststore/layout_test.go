@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -190,6 +191,22 @@ func TestARepositoryHasLayersFromTheStart(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, []string{"v1"}, tags)
 		})
+	}
+}
+
+// TestTagsThatDifferInCaseOnly, on a file system that does not tell them apart: a second
+// name of a tag's directory looks the same. The second tag is not stored.
+func TestTagsThatDifferInCaseOnly(t *testing.T) {
+	dir := scratch(t)
+	s := diststore.New(onDisk(dir))
+	put(t, s, repo, manifestOf(image(1), "v1"))
+	require.NoError(t, os.Symlink("v1", filepath.Join(dir, repositories, repo.Name, "_manifests/tags/V1")))
+	for range 2 {
+		assertNoManifest(t, s, repo, "V1")
+		err := s.PutManifest(t.Context(), repo, manifestOf(image(2), "V1"))
+		assert.ErrorContains(t, err, "differs in case")
+		assertStored(t, manifestOf(image(1), "v1"), get(t, s, repo, "v1"))
+		s = diststore.New(onDisk(dir))
 	}
 }
 

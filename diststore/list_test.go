@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/diststore"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 func TestRepositoriesAreListedByTenant(t *testing.T) {
@@ -109,4 +112,23 @@ func TestReferrersAreKept(t *testing.T) {
 		_, _, err = s.Referrers(t.Context(), repo, d)
 		assert.ErrorIs(t, err, fs.ErrNotExist)
 	}
+}
+
+// TestListsOfWhatNobodyHasLeaveNoObject: a client may make up subjects and repositories.
+func TestListsOfWhatNobodyHasLeaveNoObject(t *testing.T) {
+	up := pullthroughtest.New(t, pullthroughtest.Config{})
+	driver := drivers["inmemory"](t)
+	p := &pullthrough.Proxy{Store: diststore.New(driver), Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}}}
+	t.Cleanup(func() { assert.NoError(t, p.Shutdown(context.WithoutCancel(t.Context()))) })
+	for i := range 50 {
+		r := httptest.NewRequest(http.MethodGet, fmt.Sprintf("/v2/hub/junk%d/referrers/%s", i, digest.FromString(fmt.Sprint(i))), nil)
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, r)
+		assert.Equal(t, http.StatusOK, w.Code)
+	}
+	assert.Equal(t, 50, up.Count("GET /v2/*/referrers/*"))
+	assert.NoError(t, driver.Walk(t.Context(), "/", func(info storagedriver.FileInfo) error {
+		assert.True(t, info.IsDir(), info.Path())
+		return nil
+	}))
 }

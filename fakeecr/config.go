@@ -26,6 +26,10 @@ type Config struct {
 	// MaxBytes limits the images that are kept. When there is more, the images that
 	// were pulled least recently go. 0: all are kept.
 	MaxBytes int64
+	// VerifyBlobs has each blob in Data read in full, once, when it is first asked for:
+	// see [dirstore.Store.VerifyBlobs]. false: a blob is read in full only if its size is
+	// not known.
+	VerifyBlobs bool
 
 	// Rules are there from the start, beside those of the API. They may name any
 	// upstream that [pullthrough.Rule.Check] takes. Each hides a rule with the same

@@ -78,7 +78,7 @@ func (s *Server) openStore() (pullthrough.Store, error) {
 	}
 	s.release = dir.Close
 	dir.Account, dir.Region = c.Account, c.Region
-	dir.MaxBytes, dir.Logger = c.MaxBytes, c.Logger
+	dir.MaxBytes, dir.VerifyBlobs, dir.Logger = c.MaxBytes, c.VerifyBlobs, c.Logger
 	return dir, nil
 }
 

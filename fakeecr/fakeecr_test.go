@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -194,6 +195,28 @@ func TestMaxBytes(t *testing.T) {
 			assert.Contains(t, up.Log(), "GET /v2/one/manifests/v1 200")
 		})
 	}
+}
+
+// VerifyBlobs finds damage that no size shows.
+func TestVerifyBlobs(t *testing.T) {
+	up := pullthroughtest.New(t, pullthroughtest.Config{})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 100 << 10})
+	up.Push("one", "v1", img)
+	dir := t.TempDir()
+	config := fakeecr.Config{Data: dir, Rules: []pullthrough.Rule{ruleTo("p", up.URL())}}
+	i := start(t, config)
+	i.pull(t, "p/one", "v1", img)
+	i.stop()
+	d := img.Layers[0].Digest
+	file := filepath.Join(dir, "docker/registry/v2/blobs/sha256", d.Encoded()[:2], d.Encoded(), "data")
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	content[0] ^= 1
+	require.NoError(t, os.WriteFile(file, content, 0o644))
+	up.Reset()
+	config.VerifyBlobs = true
+	start(t, config).pull(t, "p/one", "v1", img)
+	assert.Equal(t, []string{"GET /v2/one/blobs/" + d.String() + " 200"}, up.Log())
 }
 
 func TestOnlyV2IsServed(t *testing.T) {

@@ -154,7 +154,7 @@ func (a *innerAnswer) redirects() bool {
 func (a *innerAnswer) refusal() error {
 	text := ocierror.Code(a.body.Bytes())
 	if text == "" {
-		text = ocierror.Excerpt(a.body.Bytes(), ocierror.MaxExcerpt, nil)
+		text = ocierror.Excerpt(a.body.Bytes(), ocierror.MaxExcerpt)
 	}
 	return fmt.Errorf("%s: the registry answered %d %s", a.call, a.status, text)
 }

@@ -55,7 +55,8 @@ type Store struct {
 	// error refuses the repository: its images are served and not stored. nil: the
 	// registry belongs to the account and Region of the first call, and all others are
 	// refused. Leave it nil if the host has a single account and Region. Set it if the
-	// host reads them from requests.
+	// host reads them from requests, and serve clients the registry by way of
+	// [Store.Registry], so that what they push and list has the same name.
 	Name func(pullthrough.Repo) (string, error)
 
 	once  sync.Once
@@ -101,25 +102,33 @@ func (s *Store) locate(ctx context.Context, repo pullthrough.Repo, ref string) (
 	if err := ctx.Err(); err != nil {
 		return innerRepo{}, err
 	}
-	err := errors.Join(ocipath.CheckName(repo.Name), ocipath.CheckRef(ref))
-	name := repo.Name
-	switch {
-	case err != nil:
-	case s.Name == nil:
-		err = s.bind(repo)
-	default:
+	name, err := s.nameOf(repo)
+	if err = errors.Join(ocipath.CheckRef(ref), err); err != nil {
+		return innerRepo{}, &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Ref: ref, Err: err}
+	}
+	return innerRepo{repo, name}, nil
+}
+
+// nameOf returns the repository's name in the registry. It is the one place that maps names.
+func (s *Store) nameOf(repo pullthrough.Repo) (name string, err error) {
+	if err = ocipath.CheckName(repo.Name); err != nil {
+		return "", &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Err: err}
+	}
+	if s.Name == nil {
+		name, err = repo.Name, s.bind(repo)
+	} else {
 		err = hostcall.Guard("handlerstore.Store.Name", func() (err error) {
 			name, err = s.Name(repo)
 			return err
 		})
-		if err == nil {
-			err = ocipath.CheckName(name)
-		}
+	}
+	if err == nil {
+		err = ocipath.CheckName(name)
 	}
 	if err != nil {
-		return innerRepo{}, &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Ref: ref, Err: err}
+		return "", &pullthrough.Error{Kind: pullthrough.ErrInvalid, Repo: repo, Err: err}
 	}
-	return innerRepo{repo, name}, nil
+	return name, nil
 }
 
 // bind reserves the registry for the account and Region of the first call, and refuses

@@ -30,7 +30,7 @@ type config struct {
 type arguments struct {
 	listen, account, region, tagTTL, fill, log           string
 	maxBytes, debugPage, progress                        string
-	offline, debug                                       bool
+	offline, debug, verifyBlobs                          bool
 	data, rules, credentials, realms, endpoints, secrets []string
 }
 
@@ -44,6 +44,7 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.fill, "fill", "lazy", "`MODE`: how much of an image a pull brings in: lazy (what clients ask for),\nbackground (all of it, as Amazon ECR does) or eager (all of it, parts first)")
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
 	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
+	fs.BoolVar(&a.verifyBlobs, "verify-blobs", false, "read each blob in -data in full, once, when it is first asked for; one that is damaged is fetched again")
 	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text (one line for each pull) or json")
 	fs.StringVar(&a.progress, "progress", "auto", "`WHEN` running downloads are shown on standard error, below the log: auto (on a terminal,\nunless the log is json), always or never")
 	fs.StringVar(&a.debugPage, "debug-page", "local", "`WHO` may see "+fakeecr.PagePath+", and its /metrics: local (clients on this machine that\nsay localhost or an IP address), all or off")
@@ -92,7 +93,7 @@ func parse(args []string) (*config, error) {
 func (a *arguments) config() (*config, error) {
 	c := &config{listen: a.listen, debug: a.debug, jsonLog: a.log == "json"}
 	c.Account, c.Region = a.account, a.region
-	c.Policy.Offline, c.Policy.BlobsFirst = a.offline, true
+	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, true, a.verifyBlobs
 	for _, c.Data = range a.data {
 		if c.Data == "" {
 			return nil, badFlag("-data", "", "want a directory")

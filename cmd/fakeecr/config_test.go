@@ -196,12 +196,12 @@ func TestDefaults(t *testing.T) {
 func TestFlags(t *testing.T) {
 	c, err := parse([]string{
 		"-listen", "localhost:0", "-account", "000000000000", "-region", "eu-west-1", "-data", "images", "-max-bytes", "1KiB",
-		"-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
+		"-verify-blobs", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
 	})
 	require.NoError(t, err)
 	assert.Equal(t, &config{
 		Config: fakeecr.Config{
-			Account: "000000000000", Region: "eu-west-1", Data: "images", MaxBytes: 1 << 10,
+			Account: "000000000000", Region: "eu-west-1", Data: "images", MaxBytes: 1 << 10, VerifyBlobs: true,
 			Fill: pullthrough.FillEager, DebugPage: fakeecr.PageAll,
 			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true, Offline: true},
 		},
@@ -218,7 +218,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill offline max-bytes log progress debug-page debug") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill offline max-bytes verify-blobs log progress debug-page debug") {
 		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

@@ -86,6 +86,7 @@ func newDistribution(t testing.TB, storage configuration.Storage, change func(*c
 	t.Cleanup(cancel)
 	c := &configuration.Configuration{Storage: storage}
 	c.HTTP.Secret = "only-for-tests"
+	c.Catalog.MaxEntries = 2 // a page
 	c.Storage["maintenance"] = configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}}
 	if change != nil {
 		change(c)

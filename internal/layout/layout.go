@@ -140,6 +140,11 @@ func (r Repository) Tag(tag string) string {
 	return r.join(ManifestsDir, "tags", tag, "current")
 }
 
+// TagInUpperCase is what [Repository.Tag] is too, where case makes no difference.
+func (r Repository) TagInUpperCase(tag string) string {
+	return r.join(ManifestsDir, "tags", tag, "CURRENT")
+}
+
 // History is the directory of the registry's note that the tag once was d.
 func (r Repository) History(tag string, d digest.Digest) string {
 	return r.join(ManifestsDir, "tags", tag, "index", digestPath(d))

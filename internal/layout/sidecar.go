@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -24,6 +25,9 @@ type Sidecar struct {
 	MediaType string        `json:"mediaType"`
 	CheckedAt time.Time     `json:"checkedAt,omitzero"`
 	Origin    string        `json:"origin,omitempty"`
+	// Tag is the tag that a tag's sidecar is about. A file system may not tell V1 from v1.
+	// "": a revision's, or written before there was the field.
+	Tag string `json:"tag,omitempty"`
 }
 
 // SidecarOf is what there is to know of m, which is stored as mediaType.
@@ -32,6 +36,14 @@ func SidecarOf(m *pullthrough.Manifest, mediaType string) Sidecar {
 		Digest: m.Descriptor.Digest, MediaType: mediaType,
 		CheckedAt: m.CheckedAt.UTC().Round(0), Origin: m.Origin,
 	}
+}
+
+// TagSidecarOf is what there is to know of m.Tag, which names a manifest that is stored as
+// mediaType.
+func TagSidecarOf(m *pullthrough.Manifest, mediaType string) Sidecar {
+	side := SidecarOf(m, mediaType)
+	side.Tag = strings.Clone(m.Tag)
+	return side
 }
 
 // SidecarFile is the sidecar of d in the directory of a tag or a revision. It has

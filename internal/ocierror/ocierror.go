@@ -35,14 +35,10 @@ func Code(body []byte) string {
 }
 
 // Excerpt returns the beginning of text, at most limit bytes, in one line of
-// printable ASCII. It leaves out the given secrets, the queries of URLs, and words
+// printable ASCII. It leaves out the queries of URLs, and words
 // that could be tokens because they are long.
-func Excerpt(text []byte, limit int, secrets []string) string {
-	plain := string(text)
-	for _, secret := range secrets {
-		plain = strings.ReplaceAll(plain, secret, " ... ")
-	}
-	plain = plain[:min(len(plain), MaxExcerpt)]
+func Excerpt(text []byte, limit int) string {
+	plain := string(text[:min(len(text), MaxExcerpt)])
 	var b strings.Builder
 	for word := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		word, _, _ = strings.Cut(word, "?")

@@ -91,7 +91,7 @@ func Parse(u *url.URL) (Path, error) {
 // The shape includes a component for the name. "/v2/manifests/x" and "/v2/tags/list" have
 // none, so the error is ErrNotRegistry.
 func Split(u *url.URL) (Path, error) {
-	written := u.EscapedPath()
+	written := own(u)
 	p, ok := split(written)
 	switch {
 	case !ok && hasOtherReading(written):
@@ -102,6 +102,15 @@ func Split(u *url.URL) (Path, error) {
 		return Path{}, p.Check()
 	}
 	return p, nil
+}
+
+// own returns the escaped path of u. A server cuts the path from the request line, and
+// parts of it are kept for long: they must not keep a query of a megabyte in memory.
+func own(u *url.URL) string {
+	if u.RawQuery == "" && u.Host == "" && u.User == nil {
+		return u.EscapedPath() // it is all that there is
+	}
+	return strings.Clone(u.EscapedPath())
 }
 
 func split(s string) (Path, bool) {
@@ -128,22 +137,22 @@ func isClean(s string) bool {
 	return path.Clean(s) == s
 }
 
-// maxUnescapes is how often a path may be unescaped: by a server, and once more by a handler
-// that does not know that this was done.
-const maxUnescapes = 2
+// maxUnescapes is how often a path is unescaped: by a server, by a router, and again by
+// handlers that do not know that this was done. Nothing does it more often.
+const maxUnescapes = 4
 
 // hasOtherReading reports whether a path that is none of the registry's would be one if it
-// were unescaped or cleaned. The version check and uploads are not worth a refusal.
+// were unescaped or cleaned, or if its backslashes were slashes. The version check and uploads are not worth a refusal.
 func hasOtherReading(s string) bool {
 	if strings.IndexByte(s, '%') < 0 && isClean(s) {
 		return false
 	}
 	for range maxUnescapes + 1 {
-		if p, ok := split(path.Clean(s)); ok && p.Kind != Base && p.Kind != Upload {
+		if p, ok := split(path.Clean(strings.ReplaceAll(s, `\`, "/"))); ok && p.Kind != Base && p.Kind != Upload {
 			return true
 		}
 		next, err := url.PathUnescape(s)
-		if err != nil {
+		if err != nil || next == s {
 			return false
 		}
 		s = next

@@ -94,8 +94,8 @@ func TestPathsThatOthersReadAsRegistryPaths(t *testing.T) {
 		"/v2/app/manifests/latest/", "/v2/app/tags/list/", "/v2/_catalog/", "/v2/app/blobs/" + sha256 + "/", "/v2/app/manifests/x/.", "/v2/app/manifests/x/y/..",
 		"/v2/app/manifests//x", "/v2/app//manifests/x/", "/v2/app/manifests/./x", "//v2/app/manifests/x", "/./v2/app/manifests/x", "/x/../v2/app/manifests/x",
 		"/v2/app/x/../manifests/y/", "/v2/app/blobs/uploads/.", "/v2/app/blobs/uploads/../" + sha256 + "/", "/%76%32/app/manifests/x", "/v2/app/%6danifests/x", "/v2/app/tags/lis%74",
-		"/v2/%5fcatalog", "/v2%2Fapp%2Fmanifests%2Fx", "/v2/app%2Fmanifests%2Fx", "/v2/app/manifests%2fx", "/v2/app%252Fmanifests%252Fx",
-		"/v2/app%2Fblobs%2F" + sha256, "/v2/app/referrers%2f" + sha256,
+		"/v2/%5fcatalog", "/v2%2Fapp%2Fmanifests%2Fx", "/v2/app%2Fmanifests%2Fx", "/v2/app/manifests%2fx", "/v2/app%252Fmanifests%252Fx", "/v2/app/%25256danifests/x",
+		"/v2/app%2Fblobs%2F" + sha256, "/v2/app/referrers%2f" + sha256, "/v2/app%5Cmanifests/x", "/v2%5capp/blobs%5C" + sha256,
 	} {
 		assertInvalid(t, path, ocipath.Spelling, path)
 	}

@@ -2,6 +2,7 @@ package spool_test
 
 import (
 	"io"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -15,6 +16,23 @@ func TestAProcessMayHaveSomeFilesOpen(t *testing.T) {
 	limit := spool.OpenFileLimit()
 	assert.GreaterOrEqual(t, limit, int64(64))
 	assert.LessOrEqual(t, limit, int64(1<<20))
+}
+
+func TestOpenFilesAreCounted(t *testing.T) {
+	before, limit := spool.OpenFiles()
+	assert.Equal(t, spool.OpenFileLimit(), limit)
+	if before == 0 {
+		t.Skip("nobody tells here")
+	}
+	dir := t.TempDir()
+	for range 50 {
+		f, err := os.Open(dir)
+		require.NoError(t, err)
+		defer func() { assert.NoError(t, f.Close()) }()
+	}
+	after, _ := spool.OpenFiles()
+	assert.InDelta(t, before+50, after, 40, "all but the gaps")
+	assert.Greater(t, after, before)
 }
 
 func TestNothingIsLeftOnDisk(t *testing.T) {

@@ -101,7 +101,7 @@ func (a *authorizer) logExtraScopes(t *Target, extra string) {
 		return
 	}
 	a.log.Warn("upstream's challenge asks for more than a pull of the repository",
-		"host", t.Base.Host, "repository", t.Name, "scope", extra)
+		"host", t.Base.Host, "repository", t.Name, "scope", a.servers.transport.secretsOf(t).strike(extra))
 }
 
 // authorization returns what to send now. Its errors are those of the fetch; those

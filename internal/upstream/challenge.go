@@ -16,12 +16,15 @@ const (
 	basicScheme   = "basic"
 	pullScopeForm = "repository:%s:pull"
 
+	maxRealm        = 4096 // bytes
+	maxService      = 4096 // bytes
 	maxOpaqueScopes = 8
 	maxToken        = 16 << 10 // bytes of a token, or of any other text that a header may hold
 )
 
 // authChallenge is how a registry wants to be told who asks. The zero value asks
-// for nothing.
+// for nothing. It is kept for long, so its texts are short, and are no parts of the
+// header that they came in.
 type authChallenge struct {
 	scheme  string // bearerScheme or basicScheme
 	realm   string // the token server's URL; "" for Basic
@@ -37,10 +40,11 @@ func chooseChallenge(from *url.URL, all []challenge.Challenge, had authChallenge
 	for _, c := range all {
 		switch c.Scheme {
 		case bearerScheme:
-			if checkRealm(from, c.Params["realm"]) != nil {
+			realm, service := c.Params["realm"], c.Params["service"]
+			if checkRealm(from, realm) != nil || len(service) > maxService {
 				continue
 			}
-			ch = authChallenge{bearerScheme, c.Params["realm"], c.Params["service"], opaqueScopes(c.Params["scope"])}
+			ch = authChallenge{bearerScheme, strings.Clone(realm), strings.Clone(service), opaqueScopes(c.Params["scope"])}
 			narrow = c.Params["error"] == "insufficient_scope" && ch.realm == had.realm && ch.service == had.service
 			if narrow {
 				ch.opaque = opaqueScopes(had.opaque + " " + ch.opaque)
@@ -74,7 +78,7 @@ func opaqueScopes(scope string) string {
 	})
 	slices.Sort(fields)
 	fields = slices.Compact(fields)
-	return strings.Join(fields[:min(len(fields), maxOpaqueScopes)], " ")
+	return strings.Clone(strings.Join(fields[:min(len(fields), maxOpaqueScopes)], " "))
 }
 
 // extraScopes are those scopes of a challenge that go beyond a pull of the
@@ -88,7 +92,7 @@ func extraScopes(all []challenge.Challenge, name string) string {
 			}
 		}
 	}
-	return ocierror.Excerpt([]byte(strings.Join(extra, " ")), ocierror.MaxExcerpt, nil)
+	return ocierror.Excerpt([]byte(strings.Join(extra, " ")), ocierror.MaxExcerpt)
 }
 
 // guestChallenge is the challenge of a registry that we were redirected to, and the

@@ -112,10 +112,8 @@ func testReasonOfRefusal(t *testing.T) {
 	challengeWith(w, "GET /v2/a/manifests/1 200", 0, `,error="insufficient_scope",error_description="`+reason+`"`)
 	err := pullTag(t, w, "a", "1")
 	require.ErrorIs(t, err, pullthrough.ErrDenied)
-	assert.ErrorContains(t, err, reason[:50])
-	assert.NotContains(t, err.Error(), reason[:65], "64 characters are enough")
-	_, _, message := pullthrough.OCI(err)
-	assert.NotContains(t, message, "subscription", "clients do not read upstream's text")
+	assert.ErrorContains(t, err, "insufficient_scope")
+	assert.NotContains(t, err.Error(), "subscription", "upstream's text is not kept")
 	assert.Positive(t, w.Up.Count("GET /v2/a/manifests/1 401"))
 }
 

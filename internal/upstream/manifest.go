@@ -61,7 +61,7 @@ func (c *Client) manifestOf(ctx context.Context, t *Target, asked string, tries 
 	if got := d.Algorithm().FromBytes(body); got != d {
 		return nil, t.fail(ErrDigest, fmt.Errorf("manifest has the digest %s", got))
 	}
-	return inspect(t, d, h, body, manifest.ByDigest)
+	return c.inspect(t, d, h, body, manifest.ByDigest)
 }
 
 // taggedManifest fetches the manifest that the tag names. If its content does not have
@@ -88,7 +88,7 @@ func (c *Client) taggedManifest(ctx context.Context, t *Target, tag string, trie
 			return nil, t.fail(ErrDigest, fmt.Errorf("manifest has the digest %s, upstream says it has another", d))
 		}
 	}
-	return inspect(t, d, h, body, manifest.ByTag)
+	return c.inspect(t, d, h, body, manifest.ByTag)
 }
 
 // digestOfTag returns the digest of a tag's manifest. It is the one that the registry
@@ -134,13 +134,13 @@ func (c *Client) readManifest(ctx context.Context, t *Target, ref string, tries 
 
 // inspect decides what body, which has the digest d, is. A manifest of Docker's schema 1 is
 // "not found": it cannot be verified, and no client wants it.
-func inspect(t *Target, d digest.Digest, h http.Header, body []byte, trust manifest.Trust) (*Manifest, error) {
+func (c *Client) inspect(t *Target, d digest.Digest, h http.Header, body []byte, trust manifest.Trust) (*Manifest, error) {
 	info, err := manifest.Inspect(h.Get("Content-Type"), body, trust)
 	if errors.Is(err, manifest.ErrSchema1) {
 		return nil, t.fail(ErrNotFound, err)
 	}
 	if err != nil {
-		return nil, t.fail(ErrUnavailable, err)
+		return nil, c.transport.secretsOf(t).clean(t.fail(ErrUnavailable, err), t.Base.Host)
 	}
 	desc := ocispec.Descriptor{MediaType: info.MediaType, Digest: d, Size: int64(len(body))}
 	return &Manifest{Descriptor: desc, Content: body, Info: info}, nil

@@ -21,7 +21,7 @@ var realmPairs = map[string]string{
 func checkRealm(from *url.URL, realm string) error {
 	u, err := url.Parse(realm)
 	switch {
-	case err != nil, len(realm) > 4096, strings.ContainsFunc(realm, func(r rune) bool { return r <= ' ' || r > '~' }):
+	case err != nil, len(realm) > maxRealm, strings.ContainsFunc(realm, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return errors.New("token server is no URL")
 	case u.Scheme != "https" && (u.Scheme != "http" || from.Scheme != "http"):
 		return fmt.Errorf("token server has the scheme %.20q", u.Scheme)

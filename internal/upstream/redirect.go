@@ -43,7 +43,7 @@ func (x *transport) send(t *Target, req *http.Request, scope redirectScope) (*ht
 			err = &RedirectError{fmt.Sprintf("more than %d redirects", maxRedirects)}
 		}
 		if err != nil {
-			return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Status: resp.StatusCode, Err: err}
+			return nil, x.secretsOf(t).clean(&Error{Kind: ErrUnavailable, Host: req.URL.Host, Status: resp.StatusCode, Err: err}, t.Base.Host)
 		}
 		req = next
 	}
@@ -70,6 +70,7 @@ func redirect(req *http.Request, resp *http.Response, scope redirectScope) (*htt
 		return nil, &RedirectError{err.Error()}
 	}
 	next := req.Clone(req.Context())
+	to.Host = strings.Clone(to.Host) // pools of connections keep it longer than the Location
 	next.URL, next.Host = to, ""
 	if origin(to) != origin(req.URL) {
 		for _, h := range []string{"Authorization", "Cookie", "Proxy-Authorization", "Referer"} {
@@ -79,6 +80,9 @@ func redirect(req *http.Request, resp *http.Response, scope redirectScope) (*htt
 	return next, nil
 }
 
+// maxHost is how many bytes a host with its port has: a name of the DNS has 253.
+const maxHost = 320
+
 // checkRedirect returns why a redirect must not be followed. Where it leads is the
 // registry's word, which may be hostile. The addresses behind the host name are
 // judged when they are dialled, see [Target.addressesFor].
@@ -86,7 +90,7 @@ func checkRedirect(from, to *url.URL, scope redirectScope) error {
 	switch {
 	case scope == nowhere:
 		return errors.New("redirected with a token in the request")
-	case to.Scheme != "https" && to.Scheme != "http", to.Host == "":
+	case to.Scheme != "https" && to.Scheme != "http", to.Host == "", len(to.Host) > maxHost:
 		return errors.New("redirected to what is no http URL")
 	case to.User != nil:
 		return errors.New("redirected to a URL with credentials in it")

@@ -1,12 +1,9 @@
 package upstream
 
 import (
-	"encoding/base64"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,18 +13,10 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocierror"
 )
 
-const (
-	maxRetryAfter = 24 * time.Hour
-	maxReason     = 64 // bytes of a challenge's error_description
-	maxForm       = 64 << 10
-	// minSecret is the length from which on a secret is struck out of texts. A
-	// shorter one would strike out half of every text.
-	minSecret = 4
-)
+const maxRetryAfter = 24 * time.Hour
 
-// statusError says what a refusal means. The status decides. Of the body a
-// well-formed error code is kept, or the beginning of what else it is: it is the
-// server's text, for logs and never for clients.
+// statusError says what a refusal means. The status decides. Of the body a well-formed
+// error code is kept, for logs and never for clients.
 func statusError(t *Target, resp *http.Response) *Error {
 	e := t.fail(ErrUnavailable, reason(resp))
 	e.Status = resp.StatusCode
@@ -64,81 +53,31 @@ func retryAfter(v string, now time.Time) time.Duration {
 	return time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second
 }
 
-// reason is what a server says of its refusal; nil: nothing.
+// reason is what a server says of its refusal, in words that are not its own: an error
+// code of the OCI distribution specification, and why a token was not good enough, if the
+// code is one of RFC 6750; nil: nothing. Its texts are not kept, since they may hold
+// anything, a secret for example.
 func reason(resp *http.Response) error {
 	defer hurry(resp)()
-	secrets := secretsOf(resp.Request)
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil {
 		return redact(resp.Request.Context(), err)
 	}
-	text := ocierror.Code(body)
-	if text == "" {
-		text = ocierror.Excerpt(body, ocierror.MaxExcerpt, secrets)
+	var codes []string
+	if code := ocierror.Code(body); code != "" {
+		codes = append(codes, code)
 	}
-	if more := bearerError(resp, secrets); more != "" {
-		text = strings.TrimPrefix(text+": "+more, ": ")
+	for _, c := range challenge.Parse(resp.Header.Values("WWW-Authenticate")) {
+		if code := c.Params["error"]; c.Scheme == bearerScheme && slices.Contains(bearerErrors, code) {
+			codes = append(codes, code)
+			break
+		}
 	}
-	if text == "" {
+	if codes == nil {
 		return nil
 	}
-	return errors.New(text)
+	return errors.New(strings.Join(codes, ": "))
 }
 
-// bearerError is why a token was not good enough, "invalid_token (expired)" (RFC
-// 6750, section 3); "": the registry does not say.
-func bearerError(resp *http.Response, secrets []string) string {
-	for _, c := range challenge.Parse(resp.Header.Values("WWW-Authenticate")) {
-		if c.Scheme != bearerScheme || c.Params["error"] == "" {
-			continue
-		}
-		text := ocierror.Excerpt([]byte(c.Params["error"]), maxReason, secrets)
-		if why := ocierror.Excerpt([]byte(c.Params["error_description"]), maxReason, secrets); why != "" {
-			text += fmt.Sprintf(" (%s)", why)
-		}
-		return text
-	}
-	return ""
-}
-
-// secretsOf are the secrets of a request, in the forms in which an answer may
-// repeat them, the longest first, so that none is hidden by a part of it.
-func secretsOf(req *http.Request) []string {
-	var secrets []string
-	add := func(all ...string) {
-		for _, s := range all {
-			if len(s) >= minSecret {
-				secrets = append(secrets, s, url.QueryEscape(s))
-			}
-		}
-	}
-	if _, value, ok := strings.Cut(req.Header.Get("Authorization"), " "); ok {
-		add(value)
-		if plain, err := base64.StdEncoding.DecodeString(value); err == nil {
-			user, password, _ := strings.Cut(string(plain), ":")
-			add(string(plain), user, password)
-		}
-	}
-	for name, values := range req.URL.Query() {
-		if name != "scope" && name != "service" {
-			add(values...)
-		}
-	}
-	add(refreshTokenOf(req))
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
-	return secrets
-}
-
-// refreshTokenOf is the identity token in the form of a token request; "": none.
-func refreshTokenOf(req *http.Request) string {
-	if req.GetBody == nil {
-		return ""
-	}
-	body, err := req.GetBody()
-	if err != nil {
-		return ""
-	}
-	sent, _ := io.ReadAll(io.LimitReader(body, maxForm)) // from memory
-	form, _ := url.ParseQuery(string(sent))
-	return form.Get("refresh_token")
-}
+// bearerErrors are the codes of RFC 6750, section 3.1.
+var bearerErrors = []string{"invalid_request", "invalid_token", "insufficient_scope"}

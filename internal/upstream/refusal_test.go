@@ -24,13 +24,11 @@ func TestWhatARefusalMeans(t *testing.T) {
 		w := newWorld(t, pullthroughtest.Config{})
 		w.up.Fault(pullthroughtest.Fault{Status: status, Body: []byte("a proxy in between says no"), Header: http.Header{"Retry-After": {"7"}}})
 		_, err := w.Manifest(t.Context(), w.target, "1", upstream.Check)
-		want := &upstream.Error{Kind: kind, Host: w.up.Host(), Status: status}
+		want := &upstream.Error{Kind: kind, Host: w.up.Host(), Status: status} // and nothing of what it says
 		if status == 429 || status >= 500 {
 			want.RetryAfter = 7 * time.Second
 		}
 		e := err.(*upstream.Error)
-		assert.EqualError(t, e.Err, "a proxy in between says no")
-		e.Err = nil
 		assert.Equal(t, want, e)
 		assert.Len(t, w.up.Log(), 1)
 	}

@@ -260,7 +260,7 @@ func testHugeTokenAnswers(t *testing.T) {
 
 func testWebPageAsTokenIsNamed(t *testing.T) {
 	for name, tc := range map[string]struct{ contentType, body, said string }{
-		"a page to log in":     {"text/html; charset=utf-8", "<html>\n<title>Log in</title> " + strings.Repeat("x", 4096) + " far away", "<html> <title>Log in"},
+		"a page to log in":     {"text/html; charset=utf-8", "<html>\n<title>Log in</title> " + strings.Repeat("x", 4096) + " far away", "it is a web page"},
 		"a page that is JSON":  {"text/html", `["x"]`, ""},
 		"text":                 {"text/plain", "ok", ""},
 		"nothing":              {"application/json", "", ""},
@@ -282,7 +282,7 @@ func testWebPageAsTokenIsNamed(t *testing.T) {
 			assert.Equal(t, issuer.Host(), e.Host)
 			assert.Contains(t, err.Error(), tc.contentType)
 			assert.Contains(t, err.Error(), tc.said)
-			assert.NotContains(t, err.Error(), "far away", "the beginning is enough")
+			assert.NotContains(t, err.Error(), "Log in", "what it says is not kept")
 			assert.NotContains(t, err.Error(), "\n")
 			status, _, message := pullthrough.OCI(err)
 			assert.Equal(t, http.StatusBadGateway, status)

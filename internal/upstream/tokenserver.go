@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,8 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-
-	"github.com/ecr-pullthrough/pullthrough/internal/ocierror"
 )
 
 // clientID is what we call ourselves in an OAuth 2 exchange.
@@ -34,7 +33,8 @@ func (s *tokenServers) request(ctx context.Context, t *Target, key tokenKey, cre
 		return tokenAnswer{}, t.fail(ErrUnavailable, errors.New("token server is no URL"))
 	}
 	if !cred.isAnonymous() && !mayHaveCredentials(t, realm) {
-		return tokenAnswer{}, t.fail(ErrDenied, fmt.Errorf("token server %q may not have the rule's credentials: name it in Policy.RealmHosts to allow it", realm.Host))
+		err := t.fail(ErrDenied, fmt.Errorf("token server %q may not have the rule's credentials: name it in Policy.RealmHosts to allow it", realm.Host))
+		return tokenAnswer{}, s.transport.secretsOf(t).clean(err, t.Base.Host)
 	}
 	if cred.IdentityToken == "" {
 		return s.get(ctx, t, key, cred)
@@ -134,13 +134,14 @@ func (s *tokenServers) ask(ctx context.Context, t *Target, key tokenKey, scope r
 		return s.transport.send(t, req, scope)
 	})
 	if err != nil {
-		return tokenAnswer{}, tokenServerError(err, realm.Host)
+		return tokenAnswer{}, s.fail(t, err, realm.Host)
 	}
 	defer drain(resp)
 	answer, err := readToken(t, resp)
 	if err != nil {
-		return tokenAnswer{}, tokenServerError(err, realm.Host)
+		return tokenAnswer{}, s.fail(t, err, realm.Host)
 	}
+	s.transport.secretsOf(t).note(answer.token, answer.refresh)
 	return answer, nil
 }
 
@@ -158,15 +159,17 @@ func readToken(t *Target, resp *http.Response) (tokenAnswer, error) {
 	}
 	answer, err := parseToken(body)
 	if err != nil {
-		err = fmt.Errorf("answer of type %.60q%s: %w", resp.Header.Get("Content-Type"), pageStart(body, resp.Request), err)
-		return tokenAnswer{}, t.fail(ErrUnavailable, err)
+		if isPage(body) {
+			err = fmt.Errorf("it is a web page: %w", err)
+		}
+		return tokenAnswer{}, t.fail(ErrUnavailable, fmt.Errorf("answer of type %.60q: %w", resp.Header.Get("Content-Type"), err))
 	}
 	return answer, nil
 }
 
-// tokenServerError names the token server. Its 404 does not mean that an image is
-// missing, so it must not read as the registry's.
-func tokenServerError(err error, host string) error {
+// fail names the token server in err. Its 404 does not mean that an image is missing, so it
+// must not read as the registry's.
+func (s *tokenServers) fail(t *Target, err error, host string) error {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
 		return err
@@ -179,14 +182,8 @@ func tokenServerError(err error, host string) error {
 		e.Err = errors.New("refused")
 	}
 	e.Err = fmt.Errorf("token server: %w", e.Err)
-	return e
+	return s.transport.secretsOf(t).clean(e, t.Base.Host)
 }
 
-// pageStart says how a web page begins that was sent in place of an answer. Only
-// what looks like a page is quoted: anything else might be a token.
-func pageStart(body []byte, req *http.Request) string {
-	if !strings.HasPrefix(strings.TrimSpace(string(body[:min(len(body), 256)])), "<") {
-		return ""
-	}
-	return fmt.Sprintf(" that begins %q", ocierror.Excerpt(body, 64, secretsOf(req)))
-}
+// isPage reports whether a web page was sent in place of an answer.
+func isPage(body []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(body), []byte("<")) }

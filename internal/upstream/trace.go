@@ -22,7 +22,8 @@ type Trace struct {
 
 	mu       sync.Mutex
 	warnings []string
-	size     int // of warnings
+	size     int      // of warnings
+	known    *secrets // of the registry that has warned
 }
 
 // Facts is what a [Trace] has noted.
@@ -41,16 +42,19 @@ func (t *Trace) Attach(ctx context.Context) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
-// Facts returns what has been noted so far.
+// Facts returns what has been noted so far. There are no secrets in it.
 func (t *Trace) Facts() Facts {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return Facts{
+	f := Facts{
 		Requests:    int(t.requests.Load()),
 		Anonymous:   t.anonymous.Load(),
 		WrongDigest: t.wrongDigest.Load(),
-		Warnings:    slices.Clone(t.warnings),
 	}
+	for _, text := range t.warnings {
+		f.Warnings = append(f.Warnings, t.known.strike(text)) // also what has become known since
+	}
+	return f
 }
 
 // withTraceOf notes what happens under ctx in the trace of from.
@@ -71,21 +75,22 @@ func (t *Trace) countRequest() {
 	}
 }
 
-// keepWarnings keeps the warnings of an answer.
-func (t *Trace) keepWarnings(resp *http.Response) {
+// keepWarnings keeps the warnings of an answer, without the secrets that are known.
+func (t *Trace) keepWarnings(resp *http.Response, known *secrets) {
 	if t == nil {
 		return
 	}
 	for _, line := range resp.Header.Values("Warning") {
 		if text, ok := parseWarning(line); ok {
-			t.addWarning(text)
+			t.addWarning(known.strike(text, queryOf(resp.Request.URL)...), known)
 		}
 	}
 }
 
-func (t *Trace) addWarning(text string) {
+func (t *Trace) addWarning(text string, known *secrets) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.known = known
 	text = strings.ToValidUTF8(text[:min(len(text), maxWarnings-t.size)], "")
 	if text == "" || slices.Contains(t.warnings, text) {
 		return

@@ -33,18 +33,28 @@ type transport struct {
 	custom http.RoundTripper // the caller's; nil: own ones
 	own    transports
 	failed *lru.Cache[connPool, struct{}] // where the last request failed
+	sent   *lru.Cache[any, *secrets]      // by Target.ID
 }
 
 func newTransport(custom http.RoundTripper) *transport {
-	return &transport{custom: custom, failed: lru.New[connPool, struct{}](maxPools)}
+	return &transport{
+		custom: custom, failed: lru.New[connPool, struct{}](maxPools), sent: lru.New[any, *secrets](maxRegistries),
+	}
+}
+
+// secretsOf are the secrets that were sent for targets like t.
+func (x *transport) secretsOf(t *Target) *secrets {
+	return x.sent.GetOrPut(t.ID, func() *secrets { return new(secrets) })
 }
 
 // roundTrip sends one request. The answer's header has to arrive in time; its
 // body ends with the request's context.
 func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, error) {
+	secrets := x.secretsOf(t)
+	secrets.noteRequest(req)
 	through, err := x.roundTripper(t, req)
 	if err != nil {
-		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: err}
+		return nil, secrets.clean(&Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: err}, t.Base.Host)
 	}
 	pool, known := poolOf(through, req)
 	if known {
@@ -65,10 +75,10 @@ func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, err
 			cause = markBroken(ctx, err)
 		}
 		cancel(nil)
-		return nil, &Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: cause}
+		return nil, secrets.clean(&Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: cause}, t.Base.Host)
 	}
-	trace.keepWarnings(resp)
 	resp.Request = req // also where a caller's own RoundTripper leaves it out
+	trace.keepWarnings(resp, secrets)
 	resp.Body = &cancellingBody{resp.Body, cancel}
 	return resp, nil
 }

@@ -11,7 +11,7 @@ import (
 
 // Wrap returns a handler to serve instead of the registry, and its proxy. Shut the proxy
 // down after the server. Images that are pulled through are stored in the registry. The
-// registry answers all requests that no rule covers.
+// registry answers all requests that no rule covers, and all pushes.
 func Wrap(registry http.Handler, rules pullthrough.RuleSource) (http.Handler, *pullthrough.Proxy) {
 	proxy := &pullthrough.Proxy{
 		Store: &handlerstore.Store{Handler: registry},

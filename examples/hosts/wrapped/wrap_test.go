@@ -123,6 +123,29 @@ func TestTheRestIsTheRegistrysOwn(t *testing.T) {
 	assert.Contains(t, body, "Requested image not found", "the proxy's")
 }
 
+// A client that pushes asks what is there: what only upstream has is not.
+func TestAPushUploadsWhatTheRegistryLacks(t *testing.T) {
+	h := start(t)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	h.up.Push("a", "1", img)
+	h.up.Reset()
+	for _, b := range img.Blobs() {
+		resp, err := http.Head(h.server.URL + "/v2/hub/a/blobs/" + b.Digest.String())
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, 404, resp.StatusCode)
+	}
+	assert.Empty(t, h.up.Log())
+	h.whole(t)
+	for _, b := range img.Blobs() {
+		resp, err := http.Head(h.server.URL + "/v2/hub/a/blobs/" + b.Digest.String())
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, 200, resp.StatusCode)
+	}
+	assert.Len(t, h.up.Log(), 1+len(img.Blobs()))
+}
+
 func TestItTakes10Lines(t *testing.T) {
 	fset := token.NewFileSet()
 	file, err := parser.ParseFile(fset, "wrap.go", nil, parser.SkipObjectResolution)

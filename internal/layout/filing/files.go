@@ -38,6 +38,8 @@ type Reader interface {
 	// Touch notes that content is in use, if the store notes that. The error Is
 	// [io/fs.ErrNotExist] if the content is gone.
 	Touch(ctx context.Context, name string) error
+	// Lists reports whether the directory has an entry of this very name.
+	Lists(ctx context.Context, dir, name string) (bool, error)
 	// Discard is told of a link that leads nowhere. The store may remove the link. A
 	// link whose content good accepts must stay: somebody has just replaced the old
 	// one. A nil good accepts nothing.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -23,6 +24,7 @@ type Manifests struct {
 	tagAge, linkAge time.Duration
 	memory          memory
 	sizes           *Sizes
+	folds           atomic.Pointer[bool] // nil: nobody has looked; see [Manifests.isNamed]
 }
 
 // NewManifests returns the manifests of a store. What a tag's link said is
@@ -85,7 +87,7 @@ func (f *Manifests) read(ctx context.Context, r Reader, at layout.Repository, o 
 // readTag reads the manifest that the tag names.
 func (f *Manifests) readTag(ctx context.Context, r Reader, at layout.Repository, o Object) (*memo, error) {
 	until := time.Now().Add(f.tagAge)
-	d, side, err := ReadTag(ctx, r, at.Tag(o.Ref))
+	d, side, err := f.ReadTag(ctx, r, at, o.Ref)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +163,7 @@ func (f *Manifests) Write(ctx context.Context, w Writer, at layout.Repository, r
 	if err != nil || m.Tag == "" {
 		return err
 	}
-	return writeTag(ctx, w, at, m.Tag, layout.SidecarOf(m, mediaType))
+	return f.writeTag(ctx, w, at, layout.TagSidecarOf(m, mediaType))
 }
 
 // recheck notes that upstream has confirmed the tag. A tag that has moved since
@@ -171,7 +173,7 @@ func (f *Manifests) recheck(ctx context.Context, w Writer, at layout.Repository,
 	if m.Tag == "" {
 		return false, nil
 	}
-	d, side, err := ReadTag(ctx, w, at.Tag(m.Tag))
+	d, side, err := f.ReadTag(ctx, w, at, m.Tag)
 	if err == nil && d != m.Descriptor.Digest {
 		return true, nil
 	}
@@ -186,6 +188,6 @@ func (f *Manifests) recheck(ctx context.Context, w Writer, at layout.Repository,
 		return true, err
 	}
 	side.Digest, side.MediaType = d, known.m.Descriptor.MediaType
-	side.CheckedAt = layout.SidecarOf(m, "").CheckedAt
+	side.CheckedAt, side.Tag = layout.SidecarOf(m, "").CheckedAt, m.Tag
 	return true, writeSidecar(ctx, w, at.Tag(m.Tag), side)
 }

@@ -3,8 +3,10 @@ package filing_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -30,7 +32,26 @@ var (
 type shelf struct {
 	files map[string]string
 	steps []string
-	fail  int // the how manieth step fails; 0: none
+	fail  int  // the how manieth step fails; 0: none
+	folds bool // upper and lower case are one: a name is as it was first written
+}
+
+// name is the name that the file has, or would have.
+func (s *shelf) name(name string) string {
+	if !s.folds {
+		return name
+	}
+	found := ""
+	for part := range strings.SplitSeq(name, "/") {
+		found = path.Join(found, part)
+		for file := range s.files {
+			if len(file) >= len(found) && strings.EqualFold(file[:len(found)], found) && (len(file) == len(found) || file[len(found)] == '/') {
+				found = file[:len(found)]
+				break
+			}
+		}
+	}
+	return found
 }
 
 var errFull = errors.New("full")
@@ -43,7 +64,7 @@ func (s *shelf) step(op, name string) error {
 }
 
 func (s *shelf) Read(_ context.Context, name string, _ int64) ([]byte, error) {
-	content, ok := s.files[name]
+	content, ok := s.files[s.name(name)]
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
@@ -60,6 +81,15 @@ func (s *shelf) Content(ctx context.Context, name string, d digest.Digest) ([]by
 
 func (s *shelf) Touch(_ context.Context, name string) error { return s.step("touch", name) }
 
+func (s *shelf) Lists(_ context.Context, dir, name string) (bool, error) {
+	for file := range s.files {
+		if below, ok := strings.CutPrefix(file, s.name(dir)+"/"); ok && strings.HasPrefix(below, name+"/") {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 func (s *shelf) Discard(name string, good func([]byte) bool) {
 	if good == nil || !good([]byte(s.files[name])) {
 		delete(s.files, name)
@@ -70,7 +100,7 @@ func (s *shelf) Write(_ context.Context, name string, content []byte) error {
 	if err := s.step("write", name); err != nil {
 		return err
 	}
-	s.files[name] = string(content)
+	s.files[s.name(name)] = string(content)
 	return nil
 }
 
@@ -83,7 +113,7 @@ func (s *shelf) WriteContent(ctx context.Context, _ layout.Repository, name stri
 }
 
 func (s *shelf) Remove(_ context.Context, name string) error {
-	delete(s.files, name)
+	delete(s.files, s.name(name))
 	return s.step("remove", name)
 }
 
@@ -289,4 +319,50 @@ type slowShelf struct {
 func (s slowShelf) Content(ctx context.Context, name string, d digest.Digest) ([]byte, time.Time, error) {
 	s.meanwhile()
 	return s.shelf.Content(ctx, name, d)
+}
+
+// TestTagsThatDifferInCaseOnly are two tags, or the second one is an error: never one.
+func TestTagsThatDifferInCaseOnly(t *testing.T) {
+	one, two := manifest("1", "v1"), manifest("2", "V1")
+	for name, prepare := range map[string]func(w world){
+		"the sidecar has the name": func(world) {},
+		"an old sidecar": func(w world) {
+			file := layout.SidecarFile(w.at.Tag("v1"), one.Descriptor.Digest)
+			w.files[file] = strings.Replace(w.files[file], `,"tag":"v1"`, "", 1)
+		},
+		"no sidecar": func(w world) { delete(w.files, layout.SidecarFile(w.at.Tag("v1"), one.Descriptor.Digest)) },
+	} {
+		for _, folds := range []bool{true, false} {
+			t.Run(fmt.Sprint(name, ", folds=", folds), func(t *testing.T) {
+				w := newWorld(map[string]string{})
+				w.folds = folds
+				require.NoError(t, w.put(one))
+				prepare(w)
+				w.all = newWorld(nil).all // another process
+				_, err := w.get("V1")
+				require.ErrorIs(t, err, fs.ErrNotExist)
+				err = w.put(two)
+				assert.Equal(t, folds, err != nil)
+				assert.NotErrorIs(t, err, fs.ErrNotExist)
+				again := *two
+				again.Source = pullthrough.SourceRevalidated
+				assert.Equal(t, folds, w.put(&again) != nil)
+
+				w.all = newWorld(nil).all
+				m, err := w.get("v1")
+				require.NoError(t, err)
+				assert.Equal(t, one.Content, m.Content)
+				m, err = w.get("V1")
+				if folds {
+					assert.ErrorIs(t, err, fs.ErrNotExist)
+				} else if assert.NoError(t, err) {
+					assert.Equal(t, two, m)
+				}
+				require.NoError(t, w.put(one))
+				m, err = w.get("v1")
+				require.NoError(t, err)
+				assert.Equal(t, one, m)
+			})
+		}
+	}
 }

@@ -3,17 +3,35 @@ package filing
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
-// ReadTag returns what the tag in dir names, and the sidecar about it. The sidecar
-// is zero if the registry moved the tag. A sidecar also goes when the tag moves
-// on, so its absence counts only once the link has been read again.
-func ReadTag(ctx context.Context, r Reader, dir string) (digest.Digest, layout.Sidecar, error) {
+// errOtherName is for a tag that is there under another name: the file system does not
+// tell upper case from lower case. It is a miss.
+var errOtherName = fmt.Errorf("a tag whose name differs in case only has this name here: %w", fs.ErrNotExist)
+
+// ReadTag returns what the tag names, and the sidecar about it. The sidecar
+// is zero if the registry moved the tag.
+func (f *Manifests) ReadTag(ctx context.Context, r Reader, at layout.Repository, tag string) (digest.Digest, layout.Sidecar, error) {
+	d, side, err := readTag(ctx, r, at.Tag(tag))
+	if err == nil {
+		err = f.isNamed(ctx, r, at, tag, side)
+	}
+	if err != nil {
+		return "", layout.Sidecar{}, err
+	}
+	return d, side, nil
+}
+
+// readTag reads the tag in dir. A sidecar also goes when the tag moves on, so its absence
+// counts only once the link has been read again.
+func readTag(ctx context.Context, r Reader, dir string) (digest.Digest, layout.Sidecar, error) {
 	var before digest.Digest
 	for {
 		d, err := ReadLink(ctx, r, dir, "")
@@ -28,11 +46,44 @@ func ReadTag(ctx context.Context, r Reader, dir string) (digest.Digest, layout.S
 	}
 }
 
-// writeTag makes the tag name side.Digest. It writes the sidecar first, and the
+// isNamed refuses a tag that has another name. The sidecar says so. Where it does not,
+// and the file system tells no cases apart, the list of the tags does. A store finds out
+// once which kind of system it is on: on the one kind a tag's directory can be found under
+// a name that nobody gave it.
+func (f *Manifests) isNamed(ctx context.Context, r Reader, at layout.Repository, tag string, side layout.Sidecar) error {
+	switch {
+	case side.Tag != tag && strings.EqualFold(side.Tag, tag):
+		return errOtherName
+	case side.Tag != "":
+		return nil
+	}
+	folds := f.folds.Load()
+	if folds == nil {
+		_, err := r.Read(ctx, layout.Link(at.TagInUpperCase(tag)), layout.MaxLink)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		folds = new(err == nil)
+		f.folds.Store(folds)
+	}
+	if !*folds {
+		return nil
+	}
+	named, err := r.Lists(ctx, at.Tags(), tag)
+	if err == nil && !named {
+		err = errOtherName
+	}
+	return err
+}
+
+// writeTag makes the tag side.Tag name side.Digest. It writes the sidecar first, and the
 // link in one step, so there is no moment at which one is without the other.
-func writeTag(ctx context.Context, w Writer, at layout.Repository, tag string, side layout.Sidecar) error {
-	dir, d := at.Tag(tag), side.Digest
-	old, have, err := ReadTag(ctx, w, dir)
+func (f *Manifests) writeTag(ctx context.Context, w Writer, at layout.Repository, side layout.Sidecar) error {
+	tag, dir, d := side.Tag, at.Tag(side.Tag), side.Digest
+	old, have, err := f.ReadTag(ctx, w, at, tag)
+	if errors.Is(err, errOtherName) {
+		return fmt.Errorf("tag %s cannot be stored beside one whose name differs in case only: the file system does not tell them apart", tag)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -1,0 +1,23 @@
+// Package history is a test of the whole proxy: random histories over real HTTP.
+//
+// A history is a world (a proxy, its Store, three upstream registries, two tenants) and
+// what happens in it: clients pull, import and push, an operator moves tags, changes
+// rules and credentials, breaks registries and Stores, and restarts the proxy. All of
+// that is planned from a seed. What each client was told is compared with a model of what
+// was true at the time; see invariants_test.go for what must hold.
+//
+// The ordinary suite runs histories for 5 s, and for 30 s where PULLTHROUGH_LONG is set,
+// as in .ci/run. Ten minutes over all worlds:
+//
+//	go test -race -run History -history 10m -timeout 20m ./internal/history
+//
+// A violation names its seed and the number of its world. The same plan again, in which
+// goroutines may meet in another order:
+//
+//	go test -race -run History -history.seed 7 -history.world 3 ./internal/history
+//
+// mutants/ has faults to plant, each a few lines of the sources that are replaced. Each
+// must be found:
+//
+//	go test -v -run 'Mutants$' -history.mutants -timeout 30m ./internal/history
+package history

@@ -1,0 +1,101 @@
+package upstream_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
+)
+
+// padded is a text as long as an upstream likes, that our own text is cut from.
+func padded(text string) string { return text + strings.Repeat("p", 100<<10) }
+
+// A registry that names another challenge to each target, in a header of 100 KiB, and
+// whose tokens are as long as tokens may be.
+func TestWhatIsRememberedOfRegistriesIsBounded(t *testing.T) {
+	c := upstream.New(upstream.Config{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/token"):
+			resp := answer(r, 200, nil)
+			resp.Body = io.NopCloser(strings.NewReader(`{"token":"` + strings.Repeat("t", 15<<10) + `"}`))
+			return resp, nil
+		case r.Header.Get("Authorization") == "":
+			challenge := fmt.Sprintf(`Bearer realm="https://r.example/token%s",service=s,scope=aws, Other pad=`, strings.TrimPrefix(r.URL.Path, "/v2/"))
+			return answer(r, 401, http.Header{"Www-Authenticate": {padded(challenge)}}), nil
+		}
+		return answer(r, 404, nil), nil
+	})})
+	defer c.Close()
+	base := mustParse(t, "https://r.example")
+	var after [2]uint64
+	before := testkit.InUse()
+	for round := range after {
+		for i := range 2100 { // more than there may be registries, and tokens
+			id := fmt.Sprint(round, "-", i)
+			_, err := c.Manifest(t.Context(), &upstream.Target{ID: id, Base: base, Name: "r" + id}, "1", upstream.Pull)
+			if !errors.Is(err, upstream.ErrNotFound) {
+				t.Fatalf("%#v", err)
+			}
+		}
+		after[round] = testkit.InUse()
+	}
+	assert.Less(t, after[0], before+48<<20)
+	assert.InDelta(t, float64(after[0]), float64(after[1]), 8<<20, "it is full")
+	runtime.KeepAlive(c)
+}
+
+// A challenge or a redirect with a text that nobody needs to be that long is none.
+func TestTextsThatAreTooLongAreRefused(t *testing.T) {
+	base := mustParse(t, "https://r.example")
+	for name, header := range map[string]http.Header{
+		"realm":   {"Www-Authenticate": {padded(`Bearer realm="https://r.example/token`) + `"`}},
+		"service": {"Www-Authenticate": {`Bearer realm="https://r.example/token",service="` + strings.Repeat("s", 5000) + `"`}},
+		"host":    {"Location": {"https://" + padded("h") + "/"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var sent []string
+			c := upstream.New(upstream.Config{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				sent = append(sent, r.URL.Path)
+				status := 401
+				if header.Get("Location") != "" {
+					status = 307
+				}
+				return answer(r, status, header), nil
+			})})
+			defer c.Close()
+			_, err := c.Manifest(t.Context(), &upstream.Target{Base: base, Name: "a", Options: upstream.Options{Retries: -1}}, "1", upstream.Pull)
+			assert.Error(t, err)
+			assert.Equal(t, []string{"/v2/a/manifests/1"}, sent)
+		})
+	}
+}
+
+// However many hosts there are, they share a few pools, and each has few connections that
+// nobody uses.
+func TestPoolsOfConnectionsAreFew(t *testing.T) {
+	c := upstream.New(upstream.Config{})
+	defer c.Close()
+	pools := map[*http.Transport]bool{}
+	for i := range 100 {
+		for _, host := range []string{"r%d.example", "127.0.0.%d", "10.0.0.%d"} {
+			for _, o := range []upstream.Options{{}, {HTTP1: true}, {BlockPrivate: true}, {HTTP1: true, BlockPrivate: true}} {
+				pool := c.HTTPTransport(&upstream.Target{ID: i, Base: mustParse(t, "https://"+fmt.Sprintf(host, i)), Options: o})
+				pools[pool] = true
+				assert.Equal(t, 256, pool.MaxIdleConns)
+				assert.Equal(t, 64, pool.MaxIdleConnsPerHost)
+				assert.Equal(t, 90*time.Second, pool.IdleConnTimeout)
+				assert.EqualValues(t, 256<<10, pool.MaxResponseHeaderBytes)
+			}
+		}
+	}
+	assert.LessOrEqual(t, len(pools), 16)
+}
