@@ -321,8 +321,7 @@ func TestAfterShutdownNextIsAsked(t *testing.T) {
 
 func TestARefusalNeverReachesNext(t *testing.T) {
 	door := &testkit.Door{}
-	var b *beside
-	b = newBeside(t, newShelf(testkit.ManifestPath("a", "1")), func(p *pullthrough.Proxy) {
+	b := newBeside(t, newShelf(testkit.ManifestPath("a", "1")), func(p *pullthrough.Proxy) {
 		p.Authorize = door.Authorize
 		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{TagTTL: pullthrough.EveryPull, RefuseStale: true}

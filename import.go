@@ -26,6 +26,9 @@ const (
 	// importBytesPerRule is how much the manifests may have together that the imports of
 	// a rule work on.
 	importBytesPerRule = 64 << 20
+	// importFetchesPerRule is how many manifests the imports of a rule fetch at a time: a
+	// quarter of maxFetches, so that clients find a turn.
+	importFetchesPerRule = maxFetches / 4
 
 	maxImportRules = 1024
 	maxLookedAt    = 16384
@@ -99,8 +102,9 @@ type lookedAt struct {
 
 // importLane is what the imports of one rule share.
 type importLane struct {
-	turns *quota.Quota // of those in the background
-	bytes *quota.Quota // of manifests
+	turns   *quota.Quota // of those in the background
+	bytes   *quota.Quota // of manifests
+	fetches *quota.Quota // of manifests, at a time
 }
 
 func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
@@ -116,7 +120,7 @@ func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
 
 func (im *importer) lane(rt *route) *importLane {
 	return im.lanes.GetOrPut(rt.id, func() *importLane {
-		return &importLane{turns: quota.New(importsPerRule), bytes: quota.New(importBytesPerRule)}
+		return &importLane{turns: quota.New(importsPerRule), bytes: quota.New(importBytesPerRule), fetches: quota.New(importFetchesPerRule)}
 	})
 }
 

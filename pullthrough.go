@@ -132,7 +132,8 @@ type Proxy struct {
 	SpoolDir string
 	// SpoolBytes limits what the downloads in SpoolDir may take together. One that
 	// finds no room within 10 seconds is refused with 503. Where the Store is a
-	// [BlobStager], downloads are in its places and do not count. 0: no limit.
+	// [BlobStager], downloads are in its places and do not count, but for what such a
+	// place had no room for. 0: no limit.
 	SpoolBytes int64
 	// MaxSilence is how long a client may take for one write of at most 1 MiB of an
 	// answer; its connection is ended then. The longest silent are ended earlier, after a
@@ -234,7 +235,8 @@ func (p *Proxy) ValidateRule(ctx context.Context, repo Repo, rule Rule) error {
 }
 
 // Shutdown ends the proxy: from now on what is stored is served, and a miss is
-// an [ErrClosed]. It waits for running downloads; when ctx ends first it
+// an [ErrClosed]. It waits for running downloads, but for those that nobody waits for
+// and that upstream has not begun to answer; when ctx ends first it
 // cancels them, waits for their end, and returns ctx's error. Shut the
 // http.Server down first.
 func (p *Proxy) Shutdown(ctx context.Context) error { return p.engine().shutdown(ctx) }

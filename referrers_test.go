@@ -2,11 +2,15 @@ package pullthrough_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
@@ -56,6 +60,40 @@ func TestShortListsOfReferrersAreKeptInMemory(t *testing.T) {
 			assert.Equal(t, tc.requests, w.Up.Count("*"))
 		})
 	}
+}
+
+// Lists take memory while they come, so few come at a time. Who waits too long is told when
+// to come again.
+func TestFewListsOfReferrersAreFetchedAtATime(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		stall := make(chan struct{})
+		w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/referrers/*", Stall: stall})
+		var refused, answered atomic.Int32
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				_, err := w.Referrers(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: digest.FromString(fmt.Sprint(i)).String()}, "")
+				if err == nil {
+					answered.Add(1)
+					return
+				}
+				e, _ := errors.AsType[*pullthrough.Error](err)
+				assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+				assert.Positive(t, e.RetryAfter)
+				refused.Add(1)
+			})
+		}
+		time.Sleep(9 * time.Second)
+		assert.Equal(t, 8, w.Up.Count("*"))
+		img := testkit.Image(1)
+		w.Up.Push("a", "1", img)
+		w.ReadImage(t, testkit.Repo("a"), "1", img) // which does not wait for them
+		time.Sleep(2 * time.Second)
+		assert.EqualValues(t, 12, refused.Load())
+		close(stall)
+		all.Wait()
+		assert.EqualValues(t, 8, answered.Load())
+	})
 }
 
 // TestListsOfWhatNobodyHasAreNotStored: a client may make up subjects and repositories.

@@ -212,11 +212,17 @@ type Policy struct {
 	RealmHosts []string
 	// MaxDownloads limits how many blobs the rule downloads at a time; more wait,
 	// for 10 seconds at most. Imports have at most half of them, stand behind clients,
-	// and wait as long as it takes. Manifests and tokens never wait. 0: 64.
+	// and wait as long as it takes. Of manifests, sizes and lists 256 are fetched at a
+	// time, apart from these. 0: 64.
 	MaxDownloads int
 	// Orphans is how many downloads may finish after their last client has left,
 	// and OrphanBytes how much may be left of them together, counted over all
 	// rules; the others end within a second. 0: 4 downloads, 1 GiB. Negative: none.
+	//
+	// Before upstream has answered, a fetch of anything goes on for 30 seconds without a
+	// client, so that one that tries again finds what its last try began; 64 of all rules
+	// do. Where Orphans is negative none does. Content that is here to its last byte is
+	// stored in any case.
 	Orphans     int
 	OrphanBytes int64
 	// MaxBlobBytes limits the size of a blob. 0: 52,000 MiB, Amazon ECR's limit

@@ -233,6 +233,7 @@ type registries struct {
 	rotated     func(ctx context.Context, repo Repo, rule Rule, identityToken string)
 	memory      *memory // is told what upstream tells of other objects
 	turns       *quota.Lanes[routeID]
+	listTurns   *quota.Lanes[routeID]
 }
 
 const (
@@ -243,10 +244,18 @@ const (
 	maxFetches    = 256
 	maxAllFetches = 2048
 	turnWait      = 10 * time.Second
+
+	// Lists of referrers take more memory than others, and so have fewer turns.
+	maxListFetches    = 8
+	maxAllListFetches = 32
 )
 
 func newRegistries(client *upstream.Client, s *guardedStore, now func() time.Time) *registries {
-	return &registries{client: client, memory: newMemory(s, now), turns: quota.NewLanes[routeID](maxFetches, maxAllFetches)}
+	return &registries{
+		client: client, memory: newMemory(s, now),
+		turns:     quota.NewLanes[routeID](maxFetches, maxAllFetches),
+		listTurns: quota.NewLanes[routeID](maxListFetches, maxAllListFetches),
+	}
 }
 
 // reach gives what the client needs for a fetch by the route, and the fetch its turn:
@@ -260,18 +269,24 @@ func (g *registries) reach(ctx context.Context, rt *route, ref string, e upstrea
 	if e == upstream.Check {
 		wait = 0
 	}
+	give, err = takeTurn(ctx, g.turns, rt, wait)
+	return t, give, err
+}
+
+// takeTurn waits for a turn, and no longer than that.
+func takeTurn(ctx context.Context, turns *quota.Lanes[routeID], rt *route, wait time.Duration) (give func(), err error) {
 	soon, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	give, err = g.turns.Take(soon, rt.id)
+	give, err = turns.Take(soon, rt.id)
 	switch {
 	case err == nil:
-		return t, give, nil
+		return give, nil
 	case ctx.Err() != nil:
-		return nil, nil, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	busy := rt.error(errBusy, errors.New("too many requests to upstream at a time"))
 	busy.RetryAfter = turnWait
-	return nil, nil, busy
+	return nil, busy
 }
 
 // target is the route as the client knows it. It refuses what the Policy keeps off
@@ -393,7 +408,11 @@ func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest) (fill
 }
 
 func (g *registries) referrers(ctx context.Context, rt *route, subject digest.Digest) (*ocispec.Index, error) {
-	t, give, err := g.reach(ctx, rt, subject.String(), upstream.Pull)
+	t, err := g.target(rt, subject.String())
+	if err != nil {
+		return nil, err
+	}
+	give, err := takeTurn(ctx, g.listTurns, rt, turnWait)
 	if err != nil {
 		return nil, err
 	}

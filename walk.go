@@ -263,8 +263,13 @@ func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error)
 	hold := w.im.manifests.newHold()
 	defer hold.release(absentForNow)
 	var m *Manifest
-	err := w.persist(ctx, func() (err error) {
-		m, err = w.im.manifests.child(ctx, w.rt, d.Digest, hold, func() { _ = w.tell(d, 0, false, nil) })
+	fetches := w.im.lane(w.rt).fetches
+	err := w.persist(ctx, func() error {
+		err := fetches.Take(ctx, 1)
+		if err == nil {
+			defer fetches.Give(1)
+			m, err = w.im.manifests.child(ctx, w.rt, d.Digest, hold, func() { _ = w.tell(d, 0, false, nil) })
+		}
 		return err
 	})
 	if err != nil {

@@ -8,7 +8,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -17,6 +21,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/layouttest"
 	"github.com/ecr-pullthrough/pullthrough/internal/verify"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
@@ -320,4 +325,60 @@ func TestDamageThatCannotBeRemovedIsAMissAllTheSame(t *testing.T) {
 	reads := holdReads(s, nil, nil)
 	assertNoBlob(t, s, repo, d)
 	assert.Zero(t, reads.Load(), "it is known by now")
+}
+
+// TestWhatCannotBeNotedIsKnownToTheProcess: the disk is read-only.
+func TestWhatCannotBeNotedIsKnownToTheProcess(t *testing.T) {
+	dir := scratch(t)
+	content := noise(38, 2<<20)
+	d := putBlob(t, open(t, dir), repo, content)
+	require.NoError(t, os.Remove(sizeNote(dir, repo.Name, d)))
+	s := open(t, dir)
+	var reads atomic.Int32
+	s.SetProbe(func(op, name string) error {
+		switch {
+		case op == "create":
+			return syscall.EROFS
+		case op == "open" && filepath.Base(name) == "data":
+			reads.Add(1)
+		}
+		return nil
+	})
+	assert.True(t, bytes.Equal(content, readBlob(t, s, repo, d)))
+	s.WaitForReads()
+	assert.EqualValues(t, 2, reads.Load())
+	for range 3 {
+		assert.True(t, bytes.Equal(content, readBlob(t, s, repo, d)))
+	}
+	assert.EqualValues(t, 2+3, reads.Load())
+	assert.NoFileExists(t, sizeNote(dir, repo.Name, d))
+}
+
+// TestADirectoryOfTheFirstFormatAsksNobody: all of it is served without upstream, and the
+// sizes of its blobs are noted.
+func TestADirectoryOfTheFirstFormatAsksNobody(t *testing.T) {
+	dir := scratch(t)
+	layouttest.Unpack(t, firstFormat, dir)
+	up, srv := proxyTo(t, open(t, dir), image(1))
+	served := 0
+	for _, want := range layouttest.Blobs() {
+		if want.Repo.Account != "" || !strings.HasPrefix(want.Repo.Name, "hub/") {
+			continue // the proxy serves one account, and the rule one prefix
+		}
+		for _, method := range []string{http.MethodHead, http.MethodGet} {
+			resp, body, err := askBlob(t, srv, method, want.Repo, want.Digest, "")
+			require.NoError(t, err)
+			assert.Equal(t, http.StatusOK, resp.StatusCode)
+			assert.EqualValues(t, len(want.Content), resp.ContentLength)
+			if method == http.MethodGet {
+				assert.Equal(t, want.Content, string(body))
+			}
+		}
+		noted, err := os.ReadFile(sizeNote(dir, want.Repo.Name, want.Digest))
+		require.NoError(t, err)
+		assert.Equal(t, strconv.Itoa(len(want.Content)), string(noted))
+		served++
+	}
+	assert.GreaterOrEqual(t, served, 5)
+	assert.Zero(t, up.Count("*"))
 }

@@ -101,7 +101,9 @@ func (s *Store) shrink(ctx context.Context) {
 			s.log().Warn("the size of the directory could not be kept", "err", err)
 		}
 		s.sweeper.rest.Store(s.MaxBytes / spare)
-		s.sweeper.later(s.shrink)
+		if !errors.Is(err, errors.ErrUnsupported) { // without locks nothing can ever go
+			s.sweeper.later(s.shrink)
+		}
 		return
 	}
 }

@@ -43,6 +43,9 @@ func (s *Store) check(ctx context.Context, c opened) (io.ReadCloser, error) {
 		return c.file, err
 	}
 	if known, err := s.known(c); known || err != nil {
+		if err == nil && verdict != filing.Sound { // it was read under another digest
+			s.noteRead(ctx, c, c.info.Size())
+		}
 		return c.file, err
 	}
 	if c.info.Size() <= verify.Small {
@@ -101,8 +104,7 @@ func (c opened) read(s *Store) func(context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.sizes.NoteRead(c.digest, n)
-		s.noteSize(ctx, c.link, n)
+		s.noteRead(ctx, c, n)
 		return nil
 	}
 }
@@ -126,17 +128,18 @@ func (s *Store) hash(ctx context.Context, name string, d digest.Digest) (info fs
 	return info, n, err
 }
 
-// noteSize notes beside the link what a full read has shown, unless the directory of the
-// link has gone. Where it cannot be written it is read in full by the next process, too.
-func (s *Store) noteSize(ctx context.Context, link string, size int64) {
-	if noted, err := filing.ReadSize(ctx, reader{s}, link); err == nil && noted == size {
+// noteRead notes beside the link what a full read has shown, unless the directory of the
+// link has gone. Where it cannot be written the next process reads the file in full, too.
+func (s *Store) noteRead(ctx context.Context, c opened, size int64) {
+	s.sizes.NoteRead(c.digest, size)
+	if noted, err := filing.ReadSize(ctx, reader{s}, c.link); err == nil && noted == size {
 		return
 	}
 	temp, err := s.jot(ctx, layout.EncodeBlobSize(size))
 	if err != nil {
 		return
 	}
-	if s.disk.rename(temp, layout.BlobSize(link)) != nil {
+	if s.disk.rename(temp, layout.BlobSize(c.link)) != nil {
 		_ = s.disk.remove(temp)
 	}
 }

@@ -1,6 +1,7 @@
 package ecrapi_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -56,6 +58,65 @@ func TestTheSizeOfAnIndexIsThatOfWhatIsStored(t *testing.T) {
 	r.pull(t, "a", large.Digest.String())
 	assert.Equal(t, sizeOf(large), size())
 	assert.Len(t, r.up.Log(), 3)
+}
+
+// Indexes that refer to each other in every way have 40^8 paths, and a chain of them is as
+// long as somebody cares to push.
+func TestTheSizeOfIndexesInIndexes(t *testing.T) {
+	r := newRegistry(t, memstore.New(), nil)
+	stored := func(tag string, img *pullthroughtest.Image) {
+		m := manifestOf(img, tag)
+		m.CheckedAt = r.time()
+		require.NoError(t, r.proxy.Store.PutManifest(t.Context(), repo("a"), m))
+	}
+	put := func(tag string, children ...*pullthroughtest.Image) *pullthroughtest.Image {
+		index := pullthroughtest.NewIndex(children...)
+		index.Content = bytes.Replace(index.Content, []byte("{"), []byte(`{"annotations":{"tag":"`+tag+`"},`), 1)
+		index.Digest = digest.FromBytes(index.Content)
+		stored(tag, index)
+		return index
+	}
+	img := image(1)
+	stored("image", img)
+	layer := []*pullthroughtest.Image{img}
+	for i := range 8 {
+		next := make([]*pullthroughtest.Image, 40)
+		for j := range next {
+			next[j] = put(fmt.Sprintf("wide-%d-%d", i, j), layer...)
+		}
+		layer = next
+	}
+	deep := put("deep-0", img)
+	for i := range 300 {
+		deep = put(fmt.Sprintf("deep-%d", i+1), deep)
+	}
+	hit := make(chan error)
+	go func() {
+		for range 100 {
+			if _, err := r.proxy.Manifest(context.Background(), pullthrough.Request{Repo: repo("a"), Ref: "image"}); err != nil {
+				hit <- err
+				return
+			}
+		}
+		hit <- nil
+	}()
+	var next *string
+	images := 0
+	for {
+		out, err := r.api.DescribeImages(t.Context(), pullthrough.Identity{}, ecrapi.DescribeImagesInput{RepositoryName: new("hub/a"), MaxResults: new(int64(1000)), NextToken: next})
+		require.NoError(t, err)
+		for _, detail := range out.ImageDetails {
+			assert.Equal(t, sizeOf(img), detail.ImageSizeInBytes, detail.ImageTags)
+		}
+		images += len(out.ImageDetails)
+		if out.NextToken == "" {
+			break
+		}
+		next = &out.NextToken
+	}
+	assert.Equal(t, 1+8*40+301, images)
+	assert.NoError(t, <-hit)
+	assert.Empty(t, r.up.Log())
 }
 
 func TestATagThatMovedLeavesTheOldImageUntagged(t *testing.T) {

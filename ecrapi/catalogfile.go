@@ -166,7 +166,7 @@ func (c *Catalog) fileLocked() catalogFile {
 	file := catalogFile{Version: catalogVersion, Repositories: []fileRepository{}}
 	for repo, r := range c.repos {
 		to := fileRepository{Account: repo.Account, Region: repo.Region, Name: repo.Name, CatalogRepository: r.CatalogRepository}
-		tags := r.tagsLocked()
+		tags := tagsOf(r.tags)
 		for d, img := range r.images {
 			img.Tags = tags[d]
 			to.Images = append(to.Images, img)

@@ -107,19 +107,29 @@ func (r *repository) forgetLocked(ref string) {
 	}
 }
 
-// maxDepth is how many lists may stand in each other, as far as sizes go.
-const maxDepth = 4
-
-// sizeLocked returns the size of an image. The size of a list is that of the largest
-// image in it that is stored.
-func (r *repository) sizeLocked(img image, depth int) int64 {
-	size := img.Size
-	if depth < maxDepth {
-		for _, d := range img.Children {
-			size = max(size, r.sizeLocked(r.images[d], depth+1))
+// sizesOf returns the size of each image. The size of a list is that of the largest image
+// in it that is stored. So the largest images come first, and give their size to all lists
+// that they are in and that have none yet: each image is visited once, however many lists
+// it is in, and however deep.
+func sizesOf(images map[digest.Digest]image) map[digest.Digest]int64 {
+	lists := map[digest.Digest][]digest.Digest{} // that an image is in
+	for d, img := range images {
+		for _, child := range img.Children {
+			lists[child] = append(lists[child], d)
 		}
 	}
-	return size
+	sizes := make(map[digest.Digest]int64, len(images))
+	for _, img := range slices.SortedFunc(maps.Values(images), func(x, y image) int { return cmp.Compare(y.Size, x.Size) }) {
+		for todo := []digest.Digest{img.Digest}; len(todo) > 0; {
+			d := todo[len(todo)-1]
+			todo = todo[:len(todo)-1]
+			if _, done := sizes[d]; !done {
+				sizes[d] = img.Size
+				todo = append(todo, lists[d]...)
+			}
+		}
+	}
+	return sizes
 }
 
 // errNoRepository says that there are no images since there is no repository.
@@ -185,25 +195,35 @@ func (c *Catalog) digests(repo pullthrough.Repo) (store ImageChecker, change uin
 
 // images returns the images of a repository with their tags and sizes, in no order.
 func (c *Catalog) images(repo pullthrough.Repo) ([]image, error) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	r := c.repos[repo]
-	if r == nil {
+	images, tagged := c.snapshot(repo)
+	if images == nil {
 		return nil, errNoRepository
 	}
-	tags := r.tagsLocked()
-	all := make([]image, 0, len(r.images))
-	for d, img := range r.images {
-		img.Size, img.Tags = r.sizeLocked(img, 0), tags[d]
+	tags, sizes := tagsOf(tagged), sizesOf(images)
+	all := make([]image, 0, len(images))
+	for d, img := range images {
+		img.Size, img.Tags = sizes[d], tags[d]
 		all = append(all, img)
 	}
 	return all, nil
 }
 
-// tagsLocked returns the tags of each image.
-func (r *repository) tagsLocked() map[digest.Digest][]string {
+// snapshot returns copies of a repository's images and tags, so that no lock is held while
+// they are looked at. They are nil if there is no such repository.
+func (c *Catalog) snapshot(repo pullthrough.Repo) (map[digest.Digest]image, map[string]digest.Digest) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r := c.repos[repo]
+	if r == nil {
+		return nil, nil
+	}
+	return maps.Clone(r.images), maps.Clone(r.tags)
+}
+
+// tagsOf returns the tags of each image.
+func tagsOf(tagged map[string]digest.Digest) map[digest.Digest][]string {
 	tags := map[digest.Digest][]string{}
-	for tag, d := range r.tags {
+	for tag, d := range tagged {
 		tags[d] = append(tags[d], tag)
 	}
 	for _, list := range tags {

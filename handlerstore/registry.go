@@ -191,14 +191,13 @@ func (v *tenantView) catalog(w http.ResponseWriter, r *http.Request, repo pullth
 	case refused != nil:
 		return write(w, refused, refused.body.Bytes())
 	}
-	part, err := page.Of(w, r, names, nil)
-	if err != nil {
-		return err
+	names, err = page.Of(w, r, names, nil)
+	if err == nil {
+		serve.JSON(w, http.StatusOK, "application/json", struct {
+			Repositories []string `json:"repositories"`
+		}{names})
 	}
-	serve.JSON(w, http.StatusOK, "application/json", struct {
-		Repositories []string `json:"repositories"`
-	}{part})
-	return nil
+	return err
 }
 
 // repositories reads the registry's catalog to its end. refused is the registry's answer

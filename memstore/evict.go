@@ -137,15 +137,38 @@ func (m *memMarks) mark(d digest.Digest, at int64) {
 func (s *Store) removeLocked(o memObject) {
 	r := s.repos[o.repo]
 	if !o.blob {
-		s.bytes -= int64(len(r.manifests[o.digest].Content))
+		s.bytes -= r.manifests[o.digest].size()
 		delete(r.manifests, o.digest)
 		return
 	}
 	delete(r.blobs, o.digest)
+	s.bytes -= entryBytes
 	b := s.blobs[o.digest]
 	if b.links--; b.links == 0 {
 		s.bytes -= int64(len(b.content))
 		delete(s.blobs, o.digest)
+	}
+}
+
+// untagLocked removes a tag, if there is one.
+func (s *Store) untagLocked(r *memRepo, tag string) {
+	old := r.tags[tag]
+	if old == nil {
+		return
+	}
+	delete(r.tags, tag)
+	if m := r.manifests[old.Descriptor.Digest]; m != nil {
+		m.tags--
+		s.bytes -= entryBytes
+	}
+}
+
+// keepOneTagLocked removes the tags of m other than m.Tag.
+func (s *Store) keepOneTagLocked(r *memRepo, m *pullthrough.Manifest) {
+	for tag, other := range r.tags {
+		if tag != m.Tag && other.Descriptor.Digest == m.Descriptor.Digest {
+			s.untagLocked(r, tag)
+		}
 	}
 }
 

@@ -26,7 +26,8 @@ import (
 // concurrent use.
 type Store struct {
 	// MaxBytes is how many bytes of manifests and blobs are kept. Each blob counts
-	// once. When there are more, the least recently pulled images are removed until
+	// once, and each tag, manifest and blob of a repository as 512 bytes more. When there
+	// are more, the least recently pulled images are removed until
 	// an eighth is free: first a manifest with its tags, then the layers that no more
 	// recently pulled image needs, and at last the empty repository. A client that is
 	// reading removed content can read on; these bytes no longer count. A blob or
@@ -40,7 +41,7 @@ type Store struct {
 	mu    sync.RWMutex
 	repos map[pullthrough.Repo]*memRepo
 	blobs map[digest.Digest]*memBlob // the content that the links of repositories refer to
-	bytes int64                      // size of all manifests and blobs
+	bytes int64                      // size of all manifests, blobs and entries
 }
 
 type memRepo struct {
@@ -53,8 +54,16 @@ type memRepo struct {
 type memManifest struct {
 	*pullthrough.Manifest
 	refs []digest.Digest // only if there is a limit
+	tags int             // how many name it
 	used atomic.Int64
 }
+
+// size is what MaxBytes counts of the manifest.
+func (m *memManifest) size() int64 { return int64(len(m.Content)) + entryBytes*int64(1+m.tags) }
+
+// entryBytes is what a tag, a manifest or a blob of a repository counts beside its
+// content: an upstream registry may have one content under any number of names.
+const entryBytes = 512
 
 type memBlob struct {
 	content []byte
@@ -121,14 +130,19 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 		untagged.Tag = ""
 		have = &memManifest{Manifest: &untagged, refs: refs}
 		r.manifests[m.Descriptor.Digest] = have
-		s.bytes += int64(len(m.Content))
+		s.bytes += have.size()
 	}
 	stored.Descriptor, stored.Content = have.Descriptor, have.Content
 	if m.Tag != "" {
+		s.untagLocked(r, m.Tag)
 		r.tags[m.Tag] = &stored
+		have.tags++
+		s.bytes += entryBytes
 	}
 	s.touch(&have.used)
-	s.evictLocked(repo, m.Descriptor.Digest)
+	if s.evictLocked(repo, m.Descriptor.Digest); s.MaxBytes > 0 && s.bytes > s.MaxBytes {
+		s.keepOneTagLocked(r, m)
+	}
 	return nil
 }
 
@@ -187,6 +201,7 @@ func (s *Store) linkLocked(r *memRepo, d digest.Digest, content []byte) {
 		link = &memLink{content: b.content}
 		r.blobs[d] = link
 		b.links++
+		s.bytes += entryBytes
 	}
 	s.touch(&link.used)
 }

@@ -39,7 +39,7 @@ var ecrLists = []trait{
 	{"L26", "when upstream fails, a known list is served", "chosen, `referrers-stale`", "the same; without one the request fails as a pull does", testKnownReferrersAreServedStale},
 	{"L27", "a list may be filtered by artifact type", "documented", "the same, by `artifactType`, which `OCI-Filters-Applied` confirms; upstream is asked for the whole list once", testFilterByArtifactType},
 	{"L28", "long lists of referrers are read to their end", "inferred", "page by page, as far as upstream's `Link` leads through the same list; one that leads elsewhere is an error", testPagesOfReferrers},
-	{"L29", "a list without end", "chosen", "an error (502), after 100 pages or 10,000 referrers", testReferrersWithoutEnd},
+	{"L29", "a list without end", "chosen", "an error (502), after 100 pages, 10,000 referrers or 4 MiB; annotations beyond 2 MiB are left out", testReferrersWithoutEnd},
 	{"L30", "only `ecr:BatchGetImage` is needed", "measured", "departs: upstream is asked for those who have `BatchImportUpstreamImage`; others get the list that is known, or an empty one. No repository is made", testReferrersNeedImportPermission},
 	{"L31", "the artifacts of a list are imported with it", "measured", "departs: they come when they are pulled, by the digest in the list", testArtifactsComeWhenPulled},
 	{"L32", "lists are kept with the registry", "inferred", "by a Store that is a `ReferrerStore`; else in memory, the last used ones", testReferrersAreKept},

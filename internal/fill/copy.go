@@ -31,6 +31,7 @@ func (f *Fill) copy(ctx context.Context, body io.Reader, size int64) error {
 			if err := f.append(ctx, buf[:n], verifier, size); err != nil {
 				return err
 			}
+			f.showLarge(size)
 		}
 		if err == io.EOF {
 			return f.verify(verifier, size)
@@ -60,16 +61,17 @@ func (f *Fill) append(ctx context.Context, p []byte, verifier hash.Hash, size in
 	if limit := f.job.maxBytes(); after > limit {
 		return newError(ErrTooLarge, "blob is longer than %d bytes", limit)
 	}
-	if size < 0 && f.place == nil && after > max(f.room.taken, spool.MemoryLimit) {
-		if err := f.room.grow(ctx, f.room.step(after)); err != nil {
+	if size < 0 && after > spool.MemoryLimit {
+		if err := f.room.hold(ctx, f.room.step(after)); err != nil {
 			return err
 		}
 	}
 	_, _ = verifier.Write(p) // a hash.Hash never fails
-	if _, err := f.spool.Write(p); err != nil {
-		return newError(ErrSpool, "spool: %w", err)
+	_, err := f.spool.Write(p)
+	if _, busy := errors.AsType[*Error](err); err == nil || busy {
+		return err
 	}
-	return nil
+	return newError(ErrSpool, "spool: %w", err)
 }
 
 // verify looks at the length before the digest: a body that is too short is an

@@ -66,7 +66,8 @@ type Fill struct {
 	place Place        // where the spool is, if the owner lends it; nil: elsewhere
 	room  *room        // what the spool has reserved
 
-	hidden bool // nobody was shown the spool before its digest was looked at
+	shown  bool // by the fill's goroutine, before its digest was looked at
+	hidden bool // nobody was shown the spool before that
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
@@ -78,7 +79,7 @@ func run(c call, b *budget, job Job, unwanted context.Context) (*Fill, error) {
 	defer cancel(nil)
 	f := &Fill{job: job, call: c, budget: b, cancel: cancel, unwanted: unwanted, ended: make(chan struct{})}
 	defer close(f.ended)
-	if job.Orphans > 0 && !job.Part { // an import that has ended does not try again
+	if job.Orphans > 0 {
 		c.Linger()
 	}
 	if job.Stored != nil {
@@ -148,7 +149,9 @@ func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
 // When the first reader sees the content, and how much of it:
 //
 //  1. Larger than smallBlob: at once. Readers follow all but the last 64 KiB, which
-//     the spool withholds.
+//     the spool withholds. Only where it lies in a Place, and SpoolBytes may not have
+//     room should that fail, its first bytes are written first: then it can still be
+//     refused. That takes no longer than smallBlobWait.
 //  2. Small: after the digest was looked at (conclude publishes), or after
 //     smallBlobWait, whichever is first. The timer and the verdict may meet: Stop
 //     reports whether the timer has not fired, so hidden is true only if no reader
@@ -209,13 +212,13 @@ func (f *Fill) declare(size int64) (int64, error) {
 // openSpool makes the fill's spool: in a Place of the owner, in memory, or in a
 // file for which there is room.
 func (f *Fill) openSpool(ctx context.Context, size int64) error {
-	r := &room{budget: f.budget, unwanted: f.unwanted}
 	var place Place
 	if f.job.Place != nil {
 		place = f.job.Place(ctx)
 	}
-	if place == nil && size > spool.MemoryLimit {
-		if err := r.grow(ctx, size); err != nil {
+	r := &room{budget: f.budget, lent: place != nil, unwanted: f.unwanted}
+	if size > spool.MemoryLimit {
+		if err := r.hold(ctx, size); err != nil {
 			return err
 		}
 	}
@@ -223,8 +226,11 @@ func (f *Fill) openSpool(ctx context.Context, size int64) error {
 	if place != nil {
 		o.Place = place
 	}
-	if f.job.PlaceFailed != nil {
-		o.PlaceFailed = func(err error) { f.job.PlaceFailed(ctx, err) }
+	o.PlaceFailed = func(start int64, err error) error {
+		if f.job.PlaceFailed != nil {
+			f.job.PlaceFailed(ctx, err)
+		}
+		return r.move(ctx, start, size)
 	}
 	var s *spool.Spool
 	o.Gone = func() {
@@ -244,13 +250,23 @@ func (f *Fill) openSpool(ctx context.Context, size int64) error {
 // come, and reports whether nobody has been shown the spool.
 func (f *Fill) show(size int64) (unseen func() bool) {
 	switch {
-	case size > smallBlob:
+	case size < 0:
+		return func() bool { return true }
+	case size > smallBlob && !f.room.mayRunOut():
 		f.call.Publish(f)
+		f.shown = true
 		return func() bool { return false }
-	case size >= 0:
-		return time.AfterFunc(smallBlobWait, func() { f.call.Publish(f) }).Stop
 	}
-	return func() bool { return true }
+	later := time.AfterFunc(smallBlobWait, func() { f.call.Publish(f) })
+	return func() bool { return later.Stop() && !f.shown }
+}
+
+// showLarge publishes a larger fill whose first bytes have been written.
+func (f *Fill) showLarge(size int64) {
+	if size > smallBlob && !f.shown {
+		f.call.Publish(f)
+		f.shown = true
+	}
 }
 
 // discard lets go of a spool that nobody has seen.

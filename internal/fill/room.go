@@ -115,15 +115,18 @@ func (b *budget) cutSlow() {
 // changes it, and the spool's end gives it back, after that goroutine has let go.
 type room struct {
 	budget   *budget
-	unwanted context.Context // see [demand]
+	lent     bool  // the content goes to a Place, which is not counted
+	start    int64 // of the content: what is before that is in a Place
 	taken    int64
-	behind   int64 // of that, what was taken behind the claims of clients
+	behind   int64           // of taken, what was taken behind the claims of clients
+	unwanted context.Context // see [demand]
 }
 
-// grow makes sure that the spool may be of the given size.
-func (r *room) grow(ctx context.Context, size int64) error {
+// hold makes sure that the spool may hold the content up to the offset end.
+func (r *room) hold(ctx context.Context, end int64) error {
+	size := end - r.start
 	more := size - r.taken
-	if more <= 0 {
+	if r.lent || more <= 0 {
 		return nil
 	}
 	if limit := r.budget.spoolBytes; limit > 0 && size > limit {
@@ -140,15 +143,35 @@ func (r *room) grow(ctx context.Context, size int64) error {
 	return nil
 }
 
-// step is to what size a spool of unknown length grows next, if it must hold
-// after bytes. Small limits are shared out in eighths, so that one fill does not
+// mayRunOut reports whether there may be no room where the content is moved.
+func (r *room) mayRunOut() bool { return r.lent && r.budget.spoolBytes > 0 }
+
+// move is called when the place of a spool has failed at the offset start: the rest of
+// the content is counted from then on. size is that of all content, -1 where nobody
+// knows it.
+func (r *room) move(ctx context.Context, start, size int64) error {
+	if !r.lent {
+		return nil // it was counted before, wherever it is
+	}
+	r.lent, r.start = false, start
+	if size < 0 {
+		size = r.step(start + copyBuffer) // what is about to be written
+	}
+	return r.hold(ctx, size)
+}
+
+// step is up to what offset a spool of unknown length grows next, if it must hold the
+// content up to end. Small limits are shared out in eighths, so that one fill does not
 // reserve all of it for bytes that never come.
-func (r *room) step(after int64) int64 {
+func (r *room) step(end int64) int64 {
+	if end <= r.start+r.taken {
+		return end
+	}
 	next := r.taken + growStep
 	if limit := r.budget.spoolBytes; limit > 0 {
 		next = min(next, r.taken+limit/8, limit)
 	}
-	return max(next, after)
+	return max(r.start+next, end)
 }
 
 // giveBack returns all of it.

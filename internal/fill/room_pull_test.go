@@ -108,6 +108,57 @@ func TestSpoolBytesLargerThanAllIsRefusedAtOnce(t *testing.T) {
 	}
 }
 
+// What a Store's place had no room for counts, from where it is in SpoolDir.
+func TestSpoolBytesOfWhatAStageHadNoRoomFor(t *testing.T) {
+	const size = 6 << 20
+	for name, tc := range map[string]struct {
+		stage   int64 // how much it takes
+		limit   int64
+		fits    bool
+		refused bool // before there is an answer
+	}{
+		"nothing, and all fits":        {0, size, true, false},
+		"nothing, and it does not fit": {0, 4 << 20, false, true},
+		"half, and the rest fits":      {3 << 20, 3<<20 + 256<<10, true, false},
+		"half, and the rest does not":  {3 << 20, 2 << 20, false, false},
+		"all of it":                    {size, 1 << 20, true, false},
+	} {
+		for length, fault := range map[string]pullthroughtest.Fault{"declared": {}, "undeclared": {NoLength: true}} {
+			t.Run(name+", "+length, func(t *testing.T) {
+				testkit.Baseline(t)
+				up, enter := testkit.Piped(t, pullthroughtest.Config{})
+				dir := t.TempDir()
+				synctest.Test(t, func(t *testing.T) {
+					w := enter(t)
+					w.SpoolBytes = tc.limit
+					store := &filling{files: newFiles(dir), room: tc.stage}
+					w.Store = store
+					layer := w.Layer(size)
+					fault.Match = testkit.Blobs
+					up.Fault(fault)
+					b, err := w.Open(t.Context(), layer.Digest)
+					assert.Equal(t, tc.refused || !tc.fits && fault.NoLength, err != nil)
+					if err == nil && tc.fits {
+						testkit.AssertBody(t, layer.Digest, b)
+					} else if err == nil {
+						_, err = io.Copy(io.Discard, b.Body)
+						assert.NoError(t, b.Body.Close())
+					}
+					if !tc.fits {
+						assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+						assert.ErrorContains(t, err, "no room for the download")
+					}
+					w.Settled(t)
+					store.assertEnded(t)
+					assert.Empty(t, store.leftovers(t))
+					assertEmptyDir(t, w.SpoolDir)
+					assert.Equal(t, 1, up.Count("*"))
+				})
+			})
+		}
+	}
+}
+
 // Whatever ends a download, its reservation is given back: one of full size
 // finds room afterwards.
 func TestSpoolBytesAreGivenBack(t *testing.T) {

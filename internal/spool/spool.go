@@ -70,9 +70,10 @@ type Options struct {
 	Place Place
 	// Files counts the files that readers open for themselves. nil: they open none.
 	Files *Files
-	// PlaceFailed is called when the Place failed and the rest goes to a file of the
-	// spool's own. nil: nobody is told.
-	PlaceFailed func(error)
+	// PlaceFailed is called when the Place, or the spool's own file, failed at the
+	// offset start, before the rest goes to another file in Dir. It may wait for room
+	// there. Its error ends the download. nil: nobody is told.
+	PlaceFailed func(start int64, err error) error
 	// Gone is called when the spool's space is free again. nil: nobody is told.
 	Gone func()
 }
@@ -82,7 +83,7 @@ type Options struct {
 type Spool struct {
 	dir   string
 	files *Files
-	moved func(error)
+	moved func(int64, error) error
 	gone  func()
 
 	mu       sync.Mutex
@@ -147,12 +148,14 @@ func (s *Spool) writeFile(seg *segment, p []byte) error {
 	}
 	// The first disk is full or broken. What is there stays readable, and the rest
 	// goes elsewhere.
+	if s.moved != nil {
+		if err := s.moved(s.written, err); err != nil {
+			return err
+		}
+	}
 	second, secondErr := s.addFile(s.written)
 	if secondErr != nil {
 		return errors.Join(err, secondErr)
-	}
-	if s.moved != nil {
-		s.moved(err)
 	}
 	return writeAt(second, p, 0)
 }

@@ -187,7 +187,11 @@ func TestTheRestGoesElsewhereWhenTheFirstPlaceFails(t *testing.T) {
 			var failed error
 			s := spool.New(spool.Options{
 				Dir: t.TempDir(), Size: int64(len(want)), Place: p, Files: spool.NewFiles(10),
-				PlaceFailed: func(err error) { failed = err },
+				PlaceFailed: func(start int64, err error) error {
+					assert.LessOrEqual(t, start, full)
+					failed = err
+					return nil
+				},
 			})
 			plain, sending := open(t, s), open(t, s)
 			var wg sync.WaitGroup
@@ -211,6 +215,19 @@ func TestTheRestGoesElsewhereWhenTheFirstPlaceFails(t *testing.T) {
 			s.Release()
 		}
 	}
+}
+
+func TestWhereThereIsNoRoomForTheRest(t *testing.T) {
+	p, dir, refused := newPlace(t, 1<<20), t.TempDir(), errors.New("no room")
+	s := spool.New(spool.Options{Dir: dir, Size: 3 << 20, Place: p, PlaceFailed: func(int64, error) error { return refused }})
+	defer s.Release()
+	write(t, s, content(1<<20))
+	_, err := s.Write(content(1 << 20))
+	assert.ErrorIs(t, err, refused)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+	assert.True(t, s.Whole())
 }
 
 func TestBothPlacesFail(t *testing.T) {

@@ -48,3 +48,10 @@ func (c *Client) Connect(t *Target, dial func(context.Context, string, string) (
 	}
 	own.TLSClientConfig.RootCAs = roots
 }
+
+// Secrets is what is remembered of secrets that were sent in this order.
+func Secrets(sent ...string) []string {
+	var s secrets
+	s.note(sent...)
+	return s.words
+}

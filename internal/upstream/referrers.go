@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,10 +18,17 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
-// A list of referrers ends after so many pages and descriptors.
+// A list of referrers ends after so many pages, descriptors and bytes. What is in a list
+// is upstream's choice, and the whole of it is in memory.
 const (
 	maxReferrerPages = 100
 	maxReferrers     = 10_000
+	maxReferrerBytes = manifest.MaxSize // more than that no client reads
+)
+
+var (
+	errNoIndex       = errors.New("the list of referrers is no index")
+	errManyReferrers = fmt.Errorf("a list of more than %d referrers or %d bytes", maxReferrers, maxReferrerBytes)
 )
 
 // EmptyIndex returns a list of no referrers.
@@ -36,11 +44,13 @@ func EmptyIndex() *ocispec.Index {
 // distribution spec, "Listing Referrers"), in a minute at most. For a registry
 // without referrers API the list is empty, unless [Options.ReferrersTag] says to
 // look for the referrers tag. The list is not verified, as nothing says which digest
-// it should have. Descriptors without a digest that can be verified are left out.
+// it should have. Descriptors without a digest that can be verified are left out. A list
+// of more than 2 MiB comes without the annotations of the descriptors that are beyond
+// that; the error for one of more than 4 MiB without them Is [ErrTooLarge].
 func (c *Client) Referrers(ctx context.Context, t *Target, subject digest.Digest) (*ocispec.Index, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	all := EmptyIndex()
+	all := &referrerList{index: EmptyIndex()}
 	accept := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
 	page := object{method: http.MethodGet, kind: "referrers", ref: subject.String(), header: accept, attempts: t.Options.attempts(Pull)}
 	for range maxReferrerPages {
@@ -48,8 +58,11 @@ func (c *Client) Referrers(ctx context.Context, t *Target, subject digest.Digest
 		if errors.Is(err, ErrNotFound) && page.query == "" {
 			return c.taggedReferrers(ctx, t, subject)
 		}
-		if err != nil || next == "" {
-			return all, err
+		if err != nil {
+			return nil, err
+		}
+		if next == "" {
+			return all.index, nil
 		}
 		page.query = next
 	}
@@ -57,7 +70,7 @@ func (c *Client) Referrers(ctx context.Context, t *Target, subject digest.Digest
 }
 
 // addPage adds one page to all, and returns the query of the next one.
-func (c *Client) addPage(ctx context.Context, t *Target, o object, all *ocispec.Index) (next string, err error) {
+func (c *Client) addPage(ctx context.Context, t *Target, o object, all *referrerList) (next string, err error) {
 	resp, err := c.get(ctx, t, o)
 	if err != nil {
 		return "", err
@@ -70,30 +83,121 @@ func (c *Client) addPage(ctx context.Context, t *Target, o object, all *ocispec.
 	if err != nil {
 		return "", t.fail(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redact(ctx, err)))
 	}
-	if err := addReferrers(all, body); err != nil {
-		return "", t.fail(ErrUnavailable, err)
+	if err := all.add(body); err != nil {
+		return "", t.failList(err)
 	}
 	return nextPage(resp)
 }
 
-// addReferrers reads one page. Descriptors that cannot be verified are left out,
-// and so is what a descriptor says beside the content: URLs and embedded data.
-func addReferrers(all *ocispec.Index, body []byte) error {
-	var page ocispec.Index
-	if len(body) > manifest.MaxSize || json.Unmarshal(body, &page) != nil || page.MediaType != "" && page.MediaType != ocispec.MediaTypeImageIndex {
-		return errors.New("the list of referrers is no index")
+func (t *Target) failList(err error) error {
+	if errors.Is(err, errManyReferrers) {
+		return t.fail(ErrTooLarge, err)
 	}
-	for _, d := range page.Manifests {
-		if !ocipath.ValidDigest(d.Digest.String()) || d.Size < 0 {
-			continue
+	return t.fail(ErrUnavailable, err)
+}
+
+// referrerList is a list that grows page by page.
+type referrerList struct {
+	index *ocispec.Index
+	size  int // in bytes, about
+}
+
+// add reads one page, one descriptor at a time: a page of 4 MiB could have a million.
+func (l *referrerList) add(page []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(page))
+	if t, err := dec.Token(); len(page) > manifest.MaxSize || err != nil || t != json.Delim('{') {
+		return errNoIndex
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err == nil {
+			err = l.addMember(dec, key)
 		}
-		if len(all.Manifests) == maxReferrers {
-			return fmt.Errorf("a list of more than %d referrers", maxReferrers)
+		if err != nil {
+			return err
 		}
-		d.URLs, d.Data = nil, nil
-		all.Manifests = append(all.Manifests, d)
+	}
+	if _, err := dec.Token(); err != nil {
+		return errNoIndex
 	}
 	return nil
+}
+
+func (l *referrerList) addMember(dec *json.Decoder, key json.Token) error {
+	switch key {
+	case "manifests":
+		return l.addAll(dec)
+	case "mediaType":
+		var mediaType string
+		if dec.Decode(&mediaType) != nil || mediaType != "" && mediaType != ocispec.MediaTypeImageIndex {
+			return errNoIndex
+		}
+		return nil
+	}
+	var skip json.RawMessage
+	if dec.Decode(&skip) != nil {
+		return errNoIndex
+	}
+	return nil
+}
+
+func (l *referrerList) addAll(dec *json.Decoder) error {
+	t, err := dec.Token()
+	switch {
+	case err == nil && t == nil: // null
+		return nil
+	case err != nil || t != json.Delim('['):
+		return errNoIndex
+	}
+	for dec.More() {
+		var d ocispec.Descriptor
+		if dec.Decode(&d) != nil {
+			return errNoIndex
+		}
+		if err := l.addDescriptor(d); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return errNoIndex
+	}
+	return nil
+}
+
+// addDescriptor leaves out a descriptor that cannot be verified, and what a descriptor
+// says beside the content: URLs and embedded data.
+func (l *referrerList) addDescriptor(d ocispec.Descriptor) error {
+	if !ocipath.ValidDigest(d.Digest.String()) || d.Size < 0 {
+		return nil
+	}
+	d.URLs, d.Data = nil, nil
+	size := sizeOf(d)
+	if l.size+size > maxReferrerBytes/2 { // the other half is for descriptors alone
+		d.Annotations = nil
+		size = sizeOf(d)
+	}
+	if l.size+size > maxReferrerBytes || len(l.index.Manifests) == maxReferrers {
+		return errManyReferrers
+	}
+	l.size += size
+	l.index.Manifests = append(l.index.Manifests, d)
+	return nil
+}
+
+// sizeOf is about how long d is, encoded.
+func sizeOf(d ocispec.Descriptor) int {
+	const names = 64 // of the members, with all that is between them
+	size := names + len(d.MediaType) + len(d.Digest) + len(d.ArtifactType)
+	for key, value := range d.Annotations {
+		size += len(key) + len(value) + len(`"":"",`)
+	}
+	if p := d.Platform; p != nil {
+		size += names + len(p.Architecture) + len(p.OS) + len(p.OSVersion) + len(p.Variant)
+		for _, feature := range p.OSFeatures {
+			size += len(feature) + len(`"",`)
+		}
+	}
+	return size
 }
 
 // nextPage is the query of the page that the Link header names (RFC 8288); "":
@@ -127,9 +231,9 @@ func (c *Client) taggedReferrers(ctx context.Context, t *Target, subject digest.
 	if err != nil {
 		return nil, err
 	}
-	all := EmptyIndex()
-	if err := addReferrers(all, m.Content); err != nil {
-		return nil, t.fail(ErrUnavailable, err)
+	all := &referrerList{index: EmptyIndex()}
+	if err := all.add(m.Content); err != nil {
+		return nil, t.failList(err)
 	}
-	return all, nil
+	return all.index, nil
 }

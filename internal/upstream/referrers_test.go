@@ -1,10 +1,18 @@
 package upstream_test
 
 import (
+	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -73,4 +81,78 @@ func TestARegistryWithoutReferrersHasAnEmptyListOrATag(t *testing.T) {
 	require.Len(t, all.Manifests, 1)
 	assert.Equal(t, signature.Digest, all.Manifests[0].Digest)
 	assert.Equal(t, 1, w.up.Count("GET /v2/a/manifests/sha256-* 200"))
+}
+
+// pagesOf answers a list of referrers page by page: a page for each of the lists of
+// descriptors.
+func pagesOf(pages func(i int) (descriptors string, more bool)) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/referrers/") {
+			return false
+		}
+		i, _ := strconv.Atoi(r.URL.Query().Get("page"))
+		descriptors, more := pages(i)
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+		if more {
+			w.Header().Set("Link", fmt.Sprintf(`<?page=%d>; rel="next"`, i+1))
+		}
+		_, _ = io.WriteString(w, `{"schemaVersion":2,"manifests":[`+descriptors+`],"mediaType":"`+ocispec.MediaTypeImageIndex+`"}`)
+		return true
+	}
+}
+
+// referring are n descriptors, of which each has more in it.
+func referring(page, n int, more string) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf(`{"mediaType":%q,"size":3,"digest":%q%s}`, ocispec.MediaTypeImageManifest, digest.FromString(fmt.Sprint(page, i)), more)
+	}
+	return strings.Join(all, ",")
+}
+
+func TestAListOfReferrersHasALimit(t *testing.T) {
+	const limit = 4 << 20
+	pad := strings.Repeat("x", 40_000)
+	for name, c := range map[string]struct {
+		pages  func(i int) (string, bool)
+		length int // 0: it is refused
+		kept   int // at most so many have annotations, and at least one if it is not 0
+		err    error
+	}{
+		"40 pages of annotations": {func(i int) (string, bool) { return referring(i, 100, `,"annotations":{"a":"`+pad+`"}`), i < 39 }, 4000, limit / 2 / len(pad), nil},
+		"one that is too large, among others": {func(i int) (string, bool) {
+			return referring(i, 1, `,"annotations":{"a":"`+strings.Repeat(pad, 100)+`"}`), i < 9
+		}, 10, 0, nil},
+		"long types":   {func(i int) (string, bool) { return referring(i, 100, `,"artifactType":"`+pad[:5000]+`"`), i < 39 }, 0, 0, upstream.ErrTooLarge},
+		"many":         {func(i int) (string, bool) { return referring(i, 2000, ""), i < 9 }, 0, 0, upstream.ErrTooLarge},
+		"without end":  {func(i int) (string, bool) { return referring(i, 1, ""), true }, 0, 0, upstream.ErrTooLarge},
+		"of nothing":   {func(int) (string, bool) { return strings.Repeat("{},", limit/3-100) + "{}", false }, 0, 0, nil},
+		"of nulls":     {func(int) (string, bool) { return strings.Repeat("null,", limit/5-100) + "null", false }, 0, 0, nil},
+		"embedded":     {func(i int) (string, bool) { return referring(i, 100, `,"data":"`+pad+`"`), i < 39 }, 4000, 0, nil},
+		"of no object": {func(int) (string, bool) { return `3`, false }, 0, 0, upstream.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pullthroughtest.Config{Handler: pagesOf(c.pages)})
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			all, err := w.Referrers(t.Context(), w.target, digest.FromString("subject"))
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			assert.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(24<<20))
+			if c.err != nil {
+				assert.ErrorIs(t, err, c.err)
+				assert.Nil(t, all)
+				return
+			}
+			require.NoError(t, err)
+			assert.Len(t, all.Manifests, c.length, "none is left out")
+			encoded, err := json.Marshal(all)
+			require.NoError(t, err)
+			assert.Less(t, len(encoded), limit+1000)
+			kept := len(slices.DeleteFunc(slices.Clone(all.Manifests), func(d ocispec.Descriptor) bool { return d.Annotations == nil }))
+			assert.LessOrEqual(t, kept, c.kept)
+			assert.Equal(t, c.kept > 0, kept > 0)
+		})
+	}
 }

@@ -15,6 +15,8 @@ const (
 	// maxSecrets is how many secrets of one target ID are known at a time. Passwords
 	// are few, and tokens expire.
 	maxSecrets = 256
+	// maxSecretBytes is how many bytes they have together, as a token may have 16 KiB.
+	maxSecretBytes = 256 << 10
 	// minSecret is the length from which on a secret is struck out of texts. A
 	// shorter one would strike out half of every text.
 	minSecret = 4
@@ -29,7 +31,7 @@ const (
 // for concurrent use.
 type secrets struct {
 	mu    sync.Mutex
-	words []string // the oldest first
+	words []string // the one that was sent last comes last
 	users []string // names, which stand in names of hosts by right
 }
 
@@ -61,14 +63,19 @@ func (s *secrets) noteUser(name string) {
 	s.users = remember(s.users, name)
 }
 
+// remember adds word as the one that was sent last, and forgets those that were sent
+// longest ago, if there are too many.
 func remember(all []string, word string) []string {
-	if len(word) < minSecret || slices.Contains(all, word) {
+	if len(word) < minSecret || len(all) > 0 && all[len(all)-1] == word {
 		return all
 	}
-	if len(all) == maxSecrets {
-		all = slices.Delete(all, 0, 1)
+	all = append(slices.DeleteFunc(all, func(other string) bool { return other == word }), word)
+	bytes, from := 0, len(all)
+	for from > 0 && len(all)-from < maxSecrets && bytes+len(all[from-1]) <= maxSecretBytes {
+		from--
+		bytes += len(all[from])
 	}
-	return append(all, word)
+	return slices.Delete(all, 0, min(from, len(all)-1))
 }
 
 // strike returns text without the secrets, the names of users and the words in more.

@@ -143,7 +143,7 @@ func TestAPushUploadsWhatTheRegistryLacks(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 		assert.Equal(t, 200, resp.StatusCode)
 	}
-	assert.Len(t, h.up.Log(), 1+len(img.Blobs()))
+	assert.Equal(t, len(img.Blobs()), h.up.Count("GET /v2/a/blobs/* 200"))
 }
 
 func TestItTakes10Lines(t *testing.T) {
