@@ -242,7 +242,7 @@ const (
 	// have a limit of their own (Policy.MaxDownloads). Tokens have none, since what has
 	// its turn waits for them.
 	maxFetches    = 256
-	maxAllFetches = 2048
+	maxAllFetches = 1024
 	turnWait      = 10 * time.Second
 
 	// Lists of referrers take more memory than others, and so have fewer turns.

@@ -78,6 +78,7 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 
 func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, r io.Reader) error {
 	here, linked, err := filing.HaveBlob(ctx, files{s}, at, desc, s.bucket.size)
+	here = here && s.sizes.JudgeByMemory(desc.Digest, desc.Size) != filing.Damaged
 	if err != nil || here && linked {
 		return err
 	}

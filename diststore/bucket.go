@@ -73,27 +73,17 @@ func (b bucket) put(ctx context.Context, name string, content []byte) error {
 
 // size is the length of the object. What is no object Is [layout.ErrDamaged].
 func (b bucket) size(ctx context.Context, name string) (int64, error) {
-	info, err := b.stat(ctx, name)
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
-}
-
-// stat says how long the object is, and how old. What is no object Is
-// [layout.ErrDamaged].
-func (b bucket) stat(ctx context.Context, name string) (storagedriver.FileInfo, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return 0, err
 	}
 	info, err := b.driver.Stat(ctx, key(name))
 	switch {
 	case err != nil:
-		return nil, fault(ctx, "stat", name, err)
+		return 0, fault(ctx, "stat", name, err)
 	case info.IsDir():
-		return nil, fmt.Errorf("%s is a directory: %w", name, layout.ErrDamaged)
+		return 0, fmt.Errorf("%s is a directory: %w", name, layout.ErrDamaged)
 	}
-	return info, nil
+	return info.Size(), nil
 }
 
 // exists is nil if there is an object or a directory of that name.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 
-	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
@@ -46,15 +45,14 @@ func (s *Store) verify(ctx context.Context, at layout.Repository, d digest.Diges
 // read is a full read.
 func (s *Store) read(at layout.Repository, d digest.Digest, p place) func(context.Context) error {
 	return func(ctx context.Context) error {
-		info, err := s.bucket.stat(ctx, p.data)
-		if err != nil {
-			return err
+		var err error
+		if p.size, err = s.bucket.size(ctx, p.data); err == nil {
+			err = s.hash(ctx, p)
 		}
-		p.size = info.Size()
-		if err := s.hash(ctx, p); errors.Is(err, layout.ErrDamaged) {
-			s.discard(ctx, d, p, info)
-			return err
-		} else if err != nil {
+		if errors.Is(err, layout.ErrDamaged) { // the next put replaces it: another proxy may just be doing so
+			s.sizes.NoteDamage(d, p.size)
+		}
+		if err != nil {
 			return err
 		}
 		s.sizes.NoteRead(d, p.size)
@@ -77,17 +75,4 @@ func (s *Store) hash(ctx context.Context, p place) error {
 		return fmt.Errorf("content of %s: %w", p.digest, layout.ErrDamaged)
 	}
 	return nil
-}
-
-// discard removes an object that is not what its name says, so that the next put stores
-// it again. Another proxy may have done so just now: an object that has changed since info
-// was had stays. One that cannot be removed is remembered.
-func (s *Store) discard(ctx context.Context, d digest.Digest, p place, info storagedriver.FileInfo) {
-	now, err := s.bucket.stat(ctx, p.data)
-	if err != nil || now.Size() != info.Size() || !now.ModTime().Equal(info.ModTime()) {
-		return
-	}
-	if s.bucket.remove(ctx, p.data) != nil {
-		s.sizes.NoteDamage(d, p.size)
-	}
 }

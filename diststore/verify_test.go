@@ -9,11 +9,11 @@ import (
 	"strconv"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/diststore"
 	"github.com/ecr-pullthrough/pullthrough/internal/verify"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
@@ -65,27 +65,42 @@ func TestWithoutANoteTheDigestDecides(t *testing.T) {
 
 	write(t, p, sizeNote(repo.Name, d), "damaged")
 	write(t, p, dataFile(d), string(content[:1<<20+1]))
-	for _, refused := range []bool{false, true} {
-		p.fail = nil
-		if refused {
-			write(t, p, dataFile(d), string(content[:1<<20+1]))
-			p.fail = failing("delete")
-		}
-		s = diststore.New(p)
-		b := openBlob(t, s, repo, d)
-		got, err := io.ReadAll(b.Body)
-		assert.ErrorIs(t, err, fs.ErrNotExist)
-		assert.True(t, bytes.HasPrefix(content, got))
-		if refused || len(got) > 0 { // else it was gone before it was opened
-			assert.Len(t, got, 1<<20+1-verify.Held)
-		}
-		p.asked()
-		assertNoBlob(t, s, repo, d)
-		assert.NotContains(t, p.asked(), "put", "nothing is read any more")
-	}
-	p.fail = nil
+	putBlob(t, diststore.New(p), other, content[:1<<20]) // another one is not in doubt
+	s = diststore.New(p)
+	b := openBlob(t, s, repo, d)
+	got, err := io.ReadAll(b.Body)
+	assert.ErrorIs(t, err, fs.ErrNotExist)
+	assert.True(t, bytes.HasPrefix(content, got))
+	assert.Len(t, got, 1<<20+1-verify.Held)
+	p.asked()
+	assertNoBlob(t, s, repo, d)
+	assert.Equal(t, []string{"get", "stat"}, p.asked(), "it is known by now")
 	putBlob(t, s, repo, content)
 	assertBlob(t, s, repo, content)
+}
+
+// TestDamageOfTheRightLengthIsReplaced, in all repositories that link the object.
+func TestDamageOfTheRightLengthIsReplaced(t *testing.T) {
+	for _, content := range [][]byte{noise(7, 100_000), noise(8, 2<<20)} {
+		bucket := drivers["inmemory"](t)
+		d := putBlob(t, diststore.New(bucket), repo, content)
+		putBlob(t, diststore.New(bucket), other, content)
+		for _, at := range []pullthrough.Repo{repo, other} {
+			require.NoError(t, bucket.Delete(t.Context(), "/"+sizeNote(at.Name, d)))
+		}
+		write(t, bucket, dataFile(d), string(make([]byte, len(content))))
+		s := diststore.New(bucket)
+		if b, err := s.Blob(t.Context(), repo, d); err == nil { // a large one
+			_, err = io.Copy(io.Discard, b.Body)
+			assert.ErrorIs(t, err, fs.ErrNotExist)
+			assert.NoError(t, b.Body.Close())
+		}
+		assertNoBlob(t, s, repo, d)
+		assertNoBlob(t, s, other, d)
+		putBlob(t, s, repo, content)
+		assertBlob(t, s, repo, content)
+		assertBlob(t, s, other, content)
+	}
 }
 
 // TestAManifestThatSaysAnotherSizeCastsDoubt, also where no sizes are noted, and costs
@@ -112,24 +127,15 @@ func TestAManifestThatSaysAnotherSizeCastsDoubt(t *testing.T) {
 	assertNoBlob(t, s, repo, layer.Digest)
 }
 
-// TestAReplacedObjectIsNotRemoved: another proxy has mended it while we found the damage.
-func TestAReplacedObjectIsNotRemoved(t *testing.T) {
+// TestAnotherProxyMendsWhatWeFoundDamaged: its object is served.
+func TestAnotherProxyMendsWhatWeFoundDamaged(t *testing.T) {
 	content := noise(4, 100_000)
 	bucket := drivers["inmemory"](t)
 	d := putBlob(t, diststore.New(bucket), repo, content)
 	write(t, bucket, dataFile(d), string(content[1:]))
-	p := &probe{StorageDriver: bucket}
-	p.wrap = func(r io.ReadCloser, _ int64) io.ReadCloser {
-		read, err := io.ReadAll(r)
-		if err == nil && len(read) == len(content)-1 {
-			time.Sleep(time.Millisecond) // the driver tells no shorter times apart
-			write(t, bucket, dataFile(d), string(content))
-		}
-		return closer{io.MultiReader(bytes.NewReader(read), bytes.NewReader(nil)), func() error { return nil }}
-	}
-	s := diststore.New(p)
-	_, err := s.Blob(t.Context(), repo, d)
-	assert.ErrorIs(t, err, fs.ErrNotExist)
+	s := diststore.New(bucket)
+	assertNoBlob(t, s, repo, d)
+	putBlob(t, diststore.New(bucket), other, content)
 	assertBlob(t, s, repo, content)
 }
 

@@ -364,6 +364,8 @@ func testReferrersAreKept(t *testing.T) {
 	s := newListStore()
 	e := startECR(t, pullthroughtest.Config{}, in(s))
 	subject, signature, sbom := e.signed()
+	assert.Equal(t, 200, e.Get(t, "/v2/hub/a/manifests/1").StatusCode)
+	e.Settled(t)
 	e.lists(t, subject.Digest, signature, sbom)
 	assert.True(t, e.now().Equal(s.checked[subject.Digest]))
 
