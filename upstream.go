@@ -324,6 +324,8 @@ func (g *registries) credential(ctx context.Context, rt *route) (cred upstream.C
 		return err
 	})
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return upstream.Credential{}, context.Cause(ctx) // we gave it up: that says nothing of the secret
 	case errors.Is(err, ErrDenied):
 		return upstream.Credential{}, rt.error(ErrDenied, fmt.Errorf("credentials of the rule: %w", err))
 	case err != nil:
