@@ -191,6 +191,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 	event := bl.fetchEvent(EventBlob, part)
 	j := fill.Job{
 		Digest: d,
+		Part:   part,
 		Owner:  Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
 		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
 		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(event.Attach(ctx), rt, d) },
