@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -59,6 +60,37 @@ func TestIdle(t *testing.T) {
 		assert.NoError(t, err, "what was answered is stored")
 		assert.Equal(t, 1, w.Up.Count("*"))
 	})
+}
+
+// What the host was asked for when Shutdown ran out of time says nothing of the image.
+func TestWhatShutdownGivesUpIsUnavailable(t *testing.T) {
+	for name, change := range map[string]func(*testkit.World){
+		"CreateRepo": func(w *testkit.World) { w.Store = &slowCreator{w.Mem} },
+		"Credentials": func(w *testkit.World) {
+			w.Credentials = func(ctx context.Context, _ pullthrough.Repo, _ pullthrough.Rule) (pullthrough.Credential, error) {
+				<-ctx.Done()
+				return pullthrough.Credential{}, ctx.Err()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.InBubble(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(t *testing.T, w *testkit.World) {
+				change(w)
+				w.Up.Push("a", "1", testkit.Image(1))
+				failed := make(chan error, 1)
+				go func() { _, err := w.Resolve(t.Context(), "1"); failed <- err }()
+				synctest.Wait()
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				assert.ErrorIs(t, w.Shutdown(ctx), context.Canceled)
+				err := <-failed
+				assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+				assert.NotErrorIs(t, err, pullthrough.ErrNotFound)
+				assert.NotErrorIs(t, err, pullthrough.ErrDenied)
+				assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 401"))
+			})
+		})
+	}
 }
 
 func TestAfterShutdownHitsAreServedAndMissesRefused(t *testing.T) {

@@ -274,3 +274,22 @@ func (rt *route) mayServeStale(err error) bool {
 	}
 	return true
 }
+
+// keepsLocal reports whether m would take the place of a tag that was pushed here, and
+// must not.
+func (f *fetching) keepsLocal(m *Manifest) bool {
+	return f.rt.policy.KeepLocal && m.Tag != "" && m.Source == SourceFill
+}
+
+// localTag is what has been pushed here under the tag of m while upstream was asked, and
+// is to be kept; nil: nothing.
+func (re *resolver) localTag(f *fetching, m *Manifest) *Manifest {
+	if !f.keepsLocal(m) {
+		return nil
+	}
+	have := re.store.findManifest(f.Context(), f.rt.repo, m.Tag)
+	if have == nil || have.Origin != "" {
+		return nil
+	}
+	return have
+}

@@ -319,8 +319,12 @@ func (s *guardedStore) createRepo(ctx context.Context, rule Rule, r Request) err
 	_, err := hostcall.Do(ctx, s.lookups, "Store.CreateRepo", nil, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.host.(RepoCreator).CreateRepo(ctx, r.Repo, rule, r)
 	})
-	if _, typed := errors.AsType[*Error](err); err == nil || typed {
+	_, typed := errors.AsType[*Error](err)
+	switch {
+	case err == nil, typed:
 		return err
+	case ctx.Err() != nil:
+		return context.Cause(ctx) // we gave it up: that says nothing of the repository
 	}
 	return &Error{Kind: ErrNotFound, Code: codeNameUnknown, Err: fmt.Errorf("the repository could not be created: %w", err)}
 }

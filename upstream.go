@@ -201,7 +201,11 @@ func (ro *router) base(ctx context.Context, repo Repo, rule Rule) (*url.URL, err
 	if err != nil || u == nil {
 		return own, err
 	}
-	if err := checkEndpoint(u); err != nil {
+	err = checkEndpoint(u)
+	if err == nil {
+		err = checkAPIPath(u)
+	}
+	if err != nil {
 		return nil, ruleError("endpoint", ecr.RedactURL(u.String()), err.Error())
 	}
 	clean := *u
@@ -324,6 +328,8 @@ func (g *registries) credential(ctx context.Context, rt *route) (cred upstream.C
 		return err
 	})
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return upstream.Credential{}, context.Cause(ctx) // we gave it up: that says nothing of the secret
 	case errors.Is(err, ErrDenied):
 		return upstream.Credential{}, rt.error(ErrDenied, fmt.Errorf("credentials of the rule: %w", err))
 	case err != nil:

@@ -14,9 +14,10 @@ import (
 const (
 	// maxSecrets is how many secrets of one target ID are known at a time. Passwords
 	// are few, and tokens expire.
-	maxSecrets = 256
-	// maxSecretBytes is how many bytes they have together, as a token may have 16 KiB.
-	maxSecretBytes = 256 << 10
+	maxSecrets = 64
+	// secretStart is how much of a secret is kept. A token may have 16 KiB, and its
+	// beginning is enough to find it. What follows that is struck out with it.
+	secretStart = 64
 	// minSecret is the length from which on a secret is struck out of texts. A
 	// shorter one would strike out half of every text.
 	minSecret = 4
@@ -63,19 +64,18 @@ func (s *secrets) noteUser(name string) {
 	s.users = remember(s.users, name)
 }
 
-// remember adds word as the one that was sent last, and forgets those that were sent
+// remember adds word as the one that was sent last, and forgets the one that was sent
 // longest ago, if there are too many.
 func remember(all []string, word string) []string {
+	word = word[:min(len(word), secretStart)]
 	if len(word) < minSecret || len(all) > 0 && all[len(all)-1] == word {
 		return all
 	}
-	all = append(slices.DeleteFunc(all, func(other string) bool { return other == word }), word)
-	bytes, from := 0, len(all)
-	for from > 0 && len(all)-from < maxSecrets && bytes+len(all[from-1]) <= maxSecretBytes {
-		from--
-		bytes += len(all[from])
+	all = slices.DeleteFunc(all, func(other string) bool { return other == word })
+	if len(all) == maxSecrets {
+		all = slices.Delete(all, 0, 1)
 	}
-	return slices.Delete(all, 0, min(from, len(all)-1))
+	return append(all, strings.Clone(word))
 }
 
 // strike returns text without the secrets, the names of users and the words in more.
@@ -94,11 +94,33 @@ func strike(text string, words []string) string {
 	words = slices.SortedFunc(slices.Values(words), func(a, b string) int { return len(b) - len(a) })
 	for _, word := range words {
 		if len(word) >= minSecret {
-			text = strings.ReplaceAll(text, word, struck)
-			text = strings.ReplaceAll(text, url.QueryEscape(word), struck)
+			text = strikeWord(text, word, len(word) >= secretStart)
+			text = strikeWord(text, url.QueryEscape(word), len(word) >= secretStart)
 		}
 	}
 	return text
+}
+
+// strikeWord strikes out a word and, where more may belong to it, what follows without a
+// space.
+func strikeWord(text, word string, more bool) string {
+	if !more {
+		return strings.ReplaceAll(text, word, struck)
+	}
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(text, word)
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		b.WriteString(struck)
+		end := strings.IndexFunc(rest, func(r rune) bool { return r <= ' ' || strings.ContainsRune(`"'<>,;&`, r) })
+		if end < 0 {
+			return b.String()
+		}
+		text = rest[end:]
+	}
 }
 
 // clean returns e without secrets in the name of its host and in the text of its cause. An

@@ -22,6 +22,7 @@ import (
 // own that is kept: the rule's password and user, and tokens, also those of other pulls.
 func TestSecretsInUpstreamsWords(t *testing.T) {
 	basic := base64.StdEncoding.EncodeToString([]byte("me:" + testkit.Canary))
+	long := strings.Repeat("0123456789abcdef", 20)
 	odd := `{"schemaVersion":2,"mediaType":"application/` + testkit.Canary + `+json","mediaType":""}`
 	for name, c := range map[string]struct {
 		match string
@@ -40,6 +41,11 @@ func TestSecretsInUpstreamsWords(t *testing.T) {
 			f.Status, f.Body = 200, []byte(`{"token":"`+token+`"}`)
 			return f
 		}, "the token ... expires", true},
+		"a warning of the token server with a long token": {"GET /token", func(string) pullthroughtest.Fault {
+			f := warning("the token=" + long + " expires")("")
+			f.Status, f.Body = 200, []byte(`{"token":"`+long+`"}`)
+			return f
+		}, "the token=... expires", false},
 		"a refusal": {"GET /v2/a/manifests/*", func(string) pullthroughtest.Fault {
 			return pullthroughtest.Fault{Status: 403, Body: []byte(`{"errors":[{"code":"DENIED","message":"` + testkit.Canary + `"}]}`)}
 		}, "DENIED", false},
@@ -105,7 +111,7 @@ func TestSecretsInUpstreamsWords(t *testing.T) {
 				texts = append(texts, err.Error())
 			}
 			said := strings.Join(texts, "\n")
-			for _, secret := range []string{testkit.Canary, token, basic, strings.ToUpper(testkit.Canary)} {
+			for _, secret := range []string{testkit.Canary, token, basic, long[:20], strings.ToUpper(testkit.Canary)} {
 				assert.NotContains(t, said, secret)
 			}
 			assert.Contains(t, said, c.told)
