@@ -207,8 +207,11 @@ func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (
 
 // Import brings the image r.Ref of r.Repo into the Store, with all that it
 // refers to, and returns its manifest. What is stored already is not fetched
-// again, what is being fetched for a client is shared with it. When it fails,
-// what has come so far stays. Errors and permissions are those of [Proxy.Manifest].
+// again, what is being fetched for a client is shared with it. It brings in what can be
+// had: what fails in passing is tried again, up to 5 times within 2 minutes, and what
+// cannot be had keeps nothing else out. The error then names all that is missing, but
+// for foreign layers, and Is each of the reasons; the manifest is returned beside it.
+// Errors and permissions are those of [Proxy.Manifest].
 func (p *Proxy) Import(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {
 	return p.engine().importImage(ctx, r, o)
 }

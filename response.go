@@ -147,7 +147,8 @@ func WriteManifest(w http.ResponseWriter, r *http.Request, m *Manifest) {
 // WriteBlob answers r, a GET or HEAD, with b, and closes its Body: 206 for one
 // range, 304 if the client has it, always with a Content-Length. When the
 // content ends early it panics with [http.ErrAbortHandler], as net/http wants
-// it, so that no client takes a part for the whole. A client that reads nothing
+// it, so that no client takes a part for the whole. Where what a Proxy
+// returned cannot be read at all, the answer is that error. A client that reads nothing
 // is cut off as [Proxy.MaxSilence] of the Proxy that returned b says, else after
 // ten minutes.
 func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
@@ -155,7 +156,9 @@ func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
 	w, answer := b.writes.Answer(w, r)
 	if h, ok := b.Body.(http.Handler); ok {
 		h.ServeHTTP(w, r)
-	} else if !serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body) {
+	} else if complete, err := serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body); err != nil {
+		WriteError(w, err) // nothing was written yet
+	} else if !complete {
 		panic(http.ErrAbortHandler)
 	}
 	answer.End()

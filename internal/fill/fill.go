@@ -58,6 +58,8 @@ type Fill struct {
 	call   call
 	budget *budget
 	cancel context.CancelCauseFunc
+	// unwanted ends when a client wants the blob (see [demand]). nil: one does anyhow.
+	unwanted context.Context
 
 	// Set by the fill's goroutine before it publishes, and not changed later.
 	spool *spool.Spool // nil: the Store has the blob
@@ -66,16 +68,17 @@ type Fill struct {
 
 	shown  bool // by the fill's goroutine, before its digest was looked at
 	hidden bool // nobody was shown the spool before that
+	told   bool // its size is a manifest's word, which the source has not confirmed
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
 }
 
 // run is a fill from its first question to its end. It runs in the flight.
-func run(c call, b *budget, job Job) (*Fill, error) {
+func run(c call, b *budget, job Job, unwanted context.Context) (*Fill, error) {
 	ctx, cancel := context.WithCancelCause(c.Context())
 	defer cancel(nil)
-	f := &Fill{job: job, call: c, budget: b, cancel: cancel, ended: make(chan struct{})}
+	f := &Fill{job: job, call: c, budget: b, cancel: cancel, unwanted: unwanted, ended: make(chan struct{})}
 	defer close(f.ended)
 	if job.Orphans > 0 {
 		c.Linger()
@@ -100,13 +103,12 @@ func run(c call, b *budget, job Job) (*Fill, error) {
 // fetch receives the blob, verifies it and has it stored. Content that is damaged
 // before anybody has seen a byte of it is received once more.
 func (f *Fill) fetch(ctx context.Context) (int64, error) {
-	lane := f.budget.lane(f.job.Lane, f.job.MaxPerLane)
-	if err := f.budget.wait(ctx, lane, 1); err != nil {
+	leave, err := f.takeTurn(ctx)
+	if err != nil {
 		return 0, f.job.Explain(err)
 	}
-	leave := sync.OnceFunc(func() { lane.Give(1) })
 	defer leave()
-	err := f.receive(ctx)
+	err = f.receive(ctx)
 	if errors.Is(err, errWrongDigest) && f.hidden && f.job.Retry {
 		f.discard(err)
 		err = f.receive(ctx)
@@ -121,6 +123,25 @@ func (f *Fill) fetch(ctx context.Context) (int64, error) {
 	defer func() { f.call.Unlink(); f.spool.Release() }()
 	leave() // the Store must not hold up other fills
 	return f.conclude(err)
+}
+
+// takeTurn waits for a turn in the lane, which leave gives back. A part that waits
+// gives up when the flights are closed: only what has begun is brought to its end.
+func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
+	lane, unwanted := f.budget.lane(f.job.Lane, f.job.MaxPerLane), f.unwanted
+	if unwanted != nil && f.budget.flights != nil {
+		var stop context.CancelFunc
+		unwanted, stop = f.budget.flights.UntilClosed(unwanted)
+		defer stop()
+	}
+	behind, err := f.budget.take(ctx, unwanted, lane, 1)
+	if err != nil {
+		return nil, err
+	}
+	if behind {
+		return sync.OnceFunc(func() { lane.GiveBehind(1) }), nil
+	}
+	return sync.OnceFunc(func() { lane.Give(1) }), nil
 }
 
 // receive takes the content from the source into a spool and verifies it. The
@@ -159,7 +180,12 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 		return context.Cause(ctx)
 	}
 	unseen := f.show(size)
-	defer func() { f.hidden = unseen() }()
+	defer func() {
+		f.hidden = unseen()
+		if err == nil && !f.hidden && size >= 0 && f.spool.Written() > size {
+			err = tooLong(size) // those that were told the size would take the part for the whole
+		}
+	}()
 	watch := newWatch(f, source)
 	defer watch.Stop()
 	err = f.copy(ctx, source, size)
@@ -170,18 +196,12 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	return err
 }
 
-// declare returns how long the blob is going to be, -1 where nobody knows. The
-// manifest and the source must agree.
+// declare returns how long the blob is going to be, -1 where nobody knows. What the
+// source says counts. A manifest may be wrong, and still the digest be right.
 func (f *Fill) declare(size int64) (int64, error) {
-	told := int64(-1)
-	if f.job.Size != nil {
-		told = f.job.Size()
-	}
-	switch {
-	case told >= 0 && size >= 0 && told != size:
-		return 0, newError(ErrDigest, "blob of %d bytes is announced with %d", told, size)
-	case told >= 0:
-		size = told
+	f.told = size < 0 && f.job.Size != nil
+	if f.told {
+		size = f.job.Size()
 	}
 	if size > f.job.maxBytes() {
 		return 0, newError(ErrTooLarge, "blob of %d bytes", size)
@@ -196,7 +216,7 @@ func (f *Fill) openSpool(ctx context.Context, size int64) error {
 	if f.job.Place != nil {
 		place = f.job.Place(ctx)
 	}
-	r := &room{budget: f.budget, lent: place != nil}
+	r := &room{budget: f.budget, lent: place != nil, unwanted: f.unwanted}
 	if size > spool.MemoryLimit {
 		if err := r.hold(ctx, size); err != nil {
 			return err

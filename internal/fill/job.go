@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -23,6 +24,11 @@ type Job struct {
 	// their turn, for ten seconds at most. 0: any number.
 	Lane       any // comparable
 	MaxPerLane int
+	// Part says that no client wants the fill: an import does. It waits for its turn as
+	// long as it takes, until the flights are closed. Fills that clients want go before
+	// it, and parts have at most half of the turns and of SpoolBytes. When a client
+	// joins it, it waits like one that a client has begun.
+	Part bool
 	// Orphans is how many fills may finish although nobody reads them, and OrphanBytes
 	// how much may be left of them together. Both count the fills of all jobs.
 	// 0: none, and a fill whose source is not open yet does not wait for another try of
@@ -39,8 +45,8 @@ type Job struct {
 	// Open asks for the body. Its source lives as long as ctx.
 	Open func(ctx context.Context) (Source, error)
 	// Size returns the length that a manifest has told, -1 if none has. It is asked
-	// when the source is open, since the manifest may have come meanwhile. The source
-	// must agree with it. nil: no manifest is known.
+	// when the source is open, since the manifest may have come meanwhile, and only
+	// where the source does not say how long the blob is. nil: no manifest is known.
 	Size func() int64
 	// Place returns where the content goes, nil for a spool's own place.
 	// nil: never elsewhere.
@@ -75,6 +81,10 @@ type Source interface {
 	io.ReadCloser
 	// Total is the length that upstream has announced, -1 if it has not.
 	Total() int64
+	// Progress is how many bytes have come, with those that had to be passed over; when
+	// the last of them came, or the last request was sent; and how many requests in a
+	// row were in vain since upstream broke off. It may be called at any time.
+	Progress() (received int64, moved time.Time, tries int)
 	// Interrupt ends an answer that brings nothing, and the source goes on with
 	// another one. It may be called at any time, also while Read blocks.
 	Interrupt(cause error)

@@ -435,6 +435,13 @@ func isVerifiable(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
 }
 
+// IsType reports whether a descriptor of the media type is one of a manifest, which
+// registries serve below /manifests/. All else is a blob. Docker's schema 1 is among
+// them, and the artifact manifest of image-spec 1.1.0-rc.
+func IsType(mediaType string) bool {
+	return isManifestType(mediaType) || strings.HasPrefix(mediaType, schema1Prefix)
+}
+
 // IsForeign reports whether layers of the type need not be in any registry
 // (image-spec, "Non-Distributable Layers", and Docker's foreign layers).
 func IsForeign(mediaType string) bool {
