@@ -98,6 +98,29 @@ func TestBlobsAreVerifiedOnce(t *testing.T) {
 	assertNoBlob(t, s, repo, d)
 }
 
+// TestAFileInThePlaceOfADamagedOneIsAnotherFile: file systems give the number of a
+// removed file to the next one.
+func TestAFileInThePlaceOfADamagedOneIsAnotherFile(t *testing.T) {
+	for size, content := range map[string][]byte{"small": noise(25, 100<<10), "large": noise(26, 2<<20)} {
+		t.Run(size, func(t *testing.T) {
+			dir := scratch(t)
+			s := verifying(t, dir)
+			d := putBlob(t, s, repo, content)
+			same := dataFile(dir, d) + ".same"
+			require.NoError(t, os.Link(dataFile(dir, d), same))
+			flip(t, dataFile(dir, d))
+			if b, err := s.Blob(t.Context(), repo, d); err == nil {
+				require.NoError(t, b.Body.Close())
+			}
+			s.WaitForReads()
+			assertNoBlob(t, s, repo, d)
+			write(t, string(content), same)
+			require.NoError(t, os.Rename(same, dataFile(dir, d)))
+			assert.Equal(t, content, readBlob(t, s, repo, d))
+		})
+	}
+}
+
 // TestAFullReadOutlastsItsClient, and is shared by all.
 func TestAFullReadOutlastsItsClient(t *testing.T) {
 	for name, size := range map[string]int{"small": 1000, "large": 3 << 20} {
