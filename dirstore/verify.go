@@ -82,7 +82,11 @@ func (f seen) is(info fs.FileInfo) bool {
 func (s *Store) verify(ctx context.Context, c opened) error {
 	known, err := s.known(c)
 	if !known {
-		if err = s.reads.Do(ctx, c.target, c.read(s)); err == nil {
+		reads := s.reads
+		if c.info.Size() <= verify.Small {
+			reads = s.small
+		}
+		if err = reads.Do(ctx, c.target, c.read(s)); err == nil {
 			known, err = s.known(c)
 		}
 	}

@@ -263,3 +263,29 @@ func TestDamageIsTold(t *testing.T) {
 	assert.Contains(t, told.String(), d.Encoded())
 	assert.Equal(t, 1, strings.Count(told.String(), "\n"))
 }
+
+// TestASmallBlobDoesNotWaitForLargeOnes, however many are read.
+func TestASmallBlobDoesNotWaitForLargeOnes(t *testing.T) {
+	dir := scratch(t)
+	first, s := open(t, dir), verifying(t, dir)
+	content := noise(27, 1000)
+	small := putBlob(t, first, repo, content)
+	gate, reading := make(chan struct{}), make(chan struct{}, 100)
+	s.SetProbe(func(op, name string) error {
+		if op == "open" && filepath.Base(name) == "data" && !strings.Contains(name, small.Encoded()) && strings.Contains(string(debug.Stack()), "verify.(*Reads).work") {
+			reading <- struct{}{}
+			<-gate
+		}
+		return nil
+	})
+	for i := range 8 {
+		b, err := s.Blob(t.Context(), repo, putBlob(t, first, repo, noise(uint64(100+i), verify.Small+1)))
+		require.NoError(t, err)
+		require.NoError(t, b.Body.Close())
+	}
+	for range 4 {
+		<-reading
+	}
+	assert.Equal(t, content, readBlob(t, s, repo, small))
+	close(gate)
+}
