@@ -112,13 +112,8 @@ func (bl *blobs) askSize(ctx context.Context, rt *route, d digest.Digest) (int64
 		}
 		return 0, err
 	}
-	told, known, _ := bl.memory.size(rt, d)
-	switch {
-	case known && size >= 0 && told != size: // a GET fails, too, and forgets it
-		bl.memory.forgetSize(rt, d)
-		return 0, rt.error(ErrDigest, fmt.Errorf("blob of %d bytes is announced with %d", told, size))
-	case known:
-		size = told
+	if told, known, _ := bl.memory.size(rt, d); known && size < 0 {
+		size = told // nobody knows better; else a manifest may be wrong
 	}
 	if size >= 0 {
 		bl.memory.noteExists(rt, d, size)
@@ -225,6 +220,9 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 func (bl *blobs) learn(rt *route, d digest.Digest, r fill.Result) {
 	switch {
 	case r.Err == nil:
+		if told, known, _ := bl.memory.size(rt, d); known && told != r.Size {
+			bl.memory.noteExists(rt, d, r.Size) // a manifest was wrong
+		}
 		return
 	case isRefuted(r.Err):
 		bl.memory.forgetSize(rt, d) // a HEAD must not go on to say that it is there, or that long

@@ -25,7 +25,7 @@ type Rule struct {
 	Prefix string
 	// UpstreamURL is the upstream registry as ECR spells it,
 	// "registry-1.docker.io", or any http or https URL; its path, if any, stands
-	// before /v2/. Without a scheme it is https.
+	// before /v2/, which the URL itself must not end in. Without a scheme it is https.
 	UpstreamURL string
 	// UpstreamPrefix stands before the rest of the name upstream; "" and "ROOT"
 	// add nothing.
@@ -127,14 +127,19 @@ func (r *Rule) endpoint() (*url.URL, error) {
 		return nil, ruleError("upstream prefix", r.UpstreamPrefix, "must be ROOT, as the prefix is")
 	}
 	raw := r.UpstreamURL
-	if !strings.Contains(raw, "://") {
+	isURL := strings.Contains(raw, "://")
+	if !isURL {
 		raw = "https://" + raw
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
 		return nil, ruleError("upstream URL", ecr.RedactURL(r.UpstreamURL), "is no host name and no URL")
 	}
-	if err := checkEndpoint(u); err != nil {
+	err = checkEndpoint(u)
+	if err == nil && isURL {
+		err = checkAPIPath(u)
+	}
+	if err != nil {
 		return nil, ruleError("upstream URL", ecr.RedactURL(r.UpstreamURL), err.Error())
 	}
 	switch u.Host {
@@ -157,6 +162,16 @@ func checkEndpoint(u *url.URL) error {
 		return errors.New("a query or fragment does not belong into it")
 	case strings.Contains(u.Path, "..") || strings.Contains(u.EscapedPath(), "%"):
 		return fmt.Errorf("path %q is not plain", u.EscapedPath())
+	}
+	return nil
+}
+
+// checkAPIPath refuses the URL of a registry's API: below it, at /v2/v2/, there would
+// be no image. A host and a path without a scheme is not refused, since there "v2" may
+// be a part of the registry's path.
+func checkAPIPath(u *url.URL) error {
+	if strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v2") {
+		return errors.New("ends in /v2, which stands below it anyhow: write the URL without /v2")
 	}
 	return nil
 }

@@ -201,7 +201,11 @@ func (ro *router) base(ctx context.Context, repo Repo, rule Rule) (*url.URL, err
 	if err != nil || u == nil {
 		return own, err
 	}
-	if err := checkEndpoint(u); err != nil {
+	err = checkEndpoint(u)
+	if err == nil {
+		err = checkAPIPath(u)
+	}
+	if err != nil {
 		return nil, ruleError("endpoint", ecr.RedactURL(u.String()), err.Error())
 	}
 	clean := *u

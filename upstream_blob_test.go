@@ -26,12 +26,14 @@ import (
 var blobBehaviours = []row{
 	{"A33", "compresses an answer, or says that it has",
 		"it was asked not to, and nothing is inflated: what must have the digest are the bytes as they came", testNothingIsInflated},
-	{"A34", "sends a blob with other bytes, more bytes than the manifest or it itself announced, or without an end",
-		"the pull fails as soon as that shows, and nothing is stored", testBlobsThatDoNotEndAsAnnounced},
+	{"A34", "sends a blob with other bytes, more bytes than it announced, or without an end",
+		"the pull fails as soon as that shows, and nothing is stored; where it announces nothing the manifest's size is the limit", testBlobsThatDoNotEndAsAnnounced},
+	{"A63", "has a blob of another size than its manifest says",
+		"the manifest's word is no more than a hint: what upstream announces counts, and the digest decides. HEAD and GET agree from the first request on", testSizeThatTheManifestHasWrong},
 	{"A35", "breaks off or stalls in the middle of a blob",
 		"the rest is asked for at the registry, with new credentials and redirects where needed; what does not continue exactly there is refused", testBrokenBlobGoesOn},
-	{"A36", "breaks off again and again",
-		"a download goes on for as long as it gets anywhere, 64 KiB at least in four tries, and 1000 times at most", testManyBreaksEndWhereNothingComes},
+	{"A36", "breaks off again and again, or is away for a while in the middle of a blob",
+		"a download goes on for as long as it gets anywhere, 64 KiB at least in four answers, and 1000 times at most; while anybody reads, no answer, or one that it is not well, is waited out for 30 s", testManyBreaksEndWhereNothingComes},
 	{"A37", "ends a body by closing the connection, as HTTP/1.0 does",
 		"size and digest tell whether that was all of it", testBodyThatEndsWithItsConnection},
 	{"A38", "announces a blob of 2^63-1 bytes",
@@ -190,7 +192,7 @@ func testLengthsThatAreNone(t *testing.T) {
 		"no end, and a size in the manifest":     {endless, manifest, pullthrough.ErrDigest, size},
 		"no end, and no size but the rule's":     {endless, nil, pullthrough.ErrTooLarge, 2 << 20},
 		"more than the rule's, as announced":     {pullthroughtest.Fault{Match: testkit.Blobs, Extend: 4 << 20, Header: announced(4<<20 + size)}, nil, pullthrough.ErrTooLarge, 0},
-		"more than the manifest's, as announced": {pullthroughtest.Fault{Match: testkit.Blobs, Extend: 1 << 20, Header: announced(1<<20 + size)}, manifest, pullthrough.ErrDigest, size},
+		"more than the manifest's, as announced": {pullthroughtest.Fault{Match: testkit.Blobs, Extend: 1 << 20, Header: announced(1<<20 + size)}, manifest, pullthrough.ErrDigest, 1<<20 + size},
 		"a negative length":                      {pullthroughtest.Fault{Match: testkit.Blobs, Header: announced(-5)}, nil, pullthrough.ErrUnavailable, 4 * size},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -393,4 +395,32 @@ func testKindsOfDigests(t *testing.T) {
 		w.Settled(t)
 		assert.Equal(t, []string{"GET /v2/a/manifests/1 200"}, w.Up.Log())
 	})
+}
+
+// A client sees the same size and content, whatever it asks for first.
+func testSizeThatTheManifestHasWrong(t *testing.T) {
+	for _, off := range []int64{-1, 1, 60_000, -60_000} {
+		for _, unannounced := range []bool{false, true} {
+			for _, methods := range [][]string{{"GET", "HEAD", "GET"}, {"HEAD", "GET", "HEAD"}} {
+				t.Run(fmt.Sprintf("by %d, unannounced %v, %v", off, unannounced, methods), func(t *testing.T) {
+					f := testkit.NewFace(t, pullthroughtest.Config{}, nil)
+					layer := f.Layer(100_000)
+					pushManifest(f.World, "1", fmt.Sprintf(`{"mediaType":"application/x","digest":%q,"size":%d}`, layer.Digest, layer.Size+off))
+					_, err := f.Resolve(t.Context(), "1")
+					require.NoError(t, err)
+					f.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/* 200", NoLength: unannounced})
+					for _, method := range methods {
+						got := f.Ask(t, method, testkit.BlobPath("a", layer.Digest))
+						assert.Equal(t, 200, got.StatusCode, method)
+						assert.EqualValues(t, layer.Size, got.ContentLength, method)
+						if method == http.MethodGet {
+							assert.Equal(t, layer.Digest, digest.FromBytes(got.Content))
+						}
+						f.Settled(t)
+					}
+					assert.LessOrEqual(t, f.Up.Count(testkit.Blobs), 2)
+				})
+			}
+		}
+	}
 }

@@ -296,6 +296,9 @@ func testHTTPIsNeverFallenBackTo(t *testing.T) {
 			})
 			_, err := w.Resolve(t.Context(), "1")
 			assert.Error(t, err)
+			if !strings.Contains(name, "closed") {
+				assert.ErrorContains(t, err, "write http://")
+			}
 			assert.Empty(t, up.Log())
 		})
 	}

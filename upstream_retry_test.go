@@ -41,7 +41,7 @@ var transportBehaviours = []row{
 	{"A59", "or the network drops a connection without a word",
 		"HTTP/2 connections are pinged, and the next request goes by another; a rule can ask for HTTP/1.1", testDeadConnectionsAreFound},
 	{"A60", "does not answer https",
-		"the pull fails; http is spoken if the rule's URL says http, and never otherwise", testHTTPIsNeverFallenBackTo},
+		"the pull fails, and the error says what to write where it speaks http; http is spoken if the rule's URL says http, and never otherwise", testHTTPIsNeverFallenBackTo},
 	{"A61", "sends bodies that nobody needs",
 		"up to 64 KiB are read to use the connection again, longer ones end with it", testBodiesThatNobodyNeeds},
 }

@@ -258,7 +258,7 @@ func TestACutBlobNeverEndsComplete(t *testing.T) {
 				require.NoError(t, err)
 				assert.Equal(t, content[len(content)-100:], body)
 			}
-			assert.Equal(t, 1, up.Count("GET /v2/library/*/blobs/*"), "the file is shared")
+			assert.LessOrEqual(t, up.Count("GET /v2/library/*/blobs/*"), 2, "once for each repository, or once where the second found the file again")
 		})
 	}
 }

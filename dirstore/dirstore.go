@@ -95,7 +95,7 @@ const linkAge = time.Second
 
 // Open opens the store in dir, and makes dir if it is not there. It does not scan
 // the content. It removes the half-written files of processes that have died. A
-// directory that may not be written is served as it is. For a directory of a newer
+// directory that may not be written, or is on a disk that is full, is served as it is. For a directory of a newer
 // format the error is a [*FormatError].
 func Open(dir string) (*Store, error) { return open(dir, nil) }
 
@@ -161,9 +161,9 @@ func (s *Store) makeRoot(dir string) error {
 	return err
 }
 
-// isReadOnly reports whether err says that we may not write here.
+// isReadOnly reports whether err says that we may not or cannot write here.
 func isReadOnly(err error) bool {
-	return errors.Is(err, errReadOnly) || errors.Is(err, fs.ErrPermission)
+	return errors.Is(err, errReadOnly) || errors.Is(err, fs.ErrPermission) || errors.Is(err, errFull)
 }
 
 // Close releases the directory, and ends the sweep and the full reads that are under

@@ -46,7 +46,7 @@ func TestADirectoryOfTheFirstFormatIsServed(t *testing.T) {
 // TestADirectoryThatMayNotBeWrittenIsServed, without a note and without a place
 // for staging files. What is to be stored there fails, and nothing is changed.
 func TestADirectoryThatMayNotBeWrittenIsServed(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.EROFS, syscall.EACCES} {
+	for _, errno := range []syscall.Errno{syscall.EROFS, syscall.EACCES, syscall.ENOSPC} {
 		dir := scratch(t)
 		layouttest.Unpack(t, firstFormat, dir)
 		require.NoError(t, os.RemoveAll(filepath.Join(dir, layout.Staging)))

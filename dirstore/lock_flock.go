@@ -19,6 +19,9 @@ const (
 // errReadOnly is the error of a file system that cannot be written.
 const errReadOnly = syscall.EROFS
 
+// errFull is the error of a file system without room.
+const errFull = syscall.ENOSPC
+
 // tryLock locks f for as long as it is open. It fails with errLocked, or with
 // errors.ErrUnsupported where the file system has no locks.
 func tryLock(f *os.File) error { return flock(f, lockAlone|lockNow) }

@@ -13,6 +13,9 @@ const lockAlone, lockShared, lockNow = 1, 2, 4
 // errReadOnly is the error of a file system that cannot be written.
 var errReadOnly = fs.ErrPermission
 
+// errFull is the error of a file system without room, which has no name here.
+var errFull = fs.ErrPermission
+
 // tryLock cannot lock here: staging files are given up by their age.
 func tryLock(f *os.File) error { return flock(f, lockAlone) }
 

@@ -158,5 +158,13 @@ func (c *Config) completeEndpoints() error {
 		out[name] = endpoint
 	}
 	c.Endpoints = out
+	for name, endpoint := range out {
+		if endpoint == nil {
+			continue // as if it were not there
+		}
+		if err := (pullthrough.Rule{Prefix: "any", UpstreamURL: endpoint.String()}).Check(); err != nil {
+			return fmt.Errorf("endpoint of %s: %w", name, err)
+		}
+	}
 	return nil
 }

@@ -27,6 +27,7 @@ func TestConfigsThatAreRefused(t *testing.T) {
 			Rules: []pullthrough.Rule{quay}, RealmHosts: map[string][]string{"hub": {"auth.test"}},
 		},
 		`"https://quay.io" is no host name`: {Endpoints: map[string]*url.URL{"https://quay.io": {}}},
+		`write the URL without /v2`:         {Endpoints: map[string]*url.URL{"quay.io": {Scheme: "http", Host: "127.0.0.1:1", Path: "/v2/"}}},
 		`two are for registry-1.docker.io`:  {Endpoints: map[string]*url.URL{"docker.io": {}, "registry-1.docker.io": {}}},
 	} {
 		ecr, err := fakeecr.New(config)

@@ -85,13 +85,18 @@ func (s *Server) openStore() (pullthrough.Store, error) {
 // load reads what the directory keeps beside images, and puts everything together.
 func (s *Server) load(store pullthrough.Store) error {
 	var err error
-	s.settings, err = openSettings(s.file("settings.json"), registryKey(s.config.Account, s.config.Region), s.config.Rules)
+	s.settings, err = openSettings(s.file("settings.json"), registryKey(s.config.Account, s.config.Region), s.config.Rules, s.config.Logger)
 	if err != nil {
 		return err
 	}
 	api := s.newAPI()
 	s.catalog = &ecrapi.Catalog{Template: api.Template, Excluded: api.Excluded, File: s.file("catalog.json"), Logger: s.config.Logger}
-	if err := s.catalog.Load(); err != nil {
+	err = s.catalog.Load()
+	if isDamaged(err) {
+		setAside(s.catalog.File, err, s.config.Logger)
+		err = nil
+	}
+	if err != nil {
 		return err
 	}
 	s.proxy = s.newProxy(s.catalog.Around(store), api)

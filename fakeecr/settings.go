@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -42,8 +43,9 @@ const settingsVersion = 1
 
 func registryKey(account, region string) string { return account + "/" + region }
 
-// openSettings reads the file. A file that does not exist is empty.
-func openSettings(file, own string, given []pullthrough.Rule) (*settings, error) {
+// openSettings reads the file. A file that does not exist is empty. One that is damaged
+// is set aside: the images are worth more than the settings, and need none.
+func openSettings(file, own string, given []pullthrough.Rule, log *slog.Logger) (*settings, error) {
 	s := &settings{file: file, own: own, given: given}
 	if file == "" {
 		return s, nil
@@ -57,13 +59,27 @@ func openSettings(file, own string, given []pullthrough.Rule) (*settings, error)
 	}
 	var from settingsFile
 	if err := json.Unmarshal(content, &from); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		setAside(file, err, log)
+		return s, nil
 	}
 	if from.Version != settingsVersion {
 		return nil, fmt.Errorf("%s: version %d is not known", file, from.Version)
 	}
 	s.kept = from.Registries
 	return s, nil
+}
+
+// isDamaged reports whether err is that of a file that is no JSON, or other JSON.
+func isDamaged(err error) bool {
+	_, syntax := errors.AsType[*json.SyntaxError](err)
+	_, kind := errors.AsType[*json.UnmarshalTypeError](err)
+	return syntax || kind
+}
+
+// setAside renames a damaged file. Where that fails it is no use all the same.
+func setAside(file string, err error, log *slog.Logger) {
+	aside := file + ".damaged"
+	log.Warn("a damaged file is set aside, and what it kept begins anew", "file", file, "to", aside, "err", errors.Join(err, os.Rename(file, aside)))
 }
 
 // Load implements [ecrapi.State].

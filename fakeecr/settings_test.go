@@ -99,23 +99,63 @@ func TestTheConfigWins(t *testing.T) {
 	assert.Equal(t, []any{"registry.k8s.io", "public.ecr.aws"}, urls(with()))
 }
 
-func TestSettingsThatCannotBeRead(t *testing.T) {
-	for file, content := range map[string]string{
-		"settings.json": `{"version":1,`,
-		"catalog.json":  `[]`,
-	} {
-		for _, content := range []string{content, `{"version":99}`} {
-			dir := t.TempDir()
-			require.NoError(t, os.Mkdir(filepath.Join(dir, "pullthrough"), 0o700))
-			name := filepath.Join(dir, "pullthrough", file)
-			require.NoError(t, os.WriteFile(name, []byte(content), 0o600))
-			_, err := fakeecr.New(fakeecr.Config{Data: dir})
-			assert.ErrorContains(t, err, name)
-			kept, err := os.ReadFile(name)
-			require.NoError(t, err)
-			assert.Equal(t, content, string(kept))
-			require.NoError(t, os.Remove(name))
-			start(t, fakeecr.Config{Data: dir}).stop() // New has given the directory back
+// A version that is not known was written by a newer program, and is left alone.
+func TestSettingsOfAnotherVersion(t *testing.T) {
+	for _, file := range []string{"settings.json", "catalog.json"} {
+		const content = `{"version":99}`
+		dir := t.TempDir()
+		require.NoError(t, os.Mkdir(filepath.Join(dir, "pullthrough"), 0o700))
+		name := filepath.Join(dir, "pullthrough", file)
+		require.NoError(t, os.WriteFile(name, []byte(content), 0o600))
+		_, err := fakeecr.New(fakeecr.Config{Data: dir})
+		assert.ErrorContains(t, err, name)
+		kept, err := os.ReadFile(name)
+		require.NoError(t, err)
+		assert.Equal(t, content, string(kept))
+		require.NoError(t, os.Remove(name))
+		start(t, fakeecr.Config{Data: dir}).stop() // New has given the directory back
+	}
+}
+
+// A file that was cut by a crash, or is of no use for another reason, keeps nobody from
+// the images. It is set aside, and the log tells where.
+func TestDamagedSettingsAreSetAside(t *testing.T) {
+	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
+	up.Push("app", "v1", img)
+	for _, file := range []string{"settings.json", "catalog.json"} {
+		for name, damage := range map[string]func([]byte) []byte{
+			"empty": func([]byte) []byte { return nil },
+			"cut":   func(b []byte) []byte { return b[:len(b)/2] },
+			"zeros": func(b []byte) []byte { return make([]byte, len(b)) },
+			"list":  func([]byte) []byte { return []byte("[]") },
+		} {
+			t.Run(file+" "+name, func(t *testing.T) {
+				config := fakeecr.Config{Data: t.TempDir(), Rules: []pullthrough.Rule{ruleTo("pp", up.URL())}}
+				i := start(t, config)
+				i.pull(t, "pp/app", "v1", img)
+				i.ok(t, "CreatePullThroughCacheRule", `{"ecrRepositoryPrefix":"qq","upstreamRegistryUrl":"quay.io"}`)
+				i.stop()
+				path := filepath.Join(config.Data, "pullthrough", file)
+				whole, err := os.ReadFile(path)
+				require.NoError(t, err)
+				require.NoError(t, os.WriteFile(path, damage(whole), 0o600))
+				up.Reset()
+
+				i = start(t, config)
+				assert.Contains(t, i.log.String(), path+".damaged")
+				i.pull(t, "pp/app", "v1", img)
+				assert.Empty(t, up.Log(), "the images are there")
+				i.ok(t, "CreatePullThroughCacheRule", `{"ecrRepositoryPrefix":"rr","upstreamRegistryUrl":"quay.io"}`)
+				i.stop()
+				aside, err := os.ReadFile(path + ".damaged")
+				require.NoError(t, err)
+				assert.Equal(t, string(damage(whole)), string(aside))
+
+				i = start(t, config)
+				assert.Contains(t, i.rules(t), "rr")
+				i.stop()
+				assert.NotContains(t, i.log.String(), "damaged")
+			})
 		}
 	}
 }

@@ -47,7 +47,11 @@ func (c *config) addRule(value string) error {
 	scheme, rest := cutScheme(to)
 	host, path, _ := strings.Cut(rest, "/")
 	rule := pullthrough.Rule{Prefix: prefix, UpstreamURL: scheme + host, UpstreamPrefix: path}
-	if err := rule.Check(); err != nil {
+	err := rule.Check()
+	if err == nil && scheme != "" { // a URL may be one that no rule takes
+		err = pullthrough.Rule{Prefix: prefix, UpstreamURL: to}.Check()
+	}
+	if err != nil {
 		return badFlag("-rule", value, reason(err))
 	}
 	if !hostname.Valid(host) {
@@ -142,9 +146,9 @@ func (c *config) addEndpoint(value string) error {
 	case !ok || !hostname.Valid(host):
 		return badFlag("-endpoint", value, "want HOST=URL, HOST as the rule spells it")
 	}
-	at, ok := parseEndpoint(raw)
-	if !ok {
-		return badFlag("-endpoint", value, "want a plain http:// or https:// URL after the =")
+	at, err := parseEndpoint(raw)
+	if err != nil {
+		return badFlag("-endpoint", value, err.Error())
 	}
 	name := hostname.Canonical(host)
 	if c.Endpoints[name] != nil {
@@ -168,10 +172,15 @@ func isCreatable(host string) bool {
 
 // parseEndpoint reads a URL. It must have a scheme, since http or https matters here, and
 // a rule must accept it.
-func parseEndpoint(raw string) (*url.URL, bool) {
+func parseEndpoint(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
-	rule := pullthrough.Rule{Prefix: "any", UpstreamURL: raw}
-	return u, err == nil && strings.Contains(raw, "://") && rule.Check() == nil && hostname.Valid(u.Host)
+	if err != nil || !strings.Contains(raw, "://") || !hostname.Valid(u.Host) {
+		return nil, errors.New("want a plain http:// or https:// URL after the =")
+	}
+	if err := (pullthrough.Rule{Prefix: "any", UpstreamURL: raw}).Check(); err != nil {
+		return nil, errors.New("want a plain http:// or https:// URL after the =: " + reason(err))
+	}
+	return u, nil
 }
 
 // secretName is what a rule's credentialArn must end in.

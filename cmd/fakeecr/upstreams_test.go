@@ -22,6 +22,7 @@ func TestRulesThatParse(t *testing.T) {
 		"p/q=quay.io/team":               {Prefix: "p/q", UpstreamURL: "quay.io", UpstreamPrefix: "team"},
 		"p=quay.io/team/":                {Prefix: "p", UpstreamURL: "quay.io", UpstreamPrefix: "team/"},
 		"p=http://127.0.0.1:7701/a/team": {Prefix: "p", UpstreamURL: "http://127.0.0.1:7701", UpstreamPrefix: "a/team"},
+		"p=docker.io/v2":                 {Prefix: "p", UpstreamURL: "docker.io", UpstreamPrefix: "v2"},
 		"ROOT=docker.io":                 {Prefix: "ROOT", UpstreamURL: "docker.io"},
 	} {
 		c, err := parse([]string{"-rule", value})

@@ -55,8 +55,8 @@ func (f *Fill) explainBreak(ctx context.Context, err error) error {
 // over exactly what is written, in the order in which it is written.
 func (f *Fill) append(ctx context.Context, p []byte, verifier hash.Hash, size int64) error {
 	after := f.spool.Written() + int64(len(p))
-	if size >= 0 && after > size {
-		return newError(ErrDigest, "blob is longer than the %d bytes announced", size)
+	if size >= 0 && after > size+f.margin(size) {
+		return tooLong(size)
 	}
 	if limit := f.job.maxBytes(); after > limit {
 		return newError(ErrTooLarge, "blob is longer than %d bytes", limit)
@@ -74,14 +74,29 @@ func (f *Fill) append(ctx context.Context, p []byte, verifier hash.Hash, size in
 	return newError(ErrSpool, "spool: %w", err)
 }
 
-// verify looks at the length before the digest: a body that is too short is an
+// margin is how much more may come than size. A manifest's word may be a little off,
+// which does no harm as long as nobody has been told.
+func (f *Fill) margin(size int64) int64 {
+	if f.told && size <= smallBlob {
+		return spool.Withheld
+	}
+	return 0
+}
+
+func tooLong(size int64) *Error {
+	return newError(ErrDigest, "blob is longer than the %d bytes announced", size)
+}
+
+// verify lets the digest decide. If that is wrong, a body that is too short is an
 // upstream that broke off, not one that lies.
 func (f *Fill) verify(verifier hash.Hash, size int64) error {
-	if got := f.spool.Written(); size >= 0 && got != size {
-		return newError(ErrBroken, "blob ended after %d of %d bytes", got, size)
+	got := digest.NewDigest(f.job.Digest.Algorithm(), verifier)
+	written := f.spool.Written()
+	switch {
+	case got == f.job.Digest:
+		return nil
+	case size >= 0 && written < size:
+		return newError(ErrBroken, "blob ended after %d of %d bytes", written, size)
 	}
-	if got := digest.NewDigest(f.job.Digest.Algorithm(), verifier); got != f.job.Digest {
-		return newError(ErrDigest, "%w %s", errWrongDigest, got)
-	}
-	return nil
+	return newError(ErrDigest, "%w %s", errWrongDigest, got)
 }

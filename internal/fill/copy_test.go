@@ -2,6 +2,7 @@ package fill_test
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"testing"
@@ -29,7 +30,7 @@ func TestWhatIsWrongIsNeverCompleteAndNeverStored(t *testing.T) {
 		"too short":           {total: 4 * mib, sent: content[:3*mib], kind: fill.ErrBroken, text: "blob ended after 3145728 of 4194304 bytes"},
 		"too long":            {total: 3 * mib, sent: content, kind: fill.ErrDigest, text: "blob is longer than the 3145728 bytes announced"},
 		"unknown, wrong":      {total: -1, sent: flipped(content), kind: fill.ErrDigest, text: "blob has the digest sha256:"},
-		"another length":      {total: 4 * mib, told: 3, kind: fill.ErrDigest, text: "blob of 3 bytes is announced with 4194304"},
+		"told, too long":      {total: -1, told: 3 * mib, sent: content, kind: fill.ErrDigest, text: "blob is longer than the 3145728 bytes announced"},
 		"told, short":         {total: -1, told: 4 * mib, sent: content[:mib], kind: fill.ErrBroken, text: "blob ended after 1048576 of 4194304 bytes"},
 		"announced too large": {total: 4 * mib, max: 3 * mib, kind: fill.ErrTooLarge, text: "blob of 4194304 bytes"},
 		"unknown, too large":  {total: -1, sent: content, max: 3 * mib, kind: fill.ErrTooLarge, text: "blob is longer than 3145728 bytes"},
@@ -56,6 +57,59 @@ func TestWhatIsWrongIsNeverCompleteAndNeverStored(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a manifest says of a blob's length is worth less than what the source says, and
+// the digest is worth more than both.
+func TestTheDigestDecidesWhereAManifestIsOff(t *testing.T) {
+	for name, c := range map[string]struct {
+		size  int
+		total int64 // what the source announces; 0: the size
+		off   int64 // by how much the manifest is
+		cut   bool  // those that read meanwhile were told too much
+	}{
+		"announced, too little told":          {100_000, 0, -1, false},
+		"announced, too much told":            {100_000, 0, 1, false},
+		"announced, nothing like it":          {4 * mib, 0, 3 - 4*mib, false},
+		"not announced, too little told":      {100_000, -1, -1, false},
+		"not announced, too much told":        {100_000, -1, 70_000, false},
+		"large, not announced, too much told": {4 * mib, -1, 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				want := content[:c.size]
+				b := slowBody(want, mib, 0)
+				b.total = cmp.Or(c.total, int64(c.size))
+				w, o := newWorld(t, fill.Options{}), newOwner(want, b)
+				o.Size = func() int64 { return int64(c.size) + c.off }
+				a := w.open(t, t.Context(), o)
+				got, err := readAll(a)
+				assert.NoError(t, err)
+				assert.True(t, bytes.Equal(want, got))
+				assert.Equal(t, c.cut, a.Size > int64(len(got)), "a part is never taken for the whole")
+				require.NoError(t, a.Body.Close())
+				w.idle(t)
+				assert.True(t, bytes.Equal(want, o.stored(t)))
+				assert.EqualValues(t, c.size, o.end(t).Size)
+				assert.Equal(t, 1, o.opens)
+			})
+		})
+	}
+}
+
+// A slow blob is shown with the size that a manifest told. It must not turn out longer.
+func TestABlobThatWasShownWithTooLittleFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want := content[:100_000]
+		b := slowBody(want, 50_000, 3*time.Second)
+		b.total = -1
+		w, o := newWorld(t, fill.Options{}), newOwner(want, b)
+		o.Size = func() int64 { return int64(len(want)) - 1 }
+		_, err := w.read(t.Context(), o)
+		assert.ErrorIs(t, err, fill.ErrDigest)
+		w.idle(t)
+		assert.Empty(t, o.puts)
+	})
 }
 
 func TestSmallBlobsAreVerifiedBeforeTheyAreShown(t *testing.T) {

@@ -66,6 +66,7 @@ type Fill struct {
 
 	shown  bool // by the fill's goroutine, before its digest was looked at
 	hidden bool // nobody was shown the spool before that
+	told   bool // its size is a manifest's word, which the source has not confirmed
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
@@ -159,7 +160,12 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 		return context.Cause(ctx)
 	}
 	unseen := f.show(size)
-	defer func() { f.hidden = unseen() }()
+	defer func() {
+		f.hidden = unseen()
+		if err == nil && !f.hidden && size >= 0 && f.spool.Written() > size {
+			err = tooLong(size) // those that were told the size would take the part for the whole
+		}
+	}()
 	watch := newWatch(f, source)
 	defer watch.Stop()
 	err = f.copy(ctx, source, size)
@@ -170,18 +176,12 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	return err
 }
 
-// declare returns how long the blob is going to be, -1 where nobody knows. The
-// manifest and the source must agree.
+// declare returns how long the blob is going to be, -1 where nobody knows. What the
+// source says counts. A manifest may be wrong, and still the digest be right.
 func (f *Fill) declare(size int64) (int64, error) {
-	told := int64(-1)
-	if f.job.Size != nil {
-		told = f.job.Size()
-	}
-	switch {
-	case told >= 0 && size >= 0 && told != size:
-		return 0, newError(ErrDigest, "blob of %d bytes is announced with %d", told, size)
-	case told >= 0:
-		size = told
+	f.told = size < 0 && f.job.Size != nil
+	if f.told {
+		size = f.job.Size()
 	}
 	if size > f.job.maxBytes() {
 		return 0, newError(ErrTooLarge, "blob of %d bytes", size)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -39,8 +40,8 @@ type Job struct {
 	// Open asks for the body. Its source lives as long as ctx.
 	Open func(ctx context.Context) (Source, error)
 	// Size returns the length that a manifest has told, -1 if none has. It is asked
-	// when the source is open, since the manifest may have come meanwhile. The source
-	// must agree with it. nil: no manifest is known.
+	// when the source is open, since the manifest may have come meanwhile, and only
+	// where the source does not say how long the blob is. nil: no manifest is known.
 	Size func() int64
 	// Place returns where the content goes, nil for a spool's own place.
 	// nil: never elsewhere.
@@ -75,6 +76,10 @@ type Source interface {
 	io.ReadCloser
 	// Total is the length that upstream has announced, -1 if it has not.
 	Total() int64
+	// Progress is how many bytes have come, with those that had to be passed over; when
+	// the last of them came, or the last request was sent; and how many requests in a
+	// row were in vain since upstream broke off. It may be called at any time.
+	Progress() (received int64, moved time.Time, tries int)
 	// Interrupt ends an answer that brings nothing, and the source goes on with
 	// another one. It may be called at any time, also while Read blocks.
 	Interrupt(cause error)

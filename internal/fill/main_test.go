@@ -44,6 +44,9 @@ type body struct {
 	ctx         context.Context
 	rest        []byte
 	interrupted []error
+	received    int64
+	moved       time.Time
+	tries       int
 	gone        chan struct{} // closed by Close
 }
 
@@ -85,7 +88,28 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n := copy(p, b.rest)
 	b.rest = b.rest[n:]
+	b.skip(n)
 	return n, nil
+}
+
+// skip counts n bytes that Read returns, or that it has passed over.
+func (b *body) skip(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.received, b.moved = b.received+int64(n), time.Now()
+}
+
+// fail says that so many requests for the rest were in vain.
+func (b *body) fail(tries int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tries = tries
+}
+
+func (b *body) Progress() (received int64, moved time.Time, tries int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.received, b.moved, b.tries
 }
 
 func (b *body) Total() int64 { return b.total }

@@ -17,6 +17,9 @@ const (
 	// stall, and no progress either.
 	floorWindow = time.Minute
 	floorBytes  = 60 << 10
+	// orphanTries is how often a source may ask in vain for the rest of a blob that
+	// nobody reads. For readers it goes on for longer, as it sees fit.
+	orphanTries = 4
 )
 
 // What the watch has to say: the cause of an [ErrBroken], or of an interruption.
@@ -38,10 +41,9 @@ type watch struct {
 	mu      sync.Mutex
 	timer   *time.Timer
 	stopped bool
-	written int64 // at the last look
-	moved   time.Time
+	moved   time.Time // when the source moved last, or was interrupted
 	window  time.Time // when the present floorWindow began
-	before  int64     // written by then
+	before  int64     // received by then
 	orphan  int64     // bytes counted among the orphans; -1: it is none
 }
 
@@ -79,8 +81,9 @@ func (w *watch) look() {
 
 // checkLocked returns why the fill must end; nil: it goes on.
 func (w *watch) checkLocked(now time.Time) error {
-	if written := w.fill.spool.Written(); written != w.written {
-		w.written, w.moved = written, now
+	received, moved, tries := w.source.Progress()
+	if moved.After(w.moved) {
+		w.moved = moved
 	}
 	if now.Sub(w.moved) >= stallTimeout {
 		w.moved = now
@@ -88,12 +91,12 @@ func (w *watch) checkLocked(now time.Time) error {
 	}
 	if now.Sub(w.window) >= floorWindow {
 		// A stall has its own, shorter, patience: here bytes came, too few.
-		if got := w.written - w.before; got > 0 && got < floorBytes {
+		if got := received - w.before; got > 0 && got < floorBytes {
 			return ErrTooSlow
 		}
-		w.window, w.before = now, w.written
+		w.window, w.before = now, received
 	}
-	if w.desertedLocked() {
+	if w.desertedLocked(tries) {
 		return flight.ErrDeserted
 	}
 	return nil
@@ -101,7 +104,8 @@ func (w *watch) checkLocked(now time.Time) error {
 
 // desertedLocked reports that nobody reads the fill or waits for it, that it is not one
 // of the orphans that may finish, and that now nobody joins it any more. Content that
-// is here to its last byte is never given up: what is left to do is to store it.
+// is here to its last byte is never given up: what is left to do is to store it. An
+// orphan is given up where it would have to wait for upstream to come back.
 //
 // A client may come in just this moment. What happens, step by step:
 //
@@ -110,18 +114,18 @@ func (w *watch) checkLocked(now time.Time) error {
 //  2. Otherwise the spool is abandoned and the fill is unlinked in that same step. A
 //     client that comes now starts a new fill.
 //  3. The fill's context is cancelled, and its goroutine lets go of the spool.
-func (w *watch) desertedLocked() bool {
+func (w *watch) desertedLocked(tries int) bool {
 	f := w.fill
 	if f.spool.Held() || f.call.Waited() {
 		w.releaseLocked()
 		return false
 	}
 	size := f.spool.Size()
-	if w.orphan >= 0 || size >= 0 && w.written >= size {
+	remaining := size - f.spool.Written()
+	if size >= 0 && remaining <= 0 || w.orphan >= 0 && tries < orphanTries {
 		return false
 	}
-	remaining := size - w.written
-	if size >= 0 && f.budget.orphans.admit(remaining, f.job.Orphans, f.job.OrphanBytes) {
+	if w.orphan < 0 && size >= 0 && f.budget.orphans.admit(remaining, f.job.Orphans, f.job.OrphanBytes) {
 		w.orphan = remaining
 		return false
 	}

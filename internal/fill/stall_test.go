@@ -35,6 +35,53 @@ func TestASourceThatStallsIsInterrupted(t *testing.T) {
 	})
 }
 
+// A source that is sent again what it has had passes over it, and that is no stall.
+func TestASourceThatSkipsIsNotInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, b := newWorld(t, fill.Options{}), newBody(len(content))
+		o := newOwner(content, b)
+		a := w.open(t, t.Context(), o)
+		b.send(content[:mib])
+		for range 300 {
+			time.Sleep(time.Second)
+			b.skip(2000)
+		}
+		assert.Empty(t, b.interruptions())
+		b.end(content[mib:])
+		got, err := readAll(a)
+		assert.NoError(t, err)
+		assert.True(t, bytes.Equal(content, got))
+		require.NoError(t, a.Body.Close())
+		w.idle(t)
+	})
+}
+
+// A download that nobody reads may finish, but nobody waits for its upstream.
+func TestAnOrphanWhoseSourceIsAwayEnds(t *testing.T) {
+	for tries, ends := range map[int]bool{3: false, 4: true} {
+		synctest.Test(t, func(t *testing.T) {
+			w, b := newWorld(t, fill.Options{}), newBody(len(content))
+			o := newOwner(content, b)
+			o.Orphans, o.OrphanBytes = 1, 1<<30
+			a := w.open(t, t.Context(), o)
+			b.send(content[:mib])
+			b.fail(tries)
+			time.Sleep(10 * time.Second)
+			assert.Equal(t, 1, w.Len(), "it is read")
+			require.NoError(t, a.Body.Close())
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			assert.Equal(t, ends, w.Len() == 0)
+			if ends {
+				assert.ErrorIs(t, o.end(t).Err, flight.ErrDeserted)
+			} else {
+				b.end(content[mib:])
+			}
+			w.idle(t)
+		})
+	}
+}
+
 func TestASourceThatIsTooSlowEndsTheFill(t *testing.T) {
 	for perSecond, ends := range map[int]bool{1000: true, 1100: false} {
 		synctest.Test(t, func(t *testing.T) {

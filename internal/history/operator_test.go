@@ -290,7 +290,7 @@ func (w *world) changePassword(s step) {
 	w.mistaken[tenant] = !w.mistaken[tenant]
 	w.mu.Unlock()
 	if s.size%2 == 0 {
-		w.ups[private].RevokeTokens()
+		w.revokeTokens(s)
 	}
 }
 

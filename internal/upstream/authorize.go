@@ -30,6 +30,7 @@ type authorizer struct {
 	registries *lru.Cache[any, *registry] // by Target.ID
 	tokens     *lru.Cache[tokenKey, token]
 	fetches    flight.Group[tokenKey, token]
+	logins     flight.Group[loginKey, bool]
 }
 
 func newAuthorizer(servers *tokenServers, log *slog.Logger, now func() time.Time) *authorizer {
@@ -54,7 +55,8 @@ type sender func(header string, answered func(*http.Response)) (*http.Response, 
 // do sends a request with the authorization that the registry is known to want. It
 // sends the request once more after a challenge, or after a refusal that a cached
 // token may be to blame for, and a third time if the new token is good but not for
-// enough. How the first request of all keeps the others waiting is told at registry.
+// enough. How the first request of all keeps the others waiting is told at registry,
+// and what becomes of registries that do not challenge at login.
 func (a *authorizer) do(ctx context.Context, t *Target, send sender) (*http.Response, error) {
 	r := a.registries.GetOrPut(t.ID, func() *registry { return new(registry) })
 	release, err := r.awaitFirst(ctx)
@@ -80,12 +82,14 @@ func (a *authorizer) do(ctx context.Context, t *Target, send sender) (*http.Resp
 		v, extra := r.readAnswer(t, resp, sent)
 		release()
 		a.logExtraScopes(t, extra)
-		if try > 1 && v != tryWider || try > 2 || v == final {
+		if v == final && r.mayHideContent(t, resp, sent, a.now()) {
+			v = tryLogin
+		}
+		if try > v.tries() {
 			return a.sendAsGuest(ctx, t, resp)
 		}
-		a.dropToken(t, r, sent)
 		keepBody(resp)
-		sent, err = a.authorization(ctx, t, r)
+		sent, err = a.authorizeAgain(ctx, t, r, sent, v)
 		if err != nil {
 			return nil, err
 		}
@@ -93,6 +97,15 @@ func (a *authorizer) do(ctx context.Context, t *Target, send sender) (*http.Resp
 			return resp, nil // nothing better to say
 		}
 	}
+}
+
+// authorizeAgain returns what to send after an answer of that verdict to what was sent.
+func (a *authorizer) authorizeAgain(ctx context.Context, t *Target, r *registry, sent authorization, v verdict) (authorization, error) {
+	if v == tryLogin {
+		return a.logIn(ctx, t, r, sent)
+	}
+	a.dropToken(t, r, sent)
+	return a.authorization(ctx, t, r)
 }
 
 // logExtraScopes tells the operator what a registry wants that is not asked for.
@@ -114,6 +127,10 @@ func (a *authorizer) authorization(ctx context.Context, t *Target, r *registry) 
 	}
 	if sent.token, sent.cached = a.cachedToken(t, r, ch); !sent.cached {
 		sent.token, err = a.fetchOnce(ctx, t, r, ch)
+	}
+	if errors.Is(err, ErrDenied) {
+		_, id := r.currentBasic()
+		r.dropLogin(ch, id)
 	}
 	if err != nil && mayBeOutdated(t, ch, err) {
 		r.dropChallenge(ch)

@@ -138,7 +138,11 @@ func testChallengesThatCannotBeMet(t *testing.T) {
 			assert.ErrorIs(t, err, pullthrough.ErrDenied)
 			status, _, _ := pullthrough.OCI(err)
 			assert.Equal(t, http.StatusForbidden, status)
-			assert.Equal(t, []string{"GET /v2/a/manifests/1 401"}, w.Up.Log())
+			want := []string{"GET /v2/a/manifests/1 401"}
+			if lines == nil {
+				want = append(want, "GET /v2/ 401") // which might have a challenge
+			}
+			assert.Equal(t, want, w.Up.Log())
 			assert.False(t, w.Up.Saw(testkit.Canary))
 		})
 	}

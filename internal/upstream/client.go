@@ -21,7 +21,8 @@
 // with a new one. A token of an old credential is not used once the target has a new
 // one. A challenge is thrown
 // away when no token can be had for it, unless it was the registry's own token
-// server that refused.
+// server that refused. A registry that challenges at /v2/ only is asked there by
+// targets that have a credential.
 //
 // The same steps, interleaved with those of other requests, are told where the code
 // is: the first challenge at registry, a refused token at authorizer.dropToken, a
@@ -55,8 +56,8 @@ type Config struct {
 	Log *slog.Logger
 	// Now is the clock for the lifetime of tokens. nil: time.Now.
 	Now func() time.Time
-	// Flights is what the Client's token fetches join, under the name "token", for an
-	// owner that waits for them or ends them. They are fetched also after its Close: a
+	// Flights is what the Client's token fetches join, under the name "token", and its
+	// questions to /v2/, under "login", for an owner that waits for them or ends them. They are fetched also after its Close: a
 	// request that has begun may need one. nil: they end when nobody waits for them.
 	Flights *flight.Set
 }
@@ -86,6 +87,7 @@ func New(config Config) *Client {
 	}, config.Log, config.Now)
 	if config.Flights != nil {
 		c.auth.fetches.JoinInner(config.Flights, "token")
+		c.auth.logins.JoinInner(config.Flights, "login")
 	}
 	return c
 }

@@ -17,7 +17,7 @@ var hostileUpstreams = []row{
 	{"U3", "flips the last byte of a blob", "the same; blobs up to 1 MiB are verified before their first byte leaves", testLastByteFlipped},
 	{"U4", "ends a blob early", "the rest is asked for; if it never comes the pull fails and nothing is stored", testBlobThatEndsEarly},
 	{"U5", "ends a blob early in a way that looks complete (HTTP/1.0)", "size and digest tell; nothing is stored", testBlobThatEndsEarlyAndLooksComplete},
-	{"U6", "sends more than it announced, or goes on for ever", "no more is read than the size that the manifest tells, or the rule's limit", testBlobThatGoesOnForEver},
+	{"U6", "sends more than it announced, or goes on for ever", "no more is read than that; where it announced nothing, no more than the size that the manifest tells, or the rule's limit", testBlobThatGoesOnForEver},
 	{"U7", "lists a blob of a negative or absurd size", "negative: the manifest is refused; else what comes decides, and no memory is taken by a size that was told", testAbsurdSizesInAManifest},
 	{"U8", "lies about the length of an answer, or gives two", "the pull fails; nothing is stored", testLengthsThatLie},
 	{"U9", "sends its header a byte at a time", "the pull fails after 30 seconds", testHeaderByteByByte},

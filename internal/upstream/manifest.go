@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -73,7 +74,7 @@ func (c *Client) taggedManifest(ctx context.Context, t *Target, tag string, trie
 	if err != nil {
 		return nil, err
 	}
-	named := h.Get("Docker-Content-Digest")
+	named := namedDigest(h)
 	d, agree := digestOfTag(named, body)
 	if !agree && ocipath.ValidDigest(named) {
 		m, err := c.manifestOf(ctx, t, named, attempts{requests: 1})
@@ -147,8 +148,9 @@ func (c *Client) inspect(t *Target, d digest.Digest, h http.Header, body []byte,
 }
 
 // Head asks which digest tag has now, with the effort of a [Check]. An empty digest
-// means that the registry does not say so on HEAD: there are registries that answer
-// HEAD with 404 or 405 and GET with 200, so GET must decide.
+// means that the registry does not say so on HEAD. There are registries that refuse
+// HEAD and answer GET: what a HEAD is refused with is no verdict, and GET must decide.
+// The error is for an upstream that is in trouble.
 func (c *Client) Head(ctx context.Context, t *Target, tag string) (digest.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
@@ -160,13 +162,20 @@ func (c *Client) Head(ctx context.Context, t *Target, tag string) (digest.Digest
 	defer drain(resp)
 	switch resp.StatusCode {
 	case http.StatusOK:
-		d := resp.Header.Get("Docker-Content-Digest")
+		d := namedDigest(resp.Header)
 		if ocipath.ValidDigest(d) && resp.Header.Get("Content-Type") != "" {
 			return digest.Digest(d), nil
 		}
 		return "", nil
-	case http.StatusMethodNotAllowed, http.StatusNotFound:
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound,
+		http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType, http.StatusNotImplemented:
 		return "", nil
 	}
 	return "", statusError(t, resp)
+}
+
+// namedDigest is the digest that an answer names; "": none. There are registries that
+// write it in quotes or in upper case. It need not be valid.
+func namedDigest(h http.Header) string {
+	return strings.ToLower(strings.Trim(h.Get("Docker-Content-Digest"), `" `))
 }

@@ -224,7 +224,7 @@ func testHeadOfAManifestDecidesNothing(t *testing.T) {
 	without := func(name string) pullthroughtest.Fault {
 		return pullthroughtest.Fault{Match: "HEAD *", Header: http.Header{name: nil}}
 	}
-	for name, c := range map[string]struct {
+	cases := map[string]struct {
 		fault pullthroughtest.Fault
 		gets  int // of a tag that has not moved
 	}{
@@ -232,10 +232,15 @@ func testHeadOfAManifestDecidesNothing(t *testing.T) {
 		"without a digest":   {without("Docker-Content-Digest"), 1},
 		"without a type":     {without("Content-Type"), 1},
 		"with a bad digest":  {pullthroughtest.Fault{Match: "HEAD *", Header: http.Header{"Docker-Content-Digest": {"sha256:ABC"}}}, 1},
-		"405":                {pullthroughtest.Fault{Match: "HEAD *", Status: 405}, 1},
-		"404":                {pullthroughtest.Fault{Match: "HEAD *", Status: 404}, 1},
 		"405, and GET fails": {pullthroughtest.Fault{Status: 405}, 1},
-	} {
+	}
+	for _, status := range headRefusals {
+		cases[fmt.Sprint(status)] = struct {
+			fault pullthroughtest.Fault
+			gets  int
+		}{pullthroughtest.Fault{Match: "HEAD *", Status: status}, 1}
+	}
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, testkit.EveryPull)
 			w.Up.Push("a", "1", one)
@@ -255,6 +260,78 @@ func testHeadOfAManifestDecidesNothing(t *testing.T) {
 			w.Settled(t)
 			w.Up.Push("a", "1", two)
 			w.Pull(t, "a", "1", two)
+		})
+	}
+	t.Run("by a rule that refuses what is stale", testRefusedHeadAndRefuseStale)
+}
+
+// A digest that is written oddly is worth what one is that is not.
+func testDigestsInOddSpelling(t *testing.T) {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	for name, said := range map[string]string{
+		"quotes": `"` + img.Digest.String() + `"`, "upper case": strings.ToUpper(img.Digest.String()), "both": `"` + strings.ToUpper(img.Digest.String()) + `"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var told testkit.Events
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				testkit.WithPolicy(pullthrough.Policy{TagTTL: pullthrough.EveryPull, RefuseWrongDigest: true})(p)
+				p.OnEvent = told.On
+			})
+			w.Up.Push("a", "1", img)
+			w.Up.Fault(pullthroughtest.Fault{Match: "* /v2/a/manifests/*", Header: named(said)})
+			for range 2 {
+				m, err := w.Resolve(t.Context(), "1")
+				require.NoError(t, err)
+				assert.Equal(t, img.Digest, m.Descriptor.Digest)
+				w.Settled(t)
+			}
+			assert.Equal(t, []string{"GET /v2/a/manifests/1 200", "HEAD /v2/a/manifests/1 200"}, w.Up.Log())
+			for _, e := range told.Of(pullthrough.EventFetch) {
+				assert.False(t, e.WrongDigest)
+			}
+		})
+	}
+}
+
+// headRefusals are the answers to a HEAD that say nothing about the tag.
+var headRefusals = []int{400, 401, 403, 404, 405, 406, 415, 501}
+
+// What GET says counts: the tag has moved, has not, or may not be had any more. An
+// upstream in trouble is not asked twice.
+func testRefusedHeadAndRefuseStale(t *testing.T) {
+	one, two := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}), pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
+	strict := testkit.WithPolicy(pullthrough.Policy{TagTTL: pullthrough.EveryPull, RefuseStale: true})
+	pushed := func(t *testing.T) *testkit.World {
+		w := testkit.NewWorld(t, pullthroughtest.Config{}, strict)
+		w.Up.Push("a", "1", one)
+		w.Pull(t, "a", "1", one)
+		w.Settled(t)
+		w.Up.Reset()
+		return w
+	}
+	for _, status := range headRefusals {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			w := pushed(t)
+			w.Up.Fault(pullthroughtest.Fault{Match: "HEAD *", Status: status})
+			w.Pull(t, "a", "1", one)
+			w.Settled(t)
+			w.Up.Push("a", "1", two)
+			w.Pull(t, "a", "1", two)
+			assert.Equal(t, []int{2, 2}, []int{w.Up.Count("HEAD *"), w.Up.Count("GET */manifests/*")})
+			w.Settled(t)
+			w.Up.Fault(pullthroughtest.Fault{Match: "GET *", Status: 403})
+			_, err := w.Resolve(t.Context(), "1")
+			assert.ErrorIs(t, err, pullthrough.ErrDenied, "GET is refused, too")
+		})
+	}
+	for _, status := range []int{408, 429, 500, 502, 503, 504} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			w := pushed(t)
+			w.Up.Fault(pullthroughtest.Fault{Match: "HEAD *", Status: status})
+			m, err := w.Resolve(t.Context(), "1")
+			require.NoError(t, err)
+			assert.Equal(t, pullthrough.SourceStale, m.Source)
+			assert.Equal(t, []string{fmt.Sprintf("HEAD /v2/a/manifests/1 %d", status)}, w.Up.Log())
 		})
 	}
 }

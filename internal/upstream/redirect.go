@@ -66,6 +66,7 @@ func redirect(req *http.Request, resp *http.Response, scope redirectScope) (*htt
 	if err != nil {
 		return nil, &RedirectError{"redirected to what is no URL"}
 	}
+	to.RawQuery = strings.ReplaceAll(to.RawQuery, " ", "%20") // a blank would end the request's URL
 	if err := checkRedirect(req.URL, to, scope); err != nil {
 		return nil, &RedirectError{err.Error()}
 	}

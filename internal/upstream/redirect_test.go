@@ -28,6 +28,30 @@ func TestARedirectIsFollowedWithoutTheCredential(t *testing.T) {
 	assert.False(t, elsewhere.Saw(canary))
 }
 
+// Object stores sign URLs with names of files in them, and not all of them escape.
+func testRedirectsWithBlanks(t *testing.T) {
+	for location, want := range map[string]string{
+		"/a%20file of mine?sig=x":            "/a file of mine?sig=x",
+		"/f?name=a file of mine&sig=x+y%20z": "/f?name=a%20file%20of%20mine&sig=x+y%20z",
+	} {
+		var asked []string
+		w := newWorld(t, pullthroughtest.Config{})
+		img := w.push(pullthroughtest.ImageOptions{})
+		elsewhere := pullthroughtest.New(t, pullthroughtest.Config{Handler: func(rw http.ResponseWriter, r *http.Request) bool {
+			asked = append(asked, r.URL.Path+"?"+r.URL.RawQuery)
+			_, _ = rw.Write(img.Content)
+			return true
+		}})
+		w.up.Fault(pullthroughtest.Fault{Redirect: elsewhere.URL() + location})
+		m, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
+		if assert.NoError(t, err, location) {
+			assert.Equal(t, img.Digest, m.Descriptor.Digest)
+		}
+		assert.Equal(t, []string{want}, asked)
+		assert.Equal(t, []string{"GET /v2/a/manifests/1 307"}, w.up.Log())
+	}
+}
+
 func TestARedirectThatIsNotFollowedIsARedirectError(t *testing.T) {
 	for location, reason := range map[string]string{
 		"file:///etc/passwd": "redirected to what is no http URL",

@@ -43,6 +43,7 @@ type registry struct {
 	challenge  authChallenge
 	credential credentialID // of the credential that was asked for last
 	basic      token        // what to send if the challenge is Basic
+	login      login        // what /v2/ has to say
 }
 
 // awaitFirst lets the first request pass at once, and those that come meanwhile
@@ -92,7 +93,19 @@ const (
 	final    verdict = iota // no: this is the answer
 	tryAgain                // yes, with what is known now
 	tryWider                // yes, with a token for more, which may be a third try
+	tryLogin                // yes, if /v2/ asks for what we have
 )
+
+// tries is after how many tries at most an answer is worth another one.
+func (v verdict) tries() int {
+	switch v {
+	case tryAgain, tryLogin:
+		return 1
+	case tryWider:
+		return 2
+	}
+	return 0
+}
 
 // readAnswer keeps the challenge of resp, and tells what to do next. extra are scopes
 // that the challenge asks for and we do not.
@@ -115,6 +128,8 @@ func (r *registry) readAnswer(t *Target, resp *http.Response, sent authorization
 		ch, narrow, ok := chooseChallenge(t.Base, all, r.challenge)
 		if ok {
 			r.challenge = ch
+		} else if !sent.cached && sent.credential != r.login.met {
+			r.dropLoginLocked(sent.challenge, sent.credential)
 		}
 		if sent.cached || ok && ch != sent.challenge {
 			v = tryAgain
@@ -128,6 +143,10 @@ func (r *registry) readAnswer(t *Target, resp *http.Response, sent authorization
 	case http.StatusBadRequest, http.StatusForbidden:
 		if sent.cached {
 			v = tryAgain
+		}
+	case http.StatusOK:
+		if sent.header != "" {
+			r.login.met = sent.credential
 		}
 	}
 	return v, extra

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -18,13 +19,13 @@ import (
 )
 
 const (
-	// A transfer goes on after every break for as long as it gets anywhere: so many
-	// times in a row without resumeProgress bytes, and so many times in all.
+	// A transfer goes on after every break for as long as it gets anywhere: until so
+	// many answers together have not brought resumeProgress bytes, until there was no
+	// answer for resumePatience, and so many times in all.
 	maxIdleResumes = 4
+	resumePatience = 30 * time.Second
 	maxResumes     = 1000
 	resumeProgress = 64 << 10
-
-	resumeBackoff = 200 * time.Millisecond
 )
 
 // Transfer is the body of one blob, over as many answers as it takes. It is for one
@@ -34,14 +35,16 @@ const (
 // A body breaks when its connection does, when it ends short of the length that was
 // announced, or when it is interrupted. Then:
 //
-//  1. If the Transfer's context has ended, or the tries are used up, Read fails.
-//     Else it waits, the longer the less has come since the break before.
+//  1. If the Transfer's context has ended, or the tries are used up, Read fails. Else
+//     it waits, the longer the more tries have been in vain. Tries that got no answer,
+//     or one that says that the registry is not well (408, 429, 500, 502, 503, 504),
+//     are not counted but timed: a registry that is restarted is away for a while.
 //  2. It asks for the rest by Range. It asks the registry, and not the host that the
 //     registry had redirected us to, since such URLs expire.
 //  3. 206 goes on only if its one Content-Range begins at the offset where we are,
 //     reaches to the end, and is of a blob of the length announced before.
 //  4. 200 is the whole blob again: it is read up to the offset and thrown away, if
-//     its length is not another one.
+//     its length is not another one. However long that takes, it is progress.
 //  5. 416, or 400 from object stores behind a CDN, refuses the Range. The blob is
 //     asked for once more without, and skipped as in 4. If that breaks, too, Read
 //     fails.
@@ -61,13 +64,16 @@ type Transfer struct {
 	off    int64
 	total  int64 // -1: the registry did not say
 
-	mark    int64 // off at the break before
-	idle    int   // breaks in a row without progress
+	mark    int64 // off at the last break with progress
+	idle    int   // answers since then
 	resumes int
 	whole   bool // a Range was refused: ask for all and skip
 
 	mu        sync.Mutex
 	interrupt context.CancelCauseFunc // ends the answer that is being read
+	received  int64                   // bytes, with those that were skipped
+	moved     time.Time               // when bytes came last, or a request was sent
+	vain      int                     // requests since the last break with progress
 }
 
 // Transfer starts the download of a blob. It returns when the header of the answer
@@ -98,12 +104,34 @@ func (x *Transfer) Interrupt(cause error) {
 	x.interrupt(&interruption{cause})
 }
 
+// Progress returns how many bytes have come so far, with those that were passed over
+// because they were there already; when the last of them came, or the last request was
+// sent; and how many requests have been in vain since the registry broke off. It may be
+// called at any time.
+func (x *Transfer) Progress() (received int64, moved time.Time, tries int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.received, x.moved, x.vain
+}
+
+// note counts bytes that have come.
+func (x *Transfer) note(n int) {
+	if n == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.received += int64(n)
+	x.moved = time.Now()
+}
+
 // Read reads on, over any number of breaks. Its error is io.EOF at the end of the
 // blob, the cause of the Transfer's context if that has ended, or an [*Error].
 func (x *Transfer) Read(p []byte) (int, error) {
 	for {
 		n, err := x.body.Read(p)
 		x.off += int64(n)
+		x.note(n)
 		switch {
 		case n > 0, err == nil:
 			return n, nil // an error shows again at the next call
@@ -125,7 +153,7 @@ func (x *Transfer) Close() error { return x.body.Close() }
 func (x *Transfer) ask(header http.Header, tries attempts) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	x.mu.Lock()
-	x.interrupt = cancel
+	x.interrupt, x.moved = cancel, time.Now()
 	x.mu.Unlock()
 	blob := object{method: http.MethodGet, kind: "blobs", ref: x.digest.String(), header: header, attempts: tries}
 	resp, err := x.client.get(ctx, x.target, blob)
@@ -141,23 +169,28 @@ func (x *Transfer) ask(header http.Header, tries attempts) (*http.Response, erro
 func (x *Transfer) resume(cause error) error {
 	_ = x.body.Close()
 	if x.off-x.mark >= resumeProgress {
-		x.idle = 0
+		x.mark, x.idle = x.off, 0
+		x.count(-x.vain)
 	}
-	x.mark = x.off
-	restarted := x.whole
+	restarted, broke := x.whole, time.Now()
 	for {
 		if err := context.Cause(x.ctx); err != nil {
 			return err
 		}
-		if restarted || x.idle >= maxIdleResumes || x.resumes >= maxResumes {
+		gone := x.vain >= maxIdleResumes && time.Since(broke) >= resumePatience
+		if restarted || gone || x.idle >= maxIdleResumes || x.resumes >= maxResumes {
 			return x.target.fail(ErrUnavailable, fmt.Errorf("after %d bytes: %w", x.off, redact(x.ctx, cause)))
 		}
 		if err := x.pause(); err != nil {
 			return err
 		}
-		x.idle++
 		x.resumes++
+		x.count(1)
 		again, err := x.reopen()
+		if !isAway(err) {
+			x.idle++
+			broke = time.Now()
+		}
 		if err == nil {
 			return nil
 		}
@@ -170,12 +203,22 @@ func (x *Transfer) resume(cause error) error {
 	}
 }
 
+// count adds to the requests in vain.
+func (x *Transfer) count(n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.vain += n
+}
+
 // pause waits longer and longer, unless the transfer was getting somewhere.
 func (x *Transfer) pause() error {
-	if x.idle == 0 {
+	if x.vain == 0 {
 		return nil
 	}
-	limit := resumeBackoff << (x.idle - 1)
+	limit := retryCap
+	if x.vain < 6 {
+		limit = min(retryCap, retryBase<<(x.vain-1))
+	}
 	return sleep(x.ctx, limit/2+rand.N(limit/2))
 }
 
@@ -187,7 +230,8 @@ func (x *Transfer) reopen() (again bool, err error) {
 	}
 	resp, err := x.ask(header, resuming)
 	if err != nil {
-		return mayResume(err), err
+		_, ended := errors.AsType[*interruption](err) // it has had its time
+		return ended || isAway(err), err
 	}
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
@@ -209,13 +253,12 @@ func (x *Transfer) reopen() (again bool, err error) {
 	return false, nil
 }
 
-// mayResume reports whether the rest of a blob may be had a little later, although
-// it could not be asked for now.
-func mayResume(err error) bool {
-	if _, ok := errors.AsType[*interruption](err); ok || errors.Is(err, syscall.ECONNREFUSED) {
-		return true
-	}
-	if _, ok := errors.AsType[*brokenError](err); ok {
+// isAway reports whether the rest of a blob may be had a little later, although it
+// could not be asked for now: the registry was not there, or was not well.
+func isAway(err error) bool {
+	_, broken := errors.AsType[*brokenError](err)
+	dns, resolved := errors.AsType[*net.DNSError](err)
+	if broken || resolved && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
 		return true
 	}
 	e, ok := errors.AsType[*Error](err)
@@ -242,6 +285,14 @@ func (x *Transfer) skip(resp *http.Response) (again bool, err error) {
 	if x.total >= 0 && resp.ContentLength >= 0 && resp.ContentLength != x.total {
 		return false, x.target.fail(ErrUnavailable, fmt.Errorf("the blob of %d bytes has become one of %d", x.total, resp.ContentLength))
 	}
-	_, err = io.CopyN(io.Discard, resp.Body, x.off)
+	_, err = io.CopyN(skipped{x}, resp.Body, x.off)
 	return true, err
+}
+
+// skipped counts what is passed over, and keeps nothing.
+type skipped struct{ transfer *Transfer }
+
+func (s skipped) Write(p []byte) (int, error) {
+	s.transfer.note(len(p))
+	return len(p), nil
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -72,7 +73,7 @@ func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, err
 	if err != nil {
 		cause := context.Cause(ctx)
 		if cause == nil {
-			cause = markBroken(ctx, err)
+			cause = t.explainScheme(req.URL, markBroken(ctx, err))
 		}
 		cancel(nil)
 		return nil, secrets.clean(&Error{Kind: ErrUnavailable, Host: req.URL.Host, Err: cause}, t.Base.Host)
@@ -81,6 +82,16 @@ func (x *transport) roundTrip(t *Target, req *http.Request) (*http.Response, err
 	trace.keepWarnings(resp, secrets)
 	resp.Body = &cancellingBody{resp.Body, cancel}
 	return resp, nil
+}
+
+// explainScheme says what to write for a registry that does not speak https. Nobody
+// has to have written https: it is what a host without a scheme means.
+func (t *Target) explainScheme(to *url.URL, err error) error {
+	record, ok := errors.AsType[tls.RecordHeaderError](err)
+	if !ok || string(record.RecordHeader[:]) != "HTTP/" || origin(to) != origin(t.Base) {
+		return err
+	}
+	return fmt.Errorf("%w: it speaks http and not https, so write http://%s", err, to.Host)
 }
 
 // send sends req through a RoundTripper that may be the caller's: it may panic.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough/internal/egress"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 // A registry names hosts. It must not lead us to one that it cannot reach itself.
@@ -30,6 +31,16 @@ func TestWhereARegistryMayNotLeadUs(t *testing.T) {
 		assert.ErrorIs(t, err, upstream.ErrUnavailable)
 		assert.Equal(t, 1, sent)
 	}
+}
+
+// A host without a scheme means https, which is not what registries on localhost speak.
+func TestARegistryThatSpeaksHTTPSaysWhatToWrite(t *testing.T) {
+	up := pullthroughtest.New(t, pullthroughtest.Config{})
+	target := &upstream.Target{Base: mustParse(t, "https://"+up.Host()), Name: "a"}
+	_, err := upstream.New(upstream.Config{}).Manifest(t.Context(), target, "1", upstream.Pull)
+	assert.ErrorIs(t, err, upstream.ErrUnavailable)
+	assert.ErrorContains(t, err, "write http://"+up.Host())
+	assert.Empty(t, up.Log(), "http was not tried")
 }
 
 // oddBody is the body of a caller's own RoundTripper.

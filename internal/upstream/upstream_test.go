@@ -98,6 +98,8 @@ var credentialBehaviours = []row{
 	{"A24", "answers 400 or 403 to credentials that it took before", "new ones are tried once; what fresh ones are answered is final", testNewCredentialsAfter400Or403},
 	{"A25", "says `insufficient_scope` or `invalid_token`", "one token with the scope that it names is tried; these words are in the error, and no text of upstream's", testInsufficientScopeIsMetOnce},
 	{"A26", "answers 401 without a challenge that can be met", "the pull is refused after one request", testChallengesThatCannotBeMet},
+	{"A62", "asks for a login at /v2/ only, and without one its images are refused (401 without a challenge, 403) or not there (404)",
+		"with credentials, and before any challenge, /v2/ is asked as docker does, once for all, and the request is sent again; what was learnt is remembered, and forgotten where it was wrong", testLoginAtV2Only},
 }
 
 func TestUpstreamCredentials(t *testing.T) { testkit.RunRows(t, credentialBehaviours) }
@@ -129,6 +131,7 @@ var realmBehaviours = []row{
 	{"A28", "names a token server on another host", "the rule's credentials go there only if the host allows it, or if it is known to belong to the registry", testRealmElsewhereGetsNoCredentials},
 	{"A29", "redirects a token request", "it is followed within its origin; a request with an identity token is not followed at all", testRedirectedTokenRequest},
 	{"A30", "redirects a pull", "up to 5 redirects are followed, never from https to http; what leaves the origin goes without credentials, and they do not come back", testRedirectsOfAPull},
+	{"A64", "redirects to a URL that has blanks in it", "they are sent as %20", testRedirectsWithBlanks},
 	{"A31", "redirects to another registry that wants a token", "an anonymous one is fetched for that request; the rule's credentials stay where they belong", testRedirectToAnotherRegistry},
 	{"A32", "redirects to, or names as its token server, an address of this machine or of the cloud's metadata service", "nothing is sent there; private addresses are open unless the policy closes them, and the upstream's own address always is", testLocalAddressesGetNothing},
 }
@@ -143,8 +146,10 @@ var manifestBehaviours = []row{
 		"no more than 4 MiB are read, nothing at all if it was announced", testManifestOver4MiB},
 	{"A44", "sends a manifest without a digest, with a wrong one, or another manifest than the digest asked for",
 		"by digest it must match; by tag the digest in the header is asked for once, and if upstream does not have that, the digest of what came counts, the header is told in an event, and the policy may refuse it", testDigestOfWhatCameCounts},
-	{"A45", "answers HEAD of a manifest with 404 or 405, or without digest or type",
-		"GET decides; HEAD only ever checks tags that are stored", testHeadOfAManifestDecidesNothing},
+	{"A45", "refuses HEAD of a manifest (400, 401, 403, 404, 405, 406, 415, 501), or answers it without digest or type",
+		"one GET decides, also where the policy refuses what is stale; HEAD only ever checks tags that are stored", testHeadOfAManifestDecidesNothing},
+	{"A65", "writes the digest of a manifest in quotes or in upper case",
+		"it is the digest that it means, of a GET and of a HEAD", testDigestsInOddSpelling},
 	{"A46", "sends manifests with parameters in their type, as text, octets or anything else, or with a type that is not theirs",
 		"where the header has a manifest's type, the mediaType in the manifest must agree with it; any other type says nothing, and the manifest decides. A page is no answer for a tag", testMediaTypes},
 	{"A70", "sends JSON that is no image: an error, an empty document, a configuration",
