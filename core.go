@@ -141,8 +141,13 @@ func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, ou
 	return rt, out, err
 }
 
-// createRepo has the Store make the repository of r, if it is not there.
+// createRepo has the Store make the repository of r, if it is not there: upstream has
+// shown the image that it is for. By a rule that has changed nothing is made, nor stored.
 func (c *core) createRepo(ctx context.Context, rt *route, r Request) error {
+	found, err := c.store.repository(ctx, r.Repo)
+	if found != absent || c.router.unchanged(ctx, rt) != nil {
+		return err
+	}
 	return c.store.createRepo(ctx, rt.rule, r)
 }
 
