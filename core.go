@@ -122,14 +122,15 @@ func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, ou
 		return nil, outcome{}, &Error{Kind: errBusy, RetryAfter: hostcall.FilesWait, Err: storeErr}
 	}
 	rt, err := c.router.routeBeside(ctx, r.Repo)
+	uncovered := errors.Is(err, ErrNoRule)
 	switch {
 	case err == nil:
 		err = c.mayImport(ctx, r)
-	case storeErr != nil && errors.Is(err, ErrNoRule):
+	case storeErr != nil && uncovered:
 		err = storeErr
 	}
 	if err != nil {
-		return nil, outcome{repository: c.presence(ctx, r.Repo, err)}, err
+		return nil, outcome{repository: c.presence(ctx, r.Repo, err), uncovered: uncovered}, err
 	}
 	found, err := c.store.repository(ctx, r.Repo)
 	if err == nil && found == absent {
@@ -140,8 +141,13 @@ func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, ou
 	return rt, out, err
 }
 
-// createRepo has the Store make the repository of r, if it is not there.
+// createRepo has the Store make the repository of r, if it is not there: upstream has
+// shown the image that it is for. By a rule that has changed nothing is made, nor stored.
 func (c *core) createRepo(ctx context.Context, rt *route, r Request) error {
+	found, err := c.store.repository(ctx, r.Repo)
+	if found != absent || c.router.unchanged(ctx, rt) != nil {
+		return err
+	}
 	return c.store.createRepo(ctx, rt.rule, r)
 }
 

@@ -87,11 +87,14 @@ func (re *resolver) pullStored(ctx context.Context, r Request, have *Manifest) (
 		return re.unchecked(r, have, err), outcome{}, nil
 	case err != nil || !rt.isDue(have, re.now()):
 		return have, outcome{}, nil // what is stored is served, also without a rule
-	case re.mayImport(ctx, r) != nil:
-		return have, outcome{}, nil
 	}
-	m, err := re.join(ctx, rt, r, have)
-	return m, rt.outcome(present), err
+	if err := re.mayImport(ctx, r); err == nil {
+		have, err = re.join(ctx, rt, r, have)
+		return have, rt.outcome(present), err
+	} else if re.checks.isRefused(rt, r.Ref) {
+		return nil, rt.outcome(present), err // this caller cannot have the refusal taken back
+	}
+	return have, outcome{}, nil
 }
 
 // unchecked is what is stored, for a check that ended with err.

@@ -47,7 +47,21 @@ func TestAManifestIsAnsweredBeforeTheStoreHasIt(t *testing.T) {
 	})
 }
 
-// What came by a rule that is another one by now is served and not stored.
+// uncreated has no repository, and none shall be made.
+type uncreated struct {
+	pullthrough.Store
+	t *testing.T
+}
+
+func (s *uncreated) RepoExists(context.Context, pullthrough.Repo) (bool, error) { return false, nil }
+
+func (s *uncreated) CreateRepo(context.Context, pullthrough.Repo, pullthrough.Rule, pullthrough.Request) error {
+	s.t.Error("a repository was made")
+	return nil
+}
+
+// What came by a rule that is another one by now is served and not stored, and makes no
+// repository.
 func TestWhatCameByARuleThatHasChangedIsNotStored(t *testing.T) {
 	for name, change := range map[string]func(*pullthrough.Rule) bool{
 		"deleted":                 func(*pullthrough.Rule) bool { return false },
@@ -69,6 +83,7 @@ func TestWhatCameByARuleThatHasChangedIsNotStored(t *testing.T) {
 				return false
 			}
 			w := testkit.NewWorld(t, pullthroughtest.Config{Handler: changeRule}, func(p *pullthrough.Proxy) {
+				testkit.WithPolicy(pullthrough.Policy{BlobsFirst: true})(p)
 				rules = p.Rules.(pullthrough.StaticRules)
 				p.Rules = pullthrough.RuleSourceFunc(func(context.Context, string, string) ([]pullthrough.Rule, error) {
 					mu.Lock()
@@ -76,6 +91,7 @@ func TestWhatCameByARuleThatHasChangedIsNotStored(t *testing.T) {
 					return rules, nil
 				})
 			})
+			w.Store = &uncreated{w.Store, t}
 			img := testkit.Image(1)
 			w.Up.Push("a", "1", img)
 			for _, pull := range []func(){

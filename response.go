@@ -77,12 +77,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 	case ocipath.Base:
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct{}{})
 	case ocipath.Manifest, ocipath.Blob, ocipath.Referrers:
-		_, err := p.pull(w, r, path.Kind, req)
-		switch {
-		case path.Kind == ocipath.Referrers && (errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound)):
-			writeReferrers(w, r, upstream.EmptyIndex()) // nothing is known to refer to it, or the caller may not know
-		case err != nil:
-			refuse(w, r, err)
+		if _, err := p.pull(w, r, path.Kind, req); err != nil {
+			refusePull(w, r, path.Kind, err)
 		}
 	case ocipath.Tags, ocipath.Catalog:
 		p.serveList(w, r, path.Kind, req)
@@ -116,6 +112,15 @@ func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, 
 		answer.End()
 	}
 	return out, err
+}
+
+// refusePull answers a pull that has failed with err.
+func refusePull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, err error) {
+	if kind == ocipath.Referrers && (errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound)) {
+		writeReferrers(w, r, upstream.EmptyIndex()) // nothing is known to refer to it, or the caller may not know
+		return
+	}
+	refuse(w, r, err)
 }
 
 // refuse is WriteError with the host name of the request in ECR's Basic

@@ -40,6 +40,38 @@ func TestARefusalIsNotOvertakenByTheCheckTimeout(t *testing.T) {
 	})
 }
 
+// A tag that upstream refuses is refused to a caller who may not have it checked, too.
+func TestATagThatWasRefusedIsRefusedToEveryCaller(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		testkit.WithPolicy(pullthrough.Policy{RefuseStale: true})(w.Proxy)
+		w.Authorize = func(_ context.Context, a pullthrough.Action, r pullthrough.Request) error {
+			if a == pullthrough.ActionImport && r.Caller == "guest" {
+				return errors.New("guests import nothing")
+			}
+			return nil
+		}
+		guest := pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1", Caller: "guest"}
+		w.Up.Push("a", "1", testkit.Image(1))
+		_, err := w.Tagged(t, "1")
+		require.NoError(t, err)
+		time.Sleep(25 * time.Hour)
+		_, err = w.Manifest(t.Context(), guest)
+		require.NoError(t, err)
+		heal := w.Up.Fault(testkit.Status(403))
+		_, err = w.Tagged(t, "1")
+		require.ErrorIs(t, err, pullthrough.ErrDenied)
+		asked := w.Up.Count("*")
+		_, err = w.Manifest(t.Context(), guest)
+		assert.ErrorIs(t, err, pullthrough.ErrDenied)
+		assert.Equal(t, asked, w.Up.Count("*"), "a guest causes no check")
+		heal()
+		_, err = w.Tagged(t, "1")
+		require.NoError(t, err)
+		_, err = w.Manifest(t.Context(), guest)
+		assert.NoError(t, err)
+	})
+}
+
 func TestTheNewDigestOfAMovedTagIsServedWhileTheStoreIsSlow(t *testing.T) {
 	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
 		hold := heldPuts(w)

@@ -310,12 +310,8 @@ func (s *guardedStore) repository(ctx context.Context, repo Repo) (presence, err
 	return present, nil
 }
 
-// createRepo has the Store make the repository, if it is not there: upstream has
-// shown the image that it is for.
+// createRepo has a RepoCreator make the repository.
 func (s *guardedStore) createRepo(ctx context.Context, rule Rule, r Request) error {
-	if found, err := s.repository(ctx, r.Repo); found != absent {
-		return err
-	}
 	_, err := hostcall.Do(ctx, s.lookups, "Store.CreateRepo", nil, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.host.(RepoCreator).CreateRepo(ctx, r.Repo, rule, r)
 	})

@@ -82,6 +82,7 @@ type Store struct {
 	manifests *filing.Manifests
 	sizes     *filing.Sizes
 	reads     *verify.Reads
+	small     *verify.Reads // of content of up to [verify.Small], which does not wait for larger
 	seen      *lru.Cache[digest.Digest, seen]
 	staged    stagedSet
 	sweeper   *sweeper
@@ -109,7 +110,7 @@ func open(dir string, probe func(op, name string) error) (*Store, error) {
 	sizes := filing.NewSizes()
 	s := &Store{
 		disk: disk{root, probe}, manifests: filing.NewManifests(linkAge, linkAge, sizes), sweeper: newSweeper(),
-		sizes: sizes, reads: verify.New(), seen: lru.New[digest.Digest, seen](maxSeen),
+		sizes: sizes, reads: verify.New(), small: verify.New(), seen: lru.New[digest.Digest, seen](maxSeen),
 		empty: lru.New[filing.Object, emptyList](maxEmpty),
 	}
 	if err := s.prepare(); err != nil {
@@ -171,6 +172,7 @@ func isReadOnly(err error) bool {
 func (s *Store) Close() error {
 	s.sweeper.stop()
 	s.reads.Stop()
+	s.small.Stop()
 	s.manifests.Stop()
 	// It is empty unless a download still runs; the next Open would remove it.
 	_ = s.disk.remove(s.staging)

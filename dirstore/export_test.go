@@ -27,4 +27,4 @@ func (s *Store) WaitForSweep() {
 func OpenProbed(dir string, f func(op, name string) error) (*Store, error) { return open(dir, f) }
 
 // WaitForReads waits until no blob is read in full in the background.
-func (s *Store) WaitForReads() { s.reads.Wait() }
+func (s *Store) WaitForReads() { s.reads.Wait(); s.small.Wait() }

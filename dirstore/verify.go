@@ -62,7 +62,7 @@ func (s *Store) check(ctx context.Context, c opened) (io.ReadCloser, error) {
 // did not have its digest, and is there still: perhaps we may not remove it.
 func (s *Store) known(c opened) (bool, error) {
 	file, ok := s.seen.Get(c.target)
-	if !ok || !sameContent(file.info, c.info) {
+	if !ok || !file.is(c.info) {
 		return false, nil
 	}
 	if !file.right {
@@ -71,15 +71,22 @@ func (s *Store) known(c opened) (bool, error) {
 	return true, nil
 }
 
-// sameContent reports whether it is one file that has not been cut or grown. Its
-// time says nothing: we set it.
-func sameContent(a, b fs.FileInfo) bool { return os.SameFile(a, b) && a.Size() == b.Size() }
+// is reports whether info is of the same file, neither cut nor grown since. The time of a
+// file that is right says nothing: we set it. One that was wrong may have been mended, and
+// a file that was removed leaves its number to the next.
+func (f seen) is(info fs.FileInfo) bool {
+	return os.SameFile(f.info, info) && f.info.Size() == info.Size() && (f.right || f.info.ModTime().Equal(info.ModTime()))
+}
 
 // verify waits until the file has been read in full, and is nil if it has its digest.
 func (s *Store) verify(ctx context.Context, c opened) error {
 	known, err := s.known(c)
 	if !known {
-		if err = s.reads.Do(ctx, c.target, c.read(s)); err == nil {
+		reads := s.reads
+		if c.info.Size() <= verify.Small {
+			reads = s.small
+		}
+		if err = reads.Do(ctx, c.target, c.read(s)); err == nil {
 			known, err = s.known(c)
 		}
 	}

@@ -98,6 +98,29 @@ func TestBlobsAreVerifiedOnce(t *testing.T) {
 	assertNoBlob(t, s, repo, d)
 }
 
+// TestAFileInThePlaceOfADamagedOneIsAnotherFile: file systems give the number of a
+// removed file to the next one.
+func TestAFileInThePlaceOfADamagedOneIsAnotherFile(t *testing.T) {
+	for size, content := range map[string][]byte{"small": noise(25, 100<<10), "large": noise(26, 2<<20)} {
+		t.Run(size, func(t *testing.T) {
+			dir := scratch(t)
+			s := verifying(t, dir)
+			d := putBlob(t, s, repo, content)
+			same := dataFile(dir, d) + ".same"
+			require.NoError(t, os.Link(dataFile(dir, d), same))
+			flip(t, dataFile(dir, d))
+			if b, err := s.Blob(t.Context(), repo, d); err == nil {
+				require.NoError(t, b.Body.Close())
+			}
+			s.WaitForReads()
+			assertNoBlob(t, s, repo, d)
+			write(t, string(content), same)
+			require.NoError(t, os.Rename(same, dataFile(dir, d)))
+			assert.Equal(t, content, readBlob(t, s, repo, d))
+		})
+	}
+}
+
 // TestAFullReadOutlastsItsClient, and is shared by all.
 func TestAFullReadOutlastsItsClient(t *testing.T) {
 	for name, size := range map[string]int{"small": 1000, "large": 3 << 20} {
@@ -239,4 +262,30 @@ func TestDamageIsTold(t *testing.T) {
 	assertNoBlob(t, s, repo, d)
 	assert.Contains(t, told.String(), d.Encoded())
 	assert.Equal(t, 1, strings.Count(told.String(), "\n"))
+}
+
+// TestASmallBlobDoesNotWaitForLargeOnes, however many are read.
+func TestASmallBlobDoesNotWaitForLargeOnes(t *testing.T) {
+	dir := scratch(t)
+	first, s := open(t, dir), verifying(t, dir)
+	content := noise(27, 1000)
+	small := putBlob(t, first, repo, content)
+	gate, reading := make(chan struct{}), make(chan struct{}, 100)
+	s.SetProbe(func(op, name string) error {
+		if op == "open" && filepath.Base(name) == "data" && !strings.Contains(name, small.Encoded()) && strings.Contains(string(debug.Stack()), "verify.(*Reads).work") {
+			reading <- struct{}{}
+			<-gate
+		}
+		return nil
+	})
+	for i := range 8 {
+		b, err := s.Blob(t.Context(), repo, putBlob(t, first, repo, noise(uint64(100+i), verify.Small+1)))
+		require.NoError(t, err)
+		require.NoError(t, b.Body.Close())
+	}
+	for range 4 {
+		<-reading
+	}
+	assert.Equal(t, content, readBlob(t, s, repo, small))
+	close(gate)
 }

@@ -69,6 +69,7 @@ type Store struct {
 	manifests *filing.Manifests
 	sizes     *filing.Sizes
 	reads     *verify.Reads
+	small     *verify.Reads // of objects of up to [verify.Small], which do not wait for larger ones
 	places    places
 	habits    habits
 	sweptAt   atomic.Int64 // nanoseconds since 1970: when abandoned uploads were looked for
@@ -81,7 +82,7 @@ func New(driver storagedriver.StorageDriver) *Store {
 	sizes := filing.NewSizes()
 	return &Store{
 		bucket: bucket{driver, h.wholePuts}, manifests: filing.NewManifests(tagAge, linkAge, sizes),
-		sizes: sizes, reads: verify.New(), places: newPlaces(), habits: h,
+		sizes: sizes, reads: verify.New(), small: verify.New(), places: newPlaces(), habits: h,
 	}
 }
 

@@ -35,7 +35,11 @@ func (s *Store) verify(ctx context.Context, at layout.Repository, d digest.Diges
 	if s.sizes.WasRead(d, p.size) {
 		return nil
 	}
-	err := s.reads.Do(ctx, p.digest, s.read(at, d, p))
+	reads := s.reads
+	if p.size <= verify.Small {
+		reads = s.small
+	}
+	err := reads.Do(ctx, p.digest, s.read(at, d, p))
 	if err == nil && !s.sizes.WasRead(d, p.size) {
 		err = fmt.Errorf("content of %s was replaced: %w", p.digest, fs.ErrNotExist)
 	}

@@ -227,7 +227,7 @@ func (f *Fill) openSpool(ctx context.Context, size int64) error {
 		o.Place = place
 	}
 	o.PlaceFailed = func(start int64, err error) error {
-		if f.job.PlaceFailed != nil {
+		if r.lent && f.job.PlaceFailed != nil { // else it is the spool's own file that fails
 			f.job.PlaceFailed(ctx, err)
 		}
 		return r.move(ctx, start, size)
