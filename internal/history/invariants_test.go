@@ -83,15 +83,15 @@ func (w *world) judge(a *answer) {
 }
 
 // judgeEvent returns what was told of the request. A wrapped registry tells nothing of what
-// it answers itself.
+// it answers itself, where the proxy has not, or has failed.
 func (w *world) judgeEvent(a *answer) (e pullthrough.Event) {
 	key := a.name.String()
 	e, n := w.eventOf(a.caller)
-	if n == 0 && w.plan.setting.store == inWrapped {
-		return pullthrough.Event{Source: pullthrough.SourceStale} // whatever its age
+	good := a.status < 400 || a.status == http.StatusRequestedRangeNotSatisfiable
+	if w.plan.setting.store == inWrapped && (n == 0 || good && e.Err != nil) {
+		return pullthrough.Event{Source: pullthrough.SourceStale} // it answers whatever its age
 	}
 	w.must(n == 1, eventsTell, key, "%d events of %v", n, a)
-	good := a.status < 400 || a.status == http.StatusRequestedRangeNotSatisfiable
 	w.must(good == (e.Err == nil), eventsTell, key, "the event has the error %v: %v", e.Err, a)
 	w.must(!good || e.Digest == a.digest().String(), eventsTell, key, "the event has %s: %v", e.Digest, a)
 	return e

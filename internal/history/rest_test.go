@@ -59,6 +59,7 @@ func (w *world) checkStored() {
 		case n == 0, e.Source != pullthrough.SourceFill && e.Source != pullthrough.SourceShared:
 		case t.rules[ruleName{a.tenant, prefix}], t.lost[d], w.storeFailed(a.place, a.ref, d.ref) > 0:
 		case w.plan.fill == pullthrough.FillEager && (w.fetchFailed(a.place) || w.storeFailed(a.place) > 0): // the image is not complete
+		case w.plan.keepLocal && t.pushed[a.name]: // what was pushed meanwhile stays
 		case a.blob:
 			w.must(w.store.has(w.t.Context(), w.repo(a.place), a.digest()), answeredIsStored, d.String(), "the blob is not stored: %v", a)
 		default:
