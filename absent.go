@@ -15,11 +15,19 @@ import (
 
 const (
 	maxMissing  = 4096
+	maxUnwanted = 32 // each may have 4 MiB
 	maxHeard    = 16384
 	maxSearched = 1024
 	// maxSearchedTags is how many tags of a repository are looked at for children.
 	maxSearchedTags = 1000
 )
+
+// rejected is a manifest that the Store did not take, since parts of its image are
+// missing for good.
+type rejected struct {
+	manifest *Manifest
+	since    time.Time
+}
 
 // memory is what the proxy has heard of objects that need not be stored here: which
 // manifests upstream does not have, which ones an index refers to, and how long
@@ -31,6 +39,7 @@ type memory struct {
 	missing  *lru.Cache[objectKey, time.Time] // manifests that upstream does not have, and since when
 	children *lru.Cache[objectKey, struct{}]  // manifests that an index was seen to refer to
 	sizes    *lru.Cache[objectKey, heardSize] // of blobs
+	rejected *lru.Cache[objectKey, rejected]  // manifests that the Store does not want
 	searched *lru.Cache[objectKey, time.Time] // repositories whose stored tags were looked at for children, and when
 }
 
@@ -47,6 +56,7 @@ func newMemory(s *guardedStore, now func() time.Time) *memory {
 		missing:  lru.New[objectKey, time.Time](maxMissing),
 		children: lru.New[objectKey, struct{}](maxHeard),
 		sizes:    lru.New[objectKey, heardSize](maxHeard),
+		rejected: lru.New[objectKey, rejected](maxUnwanted),
 		searched: lru.New[objectKey, time.Time](maxSearched),
 	}
 }
@@ -112,6 +122,27 @@ func (m *memory) noteMissing(rt *route, ref string, err error) {
 	if ok && e.Kind == ErrNotFound && e.Status == http.StatusNotFound && rt.policy.NotFoundTTL >= 0 {
 		m.missing.Put(rt.key(ref), m.now())
 	}
+}
+
+// noteUnwanted remembers that the Store does not want the manifest ref: what is missing of
+// the image is not to be had, so another import would end in the same way.
+func (m *memory) noteUnwanted(rt *route, ref string, got *Manifest) {
+	if rt.policy.NotFoundTTL >= 0 {
+		m.rejected.Put(rt.key(ref), rejected{got, m.now()})
+		m.rejected.Put(rt.key(got.Descriptor.Digest.String()), rejected{got, m.now()})
+	}
+}
+
+// unwanted returns the manifest ref if the Store did not want it a moment ago: it is
+// served, and not fetched again.
+func (m *memory) unwanted(rt *route, ref string) *Manifest {
+	r, ok := m.rejected.Get(rt.key(ref))
+	if !ok || expired(rt.policy.NotFoundTTL, defaultNotFoundTTL, r.since, m.now()) {
+		return nil
+	}
+	served := *r.manifest
+	served.Source = SourceShared
+	return &served
 }
 
 // size is what is known of the length of a blob. exists says that upstream has told so.

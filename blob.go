@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -42,7 +43,7 @@ func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
 	}
 	b, storeErr := bl.store.blob(ctx, r.Repo, d)
 	if b != nil {
-		return b, outcome{}, nil
+		return bl.sure(ctx, r, b), outcome{}, nil
 	}
 	rt, out, err := bl.enter(ctx, r, storeErr)
 	switch {
@@ -59,6 +60,10 @@ func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
 	return b, out, err
 }
 
+func errLost(rt *route) error {
+	return rt.error(ErrUnavailable, errors.New("the Store loses the blob again and again before it can be read"))
+}
+
 // stored returns the blob if the Store has it. A nil Blob without an error is a miss.
 func (bl *blobs) stored(ctx context.Context, r Request) (*Blob, error) {
 	d, err := bl.admitDigest(ctx, r)
@@ -66,7 +71,10 @@ func (bl *blobs) stored(ctx context.Context, r Request) (*Blob, error) {
 		return nil, err
 	}
 	b, _ := bl.store.blob(ctx, r.Repo, d) // a failure is told, and is a miss
-	return b, nil
+	if b == nil {
+		return nil, nil
+	}
+	return bl.sure(ctx, r, b), nil
 }
 
 // head answers an existence check as a GET would be answered, and downloads nothing. That a
@@ -150,7 +158,7 @@ func (bl *blobs) get(ctx context.Context, rt *route, d digest.Digest) (*Blob, er
 			return b, err
 		}
 	}
-	return nil, rt.error(ErrUnavailable, errors.New("the Store loses the blob again and again before it can be read"))
+	return nil, errLost(rt)
 }
 
 // filling is a fill as the answer to a client.
@@ -191,6 +199,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 	event := bl.fetchEvent(EventBlob, part)
 	j := fill.Job{
 		Digest: d,
+		Part:   part,
 		Owner:  Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
 		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
 		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(event.Attach(ctx), rt, d) },
@@ -301,10 +310,16 @@ func (bl *blobs) successor(ctx context.Context, rt *route, f *fill.Fill) (io.Rea
 	if b == nil {
 		return nil, errors.Join(err, fs.ErrNotExist)
 	}
-	if body, ok := b.Body.(io.ReadSeekCloser); ok && b.Descriptor.Size == f.Size() {
-		return body, nil
+	body, ok := b.Body.(io.ReadSeekCloser)
+	if ok && b.Descriptor.Size == f.Size() {
+		if _, file := body.(syscall.Conn); !file {
+			_, err = body.Read(make([]byte, 1)) // the reader seeks before it reads on
+		}
+		if err == nil {
+			return body, nil
+		}
 	}
-	return nil, errors.Join(errors.ErrUnsupported, b.Body.Close())
+	return nil, errors.Join(errors.ErrUnsupported, err, b.Body.Close())
 }
 
 // place asks the Store for a place; nil: it lends none.

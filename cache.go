@@ -185,10 +185,13 @@ const (
 	// departure from Amazon ECR.
 	FillLazy FillMode = iota
 	// FillBackground brings in, after a manifest, all that it refers to, children
-	// of every platform included, in the background, as Amazon ECR does.
+	// of every platform included, in the background, as Amazon ECR does. A stored
+	// manifest that this process has not seen whole is looked at when it is pulled.
 	FillBackground
 	// FillEager is FillBackground for Stores that check references: a manifest is
-	// put after its children and blobs. Clients do not wait for that.
+	// put after its children and blobs. Clients do not wait for that. What upstream does
+	// not have (404) is not waited for; while a part has failed or was refused, the
+	// manifest is served and not stored.
 	FillEager
 )
 
@@ -232,7 +235,7 @@ type Request struct {
 type Event struct {
 	Kind     EventKind
 	Request  Request       // the request; of a fetch only Repo and Ref are set
-	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; else ""
+	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; "" of a request, and with Missing
 	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
 	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
 	Digest   string        // of the content; "" on failure
@@ -246,6 +249,11 @@ type Event struct {
 	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)
 	WrongDigest bool     // upstream named another digest than the manifest's content has, and has nothing under that
 	Warnings    []string // texts of upstream's Warning headers, 4096 bytes at most
+
+	// Missing is what an import could not bring in, 1000 objects at most: the event is
+	// about the whole image, which has Digest, and Part is set. Err says why; it is nil
+	// where these are foreign layers, which no registry is meant to have.
+	Missing []ocispec.Descriptor
 }
 
 // EventKind tells events apart.

@@ -122,14 +122,15 @@ func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, ou
 		return nil, outcome{}, &Error{Kind: errBusy, RetryAfter: hostcall.FilesWait, Err: storeErr}
 	}
 	rt, err := c.router.routeBeside(ctx, r.Repo)
+	uncovered := errors.Is(err, ErrNoRule)
 	switch {
 	case err == nil:
 		err = c.mayImport(ctx, r)
-	case storeErr != nil && errors.Is(err, ErrNoRule):
+	case storeErr != nil && uncovered:
 		err = storeErr
 	}
 	if err != nil {
-		return nil, outcome{repository: c.presence(ctx, r.Repo, err)}, err
+		return nil, outcome{repository: c.presence(ctx, r.Repo, err), uncovered: uncovered}, err
 	}
 	found, err := c.store.repository(ctx, r.Repo)
 	if err == nil && found == absent {

@@ -22,6 +22,15 @@ func (p *Proxy) Waiting(repo Repo, ref string) int {
 	return e.manifests.flights.Waiting(rt.key(ref))
 }
 
+// LeaveForImports leaves so many bytes to the manifests that imports of the rule of repo
+// work on.
+func (p *Proxy) LeaveForImports(repo Repo, bytes int64) {
+	e := p.engine()
+	if rt, err := e.router.route(context.Background(), repo); err == nil {
+		e.importer.lane(rt).bytes.TryTake(importBytesPerRule - bytes)
+	}
+}
+
 // Connect has connections to the upstream of repo made by dial, and its
 // certificate checked against roots. All else about them stays as it is without a
 // Transport from the host.

@@ -108,11 +108,13 @@ func (h *wrapper) answer(w http.ResponseWriter, r *http.Request, kind ocipath.Ki
 	out, err := h.pull(w, r, kind, req)
 	switch {
 	case err == nil:
-	case errors.Is(err, ErrNoRule), out.entered && req.Head && r.Context().Err() == nil:
-		h.next.ServeHTTP(w, r)
+	case out.uncovered && rulesErr == nil, out.entered && req.Head && r.Context().Err() == nil:
+		h.next.ServeHTTP(w, r) // the rule has gone since it was found, or nothing comes
 	case out.entered && r.Context().Err() == nil && h.nextAnswers(w, r, isNoMiss):
 	default:
-		h.refuse(w, r, err)
+		w, answer := h.engine().writes.Answer(w, r)
+		refusePull(w, r, kind, err)
+		answer.End()
 	}
 }
 
@@ -150,20 +152,35 @@ func isRefusal(status int) bool {
 	return status >= http.StatusBadRequest && status != http.StatusNotFound
 }
 
+// isNoLogin is about next's answer at /v2/. A registry answers 200 there to whom it knows; a
+// redirect or 404 comes from a router, and says nothing of the caller.
+func isNoLogin(status int) bool { return status/100 != 2 }
+
+// conditions are the headers that make an answer about the object into one about a part or
+// a version of it: 412 and 416 would be taken for refusals.
+var conditions = []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"}
+
 // nextRefuses asks next whether the caller may have the object. If not, the client has
 // got next's answer.
 func (h *wrapper) nextRefuses(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
 	ask := r.Clone(r.Context())
 	ask.Body, ask.ContentLength, ask.TransferEncoding = http.NoBody, 0, nil
-	if h.LoginSuffices { // GET, as docker login does; a client that sent HEAD gets no body
-		ask.Method = http.MethodGet
-		path = ocipath.Path{}
-	} else if path.Kind == ocipath.Referrers {
+	for _, name := range conditions {
+		ask.Header.Del(name)
+	}
+	if path.Kind == ocipath.Referrers {
 		path.Kind = ocipath.Manifest
+	}
+	if h.LoginSuffices {
+		path = ocipath.Path{}
 	}
 	ask.URL.Path, ask.URL.RawPath, ask.URL.RawQuery = path.String(), "", ""
 	ask.RequestURI = ask.URL.Path
-	if ask.Method == http.MethodGet && !h.LoginSuffices {
+	if h.LoginSuffices { // GET, as docker login does; a client that sent HEAD gets no body
+		ask.Method = http.MethodGet
+		return h.nextAnswers(w, ask, isNoLogin)
+	}
+	if r.Method == http.MethodGet {
 		refused := false
 		ask.Method = http.MethodHead
 		h.nextAnswers(w, ask, func(status int) bool { refused = isRefusal(status); return false })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -329,7 +330,8 @@ func TestARefusalNeverReachesNext(t *testing.T) {
 	})
 	for refusal, err := range map[string]error{
 		"a word": errors.New("no"), "like upstream's": &pullthrough.Error{Kind: pullthrough.ErrUnavailable},
-		"like a miss": &pullthrough.Error{Kind: pullthrough.ErrNotFound, Status: 404},
+		"like a miss":         &pullthrough.Error{Kind: pullthrough.ErrNotFound, Status: 404},
+		"like what is next's": pullthrough.ErrNoRule, "like what is next's, in full": &pullthrough.Error{Kind: pullthrough.ErrNoRule},
 	} {
 		for _, action := range []pullthrough.Action{pullthrough.ActionPull, pullthrough.ActionImport} {
 			door.Set(map[pullthrough.Action]error{action: err})
@@ -365,7 +367,7 @@ func TestARuleSourceThatFailsRefusesPullsAlone(t *testing.T) {
 	require.Equal(t, 200, b.Get(t, b.layer()).StatusCode)
 	b.Settled(t)
 	b.Up.Reset()
-	failing = errors.New("the table is locked")
+	failing = fmt.Errorf("the table is locked: %w", pullthrough.ErrNoRule) // it says so, and nobody knows
 	config := testkit.BlobPath("a", b.img.Config.Digest)
 	for _, uri := range []string{testkit.ManifestPath("a", "2"), config, "/v2/mine/manifests/1"} {
 		testkit.AssertOCI(t, b.Get(t, uri), 500, "UNKNOWN")
@@ -424,6 +426,84 @@ func TestAskNext(t *testing.T) {
 			assert.Equal(t, 3, b.Up.Count("*"), "one of each: %s", b.Up.Log())
 		})
 	}
+}
+
+// A question for a part or a version of the object would be another question.
+func TestAskNextAsksForNoPart(t *testing.T) {
+	for name, login := range map[string]bool{"for the object": false, "for a login": true} {
+		t.Run(name, func(t *testing.T) {
+			var asked http.Header
+			next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked = r.Header.Clone()
+				http.ServeContent(w, r, "", time.Unix(1e9, 0), strings.NewReader("{}"))
+			})
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.AskNext, p.LoginSuffices = true, login })
+			srv := testkit.Serve(t, w.Handler(next))
+			img := testkit.Image(1)
+			w.Up.Push("a", "1", img)
+			path := testkit.BlobPath("a", img.Layers[0].Digest)
+			require.Equal(t, 200, testkit.Send(t, srv, http.MethodGet, path, "").StatusCode)
+			w.Settled(t)
+			for header, value := range map[string]string{
+				"Range": "bytes=4-5", "If-Match": testkit.ETag(img.Layers[0].Digest), "If-Unmodified-Since": "Mon, 02 Jan 1995 15:04:05 GMT",
+			} {
+				r := testkit.Send(t, srv, http.MethodGet, path, "", header, value, "Authorization", "Basic x")
+				assert.Less(t, r.StatusCode, 300, "%s: %s", header, r.Content)
+				assert.Empty(t, asked.Get(header))
+				assert.Equal(t, "Basic x", asked.Get("Authorization"))
+			}
+			assert.Equal(t, 1, w.Up.Count("*"))
+		})
+	}
+}
+
+// A router that knows no /v2/ must not open the door.
+func TestOnlyASuccessIsALogin(t *testing.T) {
+	b := newBeside(t, newShelf(), func(p *pullthrough.Proxy) { p.AskNext, p.LoginSuffices = true, true })
+	for _, status := range []int{301, 302, 307, 401, 403, 404, 405, 500} {
+		b.refuses = func(*http.Request) int { return status }
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			r := b.Ask(t, method, b.manifest())
+			assert.Equal(t, status, r.StatusCode)
+			assert.Equal(t, "yes", r.Header.Get("X-Next"))
+		}
+	}
+	assert.Empty(t, b.Up.Log())
+	b.refuses = nil
+	assert.Equal(t, 200, b.Get(t, b.manifest()).StatusCode)
+	assert.Equal(t, 1, b.Up.Count("*"))
+}
+
+// The repositories of next may have names that no upstream has.
+func TestUnderROOTNamesOutsideTheGrammarAreNexts(t *testing.T) {
+	paths := []string{"/v2/a/manifests/1", "/v2/Mine/manifests/1", "/v2/a/blobs/" + someDigest.String(), "/v2/" + strings.Repeat("a", 300) + "/manifests/1"}
+	b := newBeside(t, newShelf(paths...), func(p *pullthrough.Proxy) {
+		rule := p.Rules.(pullthrough.StaticRules)[0]
+		root := rule
+		root.Prefix, root.UpstreamPrefix = "ROOT", ""
+		p.Rules = pullthrough.StaticRules{rule, root}
+	})
+	for _, path := range paths {
+		assert.Equal(t, b.has[path], string(b.Get(t, path).Content))
+		assert.Equal(t, 200, b.Ask(t, http.MethodHead, path).StatusCode)
+	}
+	b.take()
+	for _, path := range []string{"/v2/hub/Mine/manifests/1", "/v2/mine/manifests/-1", "/v2/mine/blobs/md5:1"} {
+		assert.Equal(t, 400, b.Get(t, path).StatusCode, path)
+	}
+	assert.Empty(t, b.take())
+	assert.Empty(t, b.Up.Log())
+}
+
+// As from ServeHTTP: the list is no secret, and it is not known whether there is one.
+func TestReferrersWithoutImportAreAnEmptyList(t *testing.T) {
+	door := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionImport: pullthrough.ErrDenied}}
+	b := newBeside(t, newShelf(), func(p *pullthrough.Proxy) { p.Authorize = door.Authorize })
+	r := b.Get(t, "/v2/hub/a/referrers/"+b.img.Digest.String())
+	assert.Equal(t, 200, r.StatusCode)
+	assert.Contains(t, string(r.Content), `"manifests":[]`)
+	assert.Empty(t, b.take())
+	assert.Empty(t, b.Up.Log())
 }
 
 func TestWhatNextIsAskedWithoutARule(t *testing.T) {

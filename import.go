@@ -1,35 +1,53 @@
 package pullthrough
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
-	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
-	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 )
 
 const (
-	// importWidth is how many blobs or children of one manifest are fetched at a
-	// time, maxIndexDepth how many indexes may stand in each other.
-	importWidth   = 4
-	maxIndexDepth = 4
+	// maxImports is how many images may wait for their import in the background. What
+	// comes on top is imported when it is pulled again.
+	maxImports = 4096
+	// importsPerRule is how many of a rule's are imported in the background at a time.
+	importsPerRule = 32
+	// importBytesPerRule is how much the manifests may have together that the imports of
+	// a rule work on.
+	importBytesPerRule = 64 << 20
+	// importFetchesPerRule is how many manifests the imports of a rule fetch at a time: a
+	// quarter of maxFetches, so that clients find a turn.
+	importFetchesPerRule = maxFetches / 4
+
+	maxImportRules = 1024
+	maxLookedAt    = 16384
+	// importPause is how long an image is left alone after its import has failed twice.
+	// The next pause is twice as long, up to maxImportPause.
+	importPause    = 10 * time.Second
+	maxImportPause = 10 * time.Minute
 )
 
 // ImportOptions choose what [Proxy.Import] brings in. The zero value is the
 // whole image.
 type ImportOptions struct {
 	// Platforms picks children of an index by OS and architecture, and by variant
-	// if that is set. nil: all children, attestations included.
+	// if that is set. nil: all children, attestations included. What an index lists
+	// that is no manifest, such as the layers of a build cache, always comes.
 	Platforms []ocispec.Platform
-	// Progress is told of each object when it begins, as it grows and when it is
-	// stored. It is called by several goroutines, must be safe for that, and must
-	// not block for long. nil: nobody is told.
+	// Progress is told of each object when it begins, as it grows, and when it is
+	// stored or will not be. It is called by several goroutines, must be safe for that,
+	// and must not block for long. One that panics ends the import. nil: nobody is told.
 	Progress func(ImportProgress)
 }
 
@@ -39,26 +57,71 @@ type ImportProgress struct {
 	Done       int64 // bytes that are here
 	Total      int64 // bytes in all
 	Stored     bool  // the Store has it
+	Err        error // why this import does not bring it in; nil: it has, or it goes on
 }
 
 // importer brings in whole images. An image is imported by fetching manifests and
-// blobs, and fetching a manifest may import an image: so it is the importer that tells
-// the resolver how.
+// blobs, and fetching a manifest may import an image: the resolver knows the importer,
+// too. Each import is one [walk]. It is begun
+//
+//   - by [importer.pull] for the host, on the host's context,
+//   - by [importer.partsFirst] in the flight of a manifest that is stored after its
+//     parts (FillEager),
+//   - by [importer.background] in a flight of its own, after a manifest was stored
+//     (FillBackground), or when a stored one is pulled that nobody has looked at yet, or
+//     that was not whole before.
+//
+// So Idle waits for each of the last two, and Shutdown ends them: what waits gives up
+// at once, and what is being downloaded is downloaded to its end.
 type importer struct {
 	*core
 	manifests *resolver
 	blobs     *blobs
-	later     flight.Group[objectKey, struct{}] // in the background
+	flights   *flight.Set
+
+	later  flight.Group[imageKey, struct{}] // in the background
+	lanes  *lru.Cache[routeID, *importLane]
+	looked *lru.Cache[imageKey, lookedAt] // images that this process has looked at
+}
+
+// imageKey is an image of a repository, tagged or not.
+type imageKey struct {
+	repo   Repo
+	digest digest.Digest
+}
+
+// String names the image, for people.
+func (k imageKey) String() string { return ocipath.Object(k.repo.Name, k.digest.String()) }
+
+// lookedAt is what was found of an image.
+type lookedAt struct {
+	whole bool // all is stored that is to be had
+	fails int  // imports that have not made it so
+	next  time.Time
+}
+
+// importLane is what the imports of one rule share.
+type importLane struct {
+	turns   *quota.Quota // of those in the background
+	bytes   *quota.Quota // of manifests
+	fetches *quota.Quota // of manifests, at a time
 }
 
 func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
-	im := &importer{core: re.core, manifests: re, blobs: bl}
-	im.later.Join(flights, "import of")
-	re.importLater = im.importLater
-	re.importParts = func(ctx context.Context, rt *route, m *Manifest, depth int) error {
-		return im.importParts(ctx, rt, m, ImportOptions{}, depth)
+	im := &importer{
+		core: re.core, manifests: re, blobs: bl, flights: flights,
+		lanes:  lru.New[routeID, *importLane](maxImportRules),
+		looked: lru.New[imageKey, lookedAt](maxLookedAt),
 	}
+	im.later.Join(flights, "import of")
+	re.images = im
 	return im
+}
+
+func (im *importer) lane(rt *route) *importLane {
+	return im.lanes.GetOrPut(rt.id, func() *importLane {
+		return &importLane{turns: quota.New(importsPerRule), bytes: quota.New(importBytesPerRule), fetches: quota.New(importFetchesPerRule)}
+	})
 }
 
 // pull brings in the image r.Ref, and returns its manifest.
@@ -75,129 +138,148 @@ func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Mani
 	if err != nil {
 		return nil, outcome{}, err
 	}
+	w := im.newWalk(rt, o)
 	// What was found out about the manifest says nothing of its parts: by now the
 	// repository is there.
-	if err := im.importParts(ctx, rt, m, o, 0); err != nil {
-		return m, outcome{}, err
-	}
-	// The manifest's answer was out before the Store had it.
-	if err := im.manifests.stored(ctx, rt, r.Ref); err != nil {
-		return m, outcome{}, err
-	}
-	if err := im.manifests.stored(ctx, rt, r.Ref); err != nil {
-		return nil, out, err
-	}
-	o.tell(m.Descriptor, m.Descriptor.Size, true)
-	return m, outcome{}, nil
+	return m, outcome{}, w.run(ctx, r.Ref, m)
 }
 
-// importParts brings in what m refers to. The first failure ends it.
-func (im *importer) importParts(ctx context.Context, rt *route, m *Manifest, o ImportOptions, depth int) error {
-	if depth > maxIndexDepth {
-		return rt.error(ErrUnavailable, fmt.Errorf("more than %d indexes in each other", maxIndexDepth))
+// partsFirst brings in what m refers to before m is stored, and returns the worst of
+// what became of it.
+func (im *importer) partsFirst(f *fetching, m *Manifest) fate {
+	w := im.newWalk(f.rt, ImportOptions{})
+	// The flight's own context: what the parts cost is theirs, not this fetch's.
+	err := w.runParts(f.Context(), m)
+	if w.worst > absentForGood {
+		im.log.Warn("image is not complete and so not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
 	}
-	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
-	if err != nil {
-		return rt.error(ErrUnavailable, err)
-	}
-	children := slices.DeleteFunc(info.Manifests, func(d ocispec.Descriptor) bool { return !o.wants(d) })
-	err = each(ctx, children, func(ctx context.Context, d ocispec.Descriptor) error {
-		return im.importChild(ctx, rt, d, o, depth+1)
-	})
-	if err != nil {
-		return err
-	}
-	return each(ctx, info.Blobs, func(ctx context.Context, d ocispec.Descriptor) error {
-		return im.importBlob(ctx, rt, d, o)
-	})
+	return w.worst
 }
 
-// each calls f for all, a few at a time, and ends with the first failure. A panic, of
-// a Progress for example, is one: here it would end the process.
-func each(ctx context.Context, all []ocispec.Descriptor, f func(context.Context, ocispec.Descriptor) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var running sync.WaitGroup
-	slots := make(chan struct{}, importWidth)
-	for _, d := range all {
-		slots <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		running.Go(func() {
-			defer func() { <-slots }()
-			if err := hostcall.Guard("the import", func() error { return f(ctx, d) }); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	running.Wait()
-	return context.Cause(ctx)
-}
-
-func (o ImportOptions) wants(d ocispec.Descriptor) bool {
-	if o.Platforms == nil {
-		return true
-	}
-	return d.Platform != nil && slices.ContainsFunc(o.Platforms, func(p ocispec.Platform) bool {
-		return p.OS == d.Platform.OS && p.Architecture == d.Platform.Architecture && (p.Variant == "" || p.Variant == d.Platform.Variant)
-	})
-}
-
-func (o ImportOptions) tell(d ocispec.Descriptor, done int64, stored bool) {
-	if o.Progress != nil {
-		o.Progress(ImportProgress{Descriptor: d, Done: done, Total: d.Size, Stored: stored})
-	}
-}
-
-// importChild brings in a manifest of an index, and what that refers to.
-func (im *importer) importChild(ctx context.Context, rt *route, d ocispec.Descriptor, o ImportOptions, depth int) error {
-	m, err := im.manifests.child(ctx, rt, d.Digest, depth, func() { o.tell(d, 0, false) })
-	if err != nil {
-		return err
-	}
-	if err := im.importParts(ctx, rt, m, o, depth); err != nil {
-		return err
-	}
-	if err := im.manifests.stored(ctx, rt, d.Digest.String()); err != nil {
-		return err
-	}
-	o.tell(d, d.Size, true)
-	return nil
-}
-
-// importBlob brings in a blob and waits until the Store has it.
-func (im *importer) importBlob(ctx context.Context, rt *route, d ocispec.Descriptor, o ImportOptions) error {
-	if im.blobs.isStored(ctx, rt, d.Digest) {
-		o.tell(d, d.Size, true)
-		return nil
-	}
-	f, err := im.blobs.part(ctx, rt, d.Digest)
-	if errors.Is(err, ErrNotFound) && manifest.IsForeign(d.MediaType) {
-		return nil // the registry is not meant to have it
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Release()
-	if err := f.Follow(ctx, func(done int64) { o.tell(d, done, false) }); err != nil {
-		return err
-	}
-	err = f.Wait(ctx)
-	if err == nil {
-		o.tell(d, d.Size, true)
-	}
-	return err
-}
-
-// importLater brings in what m refers to while nobody waits, once at a time.
+// importLater brings in what m refers to while nobody waits.
 func (im *importer) importLater(rt *route, m *Manifest) {
-	key := rt.key(m.Descriptor.Digest.String())
-	_, _, _ = im.later.Do(context.Background(), key, func(call *flight.Call[objectKey, struct{}]) (struct{}, error) {
+	im.begin(imageKey{rt.repo, m.Descriptor.Digest}, func(context.Context) (*route, error) { return rt, nil })
+}
+
+// takeUp looks whether all of m is stored, which was stored before, and brings in the
+// rest: after a restart, and after an import that has failed. It is on the way of
+// hits, and asks nobody unless there is something to do. The caller's right to cause a
+// fetch is asked for beside that, with the values of ctx and not with its end.
+func (im *importer) takeUp(ctx context.Context, r Request, m *Manifest) {
+	if im.manifests.fill == FillLazy || m.Source != SourceHit && m.Source != SourceRevalidated {
+		return
+	}
+	key, local := imageKey{r.Repo, m.Descriptor.Digest}, m.Origin == ""
+	if at, ok := im.looked.Get(key); ok && (at.whole || im.now().Before(at.next)) {
+		return
+	}
+	im.begin(key, func(flight context.Context) (*route, error) {
+		asking, stop := context.WithCancel(context.WithoutCancel(ctx))
+		defer stop()
+		defer context.AfterFunc(flight, stop)()
+		rt, err := im.router.routeBeside(asking, r.Repo)
+		if err != nil || rt.policy.Offline {
+			im.note(key, false) // not on each hit
+			return nil, cmp.Or(err, errNoImport)
+		}
+		if local && rt.policy.KeepLocal {
+			return nil, errNoImport
+		}
+		return rt, im.mayImport(asking, r)
+	})
+}
+
+// begin starts an import in the background, unless one runs. find is its way upstream.
+func (im *importer) begin(key imageKey, find func(context.Context) (*route, error)) {
+	if im.later.Len() >= maxImports {
+		im.log.Warn("too many images wait for their import", "repository", key.repo.Name, "digest", key.digest.String())
+		return
+	}
+	_, _, _ = im.later.Do(context.Background(), key, func(call *flight.Call[imageKey, struct{}]) (struct{}, error) {
 		call.Publish(struct{}{}) // nobody waits for the rest
-		if err := im.importParts(call.Context(), rt, m, ImportOptions{}, 0); err != nil {
-			im.log.Warn("image could not be imported whole", "repository", rt.repo.Name, "digest", key.ref, "err", err)
+		rt, err := find(call.Context())
+		if err == nil {
+			im.background(call.Context(), rt, key)
 		}
 		return struct{}{}, nil
 	})
+}
+
+// background imports an image in its turn. What waits has no manifest in its hands:
+// that may be large, and there may be many.
+func (im *importer) background(ctx context.Context, rt *route, key imageKey) {
+	waiting, stop := im.flights.UntilClosed(ctx)
+	defer stop()
+	turns := im.lane(rt).turns
+	if turns.Take(waiting, 1) != nil {
+		return
+	}
+	defer turns.Give(1)
+	m := im.store.findManifest(ctx, rt.repo, key.digest.String())
+	if m == nil {
+		return
+	}
+	w := im.newWalk(rt, ImportOptions{})
+	if err := w.runParts(ctx, m); err != nil {
+		im.log.Warn("image could not be imported whole", "repository", rt.repo.Name, "digest", key.digest.String(), "err", err)
+	}
+}
+
+// note remembers how an import has ended. One that has failed is taken up by the next
+// pull, and from the second failure on after a pause.
+func (im *importer) note(key imageKey, whole bool) {
+	at, _ := im.looked.Get(key)
+	if whole {
+		im.looked.Put(key, lookedAt{whole: true})
+		return
+	}
+	if at.fails > 0 {
+		at.next = im.now().Add(min(importPause<<min(at.fails-1, 10), maxImportPause))
+	}
+	at.fails++
+	im.looked.Put(key, at)
+}
+
+var (
+	// errKeptBack is why a manifest is not stored although it is here.
+	errKeptBack = errors.New("it is not stored before what it refers to")
+	errNotKept  = errors.New("the Store did not keep it")
+	errNoImport = errors.New("upstream is not to be asked for the image")
+)
+
+// hold keeps a manifest from a Store that wants its parts first. A nil hold keeps
+// nothing.
+type hold struct {
+	used  atomic.Bool // a fetch has waited for it, or does
+	once  sync.Once
+	done  chan struct{} // closed once parts is set
+	parts fate
+}
+
+// newHold returns a hold where parts go first.
+func (re *resolver) newHold() *hold {
+	if re.fill != FillEager {
+		return nil
+	}
+	return &hold{done: make(chan struct{})}
+}
+
+// release says what became of the parts. Only the first call counts.
+func (h *hold) release(parts fate) {
+	if h != nil {
+		h.once.Do(func() { h.parts = parts; close(h.done) })
+	}
+}
+
+// isUnused reports whether no fetch has come as far as the parts.
+func (h *hold) isUnused() bool { return h != nil && !h.used.Load() }
+
+func (h *hold) wait(ctx context.Context) fate {
+	h.used.Store(true)
+	select {
+	case <-h.done:
+		return h.parts
+	case <-ctx.Done():
+		return absentForNow
+	}
 }

@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -24,11 +25,8 @@ type resolver struct {
 	checks  *checks
 	flights flight.Group[objectKey, *Manifest]
 
-	fill FillMode
-	// importParts brings in what a manifest refers to, and returns when it is stored;
-	// importLater does so when nobody waits. Both are the importer's.
-	importParts func(ctx context.Context, rt *route, m *Manifest, depth int) error
-	importLater func(rt *route, m *Manifest)
+	fill   FillMode
+	images *importer // brings in what manifests refer to
 }
 
 func newResolver(c *core, fill FillMode, flights *flight.Set) *resolver {
@@ -42,7 +40,9 @@ type fetching struct {
 	*flight.Call[objectKey, *Manifest]
 	rt    *route
 	r     Request   // of the caller who began it
-	depth int       // how many indexes it came through
+	part  bool      // an import wants it, no client
+	hold  *hold     // of the walk that wants it; nil: none does, or its parts may come later
+	parts fate      // what became of them, where they go first
 	have  *Manifest // what is there under the tag; nil: nothing
 	start time.Time
 
@@ -58,7 +58,11 @@ func (re *resolver) pull(ctx context.Context, r Request) (*Manifest, outcome, er
 	}
 	have, storeErr := re.store.manifest(ctx, r.Repo, r.Ref)
 	if have != nil {
-		return re.pullStored(ctx, r, have)
+		m, out, err := re.pullStored(ctx, r, have)
+		if err == nil {
+			re.images.takeUp(ctx, r, m)
+		}
+		return m, out, err
 	}
 	rt, out, err := re.enter(ctx, r, storeErr)
 	if err == nil {
@@ -179,11 +183,15 @@ func (re *resolver) resolve(f *fetching) (*Manifest, error) {
 			f.have = have
 		}
 	}
+	if f.have != nil && (ocipath.IsDigest(f.r.Ref) || !f.rt.isDue(f.have, f.start)) {
+		return f.have, nil
+	}
+	if m := re.registries.memory.unwanted(f.rt, f.r.Ref); m != nil {
+		return m, nil
+	}
 	switch {
 	case f.have == nil:
 		return re.traced(f, re.fetch)
-	case ocipath.IsDigest(f.r.Ref), !f.rt.isDue(f.have, f.start):
-		return f.have, nil
 	case re.checks.isRefused(f.rt, f.r.Ref):
 		// Nobody has taken the refusal back: it is asked again, and nothing else will do.
 	case re.checks.arePaused(f.rt, f.start):
@@ -194,7 +202,7 @@ func (re *resolver) resolve(f *fetching) (*Manifest, error) {
 
 // traced runs one exchange with upstream and tells it as an event.
 func (re *resolver) traced(f *fetching, run func(context.Context, *fetching) (*Manifest, error)) (*Manifest, error) {
-	event := re.fetchEvent(EventManifest, f.depth > 0)
+	event := re.fetchEvent(EventManifest, f.part)
 	event.start = f.start
 	ctx := event.Attach(f.Context())
 	m, err := run(ctx, f)
@@ -272,17 +280,24 @@ func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
 		fetched = m.Source == SourceFill
 	}
 	if fetched && re.fill == FillEager {
-		// The flight's own context: what the parts cost is theirs, not this fetch's.
-		if err := re.importParts(f.Context(), f.rt, m, f.depth); err != nil {
-			re.log.Warn("image is not complete and so not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
+		if f.parts = re.partsFirst(f, m); f.parts > absentForGood {
 			return m
 		}
 	}
 	m = re.put(f, m)
-	if fetched && re.fill == FillBackground && f.depth == 0 {
-		re.importLater(f.rt, m)
+	if fetched && re.fill == FillBackground && !f.part {
+		re.images.importLater(f.rt, m)
 	}
 	return m
+}
+
+// partsFirst returns when all that m refers to is stored that is to be had. The walk
+// that wants m as a part brings that in, and otherwise a walk of our own.
+func (re *resolver) partsFirst(f *fetching, m *Manifest) fate {
+	if f.hold != nil {
+		return f.hold.wait(f.Context())
+	}
+	return re.images.partsFirst(f, m)
 }
 
 // asUnstored returns m, which upstream has confirmed, as it is to be stored now that the
@@ -319,6 +334,10 @@ func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
 		also.Tag, also.Descriptor.Digest = "", canonical(m)
 		err = re.store.putManifest(ctx, f.rt.repo, &also)
 	}
+	if err != nil && f.parts == absentForGood {
+		err = fmt.Errorf("%w (parts of the image are missing)", err)
+		re.registries.memory.noteUnwanted(f.rt, f.r.Ref, m)
+	}
 	if err != nil {
 		re.storeFailed(ctx, f.rt.repo, f.r.Ref, err)
 	}
@@ -334,14 +353,14 @@ func canonical(m *Manifest) digest.Digest {
 	return digest.FromBytes(m.Content)
 }
 
-// child returns the manifest d of an index. depth is how many indexes it came through.
-// begin is called if the manifest must be fetched.
-func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, depth int, begin func()) (*Manifest, error) {
+// child returns the manifest d of an index. It is stored when h is released. begin is
+// called if the manifest must be fetched.
+func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, h *hold, begin func()) (*Manifest, error) {
 	if m := re.store.findManifest(ctx, rt.repo, d.String()); m != nil {
 		return m, nil
 	}
 	begin()
-	m, _, err := re.do(ctx, &fetching{rt: rt, r: Request{Repo: rt.repo, Ref: d.String()}, depth: depth, start: re.now()})
+	m, _, err := re.do(ctx, &fetching{rt: rt, r: Request{Repo: rt.repo, Ref: d.String()}, part: true, hold: h, start: re.now()})
 	return m, err
 }
 

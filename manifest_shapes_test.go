@@ -114,17 +114,11 @@ func (s *shapes) registry(tagged shape) pullthroughtest.Config {
 	}}
 }
 
-// unfinished are the shapes of which an import does not bring in all yet.
-var unfinished = map[string]bool{"oci-index-sparse": true, "oci-index-deep-5": true, "oci-index-deep-6": true, "buildkit-cache-index": true}
-
 // What becomes of manifests as other projects make them is told in a table.
 func TestShapesOfOtherProjects(t *testing.T) {
 	s := readShapes(t)
 	for name, mode := range map[string]pullthrough.FillMode{"background": pullthrough.FillBackground, "eager": pullthrough.FillEager} {
 		for _, one := range s.all {
-			if unfinished[one.name] {
-				continue
-			}
 			t.Run(name+"/"+one.name, func(t *testing.T) {
 				f := testkit.NewFace(t, s.registry(one), func(p *pullthrough.Proxy) { p.Fill = mode })
 				got := f.Get(t, testkit.ManifestPath("a", "1"))

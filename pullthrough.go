@@ -111,14 +111,15 @@ type Proxy struct {
 	PassUnidentified bool
 	// AskNext is for a [Proxy.Handler] before a registry that wants a login: the next
 	// handler is asked, in the same process, whether it lets this caller have the object.
-	// It gets a HEAD of the object with all headers of the client, for a list of referrers
-	// that of the subject's manifest. If it answers with any status below 400, or with 404,
+	// It gets a HEAD of the object with the client's headers, but for Range and conditions,
+	// for a list of referrers that of the subject's manifest. If it answers with any status below 400, or with 404,
 	// the pull goes on; every other answer is passed on to the client unchanged, such as
 	// 401 with its challenge, and 403. Nothing of it is remembered. A registry that hides
 	// by 404 what a caller may not see needs Authorize as well. false: next is not asked.
 	AskNext bool
 	// LoginSuffices makes AskNext ask for /v2/ in place of the object: for registries
-	// in which everybody who has logged in may pull everything. false: for the object.
+	// in which everybody who has logged in may pull everything. Only a 2xx lets the pull go
+	// on then. false: for the object.
 	LoginSuffices bool
 
 	// Transport carries the requests to upstream registries. Redirects,
@@ -206,8 +207,11 @@ func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (
 
 // Import brings the image r.Ref of r.Repo into the Store, with all that it
 // refers to, and returns its manifest. What is stored already is not fetched
-// again, what is being fetched for a client is shared with it. When it fails,
-// what has come so far stays. Errors and permissions are those of [Proxy.Manifest].
+// again, what is being fetched for a client is shared with it. It brings in what can be
+// had: what fails in passing is tried again, up to 5 times within 2 minutes, and what
+// cannot be had keeps nothing else out. The error then names all that is missing, but
+// for foreign layers, and Is each of the reasons; the manifest is returned beside it.
+// Errors and permissions are those of [Proxy.Manifest].
 func (p *Proxy) Import(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {
 	return p.engine().importImage(ctx, r, o)
 }

@@ -43,7 +43,7 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 	}
 	rt, err := re.router.routeBeside(ctx, r.Repo)
 	if err != nil {
-		return nil, 0, outcome{}, err
+		return nil, 0, outcome{uncovered: errors.Is(err, ErrNoRule)}, err
 	}
 	known := re.known(ctx, rt, subject)
 	if known.index != nil && !rt.isListDue(known.checked, re.now()) {

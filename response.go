@@ -77,12 +77,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 	case ocipath.Base:
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct{}{})
 	case ocipath.Manifest, ocipath.Blob, ocipath.Referrers:
-		_, err := p.pull(w, r, path.Kind, req)
-		switch {
-		case path.Kind == ocipath.Referrers && (errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound)):
-			writeReferrers(w, r, upstream.EmptyIndex()) // nothing is known to refer to it, or the caller may not know
-		case err != nil:
-			refuse(w, r, err)
+		if _, err := p.pull(w, r, path.Kind, req); err != nil {
+			refusePull(w, r, path.Kind, err)
 		}
 	case ocipath.Tags, ocipath.Catalog:
 		p.serveList(w, r, path.Kind, req)
@@ -118,6 +114,15 @@ func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, 
 	return out, err
 }
 
+// refusePull answers a pull that has failed with err.
+func refusePull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, err error) {
+	if kind == ocipath.Referrers && (errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound)) {
+		writeReferrers(w, r, upstream.EmptyIndex()) // nothing is known to refer to it, or the caller may not know
+		return
+	}
+	refuse(w, r, err)
+}
+
 // refuse is WriteError with the host name of the request in ECR's Basic
 // challenge, when err says that the client has no authorization.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
@@ -142,7 +147,8 @@ func WriteManifest(w http.ResponseWriter, r *http.Request, m *Manifest) {
 // WriteBlob answers r, a GET or HEAD, with b, and closes its Body: 206 for one
 // range, 304 if the client has it, always with a Content-Length. When the
 // content ends early it panics with [http.ErrAbortHandler], as net/http wants
-// it, so that no client takes a part for the whole. A client that reads nothing
+// it, so that no client takes a part for the whole. Where what a Proxy
+// returned cannot be read at all, the answer is that error. A client that reads nothing
 // is cut off as [Proxy.MaxSilence] of the Proxy that returned b says, else after
 // ten minutes.
 func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
@@ -150,7 +156,9 @@ func WriteBlob(w http.ResponseWriter, r *http.Request, b *Blob) {
 	w, answer := b.writes.Answer(w, r)
 	if h, ok := b.Body.(http.Handler); ok {
 		h.ServeHTTP(w, r)
-	} else if !serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body) {
+	} else if complete, err := serve.Blob(w, r, b.Descriptor.Digest, b.Descriptor.Size, b.Body); err != nil {
+		WriteError(w, err) // nothing was written yet
+	} else if !complete {
 		panic(http.ErrAbortHandler)
 	}
 	answer.End()

@@ -39,12 +39,6 @@ func TestManifestAnswers(t *testing.T) {
 				f.Up.Push("library/alpine", "v1", img)
 				f.Up.Reset()
 				d := img.Digest
-				if d.Algorithm() == digest.SHA512 { // a tag is the sha256 of its bytes, whatever upstream calls them
-					byDigest := testkit.ManifestPath("library/alpine", d.String())
-					testkit.AssertManifest(t, f.Ask(t, cold, byDigest), cold, img, d)
-					assert.Equal(t, []string{testkit.UpstreamGet(byDigest, 200)}, f.Up.Log())
-					return
-				}
 				byTag, byDigest := testkit.ManifestPath("library/alpine", "v1"), testkit.ManifestPath("library/alpine", d.String())
 				testkit.AssertManifest(t, f.Ask(t, cold, byTag), cold, img, d)
 				assert.Equal(t, []string{testkit.UpstreamGet(byTag, 200)}, f.Up.Log())

@@ -162,14 +162,16 @@ func (ro *router) askRules(ctx context.Context, account, region string) (rules [
 	return ro.rules.Rules(ctx, account, region)
 }
 
-// covers reports whether a rule of the account and Region covers the name.
+// covers reports whether a rule of the account and Region covers the name. One outside the
+// grammar can be covered by its prefix. "ROOT" is none: it does not cover what no upstream
+// can have, such as a name of a single letter.
 func (ro *router) covers(ctx context.Context, account, region, name string) (bool, error) {
 	rules, err := ro.askRules(ctx, account, region)
 	if err != nil {
 		return false, err
 	}
-	_, _, ok := Match(rules, name)
-	return ok, nil
+	rule, _, ok := Match(rules, name)
+	return ok && (rule.Prefix != ecr.Root || ocipath.ValidName(name)), nil
 }
 
 // isFresh reports whether a stored tag need not be checked, as far as that can be said
@@ -361,7 +363,7 @@ func (g *registries) manifest(ctx context.Context, rt *route, ref string, effort
 	}
 	g.memory.learn(rt, got.Info)
 	if !got.Info.IsTyped {
-		got.Descriptor.MediaType = g.storedType(ctx, rt, got.Descriptor)
+		got.Descriptor.MediaType = g.storedType(ctx, rt, got)
 	}
 	m := &Manifest{Descriptor: got.Descriptor, Content: got.Content, Origin: rt.base.Host, Source: SourceFill}
 	if !ocipath.IsDigest(ref) {
@@ -371,12 +373,15 @@ func (g *registries) manifest(ctx context.Context, rt *route, ref string, effort
 }
 
 // storedType is the media type of a manifest whose content does not say what it is. Two
-// tags may have it under two types. Everybody gets the one under which it is stored.
-func (g *registries) storedType(ctx context.Context, rt *route, desc ocispec.Descriptor) string {
-	if have := g.memory.store.findManifest(ctx, rt.repo, desc.Digest.String()); have != nil {
-		return have.Descriptor.MediaType
+// tags may have it under two types, and under two kinds of digest. Everybody gets the type
+// under which it is stored.
+func (g *registries) storedType(ctx context.Context, rt *route, got *upstream.Manifest) string {
+	for _, d := range []digest.Digest{got.Descriptor.Digest, digest.FromBytes(got.Content)} {
+		if have := g.memory.store.findManifest(ctx, rt.repo, d.String()); have != nil {
+			return have.Descriptor.MediaType
+		}
 	}
-	return desc.MediaType
+	return got.Descriptor.MediaType
 }
 
 // head asks which digest tag has now; "" where upstream does not say so.

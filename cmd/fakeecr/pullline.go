@@ -31,7 +31,7 @@ func (one *pull) attrs() []slog.Attr {
 		slog.Duration("took", one.took), slog.Int("upstream", one.upstream),
 	}
 	if e.Kind == pullthrough.EventFetch {
-		attrs[0] = slog.String("object", string(e.Object))
+		attrs[0] = slog.String("object", objectOf(e))
 	}
 	if e.Err != nil {
 		status, code, _ := pullthrough.OCI(e.Err)
@@ -42,6 +42,15 @@ func (one *pull) attrs() []slog.Attr {
 		slog.Int64("sent", one.sent), slog.Int64("rate", rateOf(one.sent, one.took)), slog.Bool("cut", one.cut))
 }
 
+// objectOf is what was fetched. An event without an object is about a whole image, of
+// which something is missing.
+func objectOf(e pullthrough.Event) string {
+	if e.Object == "" {
+		return "image"
+	}
+	return string(e.Object)
+}
+
 // text returns the pull as a line for people:
 //
 //	12:03:01.204 fill          27.3 MiB   12.1 MiB/s    2.25s  GET blob docker-hub/library/alpine@sha256:4abcf2066143, 2 upstream requests
@@ -49,7 +58,7 @@ func (one *pull) text(now time.Time) string {
 	e := one.event
 	what, how := one.method()+" "+string(e.Kind), e.Source.String()
 	if e.Kind == pullthrough.EventFetch {
-		what, how = string(e.Object), "import"
+		what, how = objectOf(e), "import"
 	}
 	if e.Err != nil {
 		status, _, _ := pullthrough.OCI(e.Err)

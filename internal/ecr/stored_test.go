@@ -17,9 +17,9 @@ import (
 )
 
 var ecrStored = []trait{
-	{"I01", "behind a tag's manifest comes all that it refers to, in the background: every child of an index, every layer", "documented, `fill-mode`", "with `FillBackground` the same, each object once", testBackgroundImportIsWhole},
+	{"I01", "behind a tag's manifest comes all that it refers to, in the background: every child of an index, every layer", "documented, `fill-mode`", "with `FillBackground` the same, each object once; what is missing keeps nothing else out", testBackgroundImportIsWhole},
 	{"I02", "nothing else than the whole image is imported", "documented, `fill-mode`", "departs: `FillLazy`, the default, brings in what clients ask for", testLazyImportIsWhatWasPulled},
-	{"I03", "the order in which parts are stored shows to nobody", "inferred, `fill-mode`", "with `FillEager` parts are put before what refers to them, for Stores that check references", testPartsAreStoredBeforeTheWhole},
+	{"I03", "the order in which parts are stored shows to nobody", "inferred, `fill-mode`", "with `FillEager` parts are put before what refers to them, for Stores that check references; parts that upstream does not have are left out", testPartsAreStoredBeforeTheWhole},
 	{"I04", "after one pull of an index of two images there are three, and only the index is tagged", "measured", "the same", testOnlyTheIndexIsTagged},
 	{"I05", "one architecture comes alone when it is pulled by its own digest", "documented", "the same", testOneArchitectureByItsDigest},
 	{"I06", "when a tag has moved, the image that it had stays, untagged", "inferred", "the same, and can be pulled by its digest", testMovedTagLeavesItsImage},

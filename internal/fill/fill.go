@@ -58,6 +58,8 @@ type Fill struct {
 	call   call
 	budget *budget
 	cancel context.CancelCauseFunc
+	// unwanted ends when a client wants the blob (see [demand]). nil: one does anyhow.
+	unwanted context.Context
 
 	// Set by the fill's goroutine before it publishes, and not changed later.
 	spool *spool.Spool // nil: the Store has the blob
@@ -73,10 +75,10 @@ type Fill struct {
 }
 
 // run is a fill from its first question to its end. It runs in the flight.
-func run(c call, b *budget, job Job) (*Fill, error) {
+func run(c call, b *budget, job Job, unwanted context.Context) (*Fill, error) {
 	ctx, cancel := context.WithCancelCause(c.Context())
 	defer cancel(nil)
-	f := &Fill{job: job, call: c, budget: b, cancel: cancel, ended: make(chan struct{})}
+	f := &Fill{job: job, call: c, budget: b, cancel: cancel, unwanted: unwanted, ended: make(chan struct{})}
 	defer close(f.ended)
 	if job.Orphans > 0 {
 		c.Linger()
@@ -101,13 +103,12 @@ func run(c call, b *budget, job Job) (*Fill, error) {
 // fetch receives the blob, verifies it and has it stored. Content that is damaged
 // before anybody has seen a byte of it is received once more.
 func (f *Fill) fetch(ctx context.Context) (int64, error) {
-	lane := f.budget.lane(f.job.Lane, f.job.MaxPerLane)
-	if err := f.budget.wait(ctx, lane, 1); err != nil {
+	leave, err := f.takeTurn(ctx)
+	if err != nil {
 		return 0, f.job.Explain(err)
 	}
-	leave := sync.OnceFunc(func() { lane.Give(1) })
 	defer leave()
-	err := f.receive(ctx)
+	err = f.receive(ctx)
 	if errors.Is(err, errWrongDigest) && f.hidden && f.job.Retry {
 		f.discard(err)
 		err = f.receive(ctx)
@@ -122,6 +123,25 @@ func (f *Fill) fetch(ctx context.Context) (int64, error) {
 	defer func() { f.call.Unlink(); f.spool.Release() }()
 	leave() // the Store must not hold up other fills
 	return f.conclude(err)
+}
+
+// takeTurn waits for a turn in the lane, which leave gives back. A part that waits
+// gives up when the flights are closed: only what has begun is brought to its end.
+func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
+	lane, unwanted := f.budget.lane(f.job.Lane, f.job.MaxPerLane), f.unwanted
+	if unwanted != nil && f.budget.flights != nil {
+		var stop context.CancelFunc
+		unwanted, stop = f.budget.flights.UntilClosed(unwanted)
+		defer stop()
+	}
+	behind, err := f.budget.take(ctx, unwanted, lane, 1)
+	if err != nil {
+		return nil, err
+	}
+	if behind {
+		return sync.OnceFunc(func() { lane.GiveBehind(1) }), nil
+	}
+	return sync.OnceFunc(func() { lane.Give(1) }), nil
 }
 
 // receive takes the content from the source into a spool and verifies it. The
@@ -196,7 +216,7 @@ func (f *Fill) openSpool(ctx context.Context, size int64) error {
 	if f.job.Place != nil {
 		place = f.job.Place(ctx)
 	}
-	r := &room{budget: f.budget, lent: place != nil}
+	r := &room{budget: f.budget, lent: place != nil, unwanted: f.unwanted}
 	if size > spool.MemoryLimit {
 		if err := r.hold(ctx, size); err != nil {
 			return err

@@ -27,6 +27,7 @@ type Options struct {
 // Group is fills by key, at most one a key. It is safe for concurrent use.
 type Group[K comparable] struct {
 	calls  flight.Group[K, *Fill]
+	demand demand[K]
 	budget *budget
 }
 
@@ -46,7 +47,17 @@ func New[K comparable](o Options) *Group[K] {
 // Only the fill that it starts calls job. The error is one that [Job.Explain] has
 // explained, the end of ctx, or one of package flight.
 func (g *Group[K]) Join(ctx context.Context, key K, job func() Job) (f *Fill, shared bool, err error) {
-	return g.calls.Do(ctx, key, func(c *flight.Call[K, *Fill]) (*Fill, error) { return run(c, g.budget, job()) })
+	return g.calls.Do(ctx, key, func(c *flight.Call[K, *Fill]) (*Fill, error) { return g.run(c, key, job()) })
+}
+
+// run is one fill of key. As long as no client wants a part, it knows.
+func (g *Group[K]) run(c call, key K, job Job) (*Fill, error) {
+	if !job.Part {
+		return run(c, g.budget, job, nil)
+	}
+	unwanted, done := g.demand.part(c.Context(), key)
+	defer done()
+	return run(c, g.budget, job, unwanted)
 }
 
 // ErrStored is what [Group.Open] returns for a blob that the Store turned out to
@@ -60,9 +71,10 @@ type Answer struct {
 	Shared bool          // another client's fill has brought it
 }
 
-// Open joins the fill of key, as Join does, and opens a reader on it. The error is
-// [ErrStored] where the Store turned out to have the blob already.
+// Open joins the fill of key for a client, as Join does, and opens a reader on it. The
+// error is [ErrStored] where the Store turned out to have the blob already.
 func (g *Group[K]) Open(ctx context.Context, key K, job func() Job) (Answer, error) {
+	defer g.demand.join(key)()
 	f, shared, err := g.Join(ctx, key, job)
 	if err != nil {
 		return Answer{}, err

@@ -24,6 +24,11 @@ type Job struct {
 	// their turn, for ten seconds at most. 0: any number.
 	Lane       any // comparable
 	MaxPerLane int
+	// Part says that no client wants the fill: an import does. It waits for its turn as
+	// long as it takes, until the flights are closed. Fills that clients want go before
+	// it, and parts have at most half of the turns and of SpoolBytes. When a client
+	// joins it, it waits like one that a client has begun.
+	Part bool
 	// Orphans is how many fills may finish although nobody reads them, and OrphanBytes
 	// how much may be left of them together. Both count the fills of all jobs.
 	// 0: none, and a fill whose source is not open yet does not wait for another try of

@@ -2,16 +2,18 @@ package fill
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
 const (
-	// roomWait is how long a fill waits for room: in SpoolBytes, or in its lane.
+	// roomWait is how long a client's fill waits for room: in SpoolBytes, or in its lane.
 	roomWait       = 10 * time.Second
 	roomRetryAfter = 10 * time.Second
 	// growStep is what a fill of unknown length reserves at a time.
@@ -30,6 +32,7 @@ type budget struct {
 	dir        string
 	files      *spool.Files
 	now        func() time.Time
+	flights    *flight.Set // nil: none
 	spoolBytes int64
 	space      *quota.Quota                  // of spoolBytes
 	lanes      *lru.Cache[any, *quota.Quota] // fills of one lane at a time
@@ -42,6 +45,7 @@ func newBudget(o Options) *budget {
 		dir:        o.Dir,
 		files:      spool.NewFiles(spool.OpenFileLimit() / 4),
 		now:        o.Now,
+		flights:    o.Flights,
 		spoolBytes: o.SpoolBytes,
 		space:      quota.New(o.SpoolBytes),
 		lanes:      lru.New[any, *quota.Quota](maxLanes),
@@ -58,20 +62,45 @@ func (b *budget) lane(key any, max int) *quota.Quota {
 	return b.lanes.GetOrPut(key, func() *quota.Quota { return quota.New(int64(max)) })
 }
 
-// wait takes n from q, or says that there is no room.
-func (b *budget) wait(ctx context.Context, q *quota.Quota, n int64) error {
+// take takes n from q, and says within roomWait that there is no room. A claim of a
+// fill that no client wants yet (see [demand]) stands behind those of clients; behind
+// reports that. For a turn in a lane it waits as long as it takes, and for space no
+// longer than a client, since it has upstream's answer in its hands.
+func (b *budget) take(ctx, unwanted context.Context, q *quota.Quota, n int64) (behind bool, err error) {
+	if unwanted != nil && unwanted.Err() == nil {
+		if q.TryTakeBehind(n) {
+			return true, nil
+		}
+		if err := b.takeBehind(unwanted, q, n); !errors.Is(err, errWanted) {
+			return true, err
+		}
+	}
 	if q.TryTake(n) {
-		return nil
+		return false, nil
 	}
 	if q == b.space {
 		b.cutSlow()
 	}
+	return false, takeSoon(ctx, n, q.Take)
+}
+
+func (b *budget) takeBehind(unwanted context.Context, q *quota.Quota, n int64) error {
+	if q != b.space {
+		return q.TakeBehind(unwanted, n)
+	}
+	b.cutSlow()
+	return takeSoon(unwanted, n, q.TakeBehind)
+}
+
+// takeSoon is take within roomWait.
+func takeSoon(ctx context.Context, n int64, take func(context.Context, int64) error) error {
 	ctx, cancel := context.WithTimeout(ctx, roomWait)
 	defer cancel()
-	if err := q.Take(ctx, n); err != nil {
-		return &Error{Kind: ErrBusy, RetryAfter: roomRetryAfter, Err: err}
+	err := take(ctx, n)
+	if err == nil || errors.Is(err, errWanted) {
+		return err
 	}
-	return nil
+	return &Error{Kind: ErrBusy, RetryAfter: roomRetryAfter, Err: err}
 }
 
 // cutSlow ends the readers that hold on to space and hardly read.
@@ -85,10 +114,12 @@ func (b *budget) cutSlow() {
 // room is the part of SpoolBytes that one spool has. Only the fill's goroutine
 // changes it, and the spool's end gives it back, after that goroutine has let go.
 type room struct {
-	budget *budget
-	lent   bool  // the content goes to a Place, which is not counted
-	start  int64 // of the content: what is before that is in a Place
-	taken  int64
+	budget   *budget
+	lent     bool  // the content goes to a Place, which is not counted
+	start    int64 // of the content: what is before that is in a Place
+	taken    int64
+	behind   int64           // of taken, what was taken behind the claims of clients
+	unwanted context.Context // see [demand]
 }
 
 // hold makes sure that the spool may hold the content up to the offset end.
@@ -101,8 +132,12 @@ func (r *room) hold(ctx context.Context, end int64) error {
 	if limit := r.budget.spoolBytes; limit > 0 && size > limit {
 		return newError(ErrBusy, "%d bytes are more than SpoolBytes, %d", size, limit)
 	}
-	if err := r.budget.wait(ctx, r.budget.space, more); err != nil {
+	behind, err := r.budget.take(ctx, r.unwanted, r.budget.space, more)
+	if err != nil {
 		return err
+	}
+	if behind {
+		r.behind += more
 	}
 	r.taken += more
 	return nil
@@ -140,4 +175,7 @@ func (r *room) step(end int64) int64 {
 }
 
 // giveBack returns all of it.
-func (r *room) giveBack() { r.budget.space.Give(r.taken) }
+func (r *room) giveBack() {
+	r.budget.space.GiveBehind(r.behind)
+	r.budget.space.Give(r.taken - r.behind)
+}

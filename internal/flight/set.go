@@ -12,6 +12,8 @@ import (
 // not be copied.
 type Set struct {
 	mu      sync.Mutex
+	closing context.Context // ends when Close is called; nil: nobody has asked for it
+	close   context.CancelCauseFunc
 	members []member
 	running int           // calls of all groups
 	idle    chan struct{} // closed when running becomes 0; nil: nobody waits
@@ -123,9 +125,30 @@ func (s *Set) all() []member {
 	return slices.Clone(s.members)
 }
 
+// UntilClosed returns a context that ends with ctx, and, because of [ErrClosed], when
+// the set is closed. It is for what waits for its turn: only what has begun is brought
+// to its end.
+func (s *Set) UntilClosed(ctx context.Context) (context.Context, context.CancelFunc) {
+	closing := s.closingContext()
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(closing, func() { cancel(context.Cause(closing)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+func (s *Set) closingContext() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing == nil {
+		s.closing, s.close = context.WithCancelCause(context.Background())
+	}
+	return s.closing
+}
+
 // Close refuses new calls in all groups but the inner ones. Running calls go on, and
 // may be joined. Those that nobody waits for end.
 func (s *Set) Close() {
+	s.closingContext()
+	s.close(ErrClosed)
 	for _, m := range s.all() {
 		m.closeWithSet()
 	}

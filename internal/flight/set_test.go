@@ -74,3 +74,20 @@ func TestIdleWaitsForCallsThatCallsStart(t *testing.T) {
 		assert.Zero(t, set.Len())
 	})
 }
+
+func TestWhatWaitsEndsWhenTheSetIsClosed(t *testing.T) {
+	s := new(flight.Set)
+	ctx, stop := s.UntilClosed(t.Context())
+	defer stop()
+	stopped, stop := s.UntilClosed(t.Context())
+	stop()
+	assert.ErrorIs(t, context.Cause(stopped), context.Canceled)
+	assert.NoError(t, ctx.Err())
+	s.Close()
+	<-ctx.Done()
+	assert.ErrorIs(t, context.Cause(ctx), flight.ErrClosed)
+	late, stop := s.UntilClosed(t.Context())
+	defer stop()
+	<-late.Done()
+	assert.ErrorIs(t, context.Cause(late), flight.ErrClosed)
+}

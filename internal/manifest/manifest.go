@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -96,7 +97,7 @@ const (
 //     and then what the document looks like. None of the three may contradict another. A
 //     Content-Type that is no manifest's, such as binary/octet-stream, says nothing.
 //  3. An image has schemaVersion 2, a config with a digest, and layers; an index has
-//     manifests. So say image-spec and Docker's schema 2. A null for no layers is common,
+//     manifests. Each layer and each manifest has a digest. So say image-spec and Docker's schema 2. A null for no layers is common,
 //     and allowed.
 //
 // The error Is [ErrSchema1] for Docker's schema 1.
@@ -295,6 +296,8 @@ func (d *document) decide(served string, trust Trust) (string, error) {
 		return "", ErrSchema1
 	case trust == ByTag && isPage(served):
 		return "", fmt.Errorf("served as %.100q, which is for people", served)
+	case trust == ByTag && d.mediaType != "" && !strings.HasPrefix(d.mediaType, "application/vnd."):
+		return "", fmt.Errorf("says mediaType %.100q, which is no manifest's", d.mediaType)
 	case d.mediaType != "" && isManifestType(served) && served != d.mediaType:
 		return "", fmt.Errorf("says mediaType %.100q, but was served as %.100q", d.mediaType, served)
 	}
@@ -352,6 +355,8 @@ func (d *document) complete(mediaType string) error {
 		return fmt.Errorf("an index with the schemaVersion %d", d.schemaVersion)
 	case mediaType == mediaTypeArtifact && d.mediaType == "":
 		return errors.New("an artifact manifest without its mediaType")
+	case isIndexType(mediaType) && slices.ContainsFunc(d.manifests, namesNothing):
+		return errors.New("an index of a manifest that has no digest")
 	}
 	return nil
 }
@@ -364,9 +369,14 @@ func (d *document) completeImage() error {
 		return errors.New("an image manifest whose config has no digest")
 	case !d.keys["layers"]:
 		return errors.New("an image manifest without layers")
+	case slices.ContainsFunc(d.layers, namesNothing):
+		return errors.New("an image manifest with a layer that has no digest")
 	}
 	return nil
 }
+
+// namesNothing is about null and {} in a list of descriptors.
+func namesNothing(d ocispec.Descriptor) bool { return d.Digest == "" }
 
 // schemaVersion is that of image-spec, and of Docker's schema 2.
 const schemaVersion = 2
@@ -433,6 +443,13 @@ func isDigest(d digest.Digest) bool {
 // isVerifiable reports whether d is a valid digest of an algorithm that we support.
 func isVerifiable(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
+}
+
+// IsType reports whether a descriptor of the media type is one of a manifest, which
+// registries serve below /manifests/. All else is a blob. Docker's schema 1 is among
+// them, and the artifact manifest of image-spec 1.1.0-rc.
+func IsType(mediaType string) bool {
+	return isManifestType(mediaType) || strings.HasPrefix(mediaType, schema1Prefix)
 }
 
 // IsForeign reports whether layers of the type need not be in any registry

@@ -117,6 +117,10 @@ func TestDocumentsThatLackWhatTheirSpecificationRequires(t *testing.T) {
 		"config with half a digest":     {v2, `{"schemaVersion":2,"config":{"digest":"sha256:aa","size":1},"layers":[` + descA + `]}`},
 		"an image's configuration":      {ociManifest, `{"schemaVersion":2,"config":{"Cmd":["sh"]},"rootfs":{"type":"layers"}}`},
 		"no layers":                     {ociManifest, `{"schemaVersion":2,"config":` + descA + `}`},
+		"a layer that is null":          {ociManifest, `{"schemaVersion":2,"config":` + descA + `,"layers":[` + descA + `,null]}`},
+		"a layer that is empty":         {v2, `{"schemaVersion":2,"config":` + descA + `,"layers":[{}]}`},
+		"a manifest that is null":       {ociIndex, `{"schemaVersion":2,"manifests":[null]}`},
+		"a manifest without a digest":   {list, `{"schemaVersion":2,"manifests":[{"size":1}]}`},
 		"manifests null":                {ociIndex, `{"schemaVersion":2,"manifests":null}`},
 		"a descriptor of an image":      {"", `{"mediaType":"` + ociManifest + `","digest":"sha256:` + hexA + `","size":3}`},
 		"an artifact without its type":  {artifact, `{"blobs":[` + descA + `]}`},
@@ -134,6 +138,17 @@ func TestDocumentsThatLackWhatTheirSpecificationRequires(t *testing.T) {
 				assert.NoError(t, err, "what is stored as something is that")
 			}
 		})
+	}
+}
+
+// An error document may say its type, too.
+func TestOnlyVendorsHaveManifestTypesOfTheirOwn(t *testing.T) {
+	for _, mediaType := range []string{"application/json", "application/problem+json", "application/ld+json", "application/VND.example+json"} {
+		_, err := manifest.Inspect("application/json", []byte(`{"mediaType":"`+mediaType+`","title":"no"}`), manifest.ByTag)
+		assert.Error(t, err, mediaType)
+		info, err := manifest.Inspect("application/json", []byte(`{"mediaType":"`+mediaType+`","title":"no"}`), manifest.ByDigest)
+		require.NoError(t, err, "it is what was asked for")
+		assert.Equal(t, mediaType, info.MediaType)
 	}
 }
 

@@ -40,15 +40,21 @@ func Manifest(w http.ResponseWriter, r *http.Request, d digest.Digest, mediaType
 // where the client has it, always with a Content-Length. It reports whether the
 // client got all that the header announced. Where it did not, the caller must cut
 // the connection, or a client without a length would take the part for the whole.
-func Blob(w http.ResponseWriter, r *http.Request, d digest.Digest, size int64, body io.Reader) (complete bool) {
+//
+// Where the first read of an [Unsure] body fails nothing is written, and err is what it
+// said.
+func Blob(w http.ResponseWriter, r *http.Request, d digest.Digest, size int64, body io.Reader) (complete bool, err error) {
 	setHeaders(w.Header(), d, MediaTypeBlob, 0)
 	r = oneRange(r)
 	cw := &contentWriter{ResponseWriter: w, size: size}
+	if _, ok := body.(Unsure); ok {
+		cw.unsure = r.Method != http.MethodHead
+	}
 	seeker, seekable := body.(io.ReadSeeker)
 	switch {
 	case r.Method == http.MethodHead:
 		http.ServeContent(cw, r, "", time.Time{}, &emptyContent{size: size})
-		return true
+		return true, nil
 	case seekable:
 		http.ServeContent(cw, r, "", time.Time{}, seeker)
 	default:
@@ -56,8 +62,21 @@ func Blob(w http.ResponseWriter, r *http.Request, d digest.Digest, size int64, b
 		cw.WriteHeader(http.StatusOK)
 		_, _ = io.Copy(cw, body) // cw counts what was sent
 	}
-	return cw.sent >= cw.expected
+	if cw.missing != nil {
+		for _, k := range contentHeaders {
+			w.Header().Del(k)
+		}
+		return false, cw.missing
+	}
+	cw.commit()
+	return cw.sent >= cw.expected, nil
 }
+
+// contentHeaders are the headers of content, which an error does not have.
+var contentHeaders = []string{"Accept-Ranges", "Content-Length", "Content-Range", "Docker-Content-Digest", "Etag"}
+
+// Unsure is a body that may turn out not to be there when it is read.
+type Unsure interface{ Unsure() }
 
 // setHeaders sets what every answer with content has, and returns the value of its
 // Content-Length. It is on the way of every hit, so it allocates twice and no more:
@@ -129,7 +148,12 @@ type contentWriter struct {
 	size     int64 // of the whole content
 	expected int64 // of the part that is sent
 	sent     int64
-	refused  bool // 416: its body was written already
+
+	unsure  bool  // the header waits for the first bytes
+	status  int   // the header that waits; 0: none does
+	missing error // why there are no first bytes
+
+	refused bool // 416: its body was written already
 }
 
 func (w *contentWriter) WriteHeader(status int) {
@@ -146,13 +170,26 @@ func (w *contentWriter) WriteHeader(status int) {
 		first, last, _, _ := contentrange.Parse(w.Header().Get("Content-Range"))
 		w.expected = last - first + 1
 	}
+	if w.unsure && w.expected > 0 {
+		w.status = status
+		return
+	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// commit sends the header that waits, if one does.
+func (w *contentWriter) commit() {
+	if w.status != 0 {
+		w.ResponseWriter.WriteHeader(w.status)
+		w.status = 0
+	}
 }
 
 func (w *contentWriter) Write(p []byte) (int, error) {
 	if w.refused {
 		return len(p), nil
 	}
+	w.commit()
 	n, err := w.ResponseWriter.Write(p)
 	w.sent += int64(n)
 	return n, err
@@ -172,9 +209,30 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 			return n, err
 		}
 	}
+	if w.status != 0 {
+		return w.readFirst(src)
+	}
 	n, err = io.Copy(w.ResponseWriter, src)
 	w.sent += n
 	return n, err
+}
+
+// readFirst is ReadFrom for a body that may be missing: the header goes out when there
+// are bytes to follow it.
+func (w *contentWriter) readFirst(src io.Reader) (int64, error) {
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	n, err := src.Read(buf[:])
+	if n == 0 && err != nil {
+		w.missing = err
+		return 0, err
+	}
+	sent, err := w.Write(buf[:n])
+	if err != nil {
+		return int64(sent), err
+	}
+	rest, err := w.ReadFrom(src)
+	return int64(sent) + rest, err
 }
 
 // conn is what the connection can do. A client that waits for the first byte

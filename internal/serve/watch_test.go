@@ -107,7 +107,7 @@ func answers(t *testing.T) map[string]http.HandlerFunc {
 	require.NoError(t, os.WriteFile(name, large, 0o600))
 	blob := func(open func() io.Reader) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			if !serve.Blob(w, r, largeDigest, int64(len(large)), open()) {
+			if complete, _ := serve.Blob(w, r, largeDigest, int64(len(large)), open()); !complete {
 				panic(http.ErrAbortHandler)
 			}
 		}
@@ -216,7 +216,9 @@ func readSlowly(c net.Conn, bytesPerSecond int) {
 func TestWaitingForContentIsNoSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, &serve.Watch{}, nil, func(w http.ResponseWriter, r *http.Request) {
-			assert.True(t, serve.Blob(w, r, largeDigest, int64(len(large)), opaque{bytes.NewReader(large), func() { time.Sleep(time.Hour) }}))
+			complete, err := serve.Blob(w, r, largeDigest, int64(len(large)), opaque{bytes.NewReader(large), func() { time.Sleep(time.Hour) }})
+			assert.True(t, complete)
+			assert.NoError(t, err)
 		})
 		resp, err := http.ReadResponse(bufio.NewReader(h.ask(t, "")), nil)
 		require.NoError(t, err)
@@ -395,7 +397,9 @@ func TestAFileReachesTheConnectionInPieces(t *testing.T) {
 		}
 		answer, a := new(serve.Watch).Answer(w, r)
 		require.NotNil(t, a)
-		assert.True(t, serve.Blob(answer, r, digest.FromBytes(content), int64(len(content)), f))
+		complete, err := serve.Blob(answer, r, digest.FromBytes(content), int64(len(content)), f)
+		assert.True(t, complete)
+		assert.NoError(t, err)
 		a.End()
 		assert.Equal(t, pieces, w.pieces)
 		require.NoError(t, f.Close())

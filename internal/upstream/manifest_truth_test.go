@@ -231,6 +231,21 @@ func testOneTypeForTheSameBytes(t *testing.T) {
 			assert.Equal(t, []string{"GET /v2/a/manifests/1 200", "GET /v2/a/manifests/2 200"}, w.Up.Log())
 		})
 	}
+	t.Run("under a digest of another kind", func(t *testing.T) {
+		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+		long := *oci
+		long.Digest = digest.SHA512.FromBytes(oci.Content)
+		serve(w, "1", docker)
+		serve(w, "2", &long)
+		for range 2 {
+			for _, ref := range []string{"1", "2", oci.Digest.String(), long.Digest.String()} {
+				m, err := w.Tagged(t, ref)
+				require.NoError(t, err)
+				assert.Equal(t, docker.MediaType, m.Descriptor.MediaType, ref)
+			}
+		}
+		assert.Equal(t, 2, w.Up.Count("*"))
+	})
 	t.Run("when a tag moves to them", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, testkit.EveryPull)
 		serve(w, "1", docker)
