@@ -33,6 +33,7 @@ const (
 type walk struct {
 	im      *importer
 	rt      *route
+	lane    *importLane
 	options ImportOptions
 	begun   time.Time
 	slots   chan struct{}
@@ -62,7 +63,7 @@ type visit struct {
 
 func (im *importer) newWalk(rt *route, o ImportOptions) *walk {
 	return &walk{
-		im: im, rt: rt, options: o, begun: im.now(),
+		im: im, rt: rt, lane: im.lane(rt), options: o, begun: im.now(),
 		slots: make(chan struct{}, importWidth), visits: make(map[object]*visit), cancel: func(error) {},
 	}
 }
@@ -97,7 +98,7 @@ func (w *walk) run(ctx context.Context, ref string, m *Manifest) error {
 func (w *walk) runParts(ctx context.Context, m *Manifest) error {
 	ctx, w.cancel = context.WithCancelCause(ctx)
 	defer w.cancel(nil)
-	defer func() { w.im.lane(w.rt).bytes.Give(w.bytes) }()
+	defer func() { w.lane.bytes.Give(w.bytes) }()
 	if f, err := w.parts(ctx, m); err != nil {
 		w.lack(m.Descriptor, f, err)
 	}
@@ -143,7 +144,7 @@ func (w *walk) parts(ctx context.Context, m *Manifest) (fate, error) {
 // reserve counts the manifest among those that imports of the rule work on.
 func (w *walk) reserve(m *Manifest) error {
 	size := int64(len(m.Content))
-	if !w.im.lane(w.rt).bytes.TryTake(size) {
+	if !w.lane.bytes.TryTake(size) {
 		return &Error{Kind: errBusy, Err: errors.New("the manifests of the images that are being imported are too large together")}
 	}
 	w.mu.Lock()
@@ -263,7 +264,7 @@ func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error)
 	hold := w.im.manifests.newHold()
 	defer hold.release(absentForNow)
 	var m *Manifest
-	fetches := w.im.lane(w.rt).fetches
+	fetches := w.lane.fetches
 	err := w.persist(ctx, func() error {
 		err := fetches.Take(ctx, 1)
 		if err == nil {

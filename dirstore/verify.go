@@ -62,7 +62,7 @@ func (s *Store) check(ctx context.Context, c opened) (io.ReadCloser, error) {
 // did not have its digest, and is there still: perhaps we may not remove it.
 func (s *Store) known(c opened) (bool, error) {
 	file, ok := s.seen.Get(c.target)
-	if !ok || !file.is(c.info) {
+	if !ok || !sameContent(file.info, c.info) {
 		return false, nil
 	}
 	if !file.right {
@@ -71,12 +71,9 @@ func (s *Store) known(c opened) (bool, error) {
 	return true, nil
 }
 
-// is reports whether info is of the same file, neither cut nor grown since. The time of a
-// file that is right says nothing: we set it. One that was wrong may have been mended, and
-// a file that was removed leaves its number to the next.
-func (f seen) is(info fs.FileInfo) bool {
-	return os.SameFile(f.info, info) && f.info.Size() == info.Size() && (f.right || f.info.ModTime().Equal(info.ModTime()))
-}
+// sameContent reports whether it is one file that has not been cut or grown. Its
+// time says nothing: we set it.
+func sameContent(a, b fs.FileInfo) bool { return os.SameFile(a, b) && a.Size() == b.Size() }
 
 // verify waits until the file has been read in full, and is nil if it has its digest.
 func (s *Store) verify(ctx context.Context, c opened) error {
@@ -102,11 +99,13 @@ func (c opened) read(s *Store) func(context.Context) error {
 	c.file = nil
 	return func(ctx context.Context) error {
 		info, n, err := s.hash(ctx, c.name, c.target)
-		if err == nil || errors.Is(err, layout.ErrDamaged) {
-			s.seen.Put(digest.Digest(strings.Clone(string(c.target))), seen{info, err == nil})
-		}
-		if errors.Is(err, layout.ErrDamaged) {
+		damaged := errors.Is(err, layout.ErrDamaged)
+		if damaged {
 			s.discard(c.name, info, err)
+			damaged = s.isStill(c.name, info)
+		}
+		if err == nil || damaged {
+			s.seen.Put(digest.Digest(strings.Clone(string(c.target))), seen{info, err == nil})
 		}
 		if err != nil {
 			return err
@@ -114,6 +113,13 @@ func (c opened) read(s *Store) func(context.Context) error {
 		s.noteRead(ctx, c, n)
 		return nil
 	}
+}
+
+// isStill reports whether the file is there and has not changed. A file that was removed
+// leaves its number in the file system to the next, so nothing is remembered of it.
+func (s *Store) isStill(name string, was fs.FileInfo) bool {
+	now, err := s.disk.stat(name)
+	return err == nil && sameContent(now, was) && now.ModTime().Equal(was.ModTime())
 }
 
 // hash reads the file, and returns how many bytes it has. The error Is
