@@ -189,7 +189,7 @@ func (w *contentWriter) agrees(status int) bool {
 	case http.StatusOK:
 		return length == "" || length == size
 	case http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
-		return strings.HasSuffix(part, "/"+size)
+		return part == "" || strings.HasSuffix(part, "/"+size) // a range that is none is answered without
 	}
 	return true
 }
