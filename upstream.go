@@ -243,8 +243,9 @@ type registries struct {
 }
 
 const (
-	// maxFetches is how many manifests, sizes and lists of one rule are fetched at a
-	// time, maxAllFetches how many of all rules: clients choose what they ask for. Blobs
+	// maxFetches is how many manifests and sizes of one rule are fetched at a time,
+	// maxAllFetches how many of all rules, but for the few that are each rule's own:
+	// clients choose what they ask for, and rules do not wait for each other. Blobs
 	// have a limit of their own (Policy.MaxDownloads). Tokens have none, since what has
 	// its turn waits for them.
 	maxFetches    = 256

@@ -9,29 +9,41 @@ import (
 // maxLanes is how many lanes are remembered, those that nobody is in included.
 const maxLanes = 1024
 
-// Lanes bounds how many callers there are at a time: with one key, so that none waits
-// for another key's, and in all. It is safe for concurrent use.
+// Lanes bounds how many callers there are at a time: with one key, and in all. Nobody
+// waits for other keys' callers alone: where those have all that there is, each key still
+// has a few turns of its own. It is safe for concurrent use.
 type Lanes[K comparable] struct {
 	each  int64
 	all   *Quota
-	byKey *lru.Cache[K, *Quota]
+	byKey *lru.Cache[K, lane]
 }
 
-// NewLanes allows each callers with one key, and all together.
+// lane is what the callers with one key have.
+type lane struct {
+	turns *Quota
+	own   *Quota // beside what all keys share
+}
+
+// NewLanes allows each callers with one key, and all together. A sixteenth of each, or
+// one, is a key's own, and does not count towards all.
 func NewLanes[K comparable](each, all int64) *Lanes[K] {
-	return &Lanes[K]{each, New(all), lru.New[K, *Quota](maxLanes)}
+	return &Lanes[K]{each, New(all), lru.New[K, lane](maxLanes)}
 }
 
 // Take waits until there may be one more caller with that key. The caller calls give
 // when it is done. The error is the context's cause.
 func (l *Lanes[K]) Take(ctx context.Context, key K) (give func(), err error) {
-	lane := l.byKey.GetOrPut(key, func() *Quota { return New(l.each) })
-	if err := lane.Take(ctx, 1); err != nil {
+	in := l.byKey.GetOrPut(key, func() lane { return lane{New(l.each), New(max(1, l.each/16))} })
+	if err := in.turns.Take(ctx, 1); err != nil {
 		return nil, err
 	}
-	if err := l.all.Take(ctx, 1); err != nil {
-		lane.Give(1)
-		return nil, err
+	from := l.all
+	if !from.TryTake(1) {
+		from = in.own
+		if err := from.Take(ctx, 1); err != nil {
+			in.turns.Give(1)
+			return nil, err
+		}
 	}
-	return func() { l.all.Give(1); lane.Give(1) }, nil
+	return func() { from.Give(1); in.turns.Give(1) }, nil
 }

@@ -239,8 +239,8 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 func (w *contentWriter) readFirst(src io.Reader) (int64, error) {
 	buf := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buf)
-	n, err := src.Read(buf[:])
-	if n == 0 && err != nil {
+	n, err := io.ReadAtLeast(src, buf[:], 1)
+	if err != nil {
 		w.missing = err
 		return 0, err
 	}
