@@ -84,13 +84,14 @@ func (w *world) checkTag(a *answer, t trouble) {
 	w.must(have >= told, answeredIsStored, a.name.String(), "the Store has version %d of the tag, and version %d was answered: %v", have, told, a)
 }
 
-// checkStoreFailures: each put that failed was told.
+// checkStoreFailures: each put that failed was told, and nothing else. A registry refuses
+// images of which upstream has lost a part.
 func (w *world) checkStoreFailures() {
 	for p, n := range w.store.takeFailed() {
 		told := w.storeFailed(p)
 		w.must(told >= n || w.wrong().restarted, answeredIsStored, p.repo, "%d puts have failed in %s, and %d events tell of it", n, p.repo, told)
 	}
-	if !w.wrong().isAnything() && w.plan.setting.store != inSmallDir {
+	if !w.wrong().isAnything() && w.plan.setting.store != inSmallDir && w.registry == nil {
 		w.scene.lock.Lock()
 		told := slices.Clone(w.failed)
 		w.scene.lock.Unlock()
