@@ -108,6 +108,9 @@ func (s *Store) verify(ctx context.Context, c opened) error {
 func (c opened) read(s *Store) func(context.Context) error {
 	c.file = nil
 	return func(ctx context.Context) error {
+		if known, err := s.known(c); known { // another read has ended since we looked
+			return err
+		}
 		info, err := s.hashFile(ctx, c.name, c.target)
 		damaged := errors.Is(err, layout.ErrDamaged)
 		if damaged {
