@@ -264,7 +264,7 @@ func testAbsurdSizeTakesNoMemory(t *testing.T) {
 				p.Up.Fault(fault)
 				assert.Less(t, testkit.Allocated(func() {
 					err := p.Whole(t.Context(), layer.Digest)
-					if assert.Error(t, err); c.kind != nil {
+					if c.kind != nil { // what a manifest says is a hint: the blob may come, and Whole has checked it
 						assert.ErrorIs(t, err, c.kind)
 					}
 					p.Settled(t)

@@ -188,8 +188,10 @@ func (w *contentWriter) agrees(status int) bool {
 	switch status {
 	case http.StatusOK:
 		return length == "" || length == size
-	case http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
-		return part == "" || strings.HasSuffix(part, "/"+size) // a range that is none is answered without
+	case http.StatusPartialContent:
+		return strings.HasSuffix(part, "/"+size)
+	case http.StatusRequestedRangeNotSatisfiable: // a range that cannot be read names no size
+		return part == "" || strings.HasSuffix(part, "/"+size)
 	}
 	return true
 }
