@@ -312,7 +312,7 @@ func (w *world) judgePush(p place, tag string, img *pullthroughtest.Image, err e
 func (w *world) judgeImport(n name, m *pullthrough.Manifest, err error, start time.Time) {
 	w.judgeTime(n.String(), start)
 	if err != nil {
-		lacked := w.model.lacked(n, w.start(), time.Now()) || w.plan.setting.store == inWrapped
+		lacked := w.model.lacked(n, w.start(), time.Now()) || w.lackedPart(n) || w.plan.setting.store == inWrapped
 		w.must(lacked || w.wrong().isAnything() || w.plan.setting.store == inSmallDir, answersMean, n.String(), "nothing is wrong, but the import fails: %v", err)
 		return
 	}
@@ -323,6 +323,20 @@ func (w *world) judgeImport(n name, m *pullthrough.Manifest, err error, start ti
 	}
 	_, err = w.store.look(w.t.Context(), w.repo(n.place), d.ref)
 	w.must(err == nil, answeredIsStored, d.String(), "it was imported: %v", err)
+}
+
+// lackedPart reports whether upstream has lacked a part of an image that the tag had.
+func (w *world) lackedPart(n name) bool {
+	h, _ := w.model.home(n.place)
+	for _, e := range w.model.editions[h][n.ref][:w.model.reach(h, n.ref)+1] {
+		manifests, blobs := parts(e.Image)
+		for _, d := range append(manifests, blobs...) {
+			if w.model.lacked(name{n.place, d.String()}, w.start(), time.Now()) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // checkPut: what came by a rule that is gone is not stored.
