@@ -23,7 +23,7 @@ func TestEvictedImagesAreNotListed(t *testing.T) {
 	limit := 2*wholeSize(one) + wholeSize(one)/2
 	for name, open := range map[string]func(t *testing.T) (store pullthrough.Store, sweep func()){
 		"memory": func(*testing.T) (pullthrough.Store, func()) {
-			return &memstore.Store{MaxBytes: limit + 2*512*int64(2+len(one.Blobs()))}, func() {} // it counts tags and links, too
+			return &memstore.Store{MaxBytes: limit + limit/wholeSize(one)*512*int64(2+len(one.Blobs())) + 256*int64(2+len(one.Blobs()))}, func() {} // it counts tags and links, too
 		},
 		"directory": func(t *testing.T) (pullthrough.Store, func()) {
 			dir, err := dirstore.Open(t.TempDir())

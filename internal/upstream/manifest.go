@@ -68,7 +68,8 @@ func (c *Client) manifestOf(ctx context.Context, t *Target, asked string, tries 
 // taggedManifest fetches the manifest that the tag names. If its content does not have
 // the digest that the registry names, one of the two is wrong. Content that was damaged
 // must not be kept as the tag's, so the registry is asked once for the digest that it
-// named. If it does not have that, its header is wrong, and the content counts.
+// named. If it does not have that, its header is wrong, and the content counts. If it
+// fails or refuses, nobody knows, and so the whole request fails.
 func (c *Client) taggedManifest(ctx context.Context, t *Target, tag string, tries attempts) (*Manifest, error) {
 	h, body, err := c.readManifest(ctx, t, tag, tries)
 	if err != nil {
@@ -78,7 +79,7 @@ func (c *Client) taggedManifest(ctx context.Context, t *Target, tag string, trie
 	d, agree := digestOfTag(named, body)
 	if !agree && ocipath.ValidDigest(named) {
 		m, err := c.manifestOf(ctx, t, named, attempts{requests: 1})
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || !isMissing(err) {
 			return m, err
 		}
 	}
@@ -90,6 +91,20 @@ func (c *Client) taggedManifest(ctx context.Context, t *Target, tag string, trie
 		}
 	}
 	return c.inspect(t, d, h, body, manifest.ByTag)
+}
+
+// isMissing reports whether the registry has said that it does not have what it was asked
+// for, or has sent other content.
+func isMissing(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return false
+	}
+	switch e.Status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	}
+	return e.Kind == ErrDigest || e.Status >= http.StatusBadRequest && e.Status < http.StatusInternalServerError
 }
 
 // digestOfTag returns the digest of a tag's manifest. It is the one that the registry

@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -133,6 +134,18 @@ func testDamagedManifestOfATag(t *testing.T) {
 				}
 			})
 		}
+	}
+	for _, status := range []int{403, 429, 500, 503} {
+		t.Run(fmt.Sprint("nobody knows: ", status), func(t *testing.T) {
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+			w.Up.Push("a", "1", img)
+			w.Up.Fault(pullthroughtest.Fault{Match: tag, Times: 1, Body: flipped, Header: named(img.Digest.String())})
+			w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/sha256:*", Times: 1, Status: status})
+			_, err := w.Tagged(t, "1")
+			assert.Error(t, err, "the damaged one is not kept")
+			assert.Equal(t, 2, w.Up.Count("*"))
+			w.Pull(t, "a", "1", img)
+		})
 	}
 	t.Run("and a rule that minds", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, testkit.WithPolicy(pullthrough.Policy{RefuseWrongDigest: true}))
