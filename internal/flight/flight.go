@@ -202,11 +202,22 @@ func (g *Group[K, V]) Wait(ctx context.Context, key K) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		g.mu.Lock()
-		c = c.before
-		g.mu.Unlock()
+		c = g.next(key, c)
 	}
 	return nil
+}
+
+// next is the call to wait for after c: the one whose place c has taken, or where another
+// one has passed c, the newest.
+func (g *Group[K, V]) next(key K, c *Call[K, V]) *Call[K, V] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-c.passed:
+		return g.calls[key]
+	default:
+		return c.before
+	}
 }
 
 // Peek returns what key's call has published, without waiting or holding it.

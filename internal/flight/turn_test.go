@@ -90,6 +90,25 @@ func TestValuesAreStoredInTheirOrder(t *testing.T) {
 	})
 }
 
+// Who waits for a call that is passed waits for the one that stores in its place.
+func TestWaitOutlastsACallThatIsPassed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g group
+		var s shelf
+		renewed(t, &g, s.calling(t, 1, time.Hour))
+		renewed(t, &g, s.calling(t, 2, time.Hour))
+		seen := make(chan []int, 1)
+		go func() {
+			assert.NoError(t, g.Wait(t.Context(), "k"))
+			seen <- s.stored()
+		}()
+		synctest.Wait()
+		renewed(t, &g, s.calling(t, 3, time.Hour))
+		time.Sleep(3 * time.Hour)
+		assert.Equal(t, []int{1, 3}, <-seen)
+	})
+}
+
 func TestAValueThatIsNotTooOldIsJoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g group
