@@ -313,6 +313,7 @@ func (w *world) judgeImport(n name, m *pullthrough.Manifest, err error, start ti
 	w.judgeTime(n.String(), start)
 	if err != nil {
 		lacked := w.model.lacked(n, w.start(), time.Now()) || w.lackedPart(n) || w.plan.setting.store == inWrapped
+		lacked = lacked || w.plan.keepLocal && w.wrong().pushed[n] // what was pushed meanwhile stays, and the import says that its own image does not
 		w.must(lacked || w.wrong().isAnything() || w.plan.setting.store == inSmallDir, answersMean, n.String(), "nothing is wrong, but the import fails: %v", err)
 		return
 	}
