@@ -141,6 +141,8 @@ func isPassing(e *Error) bool {
 		return false
 	case errors.Is(e.Kind, errBusy):
 		return false
+	case e.Host == "": // it was not upstream: the Policy is Offline, or a disk of ours is full
+		return false
 	}
 	return e.Status == 0 || e.Status == http.StatusRequestTimeout || e.Status >= http.StatusInternalServerError
 }

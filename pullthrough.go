@@ -106,7 +106,7 @@ type Proxy struct {
 	Identify func(*http.Request) (Identity, error)
 	// PassUnidentified lets [Proxy.Handler] pass the pulls of callers whom Identify does
 	// not know to the next handler, for registries that are open to everybody. Only what
-	// the rules of no account cover is still refused. false: every pull of a caller who
+	// a rule of the empty account covers is still refused. false: every pull of a caller who
 	// is not known is answered 401.
 	PassUnidentified bool
 	// AskNext is for a [Proxy.Handler] before a registry that wants a login: the next

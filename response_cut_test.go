@@ -134,6 +134,23 @@ func TestWriteBlobAbortsWhenTheContentEndsEarly(t *testing.T) {
 	}
 }
 
+// A file may be cut after its size was looked at, and before net/http looks at it again.
+func TestWriteBlobAbortsWhenTheContentIsShorterByNow(t *testing.T) {
+	for _, header := range []string{"", "bytes=5-40", "bytes=60-", "bytes=-10"} {
+		t.Run(header, func(t *testing.T) {
+			b := pullthrough.NewBlob(someDigest, make([]byte, 50))
+			b.Descriptor.Size = 100
+			r := httptest.NewRequest(http.MethodGet, "/v2/hub/a/blobs/"+someDigest.String(), nil)
+			if header != "" {
+				r.Header.Set("Range", header)
+			}
+			w := httptest.NewRecorder()
+			assert.PanicsWithValue(t, http.ErrAbortHandler, func() { pullthrough.WriteBlob(w, r, b) })
+			assert.Zero(t, w.Body.Len(), "nothing of it is sent with a length that looks right")
+		})
+	}
+}
+
 // A middleware that sets Content-Encoding makes net/http send no Content-Length.
 func TestAFailedBodyIsSeenWithoutAContentLengthToo(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)

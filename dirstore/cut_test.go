@@ -3,6 +3,7 @@ package dirstore_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"net/http"
@@ -381,4 +382,27 @@ func TestADirectoryOfTheFirstFormatAsksNobody(t *testing.T) {
 	}
 	assert.GreaterOrEqual(t, served, 5)
 	assert.Zero(t, up.Count("*"))
+}
+
+// A blob may be evicted while it is read, also where nobody knows yet whether it is right:
+// who has it open reads it to its end.
+func TestABlobThatIsEvictedWhileItIsReadIsWhole(t *testing.T) {
+	content := noise(33, 2<<20)
+	for name, evict := range map[string]func(file string) error{
+		"removed":  os.Remove,
+		"replaced": func(file string) error { return errors.Join(os.Remove(file), os.WriteFile(file, content, 0o600)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := scratch(t)
+			d := putBlob(t, open(t, dir), repo, content)
+			require.NoError(t, os.Remove(sizeNote(dir, repo.Name, d)))
+			b, err := open(t, dir).Blob(t.Context(), repo, d)
+			require.NoError(t, err)
+			require.NoError(t, evict(dataFile(dir, d)))
+			got, err := io.ReadAll(b.Body)
+			assert.NoError(t, err)
+			assert.True(t, bytes.Equal(content, got))
+			assert.NoError(t, b.Body.Close())
+		})
+	}
 }

@@ -55,7 +55,17 @@ func (s *Store) check(ctx context.Context, c opened) (io.ReadCloser, error) {
 	if verdict == filing.Wrong {
 		return nil, fmt.Errorf("content of %s has %d bytes, which are not its size: %w", c.target, c.info.Size(), layout.ErrDamaged)
 	}
-	return verify.NewBody(c.file, c.info.Size(), func() error { return s.verify(ctx, c) }), nil
+	return verify.NewBody(c.file, c.info.Size(), func() error { return s.verifyOpen(ctx, c) }), nil
+}
+
+// verifyOpen is verify for a file that is being read. It may have been evicted by now, or
+// another one may have its name: then it is read by itself.
+func (s *Store) verifyOpen(ctx context.Context, c opened) error {
+	err := s.verify(ctx, c)
+	if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, layout.ErrDamaged) {
+		return err
+	}
+	return hash(ctx, io.NewSectionReader(c.file, 0, c.info.Size()), c.target)
 }
 
 // known reports whether the file was read in full. The error Is [layout.ErrDamaged] if it
@@ -98,7 +108,10 @@ func (s *Store) verify(ctx context.Context, c opened) error {
 func (c opened) read(s *Store) func(context.Context) error {
 	c.file = nil
 	return func(ctx context.Context) error {
-		info, n, err := s.hash(ctx, c.name, c.target)
+		if known, err := s.known(c); known { // another read has ended since we looked
+			return err
+		}
+		info, err := s.hashFile(ctx, c.name, c.target)
 		damaged := errors.Is(err, layout.ErrDamaged)
 		if damaged {
 			s.discard(c.name, info, err)
@@ -110,7 +123,7 @@ func (c opened) read(s *Store) func(context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.noteRead(ctx, c, n)
+		s.noteRead(ctx, c, info.Size())
 		return nil
 	}
 }
@@ -122,23 +135,30 @@ func (s *Store) isStill(name string, was fs.FileInfo) bool {
 	return err == nil && sameContent(now, was) && now.ModTime().Equal(was.ModTime())
 }
 
-// hash reads the file, and returns how many bytes it has. The error Is
-// [layout.ErrDamaged] if it does not have the digest.
-func (s *Store) hash(ctx context.Context, name string, d digest.Digest) (info fs.FileInfo, n int64, err error) {
+// hashFile reads the file of that name. The error Is [layout.ErrDamaged] if it does not
+// have the digest.
+func (s *Store) hashFile(ctx context.Context, name string, d digest.Digest) (fs.FileInfo, error) {
 	f, err := s.disk.open(name)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	if info, err = f.Stat(); err != nil {
-		return nil, 0, err
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
 	}
+	return info, hash(ctx, f, d)
+}
+
+// hash reads content to its end. The error Is [layout.ErrDamaged] if it does not have the
+// digest.
+func hash(ctx context.Context, content io.Reader, d digest.Digest) error {
 	verifier := d.Verifier()
-	n, err = io.CopyBuffer(verifier, filing.WithContext(ctx, f), make([]byte, copyBuffer))
+	_, err := io.CopyBuffer(verifier, filing.WithContext(ctx, content), make([]byte, copyBuffer))
 	if err == nil && !verifier.Verified() {
 		err = fmt.Errorf("content of %s: %w", d, layout.ErrDamaged)
 	}
-	return info, n, err
+	return err
 }
 
 // noteRead notes beside the link what a full read has shown, unless the directory of the

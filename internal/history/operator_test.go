@@ -254,13 +254,18 @@ func (w *world) lose(n name) {
 	w.store.lose(n)
 }
 
-// cutFile makes the file of a blob on the disk shorter, behind the Store's back.
+// cutFile puts a shorter file in place of a blob's on the disk, behind the Store's back. The
+// file itself is not cut: the kernel would clear bytes that are on their way to a client.
 func (w *world) cutFile(s step) {
 	h := s.home()
 	d := w.pickOf(h, s.pick/16, false)
 	file := filepath.Join(w.storesDir(), layout.Registry.Data(d))
-	info, err := os.Stat(file)
-	if !w.isDir() || err != nil || info.Size() == 0 {
+	content, err := os.ReadFile(file)
+	if !w.isDir() || err != nil || len(content) == 0 {
+		return
+	}
+	left, short := s.size%int64(len(content)), filepath.Join(w.dir, "short")
+	if err := os.WriteFile(short, content[:left], 0o600); !w.must(err == nil, nothingLeft, everything, "%v", err) {
 		return
 	}
 	w.troubled(func(t *trouble) {
@@ -269,7 +274,7 @@ func (w *world) cutFile(s step) {
 			t.lost[name{place{tenant, "priv/" + h.name}, d.String()}] = true
 		}
 	})
-	w.note(everything, "  %s to %d bytes: %v", d, s.size%info.Size(), os.Truncate(file, s.size%info.Size()))
+	w.note(everything, "  %s to %d bytes: %v", d, left, os.Rename(short, file))
 }
 
 // changeRule makes the rule hub of a tenant lead elsewhere. Where it leads there already

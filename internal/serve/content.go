@@ -157,6 +157,9 @@ type contentWriter struct {
 }
 
 func (w *contentWriter) WriteHeader(status int) {
+	if !w.agrees(status) {
+		panic(http.ErrAbortHandler) // a file was cut after its size was looked at
+	}
 	switch status {
 	case http.StatusRequestedRangeNotSatisfiable:
 		w.refused = true
@@ -175,6 +178,22 @@ func (w *contentWriter) WriteHeader(status int) {
 		return
 	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// agrees reports whether net/http, which asks the content itself, has found the size that
+// it had.
+func (w *contentWriter) agrees(status int) bool {
+	length, part := w.Header().Get("Content-Length"), w.Header().Get("Content-Range")
+	size := strconv.FormatInt(w.size, 10)
+	switch status {
+	case http.StatusOK:
+		return length == "" || length == size
+	case http.StatusPartialContent:
+		return strings.HasSuffix(part, "/"+size)
+	case http.StatusRequestedRangeNotSatisfiable: // a range that cannot be read names no size
+		return part == "" || strings.HasSuffix(part, "/"+size)
+	}
+	return true
 }
 
 // commit sends the header that waits, if one does.
