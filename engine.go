@@ -9,6 +9,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/referrerlist"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 )
 
@@ -80,7 +81,7 @@ func (e *engine) listReferrers(ctx context.Context, r Request, artifactType stri
 	if err != nil {
 		return nil, out, err
 	}
-	return onlyType(index, artifactType), out, nil
+	return referrerlist.OfType(index, artifactType), out, nil
 }
 
 func (e *engine) importImage(ctx context.Context, r Request, o ImportOptions) (*Manifest, error) {

@@ -254,6 +254,7 @@ type outcome struct {
 	hideDenied bool     // Policy.HideDenied of the rule by which upstream was asked
 	repository presence // as far as the Store tells
 	entered    bool     // nothing is stored, and this caller may ask upstream: no error is a refusal of ours
+	admitted   bool     // of a list of referrers: a rule covers the repository, and this caller may pull from it
 	uncovered  bool     // no rule covers the repository: so the rules say, and not the error of a function of the host's
 }
 

@@ -2,9 +2,15 @@ package pullthrough
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/referrerlist"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 )
 
@@ -18,14 +24,16 @@ import (
 // next's, untouched; a name, tag or digest outside its grammar is 400 where a rule covers
 // the name; where the rules cannot be read, what is stored is served and all else is
 // refused. Then next may have a say (see [Proxy.AskNext]), and then [Proxy.Authorize]. What
-// these refuse never reaches next. From here on the proxy answers, with two
+// these refuse never reaches next. From here on the proxy answers, with
 // exceptions that are for clients that push to next. HEAD of a blob that is not stored is
 // next's answer, although a GET would fetch it: a client leaves out of a push what seems to
 // be there. And where nothing is stored and nothing comes from upstream, because it fails,
 // does not have the object, or is not to be asked ([Policy.Offline]), a HEAD is next's
 // answer, and so is a GET if that answer's status is below 400, or 401, or 403; else the
-// client reads why the pull failed. HEAD of a manifest asks upstream, as GET does. A nil
-// next is a 404 for everything. docs/embedding.md has a section on all of this.
+// client reads why the pull failed. HEAD of a manifest asks upstream, as GET does. A list of
+// referrers has what next lists and what the proxy does, with one entry for each digest;
+// where only one of them has a list, that is the answer. A nil next is a 404 for
+// everything. docs/embedding.md has a section on all of this.
 func (p *Proxy) Handler(next http.Handler) http.Handler {
 	if next == nil {
 		next = http.NotFoundHandler()
@@ -101,8 +109,12 @@ func plain(r *http.Request) *http.Request {
 // answer is the proxy's, or next's. rulesErr is why it is not known whether a rule covers
 // the repository.
 func (h *wrapper) answer(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, rulesErr error) {
-	if kind == ocipath.Blob && req.Head {
+	switch {
+	case kind == ocipath.Blob && req.Head:
 		h.headBlob(w, r, req, rulesErr)
+		return
+	case kind == ocipath.Referrers:
+		h.listReferrers(w, r, req, rulesErr)
 		return
 	}
 	out, err := h.pull(w, r, kind, req)
@@ -132,6 +144,103 @@ func (h *wrapper) headBlob(w http.ResponseWriter, r *http.Request, req Request, 
 	}
 }
 
+// listReferrers answers with one list of what next and the proxy list. next is asked
+// although the caller may not import: then the proxy lists what is known. A list of next's
+// that cannot be read is left out, as upstream's is.
+func (h *wrapper) listReferrers(w http.ResponseWriter, r *http.Request, req Request, rulesErr error) {
+	ours, out, err := h.engine().listReferrers(r.Context(), req, "")
+	if out.uncovered && rulesErr == nil {
+		h.next.ServeHTTP(w, r) // the rule has gone since it was found
+		return
+	}
+	lists := []*ocispec.Index{}
+	if out.admitted && r.Context().Err() == nil {
+		index, status, failure := h.nextReferrers(r, req)
+		switch {
+		case index != nil:
+			lists = append(lists, index)
+		case failure != nil:
+			h.engine().log.Warn("the list of referrers of the next handler is left out", "repository", req.Repo.Name, "subject", req.Ref, "err", failure)
+		case isDenial(status) && (h.AskNext || err != nil && !isNoList(err)):
+			if h.nextAnswers(w, question(r, r.Method, listPath(req)), isDenial) {
+				return
+			}
+		}
+	}
+	if err == nil {
+		lists = append(lists, ours)
+	}
+	h.writeMerged(w, r, lists, err)
+}
+
+// writeMerged answers with one list of all, or with err where there is none.
+func (h *wrapper) writeMerged(w http.ResponseWriter, r *http.Request, lists []*ocispec.Index, err error) {
+	w, answer := h.engine().writes.Answer(w, r)
+	merged, tooLong := referrerlist.Merge(lists...)
+	switch {
+	case len(lists) == 0:
+		refusePull(w, r, ocipath.Referrers, err)
+	case tooLong != nil:
+		refuse(w, r, &Error{Kind: ErrTooLarge, Err: tooLong})
+	default:
+		writeReferrers(w, r, referrerlist.OfType(merged, r.URL.Query().Get("artifactType")))
+	}
+	answer.End()
+}
+
+// nextReferrers is the whole list that next has for the client of r. Without a list there is
+// the status of next's answer, or an error where the list cannot be read.
+func (h *wrapper) nextReferrers(r *http.Request, req Request) (index *ocispec.Index, status int, err error) {
+	var all referrerlist.List
+	query := ""
+	for range referrerlist.MaxPages {
+		page := serve.NewKept(referrerlist.MaxBytes)
+		ask := question(r, http.MethodGet, listPath(req))
+		ask.Header.Del("Accept-Encoding") // it is we who read the answer
+		ask.URL.RawQuery = query
+		ask.RequestURI = ask.URL.RequestURI()
+		at := *ask.URL
+		err := hostcall.Guard("the next handler", func() error { h.next.ServeHTTP(page, ask); return nil })
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case page.Status() >= http.StatusInternalServerError, query != "" && page.Status() != http.StatusOK:
+			return nil, 0, fmt.Errorf("status %d", page.Status())
+		case page.Status() != http.StatusOK:
+			return nil, page.Status(), nil
+		}
+		to, err := addPage(&all, &at, page)
+		if err != nil {
+			return nil, 0, err
+		}
+		if to == nil {
+			return all.Index(), http.StatusOK, nil
+		}
+		query = to.RawQuery
+	}
+	return nil, 0, fmt.Errorf("more than %d pages", referrerlist.MaxPages)
+}
+
+func listPath(req Request) ocipath.Path {
+	return ocipath.Path{Kind: ocipath.Referrers, Name: req.Repo.Name, Ref: req.Ref}
+}
+
+// addPage adds the page at that URL to the list, and returns where the next one is. Another
+// origin may be next's own name for itself.
+func addPage(all *referrerlist.List, at *url.URL, page *serve.Kept) (next *url.URL, err error) {
+	if coding := page.Header().Get("Content-Encoding"); coding != "" && coding != "identity" {
+		return nil, errors.New("the list has a content coding")
+	}
+	body, err := page.Body()
+	if err == nil {
+		err = all.Add(body)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return referrerlist.Next(at, page.Header())
+}
+
 // nextAnswers lets next answer r if it does so with a status that passes. Where it reports
 // false, nothing has been written.
 func (h *wrapper) nextAnswers(w http.ResponseWriter, r *http.Request, passes func(status int) bool) bool {
@@ -142,8 +251,11 @@ func (h *wrapper) nextAnswers(w http.ResponseWriter, r *http.Request, passes fun
 
 // isNoMiss is about an answer of next's where the pull has failed: content, and a refusal,
 // say more than our error does.
-func isNoMiss(status int) bool {
-	return status < http.StatusBadRequest || status == http.StatusUnauthorized || status == http.StatusForbidden
+func isNoMiss(status int) bool { return status < http.StatusBadRequest || isDenial(status) }
+
+// isDenial is about an answer of next's to a client who may not have it.
+func isDenial(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
 // isRefusal is about next's answer to the question whether a caller may pull. A failure of
@@ -160,22 +272,29 @@ func isNoLogin(status int) bool { return status/100 != 2 }
 // a version of it: 412 and 416 would be taken for refusals.
 var conditions = []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"}
 
-// nextRefuses asks next whether the caller may have the object. If not, the client has
-// got next's answer.
-func (h *wrapper) nextRefuses(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
+// question is a request of ours to next, for what the client of r asks for, or for what that
+// depends on.
+func question(r *http.Request, method string, path ocipath.Path) *http.Request {
 	ask := r.Clone(r.Context())
-	ask.Body, ask.ContentLength, ask.TransferEncoding = http.NoBody, 0, nil
+	ask.Method, ask.Body, ask.ContentLength, ask.TransferEncoding = method, http.NoBody, 0, nil
 	for _, name := range conditions {
 		ask.Header.Del(name)
 	}
+	ask.URL.Path, ask.URL.RawPath, ask.URL.RawQuery = path.String(), "", ""
+	ask.RequestURI = ask.URL.Path
+	return ask
+}
+
+// nextRefuses asks next whether the caller may have the object. If not, the client has
+// got next's answer.
+func (h *wrapper) nextRefuses(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
 	if path.Kind == ocipath.Referrers {
 		path.Kind = ocipath.Manifest
 	}
 	if h.LoginSuffices {
 		path = ocipath.Path{}
 	}
-	ask.URL.Path, ask.URL.RawPath, ask.URL.RawQuery = path.String(), "", ""
-	ask.RequestURI = ask.URL.Path
+	ask := question(r, r.Method, path)
 	if h.LoginSuffices { // GET, as docker login does; a client that sent HEAD gets no body
 		ask.Method = http.MethodGet
 		return h.nextAnswers(w, ask, isNoLogin)

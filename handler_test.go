@@ -495,17 +495,6 @@ func TestUnderROOTNamesOutsideTheGrammarAreNexts(t *testing.T) {
 	assert.Empty(t, b.Up.Log())
 }
 
-// As from ServeHTTP: the list is no secret, and it is not known whether there is one.
-func TestReferrersWithoutImportAreAnEmptyList(t *testing.T) {
-	door := &testkit.Door{Refuse: map[pullthrough.Action]error{pullthrough.ActionImport: pullthrough.ErrDenied}}
-	b := newBeside(t, newShelf(), func(p *pullthrough.Proxy) { p.Authorize = door.Authorize })
-	r := b.Get(t, "/v2/hub/a/referrers/"+b.img.Digest.String())
-	assert.Equal(t, 200, r.StatusCode)
-	assert.Contains(t, string(r.Content), `"manifests":[]`)
-	assert.Empty(t, b.take())
-	assert.Empty(t, b.Up.Log())
-}
-
 func TestWhatNextIsAskedWithoutARule(t *testing.T) {
 	b := newBeside(t, newShelf("/v2/mine/manifests/1"), func(p *pullthrough.Proxy) { p.AskNext = true })
 	assert.Equal(t, 200, b.Get(t, "/v2/mine/manifests/1").StatusCode)

@@ -114,7 +114,7 @@ type Proxy struct {
 	// It gets a HEAD of the object with the client's headers, but for Range and conditions,
 	// for a list of referrers that of the subject's manifest. If it answers with any status below 400, or with 404,
 	// the pull goes on; every other answer is passed on to the client unchanged, such as
-	// 401 with its challenge, and 403. Nothing of it is remembered. A registry that hides
+	// 401 with its challenge, and 403. So is a 401 or 403 for the list itself. Nothing of it is remembered. A registry that hides
 	// by 404 what a caller may not see needs Authorize as well. false: next is not asked.
 	AskNext bool
 	// LoginSuffices makes AskNext ask for /v2/ in place of the object: for registries
@@ -195,8 +195,10 @@ func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 // signatures, SBOMs and the like (OCI distribution spec, "Listing Referrers";
 // ListImageReferrers in Amazon ECR). artifactType, if not "", picks those of one
 // type. A list is asked of upstream, kept, and asked for again when it is older
-// than [Policy.ReferrersTTL]; when upstream fails a known list is returned. The
-// manifests in it are not fetched. A subject that nobody knows has an empty list.
+// than [Policy.ReferrersTTL]; when upstream fails a known list is returned. Upstream has no
+// referrers API if it answers 404, and seems to have none if it answers 400, 405, 406 or
+// 501, or, to a rule without credentials, 401 or 403 without a challenge: that counts for
+// [Policy.NotFoundTTL], where no list is known. The manifests in a list are not fetched. A subject that nobody knows has an empty list.
 // Errors are as for [Proxy.Manifest]; where no rule covers the repository the
 // error Is [ErrNoRule], and it Is [ErrNotFound] for a caller who may not import,
 // where no list is known. Over HTTP both are an empty list.

@@ -35,7 +35,8 @@ func newReferrers(c *core, flights *flight.Set) *referrers {
 	return re
 }
 
-// pull returns the list of what refers to the manifest r.Ref, a digest.
+// pull returns the list of what refers to the manifest r.Ref, a digest. Where a rule covers
+// the repository and the caller may pull, the outcome is told, also with an error.
 func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Source, outcome, error) {
 	subject, err := re.admitDigest(ctx, r)
 	if err != nil {
@@ -45,64 +46,82 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 	if err != nil {
 		return nil, 0, outcome{uncovered: errors.Is(err, ErrNoRule)}, err
 	}
+	out := rt.outcome(unknown)
+	out.admitted = true
 	known := re.known(ctx, rt, subject)
 	if known.index != nil && !rt.isListDue(known.checked, re.now()) {
-		return known.index, SourceHit, outcome{}, nil
+		return known.index, SourceHit, out, nil
 	}
 	if err := re.mayImport(ctx, r); err != nil {
 		if known.index != nil {
-			return known.index, SourceHit, outcome{}, nil
+			return known.index, SourceHit, out, nil
 		}
-		return nil, 0, outcome{}, err
+		return nil, 0, outcome{admitted: true}, err
 	}
 	index, shared, err := re.flights.Do(ctx, rt.key(r.Ref), func(call *flight.Call[objectKey, *ocispec.Index]) (*ocispec.Index, error) {
 		rt.begin(call)
 		return re.fetch(call.Context(), rt, subject)
 	})
-	if err != nil && known.index != nil && ctx.Err() == nil {
-		re.log.Warn("serving a list of referrers that could not be checked", "repository", rt.repo.Name, "subject", r.Ref, "err", err)
-		return known.index, SourceStale, outcome{}, nil
+	if err != nil && ctx.Err() == nil {
+		if known = re.known(ctx, rt, subject); known.index != nil {
+			re.log.Warn("serving a list of referrers that could not be checked", "repository", rt.repo.Name, "subject", r.Ref, "err", err)
+			return known.index, SourceStale, out, nil
+		}
 	}
-	out := rt.outcome(unknown)
-	out.entered = true
 	if shared {
 		return index, SourceShared, out, err
 	}
 	return index, SourceFill, out, err
 }
 
-// known is the list that the Store has, or our memory: the newer one.
+// known is the list that the Store has, or our memory: the newer one. A guess counts where
+// there is no other list, and for NotFoundTTL only.
 func (re *referrers) known(ctx context.Context, rt *route, subject digest.Digest) referrerList {
 	known, _ := re.lists.Get(rt.key(subject.String()))
+	if known.guessed && expired(rt.policy.NotFoundTTL, defaultNotFoundTTL, known.checked, re.now()) {
+		known = referrerList{}
+	}
 	if !re.store.keepsReferrers() {
 		return known
 	}
-	if stored := re.store.referrers(ctx, rt.repo, subject); known.index == nil || stored.checked.After(known.checked) {
+	stored := re.store.referrers(ctx, rt.repo, subject)
+	if known.index == nil || stored.checked.After(known.checked) || known.guessed && stored.index != nil {
 		return stored
 	}
 	return known
 }
+
+// errListUnsure is why a known list is not replaced.
+var errListUnsure = errors.New("upstream seems to have no referrers API any more")
 
 // fetch runs in the flight. The flight before may have kept the list after our
 // caller looked.
 func (re *referrers) fetch(ctx context.Context, rt *route, subject digest.Digest) (*ocispec.Index, error) {
 	event := re.fetchEvent(EventReferrers, false)
 	ctx = event.Attach(ctx)
-	if known := re.known(ctx, rt, subject); known.index != nil && !rt.isListDue(known.checked, event.start) {
+	known := re.known(ctx, rt, subject)
+	if known.index != nil && !rt.isListDue(known.checked, event.start) {
 		return known.index, nil
 	}
-	index, err := re.registries.referrers(ctx, rt, subject)
+	index, sure, err := re.registries.referrers(ctx, rt, subject)
+	if err == nil && !sure && known.index != nil && !known.guessed {
+		err = rt.error(ErrUnavailable, errListUnsure)
+	}
 	if err == nil && re.router.unchanged(ctx, rt) == nil {
-		re.keep(ctx, rt, subject, referrerList{index, event.start})
+		re.keep(ctx, rt, subject, referrerList{index, event.start, !sure})
 	}
 	re.tellFetch(ctx, event, rt, subject.String(), ocispec.Descriptor{}, SourceFill, err)
 	return index, err
 }
 
 // keep has the Store keep the list of a subject that it has. A client may ask for the
-// referrers of anything, and what it makes up must not fill the Store.
+// referrers of anything, and what it makes up must not fill the Store. Guesses are kept in
+// memory.
 func (re *referrers) keep(ctx context.Context, rt *route, subject digest.Digest, list referrerList) {
-	if re.store.keepsReferrers() && re.store.findManifest(ctx, rt.repo, subject.String()) != nil {
+	if list.guessed && rt.policy.NotFoundTTL < 0 {
+		return
+	}
+	if !list.guessed && re.store.keepsReferrers() && re.store.findManifest(ctx, rt.repo, subject.String()) != nil {
 		re.store.putReferrers(ctx, rt.repo, subject, list)
 		return
 	}
@@ -111,26 +130,12 @@ func (re *referrers) keep(ctx context.Context, rt *route, subject digest.Digest,
 	}
 }
 
-// onlyType returns the part of a list that has the artifact type; "" is any.
-func onlyType(index *ocispec.Index, artifactType string) *ocispec.Index {
-	if artifactType == "" {
-		return index
-	}
-	part := *index
-	part.Manifests = []ocispec.Descriptor{}
-	for _, d := range index.Manifests {
-		if d.ArtifactType == artifactType {
-			part.Manifests = append(part.Manifests, d)
-		}
-	}
-	return &part
-}
-
 // referrerList is what is known of the referrers of a subject; the zero list is
 // none.
 type referrerList struct {
 	index   *ocispec.Index
 	checked time.Time
+	guessed bool // upstream seems to have no referrers API, and has not said 404
 }
 
 // keepsReferrers reports whether the Store is a ReferrerStore.
@@ -146,7 +151,7 @@ func (s *guardedStore) referrers(ctx context.Context, repo Repo, subject digest.
 		if err == nil && index == nil {
 			err = errors.New("no list and no error")
 		}
-		return referrerList{index, checked}, err
+		return referrerList{index: index, checked: checked}, err
 	})
 	switch {
 	case err == nil:

@@ -1,6 +1,7 @@
 package pullthrough_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,4 +129,134 @@ func TestListsOfWhatNobodyHasAreNotStored(t *testing.T) {
 	assert.Len(t, list.Manifests, 1)
 	assert.Equal(t, 21, w.Up.Count("GET /v2/*/referrers/*"))
 	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/*"))
+}
+
+// listing is an upstream that answers lists of referrers as answer says, and the lists of
+// the world before it.
+type listing struct {
+	*testkit.World
+	answer func(w http.ResponseWriter)
+}
+
+func newListing(t *testing.T, change func(*pullthrough.Proxy)) *listing {
+	t.Helper()
+	l := &listing{}
+	l.World = testkit.NewWorld(t, pullthroughtest.Config{Handler: func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/referrers/") {
+			return false
+		}
+		l.answer(w)
+		return true
+	}}, change)
+	return l
+}
+
+func status(code int) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) { w.WriteHeader(code) }
+}
+
+func oneReferrer(name string) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+		_ = json.NewEncoder(w).Encode(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{
+			{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(name), Size: 1},
+		}})
+	}
+}
+
+func (l *listing) list(t *testing.T, subject digest.Digest) (digests []digest.Digest) {
+	t.Helper()
+	index, err := l.Referrers(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: subject.String()}, "")
+	require.NoError(t, err)
+	l.Settled(t)
+	for _, d := range index.Manifests {
+		digests = append(digests, d.Digest)
+	}
+	return digests
+}
+
+// That upstream has no referrers API is a guess, unless it says 404. A guess is not stored,
+// is forgotten soon, and takes the place of no list that is known, wherever that is kept.
+func TestAGuessThatThereIsNoListReplacesNone(t *testing.T) {
+	for name, stored := range map[string]bool{"in the Store": true, "in memory": false} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Unix(1e9, 0)
+			var store pullthrough.ReferrerStore
+			l := newListing(t, func(p *pullthrough.Proxy) {
+				p.Now = func() time.Time { return now }
+				if stored {
+					dir, err := dirstore.Open(t.TempDir())
+					require.NoError(t, err)
+					t.Cleanup(func() { assert.NoError(t, dir.Close()) })
+					p.Store, store = dir, dir
+				}
+			})
+			img := testkit.Image(1)
+			l.Up.Push("a", "1", img)
+			_, err := l.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"})
+			require.NoError(t, err)
+			l.Settled(t)
+			l.Up.Reset()
+
+			l.answer = status(405)
+			for range 2 {
+				assert.Empty(t, l.list(t, img.Digest))
+			}
+			assert.Equal(t, 1, l.Up.Count("*"), "it is remembered")
+			if stored {
+				_, _, err := store.Referrers(t.Context(), testkit.Repo("a"), img.Digest)
+				assert.ErrorIs(t, err, fs.ErrNotExist)
+			}
+			now = now.Add(10 * time.Second)
+			assert.Empty(t, l.list(t, img.Digest))
+			assert.Equal(t, 2, l.Up.Count("*"), "and not for long")
+
+			now = now.Add(10 * time.Second)
+			l.answer = oneReferrer("signature")
+			want := []digest.Digest{digest.FromString("signature")}
+			for _, code := range []int{405, 501, 403, 400, 500} {
+				assert.Equal(t, want, l.list(t, img.Digest))
+				now = now.Add(6 * time.Hour)
+				l.answer = status(code)
+				assert.Equal(t, want, l.list(t, img.Digest), code)
+			}
+			l.answer = oneReferrer("another")
+			assert.Equal(t, []digest.Digest{digest.FromString("another")}, l.list(t, img.Digest), "upstream is asked again at once")
+			now = now.Add(6 * time.Hour)
+			l.answer = status(404)
+			assert.Empty(t, l.list(t, img.Digest), "that is sure")
+			before := l.Up.Count("*")
+			now = now.Add(time.Hour)
+			assert.Empty(t, l.list(t, img.Digest))
+			assert.Equal(t, before, l.Up.Count("*"))
+		})
+	}
+}
+
+// Where nothing is remembered of what is missing, a guess is none either; and a guess that is
+// old is not served in place of a failure.
+func TestAGuessIsForgotten(t *testing.T) {
+	now, ttl := time.Unix(1e9, 0), time.Duration(-1)
+	l := newListing(t, func(p *pullthrough.Proxy) {
+		p.Now = func() time.Time { return now }
+		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			return pullthrough.Policy{NotFoundTTL: ttl, Retries: -1}
+		}
+	})
+	subject := digest.FromString("subject")
+	l.answer = status(406)
+	for range 2 {
+		assert.Empty(t, l.list(t, subject))
+	}
+	assert.Equal(t, 2, l.Up.Count("*"))
+	ttl = time.Minute
+	assert.Empty(t, l.list(t, subject))
+	now = now.Add(59 * time.Second)
+	l.answer = status(500)
+	assert.Empty(t, l.list(t, subject))
+	assert.Equal(t, 3, l.Up.Count("*"))
+	now = now.Add(time.Second)
+	_, err := l.Referrers(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: subject.String()}, "")
+	assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+	assert.Equal(t, 4, l.Up.Count("*"))
 }

@@ -11,9 +11,9 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/referrerlist"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
-	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
 const mediaTypeJSON = "application/json"
@@ -116,12 +116,16 @@ func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, 
 
 // refusePull answers a pull that has failed with err.
 func refusePull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, err error) {
-	if kind == ocipath.Referrers && (errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound)) {
-		writeReferrers(w, r, upstream.EmptyIndex()) // nothing is known to refer to it, or the caller may not know
+	if kind == ocipath.Referrers && isNoList(err) {
+		writeReferrers(w, r, referrerlist.Empty())
 		return
 	}
 	refuse(w, r, err)
 }
+
+// isNoList reports whether nothing is known to refer to the subject, or the caller may not
+// know.
+func isNoList(err error) bool { return errors.Is(err, ErrNoRule) || errors.Is(err, ErrNotFound) }
 
 // refuse is WriteError with the host name of the request in ECR's Basic
 // challenge, when err says that the client has no authorization.

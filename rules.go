@@ -273,7 +273,8 @@ type Policy struct {
 	// is given as a loopback address. The upstream's own host may be anywhere.
 	BlockPrivate bool
 	// NotFoundTTL is how long a manifest that upstream does not have is not asked for
-	// again. 0: 10 seconds. Negative: it is asked for on every pull.
+	// again, nor a list of referrers where upstream seems to have no referrers API but has
+	// not said 404. 0: 10 seconds. Negative: it is asked for on every pull.
 	NotFoundTTL time.Duration
 	// KeepLocal never checks tags that were pushed locally ([Manifest.Origin] ""), and a
 	// push during a first pull wins; see [Manifest.KeepLocal].
@@ -293,7 +294,8 @@ type Policy struct {
 	// Negative: a known list is never asked for again. [EveryPull]: each time.
 	ReferrersTTL time.Duration
 	// ReferrersTag falls back on the referrers tag, "sha256-<hex>", with upstreams
-	// that have no referrers API. false: their lists are empty, as in Amazon ECR.
+	// that have no referrers API, if it leads to an OCI index that is not the subject.
+	// false: their lists are empty, as in Amazon ECR.
 	ReferrersTag bool
 	// Offline asks no upstream for anything: what is stored is served, whatever its age,
 	// and all else is an [ErrUnavailable] that says what is missing. false: online.

@@ -419,18 +419,20 @@ func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest) (fill
 	return body, nil
 }
 
-func (g *registries) referrers(ctx context.Context, rt *route, subject digest.Digest) (*ocispec.Index, error) {
+// referrers lists what refers to the subject. sure is false where it is a guess that
+// upstream has no list.
+func (g *registries) referrers(ctx context.Context, rt *route, subject digest.Digest) (index *ocispec.Index, sure bool, err error) {
 	t, err := g.target(rt, subject.String())
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	give, err := takeTurn(ctx, g.listTurns, rt, turnWait)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer give()
-	index, err := g.client.Referrers(ctx, t, subject)
-	return index, fromClient(err)
+	index, sure, err = g.client.Referrers(ctx, t, subject)
+	return index, sure, fromClient(err)
 }
 
 // probe asks the registry for /v2/, as docker login does.

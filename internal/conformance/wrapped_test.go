@@ -9,9 +9,13 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/name"
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/regclient/regclient"
 	"github.com/regclient/regclient/config"
@@ -184,4 +188,58 @@ func TestAPushNeedsNoUpstream(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A signature that was pushed is found through the proxy, as it is in the registry itself,
+// beside those that upstream lists.
+func TestReferrersOfAPushedImage(t *testing.T) {
+	inner, up := newGGCR(ggcr.WithReferrersSupport(true)), httptest.NewServer(newGGCR(ggcr.WithReferrersSupport(true)))
+	proxy := &pullthrough.Proxy{
+		Store: &handlerstore.Store{Handler: inner}, Fill: pullthrough.FillEager,
+		Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}},
+	}
+	host, bare := httptest.NewServer(proxy.Handler(inner)), httptest.NewServer(inner)
+	t.Cleanup(func() {
+		host.Close()
+		bare.Close()
+		up.Close()
+		assert.NoError(t, proxy.Shutdown(context.Background()))
+	})
+	base, err := random.Image(2000, 1, random.WithSource(rand.NewSource(1)))
+	require.NoError(t, err)
+	subject, err := partial.Descriptor(base)
+	require.NoError(t, err)
+	push := func(img v1.Image, srv *httptest.Server, to string) string {
+		require.NoError(t, crane.Push(img, strings.TrimPrefix(srv.URL, "http://")+"/"+to, craneOptions(t)...))
+		d, err := img.Digest()
+		require.NoError(t, err)
+		return d.String()
+	}
+	sign := func(seed int64) v1.Image {
+		small, err := random.Image(100, 1, random.WithSource(rand.NewSource(seed)))
+		require.NoError(t, err)
+		return mutate.Subject(small, *subject).(v1.Image)
+	}
+	list := func(srv *httptest.Server, repo string) (digests []string) {
+		at, err := name.NewDigest(strings.TrimPrefix(srv.URL, "http://") + "/" + repo + "@" + subject.Digest.String())
+		require.NoError(t, err)
+		index, err := remote.Referrers(at, remote.WithTransport(newTransport(t)), remote.WithContext(t.Context()))
+		require.NoError(t, err)
+		m, err := index.IndexManifest()
+		require.NoError(t, err)
+		for _, d := range m.Manifests {
+			digests = append(digests, d.Digest.String())
+		}
+		return digests
+	}
+	push(base, host, "hub/app:mine")
+	mine := push(sign(2), host, "hub/app:sig")
+	assert.Equal(t, []string{mine}, list(bare, "hub/app"))
+	assert.Equal(t, []string{mine}, list(host, "hub/app"))
+
+	push(base, up, "signed:1")
+	theirs := push(sign(3), up, "signed:sig")
+	assert.Equal(t, []string{theirs}, list(host, "hub/signed"))
+	ours := push(sign(4), host, "hub/signed:mine")
+	assert.Equal(t, []string{ours, theirs}, list(host, "hub/signed"))
 }

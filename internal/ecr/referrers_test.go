@@ -168,7 +168,22 @@ func testUpstreamWithoutReferrersAPI(t *testing.T) {
 	e.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/referrers/*", Status: 404})
 	e.lists(t, subject.Digest)
 	e.lists(t, subject.Digest)
+	e.pass(time.Minute)
+	e.lists(t, subject.Digest)
 	e.askedForList(t, 1)
+	for _, status := range []int{400, 403, 405, 406, 501} {
+		e := startECR(t, pullthroughtest.Config{})
+		subject, signature, sbom := e.signed()
+		heal := e.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/referrers/*", Status: status})
+		e.lists(t, subject.Digest)
+		e.pass(9 * time.Second)
+		e.lists(t, subject.Digest)
+		e.askedForList(t, 1)
+		heal()
+		e.pass(time.Second)
+		e.lists(t, subject.Digest, signature, sbom)
+		e.askedForList(t, 1)
+	}
 }
 
 func testReferrersTag(t *testing.T) {
@@ -200,7 +215,11 @@ func testReferrersTag(t *testing.T) {
 
 func testKnownReferrersAreServedStale(t *testing.T) {
 	for code, wire := range map[int]int{500: 502, 503: 502, 429: 429, 401: 403, 403: 403} {
-		e := startECR(t, pullthroughtest.Config{}, testkit.WithPolicy(pullthrough.Policy{Retries: -1}))
+		e := startECR(t, pullthroughtest.Config{}, testkit.WithPolicy(pullthrough.Policy{Retries: -1}), func(p *pullthrough.Proxy) {
+			p.Credentials = func(context.Context, pullthrough.Repo, pullthrough.Rule) (pullthrough.Credential, error) {
+				return pullthrough.Credential{Username: "me", AccessToken: "x"}, nil
+			}
+		})
 		subject, signature, sbom := e.signed()
 		e.lists(t, subject.Digest, signature, sbom)
 		e.pass(6 * time.Hour)

@@ -1,9 +1,7 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,229 +9,140 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
-	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/referrerlist"
 )
 
-// A list of referrers ends after so many pages, descriptors and bytes. What is in a list
-// is upstream's choice, and the whole of it is in memory.
-const (
-	maxReferrerPages = 100
-	maxReferrers     = 10_000
-	maxReferrerBytes = manifest.MaxSize // more than that no client reads
-)
-
-var (
-	errNoIndex       = errors.New("the list of referrers is no index")
-	errManyReferrers = fmt.Errorf("a list of more than %d referrers or %d bytes", maxReferrers, maxReferrerBytes)
-)
-
-// EmptyIndex returns a list of no referrers.
-func EmptyIndex() *ocispec.Index {
-	return &ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: []ocispec.Descriptor{},
-	}
-}
+// errNoAPI is the cause of an error of a registry that seems to have no referrers API. The
+// Status is what told so.
+var errNoAPI = errors.New("no referrers API")
 
 // Referrers returns the whole list of what refers to subject, page by page (OCI
 // distribution spec, "Listing Referrers"), in a minute at most. For a registry
 // without referrers API the list is empty, unless [Options.ReferrersTag] says to
-// look for the referrers tag. The list is not verified, as nothing says which digest
-// it should have. Descriptors without a digest that can be verified are left out. A list
-// of more than 2 MiB comes without the annotations of the descriptors that are beyond
-// that; the error for one of more than 4 MiB without them Is [ErrTooLarge].
-func (c *Client) Referrers(ctx context.Context, t *Target, subject digest.Digest) (*ocispec.Index, error) {
+// look for the referrers tag. The specification has 404 for that. Some registries
+// answer 400, 405, 406 or 501, and some 401 or 403 without a challenge, which counts where
+// the target has no credential. That is a guess: sure is false then. The list is not
+// verified, as nothing says which digest it should have. Descriptors without a digest that
+// can be verified are left out. A list of more than 2 MiB comes without the annotations of
+// the descriptors that are beyond that; the error for one of more than 4 MiB without them Is
+// [ErrTooLarge].
+func (c *Client) Referrers(ctx context.Context, t *Target, subject digest.Digest) (index *ocispec.Index, sure bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	all := &referrerList{index: EmptyIndex()}
+	index, err = c.listReferrers(ctx, t, subject)
+	if !errors.Is(err, errNoAPI) {
+		return index, true, err
+	}
+	told, _ := errors.AsType[*Error](err)
+	index, err = c.taggedReferrers(ctx, t, subject)
+	return index, told.Status == http.StatusNotFound, err
+}
+
+// listReferrers reads the list page by page. The error Is errNoAPI where there is none.
+func (c *Client) listReferrers(ctx context.Context, t *Target, subject digest.Digest) (*ocispec.Index, error) {
+	var all referrerlist.List
 	accept := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
 	page := object{method: http.MethodGet, kind: "referrers", ref: subject.String(), header: accept, attempts: t.Options.attempts(Pull)}
-	for range maxReferrerPages {
-		next, err := c.addPage(ctx, t, page, all)
-		if errors.Is(err, ErrNotFound) && page.query == "" {
-			return c.taggedReferrers(ctx, t, subject)
-		}
+	for range referrerlist.MaxPages {
+		next, err := c.addPage(ctx, t, page, &all)
 		if err != nil {
 			return nil, err
 		}
 		if next == "" {
-			return all.index, nil
+			return all.Index(), nil
 		}
 		page.query = next
 	}
-	return nil, t.fail(ErrTooLarge, fmt.Errorf("a list of referrers of more than %d pages", maxReferrerPages))
+	return nil, t.fail(ErrTooLarge, fmt.Errorf("a list of referrers of more than %d pages", referrerlist.MaxPages))
 }
 
 // addPage adds one page to all, and returns the query of the next one.
-func (c *Client) addPage(ctx context.Context, t *Target, o object, all *referrerList) (next string, err error) {
+func (c *Client) addPage(ctx context.Context, t *Target, o object, all *referrerlist.List) (next string, err error) {
 	resp, err := c.get(ctx, t, o)
 	if err != nil {
 		return "", err
 	}
 	defer drain(resp)
 	if resp.StatusCode != http.StatusOK {
-		return "", statusError(t, resp)
+		e := statusError(t, resp)
+		if o.query == "" && c.hasNoReferrersAPI(ctx, t, resp) {
+			e.Err = errNoAPI
+		}
+		return "", e
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, manifest.MaxSize+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, referrerlist.MaxBytes+1))
 	if err != nil {
 		return "", t.fail(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redact(ctx, err)))
 	}
-	if err := all.add(body); err != nil {
+	if err := all.Add(body); err != nil {
 		return "", t.failList(err)
 	}
 	return nextPage(resp)
 }
 
+// hasNoReferrersAPI reports whether the answer to the first page says so. To a target with a
+// credential a refusal is one.
+func (c *Client) hasNoReferrersAPI(ctx context.Context, t *Target, resp *http.Response) bool {
+	switch resp.StatusCode {
+	case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		return true
+	case http.StatusUnauthorized, http.StatusForbidden:
+		if len(resp.Header.Values("WWW-Authenticate")) > 0 {
+			return false
+		}
+		cred, err := c.auth.servers.callbacks.askCredential(ctx, t)
+		return err == nil && cred.isAnonymous()
+	}
+	return false
+}
+
 func (t *Target) failList(err error) error {
-	if errors.Is(err, errManyReferrers) {
+	if errors.Is(err, referrerlist.ErrTooLong) {
 		return t.fail(ErrTooLarge, err)
 	}
 	return t.fail(ErrUnavailable, err)
 }
 
-// referrerList is a list that grows page by page.
-type referrerList struct {
-	index *ocispec.Index
-	size  int // in bytes, about
-}
-
-// add reads one page, one descriptor at a time: a page of 4 MiB could have a million.
-func (l *referrerList) add(page []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(page))
-	if t, err := dec.Token(); len(page) > manifest.MaxSize || err != nil || t != json.Delim('{') {
-		return errNoIndex
-	}
-	for dec.More() {
-		key, err := dec.Token()
-		if err == nil {
-			err = l.addMember(dec, key)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return errNoIndex
-	}
-	return nil
-}
-
-func (l *referrerList) addMember(dec *json.Decoder, key json.Token) error {
-	switch key {
-	case "manifests":
-		return l.addAll(dec)
-	case "mediaType":
-		var mediaType string
-		if dec.Decode(&mediaType) != nil || mediaType != "" && mediaType != ocispec.MediaTypeImageIndex {
-			return errNoIndex
-		}
-		return nil
-	}
-	var skip json.RawMessage
-	if dec.Decode(&skip) != nil {
-		return errNoIndex
-	}
-	return nil
-}
-
-func (l *referrerList) addAll(dec *json.Decoder) error {
-	t, err := dec.Token()
-	switch {
-	case err == nil && t == nil: // null
-		return nil
-	case err != nil || t != json.Delim('['):
-		return errNoIndex
-	}
-	for dec.More() {
-		var d ocispec.Descriptor
-		if dec.Decode(&d) != nil {
-			return errNoIndex
-		}
-		if err := l.addDescriptor(d); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return errNoIndex
-	}
-	return nil
-}
-
-// addDescriptor leaves out a descriptor that cannot be verified, and what a descriptor
-// says beside the content: URLs and embedded data.
-func (l *referrerList) addDescriptor(d ocispec.Descriptor) error {
-	if !ocipath.ValidDigest(d.Digest.String()) || d.Size < 0 {
-		return nil
-	}
-	d.URLs, d.Data = nil, nil
-	size := sizeOf(d)
-	if l.size+size > maxReferrerBytes/2 { // the other half is for descriptors alone
-		d.Annotations = nil
-		size = sizeOf(d)
-	}
-	if l.size+size > maxReferrerBytes || len(l.index.Manifests) == maxReferrers {
-		return errManyReferrers
-	}
-	l.size += size
-	l.index.Manifests = append(l.index.Manifests, d)
-	return nil
-}
-
-// sizeOf is about how long d is, encoded.
-func sizeOf(d ocispec.Descriptor) int {
-	const names = 64 // of the members, with all that is between them
-	size := names + len(d.MediaType) + len(d.Digest) + len(d.ArtifactType)
-	for key, value := range d.Annotations {
-		size += len(key) + len(value) + len(`"":"",`)
-	}
-	if p := d.Platform; p != nil {
-		size += names + len(p.Architecture) + len(p.OS) + len(p.OSVersion) + len(p.Variant)
-		for _, feature := range p.OSFeatures {
-			size += len(feature) + len(`"",`)
-		}
-	}
-	return size
-}
-
-// nextPage is the query of the page that the Link header names (RFC 8288); "":
-// there is none. It must be another page of the same list: the registry must not
-// send the token of this repository elsewhere.
+// nextPage is the query of the page that the Link header names; "": there is none. The
+// registry must not send the token of this repository elsewhere.
 func nextPage(resp *http.Response) (string, error) {
-	link := resp.Header.Get("Link")
-	target, params, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
-	if link == "" || !ok || !strings.Contains(strings.ReplaceAll(params, `"`, ""), "rel=next") {
-		return "", nil
-	}
 	at := resp.Request.URL
-	to, err := at.Parse(target)
-	if err != nil || origin(to) != origin(at) || to.Path != at.Path || to.User != nil || to.RawQuery == "" || to.RawQuery == at.RawQuery {
-		return "", &Error{Kind: ErrUnavailable, Host: at.Host, Err: errors.New("the next page of the list is not part of it")}
+	to, err := referrerlist.Next(at, resp.Header)
+	if err == nil && to != nil && origin(to) != origin(at) {
+		err = referrerlist.ErrNoPage
+	}
+	switch {
+	case err != nil:
+		return "", &Error{Kind: ErrUnavailable, Host: at.Host, Err: err}
+	case to == nil:
+		return "", nil
 	}
 	return to.RawQuery, nil
 }
 
 // taggedReferrers is the list of a registry without referrers API: if the options
 // say so, the index under the subject's referrers tag (OCI distribution spec,
-// "Referrers Tag Schema"), else an empty one.
+// "Referrers Tag Schema"), else an empty one. The tag may lead to something else: to an
+// image, or, where a client has made a tag of each digest, to the subject itself.
 func (c *Client) taggedReferrers(ctx context.Context, t *Target, subject digest.Digest) (*ocispec.Index, error) {
 	if !t.Options.ReferrersTag {
-		return EmptyIndex(), nil
+		return referrerlist.Empty(), nil
 	}
 	m, err := c.Manifest(ctx, t, strings.ReplaceAll(subject.String(), ":", "-"), Pull)
 	if errors.Is(err, ErrNotFound) {
-		return EmptyIndex(), nil
+		return referrerlist.Empty(), nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	all := &referrerList{index: EmptyIndex()}
-	if err := all.add(m.Content); err != nil {
+	if m.Descriptor.MediaType != ocispec.MediaTypeImageIndex || subject.Algorithm().FromBytes(m.Content) == subject {
+		return referrerlist.Empty(), nil
+	}
+	var all referrerlist.List
+	if err := all.Add(m.Content); err != nil {
 		return nil, t.failList(err)
 	}
-	return all.index, nil
+	return all.Index(), nil
 }

@@ -87,7 +87,7 @@ func TestATransportThatPanicsIsAnError(t *testing.T) {
 				t.Log("of a HEAD there is no body:", err)
 				_, err = c.BlobSize(t.Context(), target, d)
 				t.Log("the length may do:", err)
-				_, err = c.Referrers(t.Context(), target, d)
+				_, _, err = c.Referrers(t.Context(), target, d)
 				assert.Error(t, err)
 				assert.NotPanics(t, func() { _ = c.Probe(t.Context(), target) })
 				body, err := c.Transfer(t.Context(), target, d)
