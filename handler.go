@@ -204,7 +204,7 @@ func (h *wrapper) nextReferrers(r *http.Request, req Request) (index *ocispec.In
 		switch {
 		case err != nil:
 			return nil, 0, err
-		case page.Status() >= http.StatusInternalServerError, query != "" && page.Status() != http.StatusOK:
+		case page.Status()/100 == 5 && page.Status() != http.StatusNotImplemented, query != "" && page.Status() != http.StatusOK:
 			return nil, 0, fmt.Errorf("status %d", page.Status())
 		case page.Status() != http.StatusOK:
 			return nil, page.Status(), nil

@@ -183,7 +183,7 @@ func TestAListOfNextsThatIsNoneIsLeftOut(t *testing.T) {
 		}
 	}
 	for name, answer := range map[string]http.HandlerFunc{
-		"no such route": status(404), "a refusal": status(403), "a login": status(401), "another method": status(405), "a failure": status(500), "a redirect": status(307),
+		"no such route": status(404), "a refusal": status(403), "a login": status(401), "another method": status(405), "not implemented": status(501), "a failure": status(500), "a redirect": status(307),
 		"a page":  func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
 		"nothing": func(http.ResponseWriter, *http.Request) {},
 		"too much": func(w http.ResponseWriter, _ *http.Request) {

@@ -62,7 +62,7 @@ func TestATransportThatPanicsIsAnError(t *testing.T) {
 	closes := func() error { return nil }
 	answering := func(status int, body io.ReadCloser) func(*http.Request) (*http.Response, error) {
 		return func(r *http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: status, Body: body, ContentLength: 1 << 20}, nil
+			return &http.Response{StatusCode: status, Header: http.Header{"Www-Authenticate": {`Basic realm="r"`}}, Body: body, ContentLength: 1 << 20}, nil
 		}
 	}
 	for name, trip := range map[string]func(*http.Request) (*http.Response, error){
