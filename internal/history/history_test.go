@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { pullthroughtest.Main(m) }
 
 var (
 	length    = flag.Duration("history", 0, "how long histories go on; 0: 5s, or 30s with PULLTHROUGH_LONG")
-	seedFlag  = flag.Uint64("history.seed", 0, "the seed of the histories; 0: 1, or another one each time where they go on for longer than 5s")
+	seedFlag  = flag.Uint64("history.seed", 0, "the seed of the histories; 0: 1, or another one each time where -history is given")
 	worldFlag = flag.Int("history.world", -1, "the one world to run; -1: all, one after the other")
 )
 
@@ -25,14 +25,17 @@ var (
 func TestHistory(t *testing.T) {
 	long, seed := *length, *seedFlag
 	switch {
+	case seed != 0:
+	case long == 0: // the same histories each time, where nobody asks for more
+		seed = 1
+	default:
+		seed = rand.Uint64N(1 << 40)
+	}
+	switch {
 	case long == 0 && testkit.Long():
 		long = 30 * time.Second
 	case long == 0:
 		long = 5 * time.Second
-		seed = max(seed, 1)
-	}
-	if seed == 0 {
-		seed = rand.Uint64N(1 << 40)
 	}
 	theLibrary()
 	start := time.Now()

@@ -293,8 +293,8 @@ func TestAListOfReferrersHasALimit(t *testing.T) {
 	}{
 		"pages of annotations": {func(i int) (string, bool) { return referring(i, 100, `,"annotations":{"a":"`+pad+`"}`), i < 4 }, 500, limit / 2 / len(pad), nil},
 		"one that is too large, among others": {func(i int) (string, bool) {
-			return referring(i, 1, `,"annotations":{"a":"`+strings.Repeat(pad, 100)+`"}`), i < 9
-		}, 10, 0, nil},
+			return referring(i, 1, `,"annotations":{"a":"`+strings.Repeat(pad, 100)+`"}`), i < 3
+		}, 4, 0, nil},
 		"long types":   {func(i int) (string, bool) { return referring(i, 100, `,"artifactType":"`+pad[:5000]+`"`), i < 39 }, 0, 0, upstream.ErrTooLarge},
 		"many":         {func(i int) (string, bool) { return referring(i, 2000, ""), i < 9 }, 0, 0, upstream.ErrTooLarge},
 		"without end":  {func(i int) (string, bool) { return referring(i, 1, ""), true }, 0, 0, upstream.ErrTooLarge},
