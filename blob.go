@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -75,6 +76,54 @@ func (bl *blobs) stored(ctx context.Context, r Request) (*Blob, error) {
 		return nil, nil
 	}
 	return bl.sure(ctx, r, b), nil
+}
+
+// sure makes a hit whose Body is no file one that is fetched where that Body turns out
+// not to be there. What answers by itself, and what lies in memory, stays as it is.
+func (bl *blobs) sure(ctx context.Context, r Request, b *Blob) *Blob {
+	switch b.Body.(type) {
+	case syscall.Conn, http.Handler, *memoryBody:
+		return b
+	}
+	if r.Head {
+		return b
+	}
+	hit, size := *b, b.Descriptor.Size
+	hit.Body = newLateBody(b.Body, func(cause error) (io.ReadSeekCloser, error) { return bl.refetch(ctx, r, size, cause) })
+	return &hit
+}
+
+// refetch brings in a blob whose Body could not be read, because of cause. The Store,
+// which says that it has the blob, is not asked again.
+func (bl *blobs) refetch(ctx context.Context, r Request, size int64, cause error) (io.ReadSeekCloser, error) {
+	if errors.Is(cause, fs.ErrNotExist) {
+		cause = nil
+	}
+	bl.store.failed(ctx, r.Repo, r.Ref, cause)
+	rt, out, err := bl.enter(ctx, r, cause)
+	out.blob = true
+	if err != nil {
+		return nil, out.words(ctx, r.Repo, r.Ref, err)
+	}
+	unasked := func() fill.Job {
+		j := bl.job(rt, digest.Digest(r.Ref), false)
+		j.Stored = nil
+		return j
+	}
+	for range maxLosses { // another fetch, which has asked the Store, may run
+		var a fill.Answer
+		a, err = bl.fills.Open(ctx, rt.key(r.Ref), unasked)
+		if err == nil && a.Size == size {
+			return a.Body, nil
+		}
+		if err == nil {
+			err = errors.Join(rt.error(ErrDigest, fmt.Errorf("blob of %d bytes is stored with %d", a.Size, size)), a.Body.Close())
+		}
+		if !errors.Is(err, fill.ErrStored) {
+			return nil, out.words(ctx, r.Repo, r.Ref, err)
+		}
+	}
+	return nil, out.words(ctx, r.Repo, r.Ref, errLost(rt))
 }
 
 // head answers an existence check as a GET would be answered, and downloads nothing. That a

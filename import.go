@@ -4,12 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
@@ -38,31 +35,8 @@ const (
 	maxImportPause = 10 * time.Minute
 )
 
-// ImportOptions choose what [Proxy.Import] brings in. The zero value is the
-// whole image.
-type ImportOptions struct {
-	// Platforms picks children of an index by OS and architecture, and by variant
-	// if that is set. nil: all children, attestations included. What an index lists
-	// that is no manifest, such as the layers of a build cache, always comes.
-	Platforms []ocispec.Platform
-	// Progress is told of each object when it begins, as it grows, and when it is
-	// stored or will not be. It is called by several goroutines, must be safe for that,
-	// and must not block for long. One that panics ends the import. nil: nobody is told.
-	Progress func(ImportProgress)
-}
-
-// ImportProgress is how far one manifest or blob is.
-type ImportProgress struct {
-	Descriptor ocispec.Descriptor
-	Done       int64 // bytes that are here
-	Total      int64 // bytes in all
-	Stored     bool  // the Store has it
-	Err        error // why this import does not bring it in; nil: it has, or it goes on
-}
-
 // importer brings in whole images. An image is imported by fetching manifests and
-// blobs, and fetching a manifest may import an image: the resolver knows the importer,
-// too. Each import is one [walk]. It is begun
+// blobs, and fetching a manifest may import an image. Each import is one [walk]. It is begun
 //
 //   - by [importer.pull] for the host, on the host's context,
 //   - by [importer.partsFirst] in the flight of a manifest that is stored after its
@@ -84,6 +58,8 @@ type importer struct {
 	looked *lru.Cache[imageKey, lookedAt] // images that this process has looked at
 }
 
+var errNoImport = errors.New("upstream is not to be asked for the image")
+
 // imageKey is an image of a repository, tagged or not.
 type imageKey struct {
 	repo   Repo
@@ -100,13 +76,6 @@ type lookedAt struct {
 	next  time.Time
 }
 
-// importLane is what the imports of one rule share.
-type importLane struct {
-	turns   *quota.Quota // of those in the background
-	bytes   *quota.Quota // of manifests
-	fetches *quota.Quota // of manifests, at a time
-}
-
 func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
 	im := &importer{
 		core: re.core, manifests: re, blobs: bl, flights: flights,
@@ -114,7 +83,6 @@ func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
 		looked: lru.New[imageKey, lookedAt](maxLookedAt),
 	}
 	im.later.Join(flights, "import of")
-	re.images = im
 	return im
 }
 
@@ -122,6 +90,14 @@ func (im *importer) lane(rt *route) *importLane {
 	return im.lanes.GetOrPut(rt.id, func() *importLane {
 		return &importLane{turns: quota.New(importsPerRule), bytes: quota.New(importBytesPerRule), fetches: quota.New(importFetchesPerRule)}
 	})
+}
+
+func (im *importer) newWalk(rt *route, o ImportOptions) *walk {
+	return &walk{
+		core: im.core, manifests: im.manifests, blobs: im.blobs, flights: im.flights, rt: rt, lane: im.lane(rt), options: o,
+		note:  func(d digest.Digest, whole bool) { im.note(imageKey{rt.repo, d}, whole) },
+		begun: im.now(), slots: make(chan struct{}, importWidth), visits: make(map[object]*visit), cancel: func(error) {},
+	}
 }
 
 // pull brings in the image r.Ref, and returns its manifest.
@@ -238,48 +214,4 @@ func (im *importer) note(key imageKey, whole bool) {
 	}
 	at.fails++
 	im.looked.Put(key, at)
-}
-
-var (
-	// errKeptBack is why a manifest is not stored although it is here.
-	errKeptBack = errors.New("it is not stored before what it refers to")
-	errNotKept  = errors.New("the Store did not keep it")
-	errNoImport = errors.New("upstream is not to be asked for the image")
-)
-
-// hold keeps a manifest from a Store that wants its parts first. A nil hold keeps
-// nothing.
-type hold struct {
-	used  atomic.Bool // a fetch has waited for it, or does
-	once  sync.Once
-	done  chan struct{} // closed once parts is set
-	parts fate
-}
-
-// newHold returns a hold where parts go first.
-func (re *resolver) newHold() *hold {
-	if re.fill != FillEager {
-		return nil
-	}
-	return &hold{done: make(chan struct{})}
-}
-
-// release says what became of the parts. Only the first call counts.
-func (h *hold) release(parts fate) {
-	if h != nil {
-		h.once.Do(func() { h.parts = parts; close(h.done) })
-	}
-}
-
-// isUnused reports whether no fetch has come as far as the parts.
-func (h *hold) isUnused() bool { return h != nil && !h.used.Load() }
-
-func (h *hold) wait(ctx context.Context) fate {
-	h.used.Store(true)
-	select {
-	case <-h.done:
-		return h.parts
-	case <-ctx.Done():
-		return absentForNow
-	}
 }

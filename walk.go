@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,8 +11,10 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 )
 
 const (
@@ -23,6 +24,19 @@ const (
 	maxImportObjects = 10_000
 )
 
+var (
+	// errKeptBack is why a manifest is not stored although it is here.
+	errKeptBack = errors.New("it is not stored before what it refers to")
+	errNotKept  = errors.New("the Store did not keep it")
+)
+
+// importLane is what the imports of one rule share.
+type importLane struct {
+	turns   *quota.Quota // of those in the background
+	bytes   *quota.Quota // of manifests
+	fetches *quota.Quota // of manifests, at a time
+}
+
 // walk is one import: it goes through an image and brings in what the Store does not
 // have. Each object is visited once, however often indexes list it.
 //
@@ -31,7 +45,12 @@ const (
 // waits has none: so visits that wait for each other, in this walk and in others, always
 // end, since no index can list itself.
 type walk struct {
-	im      *importer
+	core      *core
+	manifests *resolver
+	blobs     *blobs
+	flights   *flight.Set
+	note      func(d digest.Digest, whole bool) // that all is stored of d that is to be had, or not
+
 	rt      *route
 	lane    *importLane
 	options ImportOptions
@@ -61,13 +80,6 @@ type visit struct {
 	fate fate
 }
 
-func (im *importer) newWalk(rt *route, o ImportOptions) *walk {
-	return &walk{
-		im: im, rt: rt, lane: im.lane(rt), options: o, begun: im.now(),
-		slots: make(chan struct{}, importWidth), visits: make(map[object]*visit), cancel: func(error) {},
-	}
-}
-
 // run brings in all that m refers to, and waits until the Store has m, too. ref is the
 // tag or digest that m was pulled by.
 func (w *walk) run(ctx context.Context, ref string, m *Manifest) error {
@@ -76,10 +88,10 @@ func (w *walk) run(ctx context.Context, ref string, m *Manifest) error {
 		return err
 	}
 	// The manifest's answer was out before the Store had it.
-	if err := w.im.manifests.stored(ctx, w.rt, ref); err != nil {
-		return err
+	stored, failure := w.manifests.isStored(ctx, w.rt, ref, m.Descriptor.Digest)
+	if failure != nil {
+		return failure
 	}
-	stored := w.im.store.findManifest(ctx, w.rt.repo, m.Descriptor.Digest.String()) != nil
 	if err == nil && !stored {
 		err = &Error{Kind: errInternal, Err: errNotKept}
 	}
@@ -107,10 +119,30 @@ func (w *walk) runParts(ctx context.Context, m *Manifest) error {
 		return err
 	}
 	if w.options.Platforms == nil {
-		w.im.note(imageKey{w.rt.repo, m.Descriptor.Digest}, w.worst <= absentForGood)
+		w.note(m.Descriptor.Digest, w.worst <= absentForGood)
 	}
-	err := w.missing()
-	w.tellMissing(ctx, m, err)
+	return w.missing(ctx, m)
+}
+
+// missing is the error for what the Store does not have. That is told, as an event of the
+// whole image m.
+func (w *walk) missing(ctx context.Context, m *Manifest) error {
+	if len(w.gaps) == 0 {
+		return nil
+	}
+	told := make([]ocispec.Descriptor, min(len(w.gaps), maxGapsTold))
+	for i := range told {
+		told[i] = w.gaps[i].descriptor
+	}
+	err, d := missing(w.gaps, len(w.visits)), m.Descriptor.Digest.String()
+	event := Event{
+		Kind: EventFetch, Request: Request{Repo: w.rt.repo, Ref: d}, Part: true, Rule: w.rt.prefix(), Digest: d,
+		Source: SourceFill, Duration: w.core.now().Sub(w.begun), Missing: told,
+	}
+	if err != nil {
+		event.Err = outcome{}.words(context.Background(), w.rt.repo, d, err)
+	}
+	w.core.tell(ctx, event)
 	return err
 }
 
@@ -222,15 +254,6 @@ func (w *walk) tell(d ocispec.Descriptor, done int64, stored bool, failure error
 	return err
 }
 
-func (o ImportOptions) wants(d ocispec.Descriptor) bool {
-	if o.Platforms == nil {
-		return true
-	}
-	return d.Platform != nil && slices.ContainsFunc(o.Platforms, func(p ocispec.Platform) bool {
-		return p.OS == d.Platform.OS && p.Architecture == d.Platform.Architecture && (p.Variant == "" || p.Variant == d.Platform.Variant)
-	})
-}
-
 // takeSlot waits for one of the few places for what costs something.
 func (w *walk) takeSlot(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
@@ -244,7 +267,32 @@ func (w *walk) takeSlot(ctx context.Context) error {
 	}
 }
 
-func (w *walk) giveSlot() { <-w.slots }
+// persist is [persist] with a slot, which it gives back: what waits has none.
+func (w *walk) persist(ctx context.Context, try func() error) error {
+	return persist(func() error {
+		defer func() { <-w.slots }()
+		return try()
+	}, func(wait time.Duration) error {
+		if err := w.sleep(ctx, wait); err != nil {
+			return err
+		}
+		return w.takeSlot(ctx)
+	})
+}
+
+// sleep ends early with ctx, and when the proxy is shut down.
+func (w *walk) sleep(ctx context.Context, d time.Duration) error {
+	ctx, stop := w.flights.UntilClosed(ctx)
+	defer stop()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // bringIn has a slot, and gives it back.
 func (w *walk) bringIn(ctx context.Context, o object, d ocispec.Descriptor) (f fate, err error) {
@@ -261,7 +309,7 @@ func (w *walk) bringIn(ctx context.Context, o object, d ocispec.Descriptor) (f f
 
 // manifest brings in a manifest of an index and what that refers to.
 func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error) {
-	hold := w.im.manifests.newHold()
+	hold := w.manifests.newHold()
 	defer hold.release(absentForNow)
 	var m *Manifest
 	fetches := w.lane.fetches
@@ -269,7 +317,7 @@ func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error)
 		err := fetches.Take(ctx, 1)
 		if err == nil {
 			defer fetches.Give(1)
-			m, err = w.im.manifests.child(ctx, w.rt, d.Digest, hold, func() { _ = w.tell(d, 0, false, nil) })
+			m, err = w.manifests.child(ctx, w.rt, d.Digest, hold, func() { _ = w.tell(d, 0, false, nil) })
 		}
 		return err
 	})
@@ -281,35 +329,26 @@ func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error)
 	if err != nil {
 		return parts, err
 	}
-	stored, err := w.isStored(ctx, d)
+	stored, err := w.manifests.isStored(ctx, w.rt, d.Digest.String(), d.Digest)
 	if err == nil && !stored && parts <= absentForGood && hold.isUnused() {
 		// It came by the fetch of another import, which was given up. A fetch of our own
 		// finds the parts in the Store.
-		if _, err = w.im.manifests.child(ctx, w.rt, d.Digest, hold, func() {}); err == nil {
-			stored, err = w.isStored(ctx, d)
+		if _, err = w.manifests.child(ctx, w.rt, d.Digest, hold, func() {}); err == nil {
+			stored, err = w.manifests.isStored(ctx, w.rt, d.Digest.String(), d.Digest)
 		}
 	}
-	return w.manifestFate(d, stored, parts, err)
-}
-
-// isStored reports whether the Store has the manifest once nobody fetches it any more.
-func (w *walk) isStored(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	if err := w.im.manifests.stored(ctx, w.rt, d.Digest.String()); err != nil {
-		return false, err
-	}
-	return w.im.store.findManifest(ctx, w.rt.repo, d.Digest.String()) != nil, nil
+	return w.manifestFate(d, stored, hold != nil, parts, err)
 }
 
 // manifestFate is what became of a manifest that upstream has. parts is what became of
-// what it refers to.
-func (w *walk) manifestFate(d ocispec.Descriptor, stored bool, parts fate, err error) (fate, error) {
-	eager := w.im.manifests.fill == FillEager
+// what it refers to, which was to be stored before it if eager.
+func (w *walk) manifestFate(d ocispec.Descriptor, stored, eager bool, parts fate, err error) (fate, error) {
 	switch {
 	case err != nil:
 		return absentForNow, err
 	case stored:
 		if parts <= absentForGood && w.options.Platforms == nil {
-			w.im.note(imageKey{w.rt.repo, d.Digest}, true)
+			w.note(d.Digest, true)
 		}
 		return kept, nil
 	case eager && parts == absentForNow:
@@ -322,10 +361,10 @@ func (w *walk) manifestFate(d ocispec.Descriptor, stored bool, parts fate, err e
 
 // blob brings in a blob and waits until the Store has it.
 func (w *walk) blob(ctx context.Context, d ocispec.Descriptor) error {
-	if w.im.blobs.isStored(ctx, w.rt, d.Digest) {
+	if w.blobs.isStored(ctx, w.rt, d.Digest) {
 		return nil
 	}
-	f, err := w.im.blobs.part(ctx, w.rt, d.Digest)
+	f, err := w.blobs.part(ctx, w.rt, d.Digest)
 	if err != nil {
 		return err
 	}
