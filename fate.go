@@ -162,7 +162,7 @@ func (e *incompleteError) Error() string {
 			fmt.Fprintf(&b, "; and %d more", len(e.gaps)-i)
 			break
 		}
-		fmt.Fprintf(&b, "; %s (%.100s): %v", g.descriptor.Digest, g.descriptor.MediaType, g.err)
+		fmt.Fprintf(&b, "; %s (%.100q): %v", g.descriptor.Digest, g.descriptor.MediaType, g.err)
 	}
 	return b.String()
 }

@@ -1,9 +1,7 @@
 package pullthrough
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -15,8 +13,9 @@ import (
 )
 
 const (
-	// maxImports is how many images may wait for their import in the background. What
-	// comes on top is imported when it is pulled again.
+	// maxImports is how many images may wait for their import in the background, and how
+	// many for their parts before they are stored. What comes on top is imported when it
+	// is pulled again.
 	maxImports = 4096
 	// importsPerRule is how many of a rule's are imported in the background at a time.
 	importsPerRule = 32
@@ -54,11 +53,10 @@ type importer struct {
 	flights   *flight.Set
 
 	later  flight.Group[imageKey, struct{}] // in the background
+	firsts *quota.Quota                     // before their manifest
 	lanes  *lru.Cache[routeID, *importLane]
 	looked *lru.Cache[imageKey, lookedAt] // images that this process has looked at
 }
-
-var errNoImport = errors.New("upstream is not to be asked for the image")
 
 // imageKey is an image of a repository, tagged or not.
 type imageKey struct {
@@ -79,6 +77,7 @@ type lookedAt struct {
 func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
 	im := &importer{
 		core: re.core, manifests: re, blobs: bl, flights: flights,
+		firsts: quota.New(maxImports),
 		lanes:  lru.New[routeID, *importLane](maxImportRules),
 		looked: lru.New[imageKey, lookedAt](maxLookedAt),
 	}
@@ -123,6 +122,11 @@ func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Mani
 // partsFirst brings in what m refers to before m is stored, and returns the worst of
 // what became of it.
 func (im *importer) partsFirst(f *fetching, m *Manifest) fate {
+	if !im.firsts.TryTake(1) {
+		im.log.Warn("too many images wait for their parts: it is not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref)
+		return absentForNow
+	}
+	defer im.firsts.Give(1)
 	w := im.newWalk(f.rt, ImportOptions{})
 	// The flight's own context: what the parts cost is theirs, not this fetch's.
 	err := w.runParts(f.Context(), m)
@@ -134,7 +138,7 @@ func (im *importer) partsFirst(f *fetching, m *Manifest) fate {
 
 // importLater brings in what m refers to while nobody waits.
 func (im *importer) importLater(rt *route, m *Manifest) {
-	im.begin(imageKey{rt.repo, m.Descriptor.Digest}, func(context.Context) (*route, error) { return rt, nil })
+	im.begin(imageKey{rt.repo, m.Descriptor.Digest}, func(context.Context) *route { return rt })
 }
 
 // takeUp looks whether all of m is stored, which was stored before, and brings in the
@@ -149,32 +153,31 @@ func (im *importer) takeUp(ctx context.Context, r Request, m *Manifest) {
 	if at, ok := im.looked.Get(key); ok && (at.whole || im.now().Before(at.next)) {
 		return
 	}
-	im.begin(key, func(flight context.Context) (*route, error) {
+	im.begin(key, func(flight context.Context) *route {
 		asking, stop := context.WithCancel(context.WithoutCancel(ctx))
 		defer stop()
 		defer context.AfterFunc(flight, stop)()
 		rt, err := im.router.routeBeside(asking, r.Repo)
-		if err != nil || rt.policy.Offline {
+		if err != nil || rt.policy.Offline || local && rt.policy.KeepLocal {
 			im.note(key, false) // not on each hit
-			return nil, cmp.Or(err, errNoImport)
+			return nil
 		}
-		if local && rt.policy.KeepLocal {
-			return nil, errNoImport
+		if im.mayImport(asking, r) != nil {
+			return nil
 		}
-		return rt, im.mayImport(asking, r)
+		return rt
 	})
 }
 
-// begin starts an import in the background, unless one runs. find is its way upstream.
-func (im *importer) begin(key imageKey, find func(context.Context) (*route, error)) {
+// begin starts an import in the background, unless one runs. find is its way upstream; nil: none.
+func (im *importer) begin(key imageKey, find func(context.Context) *route) {
 	if im.later.Len() >= maxImports {
 		im.log.Warn("too many images wait for their import", "repository", key.repo.Name, "digest", key.digest.String())
 		return
 	}
 	_, _, _ = im.later.Do(context.Background(), key, func(call *flight.Call[imageKey, struct{}]) (struct{}, error) {
 		call.Publish(struct{}{}) // nobody waits for the rest
-		rt, err := find(call.Context())
-		if err == nil {
+		if rt := find(call.Context()); rt != nil {
 			im.background(call.Context(), rt, key)
 		}
 		return struct{}{}, nil

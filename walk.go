@@ -1,6 +1,7 @@
 package pullthrough
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +64,6 @@ type walk struct {
 	mu     sync.Mutex
 	visits map[object]*visit
 	gaps   []gap // what the Store does not have in the end
-	bytes  int64 // of manifests
 	worst  fate  // of all that was visited
 }
 
@@ -76,7 +76,7 @@ type object struct {
 
 // visit is one object on its way.
 type visit struct {
-	done chan struct{} // closed once fate is set
+	done chan struct{} // closed when it has ended
 	fate fate
 }
 
@@ -85,7 +85,7 @@ type visit struct {
 func (w *walk) run(ctx context.Context, ref string, m *Manifest) error {
 	err := w.runParts(ctx, m)
 	if ctx.Err() != nil {
-		return err
+		return cmp.Or(err, context.Cause(ctx))
 	}
 	// The manifest's answer was out before the Store had it.
 	stored, failure := w.manifests.isStored(ctx, w.rt, ref, m.Descriptor.Digest)
@@ -110,7 +110,6 @@ func (w *walk) run(ctx context.Context, ref string, m *Manifest) error {
 func (w *walk) runParts(ctx context.Context, m *Manifest) error {
 	ctx, w.cancel = context.WithCancelCause(ctx)
 	defer w.cancel(nil)
-	defer func() { w.lane.bytes.Give(w.bytes) }()
 	if f, err := w.parts(ctx, m); err != nil {
 		w.lack(m.Descriptor, f, err)
 	}
@@ -149,9 +148,11 @@ func (w *walk) missing(ctx context.Context, m *Manifest) error {
 // parts brings in all that m refers to, and returns the worst of what became of it. The
 // error is about m itself.
 func (w *walk) parts(ctx context.Context, m *Manifest) (fate, error) {
-	if err := w.reserve(m); err != nil {
-		return absentForNow, err
+	size := int64(len(m.Content))
+	if !w.lane.bytes.TryTake(size) {
+		return absentForNow, &Error{Kind: errBusy, Err: errors.New("the manifests of the images that are being imported are too large together")}
 	}
+	defer w.lane.bytes.Give(size)
 	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
 	if err != nil {
 		return absentForNow, w.rt.error(ErrUnavailable, err)
@@ -171,18 +172,6 @@ func (w *walk) parts(ctx context.Context, m *Manifest) (fate, error) {
 		worst = max(worst, v.fate)
 	}
 	return worst, nil
-}
-
-// reserve counts the manifest among those that imports of the rule work on.
-func (w *walk) reserve(m *Manifest) error {
-	size := int64(len(m.Content))
-	if !w.lane.bytes.TryTake(size) {
-		return &Error{Kind: errBusy, Err: errors.New("the manifests of the images that are being imported are too large together")}
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.bytes += size
-	return nil
 }
 
 // visit brings in o, unless that has begun already. It returns when that has begun.
@@ -209,10 +198,12 @@ func (w *walk) enter(o object) (v *visit, first bool) {
 	if v, ok := w.visits[o]; ok {
 		return v, false
 	}
+	v = &visit{done: make(chan struct{}), fate: absentForNow}
 	if len(w.visits) == maxImportObjects {
 		w.cancel(w.rt.error(ErrTooLarge, fmt.Errorf("the image has more than %d objects", maxImportObjects)))
+		close(v.done)
+		return v, false
 	}
-	v = &visit{done: make(chan struct{})}
 	w.visits[o] = v
 	return v, true
 }
@@ -311,16 +302,7 @@ func (w *walk) bringIn(ctx context.Context, o object, d ocispec.Descriptor) (f f
 func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error) {
 	hold := w.manifests.newHold()
 	defer hold.release(absentForNow)
-	var m *Manifest
-	fetches := w.lane.fetches
-	err := w.persist(ctx, func() error {
-		err := fetches.Take(ctx, 1)
-		if err == nil {
-			defer fetches.Give(1)
-			m, err = w.manifests.child(ctx, w.rt, d.Digest, hold, func() { _ = w.tell(d, 0, false, nil) })
-		}
-		return err
-	})
+	m, err := w.child(ctx, d, hold)
 	if err != nil {
 		return fateOf(err), err
 	}
@@ -333,11 +315,27 @@ func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error)
 	if err == nil && !stored && parts <= absentForGood && hold.isUnused() {
 		// It came by the fetch of another import, which was given up. A fetch of our own
 		// finds the parts in the Store.
-		if _, err = w.manifests.child(ctx, w.rt, d.Digest, hold, func() {}); err == nil {
+		if err = w.takeSlot(ctx); err == nil {
+			_, err = w.child(ctx, d, hold)
+		}
+		if err == nil {
 			stored, err = w.manifests.isStored(ctx, w.rt, d.Digest.String(), d.Digest)
 		}
 	}
 	return w.manifestFate(d, stored, hold != nil, parts, err)
+}
+
+// child returns the manifest d of an index. It has a slot, and gives it back.
+func (w *walk) child(ctx context.Context, d ocispec.Descriptor, hold *hold) (m *Manifest, err error) {
+	err = w.persist(ctx, func() error {
+		err := w.lane.fetches.Take(ctx, 1)
+		if err == nil {
+			defer w.lane.fetches.Give(1)
+			m, err = w.manifests.child(ctx, w.rt, d.Digest, hold, func() { _ = w.tell(d, 0, false, nil) })
+		}
+		return err
+	})
+	return m, err
 }
 
 // manifestFate is what became of a manifest that upstream has. parts is what became of
