@@ -127,8 +127,7 @@ func (bl *blobs) refetch(ctx context.Context, r Request, size int64, cause error
 }
 
 // head answers an existence check as a GET would be answered, and downloads nothing. That a
-// manifest refers to the blob does not say that there is one. Only where upstream tells no
-// size at all, and no manifest does, there is no other way than a GET.
+// manifest refers to the blob does not say that there is one.
 func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
 	if _, err := bl.registries.target(rt, d.String()); err != nil {
 		return nil, err // the size may be known, but the blob could not be pulled
@@ -144,10 +143,7 @@ func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, e
 			return nil, err
 		}
 	}
-	switch {
-	case size < 0:
-		return bl.get(ctx, rt, d)
-	case size > rt.policy.maxBlob():
+	if size > rt.policy.maxBlob() {
 		return nil, rt.error(ErrTooLarge, fmt.Errorf("blob of %d bytes", size))
 	}
 	b := NewBlob(d, nil)
@@ -156,8 +152,7 @@ func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, e
 	return b, nil
 }
 
-// askSize runs in the flight. The flight before may have ended since we looked. The
-// size is -1 where nobody knows it.
+// askSize runs in the flight. The flight before may have ended since we looked.
 func (bl *blobs) askSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
 	if size, known := bl.sizeOfExisting(rt, d); known {
 		return size, nil
@@ -169,12 +164,14 @@ func (bl *blobs) askSize(ctx context.Context, rt *route, d digest.Digest) (int64
 		}
 		return 0, err
 	}
-	if told, known, _ := bl.memory.size(rt, d); known && size < 0 {
-		size = told // nobody knows better; else a manifest may be wrong
+	if size < 0 { // else a manifest may be wrong
+		told, known, _ := bl.memory.size(rt, d)
+		if !known {
+			return 0, rt.error(ErrUnavailable, errors.New("upstream has the blob and does not tell its size"))
+		}
+		size = told
 	}
-	if size >= 0 {
-		bl.memory.noteExists(rt, d, size)
-	}
+	bl.memory.noteExists(rt, d, size)
 	return size, nil
 }
 
