@@ -24,6 +24,24 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
+// importBehaviours are about whole images.
+var importBehaviours = []row{
+	{"A76", "does not have a part of an image, or keeps it back (404, 400, 401, 403, a redirect that leads nowhere)",
+		"an import brings in all else; its error, its progress and an event name what is missing. With `FillEager` the image is stored if that is missing for good (404)", testAnImportGoesOnBesideWhatIsMissing},
+	{"A77", "does not have a foreign layer",
+		"it is named in an event; the image is stored, and whole", testForeignLayersAreNotMissed},
+	{"A78", "has indexes of layers, as a build cache is",
+		"the media type of a descriptor decides: what is no manifest is a blob. The cache is there when upstream is gone", testABuildCacheIsThereWhenUpstreamIsGone},
+	{"A79", "has indexes in indexes, at any depth",
+		"each object is visited once, up to 10,000 of an image", testAnImportVisitsEachObjectOnce},
+	{"A80", "fails in passing while an image is imported",
+		"an object is tried again, up to 5 times within 2 minutes, and then by the next pull of the image", testAnImportTriesAgainWhatFailsInPassing},
+	{"A81", "is slow while many images are imported",
+		"clients go before parts, and parts wait as long as it takes: all of them arrive", testImportsInTheBackgroundStarveNoClient},
+}
+
+func TestUpstreamImports(t *testing.T) { testkit.RunRows(t, importBehaviours) }
+
 // imports are the ways to bring in a whole image.
 var imports = map[string]pullthrough.FillMode{"background": pullthrough.FillBackground, "eager": pullthrough.FillEager}
 
@@ -66,7 +84,7 @@ func missing(heard *testkit.Events) (all []digest.Digest) {
 }
 
 // One child or layer that is not to be had keeps nothing else from being imported.
-func TestAnImportGoesOnBesideWhatIsMissing(t *testing.T) {
+func testAnImportGoesOnBesideWhatIsMissing(t *testing.T) {
 	answers := map[string]struct {
 		fault   pullthroughtest.Fault
 		forGood bool
@@ -204,7 +222,7 @@ func buildCache(t *testing.T, w *testkit.World, asImage bool) (d digest.Digest, 
 	return digest.FromBytes(img.Content), blobs
 }
 
-func TestABuildCacheIsThereWhenUpstreamIsGone(t *testing.T) {
+func testABuildCacheIsThereWhenUpstreamIsGone(t *testing.T) {
 	modes := map[string]pullthrough.FillMode{"lazy": pullthrough.FillLazy}
 	for name, mode := range imports {
 		modes[name] = mode
@@ -251,7 +269,7 @@ func TestABuildCacheIsThereWhenUpstreamIsGone(t *testing.T) {
 }
 
 // A foreign layer need not be in any registry.
-func TestForeignLayersAreNotMissed(t *testing.T) {
+func testForeignLayersAreNotMissed(t *testing.T) {
 	for mode, fill := range imports {
 		for _, status := range []int{404, 403, 400} {
 			t.Run(fmt.Sprint(mode, status), func(t *testing.T) {
@@ -314,7 +332,7 @@ func (s *counting) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest
 	return s.Store.Blob(ctx, r, d)
 }
 
-func TestAnImportVisitsEachObjectOnce(t *testing.T) {
+func testAnImportVisitsEachObjectOnce(t *testing.T) {
 	for mode, fill := range map[string]pullthrough.FillMode{"lazy": pullthrough.FillLazy, "background": pullthrough.FillBackground, "eager": pullthrough.FillEager} {
 		for _, shape := range []struct{ n, levels int }{{16, 4}, {2, 40}} {
 			t.Run(fmt.Sprint(mode, shape), func(t *testing.T) {
@@ -423,7 +441,7 @@ func twelve(w *testkit.World, times int) *pullthroughtest.Image {
 	return img
 }
 
-func TestAnImportTriesAgainWhatFailsInPassing(t *testing.T) {
+func testAnImportTriesAgainWhatFailsInPassing(t *testing.T) {
 	for mode, fill := range imports {
 		for name, retries := range map[string]int{"Policy.Retries": 0, "no retries": -1} {
 			t.Run(mode+"/"+name, func(t *testing.T) {
@@ -489,6 +507,25 @@ func TestWhatIsRefusedIsAskedForNowAndThen(t *testing.T) {
 	_, err := w.Tagged(t, "1")
 	require.NoError(t, err)
 	assert.True(t, holds(t, w, img))
+}
+
+// So does the check of a tag.
+func TestAnImportIsTakenUpByTheNextCheck(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, filling(pullthrough.FillBackground, nil))
+	policy(w.Proxy, pullthrough.Policy{TagTTL: pullthrough.EveryPull})
+	img := testkit.Image(1)
+	w.Up.Push("a", "1", img)
+	heal := w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/" + img.Layers[0].Digest.String(), Status: 403})
+	_, err := w.Tagged(t, "1")
+	require.NoError(t, err)
+	assert.False(t, holds(t, w, img))
+	heal()
+	w.Up.Reset()
+	m, err := w.Tagged(t, "1")
+	require.NoError(t, err)
+	assert.Equal(t, pullthrough.SourceRevalidated, m.Source)
+	assert.True(t, holds(t, w, img))
+	assert.ElementsMatch(t, []string{"HEAD /v2/a/manifests/1 200", "GET /v2/a/blobs/" + img.Layers[0].Digest.String() + " 200"}, w.Up.Log())
 }
 
 func TestTheFirstPullAfterARestartLooksWhetherTheImageIsWhole(t *testing.T) {
@@ -597,7 +634,7 @@ func slowImages(w *testkit.World, long time.Duration) (all []*pullthroughtest.Im
 	return all
 }
 
-func TestImportsInTheBackgroundStarveNoClient(t *testing.T) {
+func testImportsInTheBackgroundStarveNoClient(t *testing.T) {
 	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
 		w.Fill = pullthrough.FillBackground
 		images := slowImages(w, 20*time.Second)
