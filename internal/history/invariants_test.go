@@ -39,7 +39,7 @@ func (w *world) must(ok bool, invariant, key, format string, args ...any) bool {
 		return true
 	}
 	if w.violations.Add(1) <= 3 {
-		w.t.Errorf("history: violated %s\n%s\n%v, %v, wrong so far %+v\nagain: go test -race -run History -history.seed %d -history.world %d ./internal/history\n%s",
+		w.t.Errorf("history: violated %s\n%s\n%v, %v, wrong so far %+v\nagain: go test -race ./internal/history -run History -history.seed %d -history.world %d\n%s",
 			invariant, fmt.Sprintf(format, args...), w.plan, w.scene.weather, w.wrong(), w.plan.seed, w.plan.world, w.last(key))
 	}
 	return false
