@@ -242,15 +242,16 @@ func (w *world) judgeOrder(a *answer, e pullthrough.Event, pushed bool) {
 	if pushed || e.Source == pullthrough.SourceStale || w.plan.setting.store == inSmallDir {
 		return
 	}
-	version := w.model.version(w.model.objects[a.digest()].home, a.ref, a.digest())
+	from := w.model.objects[a.digest()].home
+	version := w.model.version(from, a.ref, a.digest())
 	w.scene.lock.Lock()
 	newest, steady := -1, w.steady()
 	for _, s := range w.tags[a.name] {
-		if s.end.Before(a.start) {
+		if s.from == from && s.end.Before(a.start) { // another one was stored by a rule that has changed since
 			newest = max(newest, s.version)
 		}
 	}
-	w.tags[a.name] = append(w.tags[a.name], seen{version, a.end})
+	w.tags[a.name] = append(w.tags[a.name], seen{from, version, a.end})
 	w.scene.lock.Unlock()
 	w.must(!steady || version >= newest, tagsAreTrue, a.name.String(), "the tag goes back from version %d to %d: %v", newest, version, a)
 }
