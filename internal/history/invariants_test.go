@@ -91,7 +91,7 @@ func (w *world) judgeEvent(a *answer) (e pullthrough.Event) {
 	if w.plan.setting.store == inWrapped && (n == 0 || good && e.Err != nil) {
 		return pullthrough.Event{Source: pullthrough.SourceStale} // it answers whatever its age
 	}
-	w.must(n == 1, eventsTell, key, "%d events of %v", n, a)
+	w.must(n >= 1 && n <= int(a.tries.Load()), eventsTell, key, "%d events of %v", n, a)
 	w.must(good == (e.Err == nil), eventsTell, key, "the event has the error %v: %v", e.Err, a)
 	w.must(!good || e.Digest == a.digest().String(), eventsTell, key, "the event has %s: %v", e.Digest, a)
 	return e
