@@ -27,7 +27,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -252,15 +251,15 @@ func TestBuildKitHitsItsCache(t *testing.T) {
 		writer.export(t, up.Host()+"/team/cache:main", attrs)
 		for mode, fill := range fills {
 			t.Run(form+"/"+mode, func(t *testing.T) {
-				f := newFace(t, serveBy(inner), fill)
-				from := ref(f, "team/cache", "main")
+				w := newWorld(t, serveBy(inner), fill)
+				from := w.ref("team/cache", "main")
 				if mode == "lazy" {
 					assertHits(t, from)
 				} else {
 					newBuilder(t).importCache(t, from)
 				}
-				assertAskedOnce(t, f, writer.layers(t))
-				f.Up.Close()
+				assertAskedOnce(t, w, writer.layers(t))
+				w.Up.Close()
 				assertHits(t, from)
 			})
 		}
@@ -269,17 +268,17 @@ func TestBuildKitHitsItsCache(t *testing.T) {
 
 // serveBy has the upstream answer as this registry does.
 func serveBy(inner http.Handler) pullthroughtest.Config {
-	return pullthroughtest.Config{Handler: func(w http.ResponseWriter, r *http.Request) bool {
-		inner.ServeHTTP(w, r)
+	return pullthroughtest.Config{Handler: func(rw http.ResponseWriter, r *http.Request) bool {
+		inner.ServeHTTP(rw, r)
 		return true
 	}}
 }
 
 // assertAskedOnce compares what upstream was asked: one GET for the manifest, for the
 // cache's configuration and for each layer.
-func assertAskedOnce(t *testing.T, f *testkit.Face, layers []digest.Digest) {
+func assertAskedOnce(t *testing.T, w *world, layers []digest.Digest) {
 	t.Helper()
-	asked := takeLog(t, f)
+	asked := w.takeLog(t)
 	require.NotEmpty(t, asked)
 	assert.Equal(t, "GET /v2/team/cache/manifests/main 200", asked[0])
 	blobs := slices.Compact(slices.Sorted(slices.Values(asked[1:])))

@@ -2,8 +2,10 @@ package containerd_test
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/log"
@@ -27,24 +29,42 @@ var fills = map[string]pullthrough.FillMode{
 	"lazy": pullthrough.FillLazy, "background": pullthrough.FillBackground, "eager": pullthrough.FillEager,
 }
 
-// newFace is an upstream and a proxy that keeps its images on disk.
-func newFace(t *testing.T, c pullthroughtest.Config, fill pullthrough.FillMode) *testkit.Face {
+// world is an upstream registry and a proxy that keeps its images on disk.
+type world struct {
+	*testkit.World
+	server *httptest.Server
+	chunks atomic.Int32 // requests for a range that does not begin at 0
+}
+
+func newWorld(t *testing.T, c pullthroughtest.Config, fill pullthrough.FillMode) *world {
 	t.Helper()
 	store, err := dirstore.Open(t.TempDir())
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, store.Close()) })
-	return testkit.NewFace(t, c, func(p *pullthrough.Proxy) { p.Store, p.Fill = store, fill })
+	w := &world{World: testkit.NewWorld(t, c, func(p *pullthrough.Proxy) { p.Store, p.Fill = store, fill })}
+	w.server = testkit.Serve(t, w)
+	return w
 }
 
+func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	if asked := r.Header.Get("Range"); asked != "" && !strings.HasPrefix(asked, "bytes=0-") {
+		w.chunks.Add(1)
+	}
+	w.Proxy.ServeHTTP(rw, r)
+}
+
+// host is the proxy's, as references have it.
+func (w *world) host() string { return strings.TrimPrefix(w.server.URL, "http://") }
+
 // ref is the name of an upstream repository's tag at the proxy.
-func ref(f *testkit.Face, repo, tag string) string {
-	return strings.TrimPrefix(f.Server.URL, "http://") + "/" + testkit.Prefix + "/" + repo + ":" + tag
+func (w *world) ref(repo, tag string) string {
+	return w.host() + "/" + testkit.Prefix + "/" + repo + ":" + tag
 }
 
 // takeLog returns what upstream was asked since the last call, when the proxy is at rest.
-func takeLog(t *testing.T, f *testkit.Face) []string {
+func (w *world) takeLog(t *testing.T) []string {
 	t.Helper()
-	f.Settled(t)
-	defer f.Up.Reset()
-	return f.Up.Log()
+	w.Settled(t)
+	defer w.Up.Reset()
+	return w.Up.Log()
 }
