@@ -5,7 +5,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 
 	"github.com/containerd/log"
@@ -18,10 +18,11 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// TestMain does without pullthroughtest.Main: BuildKit leaves goroutines behind that end after ten seconds.
+// TestMain does without pullthroughtest.Main: BuildKit leaves goroutines behind that end
+// after ten seconds.
 func TestMain(m *testing.M) {
 	http.DefaultTransport.(*http.Transport).DialContext = pullthroughtest.DialLoopback
-	_ = log.SetLevel("error") // containerd warns of file systems without fs-verity
+	_ = log.SetLevel("fatal") // clients log what is no failure
 	os.Exit(m.Run())
 }
 
@@ -33,7 +34,9 @@ var fills = map[string]pullthrough.FillMode{
 type world struct {
 	*testkit.World
 	server *httptest.Server
-	chunks atomic.Int32 // requests for a range that does not begin at 0
+
+	mu     sync.Mutex
+	ranges []string // that clients have asked for since takeRanges
 }
 
 func newWorld(t *testing.T, c pullthroughtest.Config, fill pullthrough.FillMode) *world {
@@ -47,8 +50,10 @@ func newWorld(t *testing.T, c pullthroughtest.Config, fill pullthrough.FillMode)
 }
 
 func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	if asked := r.Header.Get("Range"); asked != "" && !strings.HasPrefix(asked, "bytes=0-") {
-		w.chunks.Add(1)
+	if asked := r.Header.Get("Range"); asked != "" {
+		w.mu.Lock()
+		w.ranges = append(w.ranges, asked)
+		w.mu.Unlock()
 	}
 	w.Proxy.ServeHTTP(rw, r)
 }
@@ -67,4 +72,12 @@ func (w *world) takeLog(t *testing.T) []string {
 	w.Settled(t)
 	defer w.Up.Reset()
 	return w.Up.Log()
+}
+
+// takeRanges returns the ranges that clients have asked for since the last call.
+func (w *world) takeRanges() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer func() { w.ranges = nil }()
+	return w.ranges
 }
