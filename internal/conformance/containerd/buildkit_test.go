@@ -78,7 +78,8 @@ type step struct {
 	run    *builder
 }
 
-// steps are a build of two stages: app stands on deps, and copies from tool. Each has its inputs before it.
+// steps are a build of two stages: app stands on deps, and copies from tool. Each has its
+// inputs before it.
 func (b *builder) steps() []*step {
 	base := &step{name: "base", size: 300_000, run: b}
 	deps := &step{name: "deps", size: 2 << 20, inputs: []*step{base}, run: b}
@@ -170,11 +171,11 @@ func resolveRemotes(_ context.Context, res solver.Result) ([]*solver.Remote, err
 // build builds the step with a solver that remembers nothing of earlier builds.
 func (b *builder) build(t *testing.T, s *step, use func(solver.CachedResult)) {
 	t.Helper()
-	slv := solver.NewSolver(solver.SolverOpt{ResolveOpFunc: func(v solver.Vertex, _ solver.Builder) (solver.Op, error) {
+	fresh := solver.NewSolver(solver.SolverOpt{ResolveOpFunc: func(v solver.Vertex, _ solver.Builder) (solver.Op, error) {
 		return v.Sys().(*step), nil
 	}})
-	defer slv.Close()
-	job, err := slv.NewJob("build")
+	defer fresh.Close()
+	job, err := fresh.NewJob("build")
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, job.Discard()) }()
 	res, err := job.Build(t.Context(), solver.Edge{Vertex: s})
@@ -187,7 +188,7 @@ func (b *builder) build(t *testing.T, s *step, use func(solver.CachedResult)) {
 // --cache-to type=registry,mode=max does.
 func (b *builder) export(t *testing.T, to string, attrs map[string]string) {
 	t.Helper()
-	target, err := cacheregistry.ResolveCacheExporterFunc(new(session.Manager), nil)(t.Context(), nil, cacheAttrs(to, attrs))
+	target, err := cacheregistry.ResolveCacheExporterFunc(sessions(t), nil)(t.Context(), nil, cacheAttrs(to, attrs))
 	require.NoError(t, err)
 	all := b.steps()
 	b.build(t, all[len(all)-1], func(res solver.CachedResult) {
@@ -205,13 +206,22 @@ func (b *builder) export(t *testing.T, to string, attrs map[string]string) {
 
 // importCache reads the cache's manifest and its configuration from a registry, as
 // --cache-from type=registry does.
-func (b *builder) importCache(t *testing.T, from string) {
+func (b *builder) importCache(t *testing.T, from, form string) {
 	t.Helper()
-	importer, desc, err := cacheregistry.ResolveCacheImporterFunc(new(session.Manager), b.content, nil)(t.Context(), nil, cacheAttrs(from, nil))
+	importer, desc, err := cacheregistry.ResolveCacheImporterFunc(sessions(t), b.content, nil)(t.Context(), nil, cacheAttrs(from, nil))
 	require.NoError(t, err)
+	assert.Equal(t, form, desc.MediaType)
 	imported, err := importer.Resolve(t.Context(), desc, "imported", b)
 	require.NoError(t, err)
 	b.imported = []solver.CacheManager{imported}
+}
+
+// sessions has none: no registry here asks for a login.
+func sessions(t *testing.T) *session.Manager {
+	t.Helper()
+	m, err := session.NewManager()
+	require.NoError(t, err)
+	return m
 }
 
 func cacheAttrs(ref string, more map[string]string) map[string]string {
@@ -221,11 +231,11 @@ func cacheAttrs(ref string, more map[string]string) map[string]string {
 }
 
 // assertHits builds each step by a new builder. Nothing may run, and every layer must arrive.
-func assertHits(t *testing.T, from string) {
+func assertHits(t *testing.T, from, form string) {
 	t.Helper()
 	for i := range (*builder)(nil).steps() {
 		b := newBuilder(t)
-		b.importCache(t, from)
+		b.importCache(t, from, form)
 		s := b.steps()[i]
 		b.build(t, s, func(solver.CachedResult) {})
 		assert.Zero(t, b.ran.Load(), "steps of %s that ran", s.name)
@@ -233,7 +243,8 @@ func assertHits(t *testing.T, from string) {
 	}
 }
 
-// cacheForms are the manifests that BuildKit can write for its cache, by the media type, and how to ask for each.
+// cacheForms are the manifests that BuildKit can write for its cache, by the media type,
+// and how to ask for each.
 var cacheForms = map[string]map[string]string{
 	"application/vnd.oci.image.manifest.v1+json":                {"image-manifest": "true"},
 	"application/vnd.oci.image.index.v1+json":                   {"image-manifest": "false"},
@@ -254,13 +265,13 @@ func TestBuildKitHitsItsCache(t *testing.T) {
 				w := newWorld(t, serveBy(inner), fill)
 				from := w.ref("team/cache", "main")
 				if mode == "lazy" {
-					assertHits(t, from)
+					assertHits(t, from, form)
 				} else {
-					newBuilder(t).importCache(t, from)
+					newBuilder(t).importCache(t, from, form)
 				}
 				assertAskedOnce(t, w, writer.layers(t))
 				w.Up.Close()
-				assertHits(t, from)
+				assertHits(t, from, form)
 			})
 		}
 	}

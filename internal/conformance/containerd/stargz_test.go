@@ -49,7 +49,8 @@ func pushLazyLayer(t *testing.T, up *pullthroughtest.Upstream, repo, tag string)
 		name, data := "file"+strconv.Itoa(i), make([]byte, 700_000)
 		_, _ = rand.NewChaCha8([32]byte{byte(i)}).Read(data)
 		l.files[name] = data
-		require.NoError(t, tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data)), ModTime: time.Unix(0, 0)}))
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data)), ModTime: time.Unix(0, 0)}
+		require.NoError(t, tw.WriteHeader(header))
 		_, err := tw.Write(data)
 		require.NoError(t, err)
 	}
@@ -77,13 +78,15 @@ func pushLazyLayer(t *testing.T, up *pullthroughtest.Upstream, repo, tag string)
 	return l
 }
 
-// open is what the snapshotter does for each layer, when containerd has resolved the tag: it reads the table of contents at the
-// layer's end, and then whatever a container reads. It has nothing in its own cache.
+// open is what the snapshotter does for each layer, when containerd has resolved the tag:
+// it reads the table of contents at the layer's end, and then whatever a container reads.
+// It has nothing in its own cache.
 func (l *lazyLayer) open(t *testing.T, ref string) (remote.Blob, reader.Reader) {
 	t.Helper()
 	spec, err := reference.Parse(ref)
 	require.NoError(t, err)
-	_, _, err = docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost))}).Resolve(t.Context(), ref)
+	plain := docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost))
+	_, _, err = docker.NewResolver(docker.ResolverOptions{Hosts: plain}).Resolve(t.Context(), ref)
 	require.NoError(t, err)
 	hosts := resolver.RegistryHostsFromConfig(resolver.Config{})
 	blob, err := remote.NewResolver(config.BlobConfig{}, nil).Resolve(t.Context(), hosts, spec, l.desc, cache.NewMemoryCache())

@@ -29,7 +29,8 @@ import (
 // follows its first byte; containerd hangs up when it has its chunk.
 const chunk = 256 << 10
 
-// containerdPull pulls by containerd's transfer service into a content store of its own, which verifies digests.
+// containerdPull pulls by containerd's transfer service into a content store of its own,
+// which verifies digests.
 func containerdPull(t *testing.T, from string) (got []digest.Digest) {
 	t.Helper()
 	dir := t.TempDir()
@@ -71,7 +72,7 @@ var upstreamTroubles = map[string]struct {
 	statuses []string
 }{
 	"none":              {"ok", []string{"200"}},
-	"slow":              {"trickle 6000000", []string{"200"}},
+	"slow":              {"trickle 8000000", []string{"200"}},
 	"cut in the middle": {"after 900000 cut", []string{"200", "206"}},
 }
 
