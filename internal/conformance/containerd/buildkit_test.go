@@ -9,7 +9,9 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -27,6 +29,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/handlerstore"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -82,7 +87,7 @@ type step struct {
 // inputs before it.
 func (b *builder) steps() []*step {
 	base := &step{name: "base", size: 300_000, run: b}
-	deps := &step{name: "deps", size: 2 << 20, inputs: []*step{base}, run: b}
+	deps := &step{name: "deps", size: 1_200_000, inputs: []*step{base}, run: b}
 	tool := &step{name: "tool", size: 50_000, inputs: []*step{base}, run: b}
 	app := &step{name: "app", size: 1000, inputs: []*step{deps, tool}, run: b}
 	return []*step{base, deps, tool, app}
@@ -255,13 +260,15 @@ var cacheForms = map[string]map[string]string{
 // its forms, and is hit as well when upstream is gone. With FillBackground and FillEager it
 // is enough that somebody has asked for its manifest.
 func TestBuildKitHitsItsCache(t *testing.T) {
+	t.Parallel()
 	for form, attrs := range cacheForms {
-		inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+		inner := newRegistry()
 		writer := newBuilder(t)
 		up := pullthroughtest.New(t, serveBy(inner))
 		writer.export(t, up.Host()+"/team/cache:main", attrs)
 		for mode, fill := range fills {
 			t.Run(form+"/"+mode, func(t *testing.T) {
+				t.Parallel()
 				w := newWorld(t, serveBy(inner), fill)
 				from := w.ref("team/cache", "main")
 				if mode == "lazy" {
@@ -298,4 +305,45 @@ func assertAskedOnce(t *testing.T, w *world, layers []digest.Digest) {
 	for _, d := range layers {
 		assert.Contains(t, blobs, "GET /v2/team/cache/blobs/"+d.String()+" 200")
 	}
+}
+
+// A cache that is exported to a registry behind the proxy is whole in that registry, and
+// stays the tag's, also where upstream has a cache of that name with the same layers.
+func TestBuildKitExportsItsCacheThroughTheProxy(t *testing.T) {
+	t.Parallel()
+	for form, attrs := range cacheForms {
+		for mode, fill := range fills {
+			t.Run(form+"/"+mode, func(t *testing.T) {
+				t.Parallel()
+				up, inner := pullthroughtest.New(t, serveBy(newRegistry())), newRegistry()
+				newBuilder(t).export(t, up.Host()+"/team/cache:main", attrs)
+				up.Reset()
+				proxy := &pullthrough.Proxy{
+					Store: &handlerstore.Store{Handler: inner}, Fill: fill, SpoolDir: t.TempDir(),
+					Rules:  pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL()}},
+					Policy: keepLocal,
+				}
+				host, alone := testkit.Serve(t, proxy.Handler(inner)), testkit.Serve(t, inner)
+				t.Cleanup(func() { assert.NoError(t, proxy.Shutdown(context.Background())) })
+				newBuilder(t).export(t, cacheAt(host), attrs)
+				require.NoError(t, proxy.Idle(t.Context()))
+				assert.Equal(t, 1, up.Count("GET /v2/team/cache/manifests/main"), "a client looks before it pushes a tag")
+				assert.Zero(t, up.Count("HEAD *")+up.Count("P*"), "what is pushed, and what is there, is not upstream's")
+				up.Close()
+				assertHits(t, cacheAt(host), form)
+				assertHits(t, cacheAt(alone), form)
+			})
+		}
+	}
+}
+
+func cacheAt(s *httptest.Server) string {
+	return strings.TrimPrefix(s.URL, "http://") + "/" + testkit.Prefix + "/team/cache:main"
+}
+
+func newRegistry() http.Handler { return registry.New(registry.Logger(log.New(io.Discard, "", 0))) }
+
+// keepLocal is for hosts whose clients push tags that upstream has, too.
+func keepLocal(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+	return pullthrough.Policy{KeepLocal: true}
 }

@@ -153,8 +153,10 @@ func readFile(files reader.Reader, name string, p []byte, off int64) error {
 // stargz reads parts of a layer that nobody has pulled, from its end and from the middle,
 // some of them by one request. What it reads is right, and upstream sends the layer once.
 func TestStargzReadsALayerInParts(t *testing.T) {
+	t.Parallel()
 	for mode, fill := range fills {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, pullthroughtest.Config{}, fill)
 			l := pushLazyLayer(t, w.Up, "lazy", "esgz")
 			layer := "GET /v2/lazy/blobs/" + l.desc.Digest.String() + " 200"

@@ -79,6 +79,7 @@ var upstreamTroubles = map[string]struct {
 // containerd fetches the chunks of a layer at once, and hangs up on most of its requests.
 // Upstream is asked for each object once.
 func TestContainerdFetchesLayersInParallel(t *testing.T) {
+	t.Parallel()
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{
 		Seed: 1, Layers: 3, LayerSize: 9*chunk + 1, Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
 	})
@@ -89,6 +90,7 @@ func TestContainerdFetchesLayersInParallel(t *testing.T) {
 	for name, trouble := range upstreamTroubles {
 		for mode, fill := range fills {
 			t.Run(name+"/"+mode, func(t *testing.T) {
+				t.Parallel()
 				w := newWorld(t, pullthroughtest.Config{}, fill)
 				w.Up.Push("app", "v1", img)
 				want := []string{"GET /v2/app/manifests/v1 200", "GET /v2/app/blobs/" + img.Config.Digest.String() + " 200"}
