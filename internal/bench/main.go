@@ -62,16 +62,18 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	defer b.close()
 	results, err := b.measureAll(ctx, chosen, *rounds)
-	printResults(stdout, b, results)
+	if len(results) > 0 {
+		printResults(stdout, b, results)
+	}
 	return err
 }
 
-func (b *bench) measureAll(ctx context.Context, chosen []scenario, rounds int) ([]*result, error) {
-	var results []*result
-	for _, s := range chosen {
+func (b *bench) measureAll(ctx context.Context, chosen []scenario, rounds int) (results []*result, err error) {
+	for i, s := range chosen {
 		if rounds > 0 {
 			s.rounds = rounds
 		}
+		fmt.Fprintf(os.Stderr, "%d of %d: %s\n", i+1, len(chosen), s.name)
 		r, err := b.measure(ctx, s)
 		if err != nil {
 			return results, fmt.Errorf("%s: %w", s.name, err)

@@ -244,7 +244,8 @@ func farRange(g *stage) job {
 
 // lazyOpen is what a reader of eStargz layers asks for first. The server has a token.
 func lazyOpen(g *stage) job {
-	const footer, contents = 51, 8 << 10
+	const footer = 51
+	contents := g.bench.bytes(64 << 10)
 	layer := g.layer("lazy", g.bench.bytes(31*mib), 0)
 	g.size = layer.Size
 	return job{
