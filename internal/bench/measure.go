@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -260,7 +261,7 @@ func (t *task) count() {
 		switch {
 		case strings.HasPrefix(q.Path, "/token"):
 			t.tokens++
-		case strings.Contains(q.Path, "/blobs/") && q.Status < 300:
+		case q.Method == http.MethodGet && strings.Contains(q.Path, "/blobs/") && q.Status < 300:
 			t.blobs++
 		}
 	}
