@@ -48,8 +48,10 @@ func BenchmarkBlobs(b *testing.B) {
 		for ; planted < n; planted++ {
 			content := []byte(strconv.Itoa(planted))
 			d := digest.FromBytes(content)
+			repo := fmt.Sprint("hub/r", planted/1000)
 			plant(b, content, dataFile(dir, d))
-			plant(b, []byte(d), layerLink(dir, fmt.Sprint("hub/r", planted/1000), d))
+			plant(b, []byte(d), layerLink(dir, repo, d))
+			plant(b, []byte(strconv.Itoa(len(content))), sizeNote(dir, repo, d))
 		}
 		b.Run(fmt.Sprintf("blobs=%d", n), func(b *testing.B) { atSize(b, dir, n) })
 	}
