@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	rounds := fs.Int("rounds", 0, "`N` rounds of each scenario; 0: 3 to 7")
 	wanted := fs.String("with", "", "`LIST` of alternatives to run beside it: "+strings.Join(alternatives, ","))
+	document := fs.String("save", "", "`FILE` in which the saved table is replaced, such as docs/performance.md")
 	fs.Usage = func() {
 		fmt.Fprintf(fs.Output(), "usage: bench [flags] [SCENARIO]...\n")
 		fs.PrintDefaults()
@@ -62,10 +63,32 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	defer b.close()
 	results, err := b.measureAll(ctx, chosen, *rounds)
-	if len(results) > 0 {
-		printResults(stdout, b, results)
+	if len(results) == 0 {
+		return err
+	}
+	var text strings.Builder
+	printResults(&text, b, results)
+	fmt.Fprint(stdout, text.String())
+	if err == nil && *document != "" {
+		err = save(*document, text.String())
 	}
 	return err
+}
+
+// The saved table is between these lines of the document.
+const saveBegin, saveEnd = "<!-- saved -->\n", "<!-- end -->\n"
+
+func save(document, text string) error {
+	content, err := os.ReadFile(document)
+	if err != nil {
+		return err
+	}
+	before, rest, begins := strings.Cut(string(content), saveBegin)
+	_, after, ends := strings.Cut(rest, saveEnd)
+	if !begins || !ends {
+		return fmt.Errorf("%s has no place for the table", document)
+	}
+	return os.WriteFile(document, []byte(before+saveBegin+"\n"+text+"\n"+saveEnd+after), 0o644)
 }
 
 func (b *bench) measureAll(ctx context.Context, chosen []scenario, rounds int) (results []*result, err error) {

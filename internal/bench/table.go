@@ -3,12 +3,17 @@ package main
 import (
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
+	"time"
 )
 
-// printResults prints the goals, and then what each contender did, as tables in Markdown.
+// printResults prints the goals, then what each contender did, and what the scenarios are,
+// in Markdown.
 func printResults(w io.Writer, b *bench, results []*result) {
-	goals := table{{"scenario", "who", "figure", "ours", "bound", "is", "ratio", "goal", ""}}
+	fmt.Fprintf(w, "Measured on %s with %s on %s/%s, %d processors.\n\n",
+		time.Now().Format(time.DateOnly), runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	goals := table{{"scenario", "who", "figure", "ours", "bound", "its figure", "ratio", "goal", "verdict"}}
 	met, all := 0, 0
 	for _, r := range results {
 		for _, g := range r.goals {
@@ -25,7 +30,17 @@ func printResults(w io.Writer, b *bench, results []*result) {
 	}
 	goals.print(w)
 	fmt.Fprintf(w, "\n%d of %d goals are met.\n\n", met, all)
+	printFigures(w, b, results)
+	fmt.Fprintln(w)
+	var chosen []scenario
+	for _, r := range results {
+		chosen = append(chosen, r.scenario)
+	}
+	printScenarios(w, chosen)
+}
 
+// printFigures prints what each contender did.
+func printFigures(w io.Writer, b *bench, results []*result) {
 	each := table{{"scenario", "who", "rounds"}}
 	for _, f := range figures {
 		each[0] = append(each[0], f.name)
@@ -36,8 +51,6 @@ func printResults(w io.Writer, b *bench, results []*result) {
 		}
 	}
 	each.print(w)
-	fmt.Fprintln(w)
-	printScenarios(w, scenariosOf(results))
 }
 
 // line is what a contender did.
@@ -56,13 +69,6 @@ func (r *result) line(name string) []string {
 		line = append(line, f.show(all))
 	}
 	return line
-}
-
-func scenariosOf(results []*result) (all []scenario) {
-	for _, r := range results {
-		all = append(all, r.scenario)
-	}
-	return all
 }
 
 func printScenarios(w io.Writer, all []scenario) {

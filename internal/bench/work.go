@@ -25,10 +25,18 @@ func (g *stage) layer(repo string, size, seed int64) *pullthroughtest.Blob {
 	return img.Layers[0]
 }
 
-// warmUp pushes a layer and returns what pulls it. No other work uses its repository.
-func (g *stage) warmUp(repo string, size int64) func(*task) error {
-	layer := g.layer(repo, g.bench.bytes(size), -1)
-	return func(t *task) error { return t.verify(repo, blobPath(layer), layer.Digest.Encoded(), layer.Size) }
+// warmUp pushes an image with a layer of that size, and returns what pulls it: the layer
+// once, and the manifest by so many clients, who keep their connections.
+func (g *stage) warmUp(repo string, size int64, clients int) func(*task) error {
+	img := g.image(pullthroughtest.ImageOptions{LayerSize: g.bench.bytes(size), Seed: -1})
+	g.up.Push(repo, "", img)
+	layer := img.Layers[0]
+	return func(t *task) error {
+		if err := t.verify(repo, blobPath(layer), layer.Digest.Encoded(), layer.Size); err != nil {
+			return err
+		}
+		return inParallel(clients, func(int) error { return t.get(repo, digestPath(img), int64(len(img.Content))) })
+	}
 }
 
 // manifestHits is n GETs of a stored manifest by so many clients.
@@ -87,7 +95,7 @@ func cold(size int64, clients int) func(*stage) job {
 		layer := g.layer("cold", g.bench.bytes(size), 0)
 		g.size = layer.Size
 		return job{
-			warm: g.warmUp("warm", 64*mib),
+			warm: g.warmUp("warm", 64*mib, clients),
 			work: func(t *task) error {
 				return inParallel(clients, func(int) error { return t.get("cold", blobPath(layer), layer.Size) })
 			},
@@ -103,7 +111,7 @@ func firstBytes(size int64) func(*stage) job {
 			layers = append(layers, g.layer("first", g.bench.bytes(size), int64(i)))
 		}
 		return job{
-			warm: g.warmUp("first", size),
+			warm: g.warmUp("first", size, 1),
 			work: func(t *task) error {
 				for _, layer := range layers {
 					if err := t.get("first", blobPath(layer), layer.Size); err != nil {
@@ -176,7 +184,7 @@ func indexes(g *stage) job {
 	}
 	g.size = int64(repos) * (int64(len(index.Content)) + imageSize(children[0]))
 	return job{
-		warm: g.warmUp("warm", mib),
+		warm: g.warmUp("warm", mib, 1),
 		work: func(t *task) error {
 			for i := range repos {
 				repo := fmt.Sprintf("index%d", i)
@@ -230,7 +238,7 @@ func farRange(g *stage) job {
 	layer := g.layer("far", g.bench.bytes(gib), 0)
 	g.size = layer.Size
 	return job{
-		warm: g.warmUp("far", 64<<10),
+		warm: g.warmUp("far", 64<<10, 1),
 		work: func(t *task) error {
 			if err := t.getRange("far", blobPath(layer), layer.Size-min(layer.Size/2, 64<<10), layer.Size-1); err != nil {
 				return err
@@ -249,7 +257,7 @@ func lazyOpen(g *stage) job {
 	layer := g.layer("lazy", g.bench.bytes(31*mib), 0)
 	g.size = layer.Size
 	return job{
-		warm: g.warmUp("lazy", 64<<10),
+		warm: g.warmUp("lazy", 64<<10, 1),
 		work: func(t *task) error {
 			for _, span := range [][2]int64{
 				{0, 0},
