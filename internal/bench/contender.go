@@ -216,6 +216,3 @@ func build(ctx context.Context, module, program, from string) error {
 	}
 	return nil
 }
-
-// repo returns the URL under which c serves one of the upstream's repositories.
-func (c *contender) repo(name string) string { return c.base + name }

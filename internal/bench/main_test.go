@@ -140,6 +140,14 @@ func TestGoals(t *testing.T) {
 	}
 }
 
+func TestTheOrderOfTheRounds(t *testing.T) {
+	var got []string
+	for round := range 6 {
+		got = append(got, strings.Join(inOrder([]string{"a", "b", "c"}, round), ""))
+	}
+	assert.Equal(t, []string{"abc", "cba", "bca", "acb", "cab", "bac"}, got)
+}
+
 func TestAnErrorIsOneLine(t *testing.T) {
 	assert.Equal(t, "one", brief(errors.Join(errors.New("one"), errors.New("two"))))
 	assert.Len(t, []rune(brief(errors.New(strings.Repeat("x", 1000)))), 121)
