@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -97,6 +98,10 @@ func (g goal) row(r *result, missing map[string]error) row {
 	eachBound, bound := g.values(than)
 	line.bound = g.show(bound)
 	got, met := g.compare(each, eachBound)
+	if math.IsNaN(got) || math.IsInf(got, 0) {
+		line.verdict = unmeasured + ": the bound's is 0"
+		return line
+	}
 	line.compared, line.verdict = g.showCompared(got), verdict(met)
 	return line
 }

@@ -120,6 +120,10 @@ func TestGoals(t *testing.T) {
 			ratio(ours, cpu, 1, direct), rounds(0, 0, 3), rounds(1, 1, 1),
 			row{"0 ns", "0 ns", "1.00", "≤ 1 ×", verdict(true)},
 		},
+		"a bound that is too small to measure": {
+			ratio(ours, seconds, 1, direct), rounds(1), rounds(0),
+			row{"1.0 ms", "0 ns", "-", "≤ 1 ×", "not measured: the bound's is 0"},
+		},
 		"of counts the worst": {
 			atMost(ours, requests, 2), rounds(1, 3, 1), nil,
 			row{"3", "-", "-", "≤ 2", verdict(false)},
