@@ -171,7 +171,7 @@ func (re *resolver) resolve(f *fetching) (*Manifest, error) {
 	}
 	switch {
 	case f.have == nil:
-		return re.traced(f, re.fetch)
+		return re.first(f)
 	case re.checks.isRefused(f.rt, f.r.Ref):
 		// Nobody has taken the refusal back: it is asked again, and nothing else will do.
 	case re.checks.arePaused(f.rt, f.start):
@@ -192,6 +192,17 @@ func (re *resolver) traced(f *fetching, run func(context.Context, *fetching) (*M
 	}
 	re.tellFetch(ctx, event, f.rt, f.r.Ref, m.Descriptor, m.Source, nil)
 	return m, nil
+}
+
+// first fetches what is not here. The fetch before may have been told that upstream does not
+// have it after our caller looked.
+func (re *resolver) first(f *fetching) (*Manifest, error) {
+	if !f.part {
+		if err := re.registries.refuse(f.Context(), f.rt, f.r.Ref); err != nil {
+			return nil, err
+		}
+	}
+	return re.traced(f, re.fetch)
 }
 
 // fetch brings in a manifest that is not stored.
