@@ -78,10 +78,7 @@ func (s *Store) putManifest(ctx context.Context, at layout.Repository, repo pull
 			return err
 		}
 	}
-	w := &writer{reader: reader{s}}
-	err := s.commit(ctx, func() error { return s.manifests.Write(ctx, w, at, repo, m) })
-	s.grow(ctx, w.added)
-	return err
+	return s.put(ctx, func(w *writer) error { return s.manifests.Write(ctx, w, at, repo, m) })
 }
 
 // holds reports whether all that m says is stored.
