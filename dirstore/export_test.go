@@ -37,6 +37,11 @@ type Step struct {
 	Walks          int
 }
 
+// OpenRecorded is Open with what [Store.Record] sets, from the first step on.
+func OpenRecorded(dir string, f func(Step) error) (*Store, error) {
+	return open(dir, func(s step) error { return f(Step{s.op, s.name, s.from, s.walks}) })
+}
+
 // Record has f told of each step before it is made. Syncs run at a time.
 func (s *Store) Record(f func(Step) error) {
 	s.disk.probe = func(s step) error { return f(Step{s.op, s.name, s.from, s.walks}) }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
@@ -210,7 +211,11 @@ func (w *writer) Reuse(_ context.Context, v filing.Revision) error {
 
 // ensureNamed sees to it that the directory, which is there, cannot be lost.
 func (w *writer) ensureNamed(dir string) error {
+	if _, safe := w.s.safe.Get(dir); safe {
+		return nil
+	}
 	w.changes.add(path.Dir(dir))
+	w.made = append(w.made, dir)
 	return w.ensure(path.Dir(dir))
 }
 
@@ -250,6 +255,7 @@ func (w *writer) name(p planted) error {
 	switch {
 	case err == nil:
 		w.changes.add(parent)
+		w.made = append(w.made, p.dir)
 	case errors.Is(err, fs.ErrNotExist): // somebody has removed directories, such as the registry's garbage collection
 		w.s.safe.Clear()
 		err = errors.Join(errTaken, err)
@@ -278,8 +284,17 @@ func (w *writer) ensure(dir string) error {
 	return w.make(dir)
 }
 
+// roots are made when the Store is opened, each after the one that it is in. They become
+// safe together.
+var roots = []string{
+	"docker", "docker/registry", string(layout.Registry), layout.Registry.Blobs(), layout.Registry.Repositories(), string(layout.Own),
+}
+
 // make is ensure for a directory that may have gone since.
 func (w *writer) make(dir string) error {
+	if slices.Contains(roots, dir) {
+		return w.makeRoots()
+	}
 	err := w.ensure(path.Dir(dir))
 	if err == nil {
 		err = w.s.disk.mkdir(dir)
@@ -297,6 +312,17 @@ func (w *writer) make(dir string) error {
 		return nil
 	}
 	return err
+}
+
+func (w *writer) makeRoots() error {
+	for _, dir := range roots {
+		if err := w.s.disk.mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		w.changes.add(path.Dir(dir))
+		w.made = append(w.made, dir)
+	}
+	return nil
 }
 
 // flush returns when all that has a name, and the files of all that has none, is on the

@@ -126,9 +126,6 @@ func moveTag(ctx context.Context, w Writer, at layout.Repository, side layout.Si
 	if old == d {
 		return w.Sync()
 	}
-	if err := WriteLink(ctx, w, at.History(tag, d), d); err != nil {
-		return err
-	}
 	if err := w.Sync(); err != nil {
 		return err
 	}
@@ -139,14 +136,13 @@ func moveTag(ctx context.Context, w Writer, at layout.Repository, side layout.Si
 	if err := keepSidecar(ctx, w, dir, side); err != nil {
 		return err
 	}
-	if old == "" || have.Digest != old {
-		return nil
+	if old != "" && have.Digest == old {
+		if err := w.Sync(); err != nil { // the old link may come back, and would be without its sidecar
+			return err
+		}
+		dropSidecar(ctx, w, dir, old, have)
 	}
-	if err := w.Sync(); err != nil { // the old link may come back, and would be without its sidecar
-		return err
-	}
-	dropSidecar(ctx, w, dir, old, have)
-	return nil
+	return WriteLink(ctx, w, at.History(tag, d), d) // a note
 }
 
 // keepSidecar writes the sidecar if it is gone.
