@@ -201,7 +201,7 @@ func TestEachSyncIsNeeded(t *testing.T) {
 					without = slices.DeleteFunc(without, func(other powerOp) bool { return other.kind == "sync" && other.node == op.node })
 				}
 				var found error
-				l.states(without, 30, func(s powerState, done []string) bool {
+				l.statesWithout(without, op.node, i, func(s powerState, done []string) bool {
 					found = s.check(t, story, done, false)
 					return found == nil
 				})

@@ -229,34 +229,66 @@ func loosePowerOps(ops []powerOp) (loose []int) {
 	return loose
 }
 
+// powerSearch calls f for each state once, with what was done by then.
+type powerSearch struct {
+	log  *powerLog
+	seen map[string]bool
+	torn int
+	f    func(s powerState, done []string) bool
+}
+
+func (l *powerLog) search(f func(s powerState, done []string) bool) *powerSearch {
+	return &powerSearch{log: l, seen: make(map[string]bool), f: f}
+}
+
+// try is a loss of power after ops, which takes some of the loose ones.
+func (p *powerSearch) try(ops []powerOp, loose []int, lost func(i int) bool) bool {
+	var done []string
+	for _, op := range ops {
+		if op.kind == "done" {
+			done = append(done, op.name)
+		}
+	}
+	p.torn++
+	s := p.log.after(ops, loose, lost, p.torn)
+	key := fmt.Sprint(len(done), s.key())
+	if p.seen[key] {
+		return true
+	}
+	p.seen[key] = true
+	return p.f(s, done)
+}
+
 // states calls f for what may be there when the power goes at any moment: all
 // of it where few operations are loose, else each one and each two of them lost or kept
-// alone, and samples. Each state comes once, with what was done by then. It ends when f
-// returns false.
+// alone, and samples. It ends when f returns false.
 func (l *powerLog) states(ops []powerOp, samples int, f func(s powerState, done []string) bool) {
-	seen := make(map[string]bool)
-	r := rand.New(rand.NewPCG(1, 2))
-	torn := 0
+	search, r := l.search(f), rand.New(rand.NewPCG(1, 2))
 	for n := range len(ops) + 1 {
 		loose := loosePowerOps(ops[:n])
-		var done []string
-		for _, op := range ops[:n] {
-			if op.kind == "done" {
-				done = append(done, op.name)
-			}
-		}
-		try := func(lost func(i int) bool) bool {
-			torn++
-			s := l.after(ops[:n], loose, lost, torn)
-			key := fmt.Sprint(len(done), s.key())
-			if seen[key] {
-				return true
-			}
-			seen[key] = true
-			return f(s, done)
-		}
-		if !powerSubsets(len(loose), samples, r, try) {
+		if !powerSubsets(len(loose), samples, r, func(lost func(i int) bool) bool { return search.try(ops[:n], loose, lost) }) {
 			return
+		}
+	}
+}
+
+// statesWithout calls f for what is missing when the power goes at some moment after from, and
+// takes what was done to the node: all of it, or one operation. It ends when f returns
+// false.
+func (l *powerLog) statesWithout(ops []powerOp, node, from int, f func(s powerState, done []string) bool) {
+	search := l.search(f)
+	for n := len(ops); n >= from; n-- {
+		loose := loosePowerOps(ops[:n])
+		of := slices.DeleteFunc(slices.Clone(loose), func(i int) bool { return ops[i].node != node })
+		for range 3 { // what is torn is so in three ways
+			if !search.try(ops[:n], loose, func(i int) bool { return ops[loose[i]].node == node }) {
+				return
+			}
+		}
+		for _, one := range of {
+			if !search.try(ops[:n], loose, func(i int) bool { return loose[i] == one }) {
+				return
+			}
 		}
 	}
 }
