@@ -17,7 +17,9 @@
 // collection, and repositories with names too long for it are below pullthrough/.
 //
 // A file gets its name when it is complete and synced, so nothing partial is
-// ever seen, whatever crashes. A power failure may take the last puts with it.
+// ever seen, whatever crashes. A power failure may take the last moves of tags with it.
+// Puts that come together wait for the disk together. Up to 512 directories stay open, with
+// an eighth of the process's file descriptors at most.
 // An unreadable link, a link to nothing and content that is not its digest's are
 // misses; they are removed, and the next put heals them. Manifests are checked when
 // they are read. Beside the link of a blob stands its size: a file of another length is
