@@ -67,3 +67,10 @@ func OpenProbed(dir string, f func(op, name string) error) (*Store, error) {
 
 // WaitForReads waits until no blob is read in full in the background.
 func (s *Store) WaitForReads() { s.reads.Wait(); s.small.Wait() }
+
+// KeptDirs is how many directories stay open.
+func (s *Store) KeptDirs() int {
+	s.disk.kept.mu.Lock()
+	defer s.disk.kept.mu.Unlock()
+	return s.disk.kept.order.Len()
+}

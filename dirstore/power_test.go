@@ -163,7 +163,7 @@ func tell(t *testing.T, story []powerPut) *powerLog {
 // directory in which each link leads somewhere, and which has all that was put, but for moves of
 // tags. The puts heal the rest.
 func TestALossOfPower(t *testing.T) {
-	samples := 30
+	samples := 12
 	if testkit.Long() {
 		samples = 2000
 	}
@@ -171,7 +171,7 @@ func TestALossOfPower(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l, n := tell(t, story), 0
-			l.states(l.ops, samples, func(s powerState, done []string) bool {
+			l.states(l.ops, samples, testkit.Long(), func(s powerState, done []string) bool {
 				n++
 				err := s.check(t, story, done, true)
 				if err != nil {

@@ -260,13 +260,13 @@ func (p *powerSearch) try(ops []powerOp, loose []int, lost func(i int) bool) boo
 }
 
 // states calls f for what may be there when the power goes at any moment: all
-// of it where few operations are loose, else each one and each two of them lost or kept
+// of it where few operations are loose, else each one, or with pairs each two of them, lost or kept
 // alone, and samples. It ends when f returns false.
-func (l *powerLog) states(ops []powerOp, samples int, f func(s powerState, done []string) bool) {
+func (l *powerLog) states(ops []powerOp, samples int, pairs bool, f func(s powerState, done []string) bool) {
 	search, r := l.search(f), rand.New(rand.NewPCG(1, 2))
 	for n := range len(ops) + 1 {
 		loose := loosePowerOps(ops[:n])
-		if !powerSubsets(len(loose), samples, r, func(lost func(i int) bool) bool { return search.try(ops[:n], loose, lost) }) {
+		if !powerSubsets(len(loose), samples, pairs, r, func(lost func(i int) bool) bool { return search.try(ops[:n], loose, lost) }) {
 			return
 		}
 	}
@@ -293,8 +293,8 @@ func (l *powerLog) statesWithout(ops []powerOp, node, from int, f func(s powerSt
 	}
 }
 
-func powerSubsets(n, samples int, r *rand.Rand, try func(lost func(i int) bool) bool) bool {
-	if n <= 8 {
+func powerSubsets(n, samples int, pairs bool, r *rand.Rand, try func(lost func(i int) bool) bool) bool {
+	if n <= 6 {
 		for bits := range 1 << n {
 			if !try(func(i int) bool { return bits>>i&1 == 1 }) {
 				return false
@@ -304,6 +304,9 @@ func powerSubsets(n, samples int, r *rand.Rand, try func(lost func(i int) bool) 
 	}
 	for a := range n {
 		for b := range a + 1 {
+			if a != b && !pairs {
+				continue
+			}
 			if !try(func(i int) bool { return i == a || i == b }) || !try(func(i int) bool { return i != a && i != b }) {
 				return false
 			}
