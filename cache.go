@@ -35,8 +35,8 @@ type Repo struct {
 // request, and no other. The context of a put is not that of a request: a put
 // outlives the client that caused it, and takes as long as it takes. It ends when
 // [Proxy.Shutdown] runs out of time; then a Store should return soon.
-// Eight puts of manifests and eight of blobs run at a time. Others wait for their
-// turn as long as any of these reads or ends. When none has for a minute, or when a
+// 64 puts of manifests and eight of blobs run at a time; of manifests fewer where the
+// process may have few files open. Others wait for their turn as long as any of these reads or ends. When none has for a minute, or when a
 // thousand wait, what comes next is served and not stored, and an event says so.
 //
 // What a Store returns is never written to; the proxy copies. A Body that is

@@ -23,6 +23,11 @@ import (
 
 const (
 	maxVerified = 4096
+	// maxManifestPuts is how many manifests are put at a time. They are small, and a Store on
+	// a disk waits once for all that come together. Each may have some files open: they
+	// have half of the process's descriptors at most.
+	maxManifestPuts = 64
+	filesOfAPut     = 8
 	// lookupPatience is how long a fetch waits for a look-up of the Store. Then it counts
 	// as a miss: a client must not come back again and again to a fetch that hangs.
 	lookupPatience = 10 * time.Second
@@ -50,7 +55,9 @@ type guardedStore struct {
 }
 
 func newGuardedStore(host Store, tell func(context.Context, Repo, string, error)) *guardedStore {
-	return &guardedStore{host: host, tell: tell, lookups: new(hostcall.Lookups), verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
+	s := &guardedStore{host: host, tell: tell, lookups: new(hostcall.Lookups), verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
+	s.manifestPuts.Most = int(min(maxManifestPuts, max(hostcall.MaxPuts, spool.OpenFileLimit()/2/filesOfAPut)))
+	return s
 }
 
 // failed reports a failure, unless the caller has left.

@@ -86,7 +86,7 @@ func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.
 			return err
 		}
 	}
-	temp, err := s.spill(ctx, r, desc.Size)
+	temp, err := s.spillContent(ctx, r, desc.Size)
 	if err != nil {
 		return err
 	}
@@ -99,45 +99,51 @@ var errSwept = errors.New("evicted meanwhile")
 // attach makes the blob the repository's. temp is a finished file with the
 // content, "" if it should be here; it is gone afterwards.
 func (s *Store) attach(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, temp string) error {
-	var added int64
-	err := s.commit(ctx, func() (err error) {
-		added, err = s.attachLocked(ctx, at, desc, temp)
+	fresh, named := false, false // the content was not here; it has got its name
+	err := s.put(ctx, func(w *writer) error {
+		here, linked, err := s.have(ctx, at, desc)
+		if err != nil {
+			return err
+		}
+		fresh = fresh || !here
+		err = s.attachLocked(ctx, w, at, desc, temp, here, linked && !fresh)
+		named = w.added > 0
 		return err
 	})
-	if temp != "" && (err != nil || added == 0) {
-		_ = s.disk.remove(temp) // it is swept if it stays
+	if temp != "" && !named {
+		s.dropContent(temp)
 	}
-	s.grow(ctx, added)
 	return err
 }
 
-func (s *Store) attachLocked(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, temp string) (added int64, err error) {
-	here, linked, err := s.have(ctx, at, desc)
-	if err != nil {
-		return 0, err
-	}
-	w := &writer{reader: reader{s}}
+func (s *Store) attachLocked(ctx context.Context, w *writer, at layout.Repository, desc ocispec.Descriptor, temp string, here, linked bool) (err error) {
+	name := layout.Registry.Data(desc.Digest)
 	switch {
 	case !here && temp == "":
-		return 0, errSwept
+		return errSwept
 	case !here:
-		added, err = desc.Size, s.disk.publish(temp, layout.Registry.Data(desc.Digest), &w.changes)
-	default:
-		err = s.disk.touch(layout.Registry.Data(desc.Digest)) // a sweep that has seen it unused lets it be
-		if linked && errors.Is(err, fs.ErrNotExist) {
+		err = w.adopt(temp, name, desc.Size)
+	case linked:
+		if err = s.disk.touch(name); errors.Is(err, fs.ErrNotExist) { // a sweep that has seen it unused lets it be
 			err = nil // the link is an alias
 		}
+	default:
+		err = w.reuseContent(name)
 	}
-	if err != nil {
-		return 0, err
+	if err != nil || here && linked {
+		return err
 	}
-	if !here || !linked {
-		if err := filing.WriteBlobLink(ctx, w, at, desc); err != nil {
-			return added, err
-		}
-		s.sizes.Note(desc.Digest, desc.Size)
+	if err := w.makeRepo(at); err != nil {
+		return err
 	}
-	return added, w.Sync()
+	if err := filing.WriteBlobLink(ctx, w, at, desc); err != nil {
+		return err
+	}
+	if err := w.Sync(); err != nil {
+		return err
+	}
+	s.sizes.Note(desc.Digest, desc.Size)
+	return nil
 }
 
 // have reports whether the content is here, in full, and whether the repository

@@ -135,6 +135,7 @@ func TestCrashAtEachPoint(t *testing.T) {
 			found = append(found, point)
 		}
 	}
+	found = slices.DeleteFunc(found, func(point string) bool { return slices.Contains(rarePoints, point) })
 	require.ElementsMatch(t, crashPoints, found, "each step on the disk has a name, and each name is a step")
 
 	var mu sync.Mutex

@@ -16,25 +16,32 @@ import (
 // whether they are all.
 var crashPoints = []string{
 	"lock gate", "lock lock", "lock own staging", "lock sweep",
-	"mkdir content dir", "mkdir layer", "mkdir layers dir", "mkdir manifests dir", "mkdir own content dir",
-	"mkdir own manifests dir", "mkdir own referrers dir", "mkdir own repository dir", "mkdir own revision",
-	"mkdir own staging", "mkdir repository dir", "mkdir revision", "mkdir staging", "mkdir tag", "mkdir tag dir",
-	"create staged",
-	"write staged",
-	"sync staged",
-	"close staged",
-	"rename content", "rename layer link", "rename layer size", "rename own content", "rename own referrers", "rename own revision link",
-	"rename own revision sidecar", "rename revision link", "rename revision sidecar", "rename tag history",
-	"rename tag link", "rename tag sidecar",
-	"touch content", "touch own content",
-	"syncdir content dir", "syncdir layer", "syncdir layers dir", "syncdir manifests dir", "syncdir own content dir",
-	"syncdir own manifests dir", "syncdir own referrers dir", "syncdir own repository dir", "syncdir own revision",
-	"syncdir pullthrough", "syncdir repository dir", "syncdir revision", "syncdir tag", "syncdir tag dir",
+	"mkdir content dir", "mkdir layers dir", "mkdir manifests dir", "mkdir own content dir", "mkdir own manifests dir",
+	"mkdir own referrers dir", "mkdir own repository dir", "mkdir own staging", "mkdir planted", "mkdir pullthrough",
+	"mkdir repository dir", "mkdir root", "mkdir staged", "mkdir staging", "mkdir tag dir",
+	"create planted", "create staged",
+	"write planted", "write staged",
+	"sync planted", "sync staged",
+	"close planted", "close staged",
+	"rename content dir", "rename layer", "rename layer link", "rename layer size", "rename own content dir",
+	"rename own referrers", "rename own revision", "rename revision", "rename revision link", "rename revision sidecar",
+	"rename tag", "rename tag history", "rename tag link", "rename tag sidecar",
+	"touch content",
+	"syncdir content dir", "syncdir layers dir", "syncdir manifests dir", "syncdir own content dir",
+	"syncdir own manifests dir", "syncdir own repository dir", "syncdir planted", "syncdir pullthrough",
+	"syncdir repository dir", "syncdir revision", "syncdir root", "syncdir staged", "syncdir tag dir",
 	"count size",
 	"link format",
 	"aside content", "aside layer", "aside layer link", "aside own revision", "aside revision", "aside tag",
 	"remove content", "remove content dir", "remove own content", "remove own content dir", "remove own referrers",
 	"remove own staging", "remove revision link", "remove staged", "remove tag sidecar",
+}
+
+// rarePoints are those to which a process comes only when somebody else stores the very same
+// thing at that moment.
+var rarePoints = []string{
+	"mkdir layer", "mkdir revision", "mkdir own revision", "mkdir tag", "rename content", "rename own content",
+	"rename own revision link", "rename own revision sidecar", "syncdir layer", "syncdir own revision", "syncdir tag",
 }
 
 // places are the kinds of names in the directory.
@@ -77,13 +84,16 @@ func crashPoint(op, name string) string {
 		return ""
 	}
 	if _, staged, ok := strings.Cut(name, "pullthrough/staging"); ok {
-		return op + []string{" staging", " own staging", " staged"}[strings.Count(staged, "/")]
+		return op + []string{" staging", " own staging", " staged", " planted"}[min(strings.Count(staged, "/"), 3)]
 	}
 	if own, ok := strings.CutPrefix(name, "pullthrough"); ok {
 		if own == "/lock" || own == "/gate" || own == "/sweep" || own == "/size" || own == "/format" || own == "" {
 			return op + " " + path.Base(name)
 		}
 		op += " own"
+	}
+	if name == "." || strings.HasPrefix("docker/registry/v2", name) {
+		return op + " root"
 	}
 	for _, p := range places {
 		if p.re.MatchString("/" + name) {

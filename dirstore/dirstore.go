@@ -17,7 +17,9 @@
 // collection, and repositories with names too long for it are below pullthrough/.
 //
 // A file gets its name when it is complete and synced, so nothing partial is
-// ever seen, whatever crashes. A power failure may take the last puts with it.
+// ever seen, whatever crashes. A power failure may take the last moves of tags with it.
+// Puts that come together wait for the disk together. Up to 512 directories stay open, with
+// an eighth of the process's file descriptors at most.
 // An unreadable link, a link to nothing and content that is not its digest's are
 // misses; they are removed, and the next put heals them. Manifests are checked when
 // they are read. Beside the link of a blob stands its size: a file of another length is
@@ -77,8 +79,10 @@ type Store struct {
 	Logger *slog.Logger
 
 	disk      disk
-	staging   string   // this Store's own directory for files without a name yet
-	lock      *os.File // holds staging for as long as the process lives; nil: we may not write
+	group     group
+	safe      *lru.Cache[string, struct{}] // directories that are there and cannot be lost
+	staging   string                       // this Store's own directory for files without a name yet
+	lock      *os.File                     // holds staging for as long as the process lives; nil: we may not write
 	manifests *filing.Manifests
 	sizes     *filing.Sizes
 	reads     *verify.Reads
@@ -87,6 +91,7 @@ type Store struct {
 	staged    stagedSet
 	sweeper   *sweeper
 	empty     *lru.Cache[filing.Object, emptyList] // lists of referrers
+	created   *lru.Cache[layout.Repository, struct{}]
 }
 
 // linkAge is how old what is known of a link may be: another process may have
@@ -99,7 +104,7 @@ const linkAge = time.Second
 // format the error is a [*FormatError].
 func Open(dir string) (*Store, error) { return open(dir, nil) }
 
-func open(dir string, probe func(op, name string) error) (*Store, error) {
+func open(dir string, probe func(step) error) (*Store, error) {
 	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return nil, fmt.Errorf("dirstore: %w", err)
 	}
@@ -109,9 +114,9 @@ func open(dir string, probe func(op, name string) error) (*Store, error) {
 	}
 	sizes := filing.NewSizes()
 	s := &Store{
-		disk: disk{root, probe}, manifests: filing.NewManifests(linkAge, linkAge, sizes), sweeper: newSweeper(),
+		disk: disk{root, probe, newKeptDirs(mostKept())}, safe: lru.New[string, struct{}](maxSafe), manifests: filing.NewManifests(linkAge, linkAge, sizes), sweeper: newSweeper(),
 		sizes: sizes, reads: verify.New(), small: verify.New(), seen: lru.New[digest.Digest, seen](maxSeen),
-		empty: lru.New[filing.Object, emptyList](maxEmpty),
+		empty: lru.New[filing.Object, emptyList](maxEmpty), created: lru.New[layout.Repository, struct{}](maxCreated),
 	}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
@@ -149,7 +154,7 @@ func (s *Store) prepare() error {
 // makeRoot makes one of the directories that all others are in. One that is there
 // is good to read even if we may not write.
 func (s *Store) makeRoot(dir string) error {
-	err := s.disk.before("mkdir", dir)
+	err := s.disk.before(step{op: "mkdir", name: dir})
 	if err == nil {
 		err = s.disk.root.MkdirAll(dir, dirMode)
 	}
@@ -176,6 +181,7 @@ func (s *Store) Close() error {
 	s.manifests.Stop()
 	// It is empty unless a download still runs; the next Open would remove it.
 	_ = s.disk.remove(s.staging)
+	s.disk.kept.close()
 	if s.lock == nil {
 		return s.disk.root.Close()
 	}

@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -25,89 +26,124 @@ const (
 // an os.Root follows no link out of there.
 type disk struct {
 	root  *os.Root
-	probe func(op, name string) error // for tests: counts, and fails; nil: none
+	probe func(step) error // for tests: counts, and fails; nil: none
+	kept  *keptDirs        // nil: all is found from the root
 }
 
-func (d *disk) before(op, name string) error {
+// step is something that is done to the disk.
+type step struct {
+	op, name string
+	from     string // of what gets another name: the one that it had
+	walks    int    // directories that are opened on the way
+}
+
+func (d *disk) before(s step) error {
 	if d.probe == nil {
 		return nil
 	}
-	if err := d.probe(op, name); err != nil {
-		return &fs.PathError{Op: op, Path: name, Err: err}
+	if err := d.probe(s); err != nil {
+		return &fs.PathError{Op: s.op, Path: s.name, Err: err}
 	}
 	return nil
 }
 
-func (d *disk) open(name string) (*os.File, error) {
-	if err := d.before("open", name); err != nil {
-		return nil, err
-	}
-	return d.root.Open(name)
+func (d *disk) open(name string) (f *os.File, err error) {
+	err = d.in("open", name, func(dir *keptDir, rest string) (err error) {
+		f, err = dir.root.Open(rest)
+		return err
+	})
+	return f, err
 }
 
-func (d *disk) stat(name string) (fs.FileInfo, error) {
-	if err := d.before("stat", name); err != nil {
-		return nil, err
-	}
-	return d.root.Stat(name)
+func (d *disk) stat(name string) (info fs.FileInfo, err error) {
+	err = d.in("stat", name, func(dir *keptDir, rest string) (err error) {
+		info, err = dir.root.Stat(rest)
+		return err
+	})
+	return info, err
 }
 
-func (d *disk) create(name string) (*os.File, error) {
-	if err := d.before("create", name); err != nil {
-		return nil, err
-	}
-	return d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+// create makes a new file.
+func (d *disk) create(name string) (f *os.File, err error) {
+	err = d.in("create", name, func(dir *keptDir, rest string) (err error) {
+		f, err = dir.create(rest)
+		return err
+	})
+	return f, err
 }
 
 func (d *disk) sync(f *os.File) error {
-	if err := d.before("sync", f.Name()); err != nil {
+	if err := d.before(step{op: "sync", name: f.Name()}); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
 // close closes what was written: some file systems say only then that it failed.
-func (d *disk) close(f *os.File) error { return errors.Join(d.before("close", f.Name()), f.Close()) }
+func (d *disk) close(f *os.File) error {
+	return errors.Join(d.before(step{op: "close", name: f.Name()}), f.Close())
+}
 
-func (d *disk) rename(from, to string) error {
-	if err := d.before("rename", to); err != nil {
-		return err
+func (d *disk) rename(from, to string) error { return d.move("rename", from, to) }
+
+// aside gives what others see another name, where nobody looks.
+func (d *disk) aside(name, aside string) error { return d.move("aside", name, aside) }
+
+// move gives a file or a directory another name.
+func (d *disk) move(op, from, to string) error {
+	for again := true; ; again = false {
+		source, old, err := d.keep(from)
+		if err != nil {
+			return err
+		}
+		target, name, err := d.keep(to)
+		if err != nil {
+			d.release(source)
+			return err
+		}
+		if err = d.before(moved(op, from, to)); err == nil {
+			err = d.renameIn(source, old, target, name, from, to)
+		}
+		gone := again && errors.Is(err, fs.ErrNotExist) && !(d.isStill(source) && d.isStill(target))
+		d.release(source)
+		d.release(target)
+		if !gone {
+			return err
+		}
+		d.kept.drop()
 	}
-	return d.root.Rename(from, to)
+}
+
+// moved is the step: what others see of it comes first.
+func moved(op, from, to string) step {
+	if op == "aside" {
+		return step{op: op, name: from, from: from}
+	}
+	return step{op: op, name: to, from: from}
 }
 
 // link gives the file a second name, which must not be there.
 func (d *disk) link(name, second string) error {
-	if err := d.before("link", second); err != nil {
+	if err := d.before(step{op: "link", name: second, from: name}); err != nil {
 		return err
 	}
 	return d.root.Link(name, second)
 }
 
-// aside gives what others see another name, where nobody looks.
-func (d *disk) aside(name, aside string) error {
-	if err := d.before("aside", name); err != nil {
-		return err
-	}
-	return d.root.Rename(name, aside)
-}
-
 func (d *disk) mkdir(name string) error {
-	if err := d.before("mkdir", name); err != nil {
-		return err
-	}
-	return d.root.Mkdir(name, dirMode)
+	return d.in("mkdir", name, func(dir *keptDir, rest string) error { return dir.mkdir(rest) })
 }
 
 func (d *disk) remove(name string) error {
-	if err := d.before("remove", name); err != nil {
-		return err
-	}
-	return d.root.Remove(name)
+	return d.in("remove", name, func(dir *keptDir, rest string) error { return dir.root.Remove(rest) })
 }
 
-// changes are the directories whose entries are not on the disk for certain.
-type changes struct{ dirs []string }
+// changes are what is not on the disk for certain: files that were written, which are
+// closed when they are, and directories whose entries are new.
+type changes struct {
+	files []*os.File
+	dirs  []string
+}
 
 func (c *changes) add(dir string) {
 	if !slices.Contains(c.dirs, dir) {
@@ -115,39 +151,38 @@ func (c *changes) add(dir string) {
 	}
 }
 
-// flush syncs the directories that have changed, each once.
-func (d *disk) flush(c *changes) error {
-	for _, dir := range c.dirs {
-		if err := d.syncDir(dir); err != nil {
-			return err
-		}
-	}
-	c.dirs = nil
-	return nil
-}
+// here leads to the directory itself.
+const here = "/."
 
-func (d *disk) syncDir(dir string) error {
+// syncDir syncs the entries of a directory.
+func (d *disk) syncDir(name string) error {
 	if runtime.GOOS == "windows" {
 		return nil // it has no such thing
 	}
-	if err := d.before("syncdir", dir); err != nil {
-		return err
-	}
-	f, err := d.root.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	err := d.in("syncdir", name+here, func(dir *keptDir, rest string) error {
+		if rest == here[1:] && dir.name != "" {
+			f, err := dir.handle()
+			if err == nil {
+				err = f.Sync()
+			}
+			return err
+		}
+		f, err := dir.openDir(strings.TrimSuffix(rest, here))
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil // removed by somebody else, and our entry with it
+	case errors.Is(err, syscall.EINVAL), errors.Is(err, errors.ErrUnsupported):
+		return nil // this file system does not sync directories
 	}
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil // this file system does not sync directories
-	}
-	return errors.Join(err, f.Close())
+	return err
 }
 
-// publish gives the finished file temp its final name.
+// publish gives the finished file or directory temp its final name.
 func (d *disk) publish(temp, name string, c *changes) error {
 	dir := path.Dir(name)
 	err := d.rename(temp, name)
@@ -182,10 +217,7 @@ func (d *disk) makeDir(dir string, c *changes) error {
 // touch notes that the file is in use, if we may.
 func (d *disk) touch(name string) error {
 	now := time.Now()
-	err := d.before("touch", name)
-	if err == nil {
-		err = d.root.Chtimes(name, now, now)
-	}
+	err := d.in("touch", name, func(dir *keptDir, rest string) error { return dir.root.Chtimes(rest, now, now) })
 	if errors.Is(err, fs.ErrPermission) {
 		err = nil // somebody else's file: its time stays as it is
 	}
@@ -199,12 +231,14 @@ func (d *disk) removeAll(name, aside string) error {
 		return nil
 	}
 	if err == nil {
-		err = d.before("remove", aside)
-	}
-	if err == nil {
-		err = d.root.RemoveAll(aside)
+		err = d.removeTree(aside)
 	}
 	return err
+}
+
+// removeTree removes a directory that nobody else looks at.
+func (d *disk) removeTree(name string) error {
+	return d.in("remove", name, func(dir *keptDir, rest string) error { return dir.root.RemoveAll(rest) })
 }
 
 // listed is how many entries of a directory are in memory at a time.
@@ -239,9 +273,9 @@ func (d *disk) list(dir string, f func(fs.DirEntry) error) error {
 // below is the disk from dir on: shorter names are looked up faster. It must be
 // closed.
 func (d *disk) below(dir string) (disk, error) {
-	if err := d.before("open", dir); err != nil {
+	if err := d.before(step{op: "open", name: dir}); err != nil {
 		return disk{}, err
 	}
 	root, err := d.root.OpenRoot(dir)
-	return disk{root, d.probe}, err
+	return disk{root: root, probe: d.probe}, err
 }

@@ -43,6 +43,7 @@ func (c *scan) evict(target int64) (freed int64, err error) {
 		}
 	}
 	freed, removeErr := c.removeContents()
+	c.store.safe.Clear() // it knows of what has gone
 	return freed + c.freed, errors.Join(err, removeErr)
 }
 

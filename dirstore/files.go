@@ -1,10 +1,8 @@
 package dirstore
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
@@ -74,60 +71,3 @@ func (r reader) Discard(name string, good func(content []byte) bool) {
 func (s *Store) readLink(dir string, d digest.Digest) (digest.Digest, error) {
 	return filing.ReadLink(context.Background(), reader{s}, dir, d)
 }
-
-// writer is one put, as a [filing.Writer].
-type writer struct {
-	reader
-	changes changes
-	added   int64 // bytes of content that are new
-}
-
-// Write implements [filing.Writer].
-func (w *writer) Write(_ context.Context, name string, content []byte) error {
-	temp, err := w.s.spill(context.Background(), bytes.NewReader(content), int64(len(content)))
-	if err != nil {
-		return err
-	}
-	if err = w.s.disk.publish(temp, name, &w.changes); err != nil {
-		_ = w.s.disk.remove(temp)
-	}
-	return err
-}
-
-// Note implements [filing.Writer]. It does not sync what is in the file.
-func (w *writer) Note(ctx context.Context, name string, content []byte) error {
-	temp, err := w.s.jot(ctx, content)
-	if err != nil {
-		return err
-	}
-	if err = w.s.disk.publish(temp, name, &w.changes); err != nil {
-		_ = w.s.disk.remove(temp)
-	}
-	return err
-}
-
-// WriteContent implements [filing.Writer].
-func (w *writer) WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error {
-	if err := w.s.disk.makeDir(at.Layers(), &w.changes); err != nil {
-		return err
-	}
-	if err := w.s.touchReferences(at, m.Content); err != nil {
-		return err
-	}
-	_, _, err := w.s.readManifest(name, m.Descriptor.Digest)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = w.Write(ctx, name, m.Content); err == nil {
-			w.added += int64(len(m.Content))
-		}
-	}
-	if err != nil {
-		return err
-	}
-	return w.s.disk.touch(name) // the system's own time of a write is old by milliseconds
-}
-
-// Remove implements [filing.Writer].
-func (w *writer) Remove(_ context.Context, name string) error { return w.s.disk.remove(name) }
-
-// Sync implements [filing.Writer].
-func (w *writer) Sync() error { return w.s.disk.flush(&w.changes) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"path"
 	"strings"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
@@ -48,9 +47,6 @@ func (s *Store) writeFormat() error {
 	// A link, unlike a rename, does not replace a newer version's note.
 	err = s.disk.link(temp, layout.Format)
 	_ = s.disk.remove(temp)
-	if err == nil {
-		_ = s.disk.syncDir(path.Dir(layout.Format))
-	}
 	if errors.Is(err, fs.ErrExist) {
 		_, err = s.readFormat()
 		return err

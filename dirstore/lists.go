@@ -38,6 +38,9 @@ func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, er
 }
 
 func (s *Store) exists(at layout.Repository) (bool, error) {
+	if _, created := s.created.Get(at); created {
+		return true, nil
+	}
 	info, err := s.disk.stat(at.Layers())
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -45,22 +48,21 @@ func (s *Store) exists(at layout.Repository) (bool, error) {
 	return err == nil && info.IsDir(), err
 }
 
+// maxCreated is how many repositories are remembered that were created, and in which
+// nothing is yet.
+const maxCreated = 4096
+
 // CreateRepo implements [pullthrough.RepoCreator]. The rule and the request make
-// no difference. A disk that fails refuses no pull: [Store.Logger] is told, and
-// the puts that follow say so, too.
+// no difference. The repository is there from now on for this Store, of the last 4,096, and
+// for other processes and for [Store.Repos] when something is put into it: nothing is
+// done to the disk.
 func (s *Store) CreateRepo(ctx context.Context, repo pullthrough.Repo, _ pullthrough.Rule, _ pullthrough.Request) error {
 	at, err := s.owner().Locate(ctx, repo)
 	if err != nil {
 		return err
 	}
-	var c changes
-	err = s.disk.makeDir(at.Layers(), &c)
-	if err == nil {
-		err = s.disk.flush(&c)
-	}
-	if err != nil {
-		s.log().Warn("repository could not be made", "repository", repo.Name, "err", err)
-	}
+	at.Name = strings.Clone(at.Name) // it may be a part of a request
+	s.created.Put(at, struct{}{})
 	return nil
 }
 

@@ -63,20 +63,28 @@ func TestRepositoriesAreMadeAndFound(t *testing.T) {
 	assert.ErrorIs(t, s.CreateRepo(t.Context(), pullthrough.Repo{Name: "../x"}, pullthrough.Rule{}, pullthrough.Request{}), pullthrough.ErrInvalid)
 }
 
-// TestAFullDiskRefusesNoRepository: the pull would be refused with it.
-func TestAFullDiskRefusesNoRepository(t *testing.T) {
-	s := open(t, scratch(t))
-	told := new(strings.Builder)
-	s.Logger = logger(told)
+// TestARepositoryIsMadeByItsFirstPut: the pull does not wait for the disk, and a full one
+// does not refuse it.
+func TestARepositoryIsMadeByItsFirstPut(t *testing.T) {
+	dir := scratch(t)
+	s := open(t, dir)
+	n := steps(s)
+	require.NoError(t, s.CreateRepo(t.Context(), repo, pullthrough.Rule{}, pullthrough.Request{}))
+	assert.True(t, exists(t, s, repo))
+	assert.Zero(t, n.Load())
+	assert.False(t, exists(t, open(t, dir), repo))
 	s.SetProbe(func(op, _ string) error {
 		if op == "mkdir" {
 			return syscall.ENOSPC
 		}
 		return nil
 	})
-	require.NoError(t, s.CreateRepo(t.Context(), repo, pullthrough.Rule{}, pullthrough.Request{}))
-	assert.Contains(t, told.String(), "no space left")
 	assert.ErrorIs(t, s.PutManifest(t.Context(), repo, manifestOf(image(1), "v1")), syscall.ENOSPC)
+	s.SetProbe(nil)
+	put(t, s, repo, manifestOf(image(1), "v1"))
+	assert.True(t, exists(t, open(t, dir), repo))
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, repositories, repo.Name)))
+	assert.False(t, exists(t, s, repo), "it is remembered until the disk knows")
 }
 
 func TestTagsAreListed(t *testing.T) {

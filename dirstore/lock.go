@@ -56,10 +56,11 @@ func (s *Store) lockBoth(how int) (unlock func(), err error) {
 
 // lockFile returns the locked file: closing it unlocks it.
 func (s *Store) lockFile(name string, how int) (*os.File, error) {
-	if err := s.disk.before("lock", name); err != nil {
-		return nil, err
-	}
-	f, err := s.disk.root.OpenFile(name, os.O_RDWR|os.O_CREATE, fileMode)
+	var f *os.File
+	err := s.disk.in("lock", name, func(dir *keptDir, rest string) (err error) {
+		f, err = dir.root.OpenFile(rest, os.O_RDWR|os.O_CREATE, fileMode)
+		return err
+	})
 	if errors.Is(err, fs.ErrNotExist) { // somebody tidied up
 		if err := s.disk.root.MkdirAll(path.Dir(name), dirMode); err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ package dirstore
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -39,3 +40,6 @@ func flock(f *os.File, how int) error {
 	}
 	return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 }
+
+// isTaken reports whether a directory cannot get a name since that is there.
+func isTaken(err error) bool { return errors.Is(err, fs.ErrExist) }

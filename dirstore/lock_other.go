@@ -21,3 +21,7 @@ func tryLock(f *os.File) error { return flock(f, lockAlone) }
 
 // flock cannot lock here: nothing is evicted.
 func flock(*os.File, int) error { return errors.ErrUnsupported }
+
+// isTaken reports whether a directory cannot get a name. Not every system says why: a
+// file in it that is open is reason enough.
+func isTaken(err error) bool { return err != nil }

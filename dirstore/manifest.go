@@ -69,35 +69,8 @@ func (s *Store) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullt
 	if err != nil {
 		return err
 	}
-	return during(s.putManifest(ctx, at, repo, m), "store manifest", repo, m.Descriptor.Digest.String())
-}
-
-func (s *Store) putManifest(ctx context.Context, at layout.Repository, repo pullthrough.Repo, m *pullthrough.Manifest) error {
-	if m.Source != pullthrough.SourceRevalidated {
-		if same, err := s.holds(ctx, at, m); same || err != nil {
-			return err
-		}
-	}
-	w := &writer{reader: reader{s}}
-	err := s.commit(ctx, func() error { return s.manifests.Write(ctx, w, at, repo, m) })
-	s.grow(ctx, w.added)
-	return err
-}
-
-// holds reports whether all that m says is stored.
-func (s *Store) holds(ctx context.Context, at layout.Repository, m *pullthrough.Manifest) (bool, error) {
-	v, err := filing.ReadRevision(ctx, reader{s}, at, m.Descriptor.Digest)
-	if err == nil && m.Tag != "" {
-		var side layout.Sidecar
-		_, side, err = s.manifests.ReadTag(ctx, reader{s}, at, m.Tag)
-		if err == nil && side != layout.TagSidecarOf(m, v.Manifest.Descriptor.MediaType) {
-			return false, nil
-		}
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
+	err = s.put(ctx, func(w *writer) error { return s.manifests.Write(ctx, w, at, repo, m) })
+	return during(err, "store manifest", repo, m.Descriptor.Digest.String())
 }
 
 // touchReferences notes that all that a new manifest refers to, and that is here,

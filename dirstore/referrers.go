@@ -62,8 +62,7 @@ func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key fili
 	if err != nil {
 		return err
 	}
-	w := &writer{reader: reader{s}}
-	err = s.commit(ctx, func() error {
+	return s.put(ctx, func(w *writer) error {
 		before, err := s.size(ctx, at.Referrers(subject))
 		if ignoreMissing(err) != nil {
 			return err
@@ -72,8 +71,6 @@ func (s *Store) putReferrers(ctx context.Context, at layout.Repository, key fili
 			return err
 		}
 		w.added = int64(len(content)) - before
-		return w.Sync()
+		return nil
 	})
-	s.grow(ctx, w.added)
-	return err
 }

@@ -35,10 +35,11 @@ func (s *Store) beginCount() (int64, error) {
 
 // updateSize is one step for all processes. f gets what is there, if it is a number.
 func (s *Store) updateSize(flag int, f func(have int64, known bool) (int64, error)) (int64, error) {
-	if err := s.disk.before("count", layout.Size); err != nil {
-		return 0, err
-	}
-	file, err := s.disk.root.OpenFile(layout.Size, flag, fileMode)
+	var file *os.File
+	err := s.disk.in("count", layout.Size, func(dir *keptDir, rest string) (err error) {
+		file, err = dir.root.OpenFile(rest, flag, fileMode)
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -20,7 +21,7 @@ func (s *Store) StageBlob(ctx context.Context, repo pullthrough.Repo, d digest.D
 	if err != nil {
 		return nil, err
 	}
-	f, name, err := s.newFile()
+	f, name, err := s.newContent()
 	if err != nil {
 		return nil, during(err, "stage blob", repo, d.String())
 	}
@@ -53,7 +54,7 @@ func (t *stage) end() {
 
 // WriteAt implements [pullthrough.Stage].
 func (t *stage) WriteAt(p []byte, off int64) (int, error) {
-	if err := t.store.disk.before("write", t.temp); err != nil {
+	if err := t.store.disk.before(step{op: "write", name: t.temp}); err != nil {
 		return 0, err
 	}
 	return t.file.WriteAt(p, off)
@@ -124,7 +125,7 @@ func (t *stage) commit(ctx context.Context, desc ocispec.Descriptor) error {
 		err = t.store.attach(ctx, t.at, desc, "")
 		if err == nil {
 			_ = t.file.Close() // it is scratch by now, and swept if it stays
-			_ = t.store.disk.remove(t.temp)
+			t.store.dropContent(t.temp)
 		}
 		if !errors.Is(err, errSwept) {
 			return err
@@ -146,8 +147,5 @@ func (t *stage) Abort() error {
 	if errors.Is(err, fs.ErrClosed) {
 		err = nil
 	}
-	if gone := t.store.disk.remove(t.temp); !errors.Is(gone, fs.ErrNotExist) {
-		err = errors.Join(err, gone)
-	}
-	return err
+	return errors.Join(err, t.store.disk.removeTree(path.Dir(t.temp)))
 }

@@ -53,7 +53,7 @@ func (s *Store) lockDir(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = s.disk.before("lock", name); err == nil {
+	if err = s.disk.before(step{op: "lock", name: name}); err == nil {
 		err = tryLock(f)
 	}
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -109,23 +109,56 @@ func (s *Store) sweepOne(name string) {
 	default:
 		return // its process lives
 	}
-	if s.disk.before("remove", name) == nil {
+	if s.disk.before(step{op: "remove", name: name}) == nil {
 		_ = s.disk.root.RemoveAll(name)
 	}
 }
 
 // newFile makes an empty staging file and returns it with its name.
-func (s *Store) newFile() (*os.File, string, error) {
-	name := path.Join(s.staging, rand.Text())
-	f, err := s.disk.create(name)
-	if errors.Is(err, fs.ErrNotExist) { // somebody tidied up
-		if err := s.disk.root.MkdirAll(s.staging, dirMode); err != nil {
-			return nil, "", err
-		}
+func (s *Store) newFile() (f *os.File, name string, err error) {
+	name = path.Join(s.staging, rand.Text())
+	err = s.inStaging(func() (err error) {
 		f, err = s.disk.create(name)
+		return err
+	})
+	return f, name, err
+}
+
+// mkdirStaged makes a directory in staging.
+func (s *Store) mkdirStaged(name string) error {
+	return s.inStaging(func() error { return s.disk.mkdir(name) })
+}
+
+// inStaging calls f once more when somebody has tidied up.
+func (s *Store) inStaging(f func() error) error {
+	err := f()
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = s.disk.before(step{op: "mkdir", name: s.staging}); err == nil {
+			err = s.disk.root.MkdirAll(s.staging, dirMode)
+		}
+		if err == nil {
+			err = f()
+		}
+	}
+	return err
+}
+
+// newContent makes an empty file for content and returns it with its name. It is alone in a
+// directory, which gets its name with it.
+func (s *Store) newContent() (f *os.File, name string, err error) {
+	dir := path.Join(s.staging, rand.Text())
+	if err := s.mkdirStaged(dir); err != nil {
+		return nil, "", err
+	}
+	name = path.Join(dir, "data")
+	if f, err = s.disk.create(name); err != nil {
+		s.dropContent(name)
 	}
 	return f, name, err
 }
+
+// dropContent removes a file of newContent. It is swept if it stays.
+func (s *Store) dropContent(name string) { _ = s.disk.removeTree(path.Dir(name)) }
 
 // spill writes the size bytes of r to a staging file, syncs it and returns its
 // name. Nothing is left of it when that fails.
@@ -134,15 +167,30 @@ func (s *Store) spill(ctx context.Context, r io.Reader, size int64) (name string
 	if err != nil {
 		return "", err
 	}
+	if err = s.fill(ctx, f, r, size); err != nil {
+		_ = s.disk.remove(name)
+	}
+	return name, err
+}
+
+// spillContent is spill to a file of newContent.
+func (s *Store) spillContent(ctx context.Context, r io.Reader, size int64) (name string, err error) {
+	f, name, err := s.newContent()
+	if err != nil {
+		return "", err
+	}
+	if err = s.fill(ctx, f, r, size); err != nil {
+		s.dropContent(name)
+	}
+	return name, err
+}
+
+func (s *Store) fill(ctx context.Context, f *os.File, r io.Reader, size int64) error {
 	n, err := s.copy(ctx, f, r, size)
 	if err == nil {
 		err = layout.CheckWritten(n, size)
 	}
-	if err = s.finish(f, err); err != nil {
-		_ = s.disk.remove(name)
-		return "", err
-	}
-	return name, nil
+	return s.finish(f, err)
 }
 
 // jot writes content to a staging file that is not synced, and returns its name.
@@ -160,7 +208,7 @@ func (s *Store) jot(ctx context.Context, content []byte) (name string, err error
 }
 
 func (s *Store) copy(ctx context.Context, f *os.File, r io.Reader, size int64) (int64, error) {
-	if err := s.disk.before("write", f.Name()); err != nil {
+	if err := s.disk.before(step{op: "write", name: f.Name()}); err != nil {
 		return 0, err
 	}
 	// Hiding the file's ReadFrom and the reader's WriteTo keeps us in the loop,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
 // files are the objects of the bucket, as a [filing.Writer].
@@ -53,6 +54,15 @@ func (f files) Note(ctx context.Context, name string, content []byte) error {
 	}
 	return f.s.bucket.put(ctx, name, content)
 }
+
+// Plant implements [filing.Writer]. A bucket has no directories.
+func (f files) Plant(context.Context, filing.Tree) (bool, error) { return false, nil }
+
+// Reuse implements [filing.Writer].
+func (f files) Reuse(context.Context, filing.Revision) error { return nil }
+
+// Name implements [filing.Writer].
+func (f files) Name() error { return nil }
 
 // WriteContent implements [filing.Writer]. It writes the content even if another
 // repository has it: these are the same bytes, and asking would be as much work.

@@ -1,6 +1,7 @@
 package hostcall
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -8,7 +9,8 @@ import (
 )
 
 const (
-	// MaxPuts is how many puts a [Puts] has under way at a time.
+	// MaxPuts is how many puts a [Puts] has under way at a time, unless it says another
+	// number.
 	MaxPuts = 8
 	// MaxWaiting is how many more wait for their turn.
 	MaxWaiting = 1000
@@ -24,6 +26,8 @@ const (
 // wait for it. What is bounded is the queue behind it. The zero value is ready for
 // use. It is safe for concurrent use and must not be copied.
 type Puts struct {
+	Most int // how many puts are under way at a time; 0: [MaxPuts]
+
 	mu      sync.Mutex
 	running int
 	queue   []chan struct{} // those that wait, the oldest first; closed when it is their turn
@@ -109,7 +113,7 @@ func (p *Puts) line() (turn chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.running < MaxPuts:
+	case p.running < cmp.Or(p.Most, MaxPuts):
 		p.running++
 		p.moved = time.Now()
 		return nil, nil

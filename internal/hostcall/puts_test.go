@@ -16,27 +16,29 @@ import (
 )
 
 func TestPutsTakeTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var p hostcall.Puts
-		var running, most atomic.Int32
-		var puts sync.WaitGroup
-		for range 5 * hostcall.MaxPuts {
-			puts.Go(func() {
-				assert.NoError(t, p.Do(t.Context(), "x", func(context.Context, func()) error {
-					n := running.Add(1)
-					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
-					}
-					time.Sleep(time.Second)
-					running.Add(-1)
-					return nil
-				}))
-			})
-		}
-		start := time.Now()
-		puts.Wait()
-		assert.Equal(t, 5*time.Second, time.Since(start))
-		assert.EqualValues(t, hostcall.MaxPuts, most.Load())
-	})
+	for given, turns := range map[int]int{0: hostcall.MaxPuts, 64: 64} {
+		synctest.Test(t, func(t *testing.T) {
+			p := hostcall.Puts{Most: given}
+			var running, most atomic.Int32
+			var puts sync.WaitGroup
+			for range 5 * turns {
+				puts.Go(func() {
+					assert.NoError(t, p.Do(t.Context(), "x", func(context.Context, func()) error {
+						n := running.Add(1)
+						for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+						}
+						time.Sleep(time.Second)
+						running.Add(-1)
+						return nil
+					}))
+				})
+			}
+			start := time.Now()
+			puts.Wait()
+			assert.Equal(t, 5*time.Second, time.Since(start))
+			assert.EqualValues(t, turns, most.Load())
+		})
+	}
 }
 
 func TestAPutWaitsAsLongAsOthersRead(t *testing.T) {

@@ -84,6 +84,14 @@ func (c *Cache[K, V]) RemoveIf(key K, match func(V) bool) {
 	}
 }
 
+// Clear removes all entries.
+func (c *Cache[K, V]) Clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.order.Init()
+	clear(c.entries)
+}
+
 // Len returns the number of entries.
 func (c *Cache[K, V]) Len() int {
 	c.mu.Lock()

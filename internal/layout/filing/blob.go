@@ -36,9 +36,8 @@ func HaveBlob(ctx context.Context, r Reader, at layout.Repository, desc ocispec.
 // WriteBlobLink makes the blob, whose content is here and verified, the repository's. It
 // notes the size first: who reads the link finds the note.
 func WriteBlobLink(ctx context.Context, w Writer, at layout.Repository, desc ocispec.Descriptor) error {
-	dir := at.Layer(desc.Digest)
-	if err := w.Note(ctx, layout.BlobSize(dir), layout.EncodeBlobSize(desc.Size)); err != nil {
-		return err
-	}
-	return WriteLink(ctx, w, dir, desc.Digest)
+	return plant(ctx, w, Tree{at.Layer(desc.Digest), []File{
+		{Name: layout.BlobSize(""), Content: layout.EncodeBlobSize(desc.Size), Note: true},
+		{Name: layout.Link(""), Content: []byte(desc.Digest)},
+	}})
 }

@@ -7,18 +7,19 @@
 // writes
 //
 //  1. the content
-//  2. the sidecar of the revision, then its link, then a sync
-//  3. the sidecar of the tag, the note of its history, then a sync
-//  4. the link of the tag, then a sync
+//  2. the sidecar of the revision, then its link
+//  3. the sidecar of the tag, then its link, then the note of its history
 //
-// and stops at the first failure. Whatever has been written by then is whole, it
-// leads somewhere or nobody sees it, and the next put of the manifest goes on from
-// there.
+// each when what stands before it cannot be lost any more, and stops at the first
+// failure. Whatever has been written by then is whole, it leads somewhere or nobody sees it, and
+// the next put of the manifest goes on from there. A store that can name a whole directory
+// in one step does that with a revision and with a new tag.
 package filing
 
 import (
 	"context"
 	"io"
+	"path"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -46,6 +47,19 @@ type Reader interface {
 	Discard(name string, good func(content []byte) bool)
 }
 
+// File is a file of a [Tree].
+type File struct {
+	Name    string // below the directory
+	Content []byte
+	Note    bool // it may be lost: after a power failure it may be missing, or not whole
+}
+
+// Tree is a directory that is made in one step. The link is the last of its files.
+type Tree struct {
+	Dir   string
+	Files []File
+}
+
 // Writer writes the files of one put.
 type Writer interface {
 	Reader
@@ -54,13 +68,45 @@ type Writer interface {
 	// Note is Write for what may be lost: after a power failure the file may be missing,
 	// or not whole.
 	Note(ctx context.Context, name string, content []byte) error
+	// Plant reports whether the store makes the directory in one step. Nobody sees it before
+	// the next Name or Sync, and then not before all that was written earlier cannot be
+	// lost. Otherwise the files are to be written one by one.
+	Plant(ctx context.Context, tree Tree) (bool, error)
 	// WriteContent stores the content of m as name. The manifest is new in the
 	// repository at, and the repository may be new, too.
 	WriteContent(ctx context.Context, at layout.Repository, name string, m *pullthrough.Manifest) error
+	// Reuse is called in place of the writes of a revision that is there already. It notes
+	// that its content is in use, and the next Name or Sync sees to it that the revision cannot
+	// be lost. The error Is [io/fs.ErrNotExist] if the content is gone.
+	Reuse(ctx context.Context, v Revision) error
 	// Remove removes a file.
 	Remove(ctx context.Context, name string) error
-	// Sync returns when a power failure cannot undo what was written so far.
+	// Name returns when what was planted is there.
+	Name() error
+	// Sync is Name, and returns when a power failure cannot undo what was written so far.
 	Sync() error
+}
+
+// plant makes a directory, in one step or file by file.
+func plant(ctx context.Context, w Writer, tree Tree) error {
+	if whole, err := w.Plant(ctx, tree); whole || err != nil {
+		return err
+	}
+	for i, f := range tree.Files {
+		put := w.Write
+		if f.Note {
+			put = w.Note
+		}
+		if i > 0 && i == len(tree.Files)-1 { // whoever finds the link finds the others, too
+			if err := w.Sync(); err != nil {
+				return err
+			}
+		}
+		if err := put(ctx, path.Join(tree.Dir, f.Name), f.Content); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // WithContext returns a reader that reads r until ctx ends.

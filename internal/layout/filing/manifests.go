@@ -1,6 +1,7 @@
 package filing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/maphash"
@@ -27,7 +28,7 @@ type Manifests struct {
 	memory          memory
 	sizes           *Sizes
 	seed            maphash.Seed
-	tags            [64]sync.Mutex       // by the hash of a tag's directory: held while the tag moves
+	tags            [4096]sync.Mutex     // by the hash of a tag's directory: held while the tag moves
 	folds           atomic.Pointer[bool] // nil: nobody has looked; see [Manifests.isNamed]
 }
 
@@ -167,8 +168,11 @@ func (f *Manifests) Write(ctx context.Context, w Writer, at layout.Repository, r
 	}
 	f.sizes.declare(m.Content)
 	mediaType, err := writeRevision(ctx, w, at, m)
-	if err != nil || m.Tag == "" {
+	if err != nil {
 		return err
+	}
+	if m.Tag == "" {
+		return w.Sync()
 	}
 	// Of two puts of a tag in this process, one of which must not move what the other
 	// has pushed, one is first.
@@ -178,7 +182,7 @@ func (f *Manifests) Write(ctx context.Context, w Writer, at layout.Repository, r
 	if m.KeepLocal {
 		_, side, err := f.ReadTag(ctx, w, at, m.Tag)
 		if err == nil && side.Origin == "" {
-			return pullthrough.ErrImmutable
+			return cmp.Or(w.Sync(), pullthrough.ErrImmutable)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

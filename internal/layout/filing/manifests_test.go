@@ -30,14 +30,15 @@ var (
 
 // shelf is a store in a map that notes what is done to it.
 type shelf struct {
-	files map[string]string
-	steps []string
-	fail  int  // the how manieth step fails; 0: none
-	folds bool // upper and lower case are one: a name is as it was first written
+	files  map[string]string
+	steps  []string
+	fail   int  // the how manieth step fails; 0: none
+	plants bool // a directory comes in one step
+	folds  bool // upper and lower case are one: a name is as it was first written
 }
 
-// name is the name that the file has, or would have.
-func (s *shelf) name(name string) string {
+// nameOf is the name that the file has, or would have.
+func (s *shelf) nameOf(name string) string {
 	if !s.folds {
 		return name
 	}
@@ -64,7 +65,7 @@ func (s *shelf) step(op, name string) error {
 }
 
 func (s *shelf) Read(_ context.Context, name string, _ int64) ([]byte, error) {
-	content, ok := s.files[s.name(name)]
+	content, ok := s.files[s.nameOf(name)]
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
@@ -83,7 +84,7 @@ func (s *shelf) Touch(_ context.Context, name string) error { return s.step("tou
 
 func (s *shelf) Lists(_ context.Context, dir, name string) (bool, error) {
 	for file := range s.files {
-		if below, ok := strings.CutPrefix(file, s.name(dir)+"/"); ok && strings.HasPrefix(below, name+"/") {
+		if below, ok := strings.CutPrefix(file, s.nameOf(dir)+"/"); ok && strings.HasPrefix(below, name+"/") {
 			return true, nil
 		}
 	}
@@ -100,7 +101,7 @@ func (s *shelf) Write(_ context.Context, name string, content []byte) error {
 	if err := s.step("write", name); err != nil {
 		return err
 	}
-	s.files[s.name(name)] = string(content)
+	s.files[s.nameOf(name)] = string(content)
 	return nil
 }
 
@@ -113,9 +114,31 @@ func (s *shelf) WriteContent(ctx context.Context, _ layout.Repository, name stri
 }
 
 func (s *shelf) Remove(_ context.Context, name string) error {
-	delete(s.files, s.name(name))
+	delete(s.files, s.nameOf(name))
 	return s.step("remove", name)
 }
+
+func (s *shelf) Plant(_ context.Context, tree filing.Tree) (bool, error) {
+	if !s.plants {
+		return false, nil
+	}
+	for name := range s.files {
+		if strings.HasPrefix(name, s.nameOf(tree.Dir)+"/") {
+			return false, nil
+		}
+	}
+	if err := s.step("plant", tree.Dir); err != nil {
+		return true, err
+	}
+	for _, f := range tree.Files {
+		s.files[s.nameOf(path.Join(tree.Dir, f.Name))] = string(f.Content)
+	}
+	return true, nil
+}
+
+func (s *shelf) Reuse(ctx context.Context, v filing.Revision) error { return s.Touch(ctx, v.Data) }
+
+func (s *shelf) Name() error { return s.step("name", "") }
 
 func (s *shelf) Sync() error { return s.step("sync", "") }
 
@@ -150,32 +173,57 @@ func (w world) get(ref string) (*pullthrough.Manifest, error) {
 func TestTheOrderOfAPut(t *testing.T) {
 	w := newWorld(map[string]string{})
 	one, two := manifest("1", "v1"), manifest("2", "v1")
-	d := one.Descriptor.Digest
+	d, e := one.Descriptor.Digest, two.Descriptor.Digest
 	require.NoError(t, w.put(one))
 	assert.Equal(t, []string{
 		"write " + layout.Registry.Data(d),
 		"write " + layout.SidecarFile(w.at.Revision(d), d),
-		"write " + layout.Link(w.at.Revision(d)),
 		"sync",
+		"write " + layout.Link(w.at.Revision(d)),
 		"write " + layout.SidecarFile(w.at.Tag("v1"), d),
-		"write " + layout.Link(w.at.History("v1", d)),
 		"sync",
 		"write " + layout.Link(w.at.Tag("v1")),
-		"sync",
+		"write " + layout.Link(w.at.History("v1", d)),
 	}, w.steps)
 	require.NoError(t, w.put(two))
 	assert.Equal(t, []string{
-		"write " + layout.Link(w.at.Tag("v1")),
-		"remove " + layout.SidecarFile(w.at.Tag("v1"), d),
+		"write " + layout.SidecarFile(w.at.Tag("v1"), e),
 		"sync",
-	}, w.steps[len(w.steps)-3:])
+		"write " + layout.Link(w.at.Tag("v1")),
+		"sync",
+		"remove " + layout.SidecarFile(w.at.Tag("v1"), d),
+		"write " + layout.Link(w.at.History("v1", e)),
+	}, w.steps[len(w.steps)-6:])
 
 	w.steps = nil
 	require.NoError(t, w.put(two))
-	assert.Equal(t, []string{"touch " + layout.Registry.Data(two.Descriptor.Digest), "sync"}, w.steps)
+	assert.Equal(t, []string{"touch " + layout.Registry.Data(e), "sync"}, w.steps)
 	w.steps, two.Source, two.CheckedAt = nil, pullthrough.SourceRevalidated, checked.Add(time.Hour)
 	require.NoError(t, w.put(two))
-	assert.Equal(t, []string{"write " + layout.SidecarFile(w.at.Tag("v1"), two.Descriptor.Digest)}, w.steps)
+	assert.Equal(t, []string{"write " + layout.SidecarFile(w.at.Tag("v1"), e)}, w.steps)
+}
+
+// TestTheOrderOfAPutWhereDirectoriesComeInOneStep: a revision does, and a new tag.
+func TestTheOrderOfAPutWhereDirectoriesComeInOneStep(t *testing.T) {
+	w := newWorld(map[string]string{})
+	w.plants = true
+	one := manifest("1", "v1")
+	d := one.Descriptor.Digest
+	require.NoError(t, w.put(one))
+	assert.Equal(t, []string{
+		"write " + layout.Registry.Data(d),
+		"plant " + w.at.Revision(d),
+		"plant " + path.Dir(w.at.Tag("v1")),
+		"name",
+	}, w.steps)
+	m, err := w.get("v1")
+	require.NoError(t, err)
+	assert.Equal(t, one, m)
+
+	w.steps = nil
+	require.NoError(t, w.put(manifest("2", "")))
+	require.NoError(t, w.put(manifest("1", "v2")))
+	assert.Equal(t, []string{"sync", "touch " + layout.Registry.Data(d), "plant " + path.Dir(w.at.Tag("v2")), "name"}, w.steps[2:])
 }
 
 // TestAPutThatFailsAtAnyStep leaves the old tag or the new one, and the next put

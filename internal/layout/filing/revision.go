@@ -55,12 +55,12 @@ func readRevisionIn(ctx context.Context, r Reader, home layout.Repository, d dig
 }
 
 // writeRevision stores the manifest, unless it is here, and returns the media type
-// that it has here.
+// that it has here. It may be lost until the next sync.
 func writeRevision(ctx context.Context, w Writer, at layout.Repository, m *pullthrough.Manifest) (mediaType string, err error) {
 	d := m.Descriptor.Digest
 	have, err := ReadRevision(ctx, w, at, d)
 	if err == nil {
-		err = w.Touch(ctx, have.Data) // an eviction that has seen it unused leaves it alone
+		err = w.Reuse(ctx, have) // an eviction that has seen it unused leaves it alone
 	}
 	if err == nil {
 		return have.Manifest.Descriptor.MediaType, nil
@@ -72,11 +72,12 @@ func writeRevision(ctx context.Context, w Writer, at layout.Repository, m *pullt
 	if err := w.WriteContent(ctx, at, home.Tree.Data(d), m); err != nil {
 		return "", err
 	}
-	if err := writeSidecar(ctx, w, home.Revision(d), layout.SidecarOf(m, m.Descriptor.MediaType)); err != nil {
+	side, err := layout.SidecarOf(m, m.Descriptor.MediaType).Encode()
+	if err != nil {
 		return "", err
 	}
-	if err := WriteLink(ctx, w, home.Revision(d), d); err != nil {
-		return "", err
-	}
-	return m.Descriptor.MediaType, w.Sync()
+	return m.Descriptor.MediaType, plant(ctx, w, Tree{home.Revision(d), []File{
+		{Name: layout.SidecarFile("", d), Content: side},
+		{Name: layout.Link(""), Content: []byte(d)},
+	}})
 }

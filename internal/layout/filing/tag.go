@@ -1,10 +1,12 @@
 package filing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -76,17 +78,46 @@ func (f *Manifests) isNamed(ctx context.Context, r Reader, at layout.Repository,
 	return err
 }
 
-// writeTag makes the tag side.Tag name side.Digest. It writes the sidecar first, and the
-// link in one step, so there is no moment at which one is without the other.
+// writeTag makes the tag side.Tag name side.Digest. There is no moment at which its link
+// is without its sidecar: a new tag comes in one step, and of one that moves the sidecar
+// is written first. That the tag has moved may be lost: then it is what it was before.
 func (f *Manifests) writeTag(ctx context.Context, w Writer, at layout.Repository, side layout.Sidecar) error {
 	tag, dir, d := side.Tag, at.Tag(side.Tag), side.Digest
 	old, have, err := f.ReadTag(ctx, w, at, tag)
 	if errors.Is(err, errOtherName) {
-		return fmt.Errorf("tag %s cannot be stored beside one whose name differs in case only: the file system does not tell them apart", tag)
+		err = fmt.Errorf("tag %s cannot be stored beside one whose name differs in case only: the file system does not tell them apart", tag)
+		return cmp.Or(w.Sync(), err)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		return moveTag(ctx, w, at, side, old, have)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	content, err := side.Encode()
+	if err != nil {
+		return err
+	}
+	current := path.Base(dir)
+	history := strings.TrimPrefix(at.History(tag, d), path.Dir(dir)+"/")
+	planted, err := w.Plant(ctx, Tree{path.Dir(dir), []File{
+		{Name: layout.SidecarFile(current, d), Content: content},
+		{Name: layout.Link(history), Content: []byte(d)},
+		{Name: layout.Link(current), Content: []byte(d)},
+	}})
+	if err != nil {
+		return err
+	}
+	if planted {
+		return w.Name()
+	}
+	return moveTag(ctx, w, at, side, "", layout.Sidecar{})
+}
+
+// moveTag makes a tag that may be there name side.Digest. It was old before, with the
+// sidecar have.
+func moveTag(ctx context.Context, w Writer, at layout.Repository, side layout.Sidecar, old digest.Digest, have layout.Sidecar) error {
+	tag, dir, d := side.Tag, at.Tag(side.Tag), side.Digest
 	if have != side {
 		if err := writeSidecar(ctx, w, dir, side); err != nil {
 			return err
@@ -94,9 +125,6 @@ func (f *Manifests) writeTag(ctx context.Context, w Writer, at layout.Repository
 	}
 	if old == d {
 		return w.Sync()
-	}
-	if err := WriteLink(ctx, w, at.History(tag, d), d); err != nil {
-		return err
 	}
 	if err := w.Sync(); err != nil {
 		return err
@@ -108,8 +136,13 @@ func (f *Manifests) writeTag(ctx context.Context, w Writer, at layout.Repository
 	if err := keepSidecar(ctx, w, dir, side); err != nil {
 		return err
 	}
-	dropSidecar(ctx, w, dir, old, have)
-	return w.Sync()
+	if old != "" && have.Digest == old {
+		if err := w.Sync(); err != nil { // the old link may come back, and would be without its sidecar
+			return err
+		}
+		dropSidecar(ctx, w, dir, old, have)
+	}
+	return WriteLink(ctx, w, at.History(tag, d), d) // a note
 }
 
 // keepSidecar writes the sidecar if it is gone.
@@ -126,9 +159,6 @@ func keepSidecar(ctx context.Context, w Writer, dir string, side layout.Sidecar)
 // tag back at this moment. Either they find the sidecar gone after they have
 // written the link, or we find their link.
 func dropSidecar(ctx context.Context, w Writer, dir string, old digest.Digest, have layout.Sidecar) {
-	if old == "" || have.Digest != old {
-		return
-	}
 	if now, err := ReadLink(ctx, w, dir, ""); err != nil || now == old {
 		return
 	}
