@@ -14,8 +14,8 @@ const (
 
 	minWindow = 256 << 10
 	maxWindow = 64 << 20
-	// minGap is the shortest stretch that is left between a window and the next bytes
-	// that are there: a shorter one is fetched with the window.
+	// minGap is the longest stretch that is not left between a window and the next bytes
+	// that are there: it is fetched with the window.
 	minGap = 64 << 10
 	// firstStep is what is asked for a reader that does not say where it ends. Each
 	// further window of its is twice as long.
@@ -44,7 +44,7 @@ func (d Demand) want(m *Map, size int64) Span {
 	} else {
 		next = min(next, m.next(d.From))
 	}
-	if next-to < minGap {
+	if next-to <= minGap {
 		to = next
 	}
 	return Span{d.From, to}
@@ -66,21 +66,22 @@ func Next(m *Map, size int64, rate float64, demands []Demand) (s Span, ok bool) 
 
 // isFar reports whether it takes long until the byte at off comes.
 func (m *Map) isFar(off int64, rate float64) bool {
-	from := m.prefix
 	n, c := m.Ahead(off)
-	switch {
-	case n > 0 || off < m.prefix+Guard:
+	if n > 0 || off < m.prefix+Guard {
 		return false
+	}
+	from := m.prefix
+	if n, _ := m.Ahead(from); n > 0 { // that is soon hashed
+		from += n
+	}
+	switch {
 	case c != nil:
 		from = c.Pos
 		if c.Rate > 0 {
 			rate = c.Rate
 		}
-		if off < from+Guard {
-			return false
-		}
-	case off >= m.next(m.prefix):
-		return true // nobody is on the way to it
+	case off >= m.next(from):
+		return off-from > Guard // nobody is on the way to it
 	}
 	return IsFar(off-from, rate)
 }

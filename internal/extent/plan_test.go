@@ -75,6 +75,8 @@ func TestNextWindow(t *testing.T) {
 		"soon to come":                          {m: with(0, nil, extent.Span{From: 100 * mib, To: 164 * mib}), demands: []extent.Demand{at(100*mib+300*kib, 103*mib)}},
 		"late in another's window":              {m: with(0, nil, extent.Span{From: 100 * mib, To: 164 * mib}), demands: []extent.Demand{at(150*mib, 151*mib)}, want: extent.Span{From: 150 * mib, To: 151 * mib}},
 		"behind another's window, and near":     {m: with(100*mib-300*kib, nil, extent.Span{From: 100 * mib, To: 101 * mib}), demands: []extent.Demand{at(101*mib, 102*mib)}, want: extent.Span{From: 101 * mib, To: 102 * mib}},
+		"behind what is there":                  {m: with(100*mib, []extent.Span{{From: 100 * mib, To: 120 * mib}}), demands: []extent.Demand{at(120*mib, 122*mib)}},
+		"far behind what is there":              {m: with(100*mib, []extent.Span{{From: 100 * mib, To: 120 * mib}}), demands: []extent.Demand{at(122*mib, 123*mib)}, want: extent.Span{From: 122 * mib, To: 123 * mib}},
 		"the one that has waited longest":       {m: with(0, nil), demands: []extent.Demand{since(at(100*mib, 101*mib), 9), since(at(200*mib, 201*mib), 7), since(at(300*mib, 301*mib), 8)}, want: extent.Span{From: 200 * mib, To: 201 * mib}},
 		"behind the end":                        {m: with(0, nil), demands: []extent.Demand{at(1024*mib, 1025*mib)}},
 	} {
