@@ -20,8 +20,13 @@ var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 // errWrongDigest is the cause of an ErrDigest for a blob of the right length.
 var errWrongDigest = errors.New("blob has the digest")
 
-// maxDrop is how much of the main stream is read in vain rather than asking anew behind it.
-const maxDrop = 1 << 20
+// A stretch of maxDrop that is there already is read in vain rather than asking anew behind
+// it: a connection that is hung up on is lost, with what is on its way. All of them together
+// are a fiftieth of the blob and dropSlack.
+const (
+	maxDrop   = 1 << 20
+	dropSlack = 512 << 10
+)
 
 // copier moves the main stream of a fill into its spool, and verifies all of it.
 type copier struct {
@@ -99,7 +104,7 @@ func (c *copier) meet(ctx context.Context) (done bool, err error) {
 	switch {
 	case behind == 0 && c.at < c.until:
 		return false, nil
-	case written >= c.until, behind > maxDrop, c.dropped+behind > c.size/50+maxDrop:
+	case written >= c.until, behind > maxDrop, c.dropped+behind > c.size/50+dropSlack:
 		c.until = min(c.size, written+min(c.fill.spool.Gap(), c.size))
 		err = c.source.Jump(written, c.until)
 	default:
