@@ -213,6 +213,24 @@ func TestRangeOfARunningBlob(t *testing.T) {
 	assert.Len(t, s.Up.Log(), 1+s.Up.Count(testkit.UpstreamGet(s.Path, 206)))
 }
 
+// A client that reads a layer lazily begins at its end, and does not wait for the rest.
+func TestRangeFarAheadOfARunningBlob(t *testing.T) {
+	s := testkit.NewStalled(t, pullthroughtest.Fault{})
+	n := len(s.Content)
+	for _, c := range []testkit.RangeCase{
+		{Header: "bytes=3900000-3900099", From: 3_900_000, To: 3_900_100, Status: http.StatusPartialContent},
+		{Header: "bytes=-51", From: n - 51, To: n, Status: http.StatusPartialContent},
+		{Header: "bytes=0-9,3900000-3900099,-51", Status: http.StatusPartialContent, Parts: []testkit.RangeCase{{From: 0, To: 10}, {From: 3_900_000, To: 3_900_100}, {From: n - 51, To: n}}},
+	} {
+		testkit.AssertRange(t, s.Get(t, s.Path, "Range", c.Header), c, s.Content)
+	}
+	s.Release()
+	testkit.AssertSame(t, s.Content, s.WaitLeader(t).Content)
+	s.Settled(t)
+	assert.Equal(t, []string{testkit.UpstreamGet(s.Path, 200), testkit.UpstreamGet(s.Path, 206)}, s.Up.Log())
+	assert.Equal(t, fmt.Sprintf("bytes=3900000-%d", n-1), s.Up.Requests()[1].Range)
+}
+
 func TestHeadOfARunningBlobReadsTheOneDownload(t *testing.T) {
 	s := testkit.NewStalled(t, pullthroughtest.Fault{})
 	for range 2 {

@@ -108,7 +108,7 @@ func Early(d Demand, rate float64) (s Span, ok bool) {
 // reached, but for those that are all but done.
 func Unwanted(m *Map, demands []Demand) (all []*Claim) {
 	for _, c := range m.claims {
-		wanted := c.From <= m.prefix || c.End-c.Pos <= minWindow || slices.ContainsFunc(demands, func(d Demand) bool {
+		wanted := c.From <= m.prefix || c.End-c.Pos <= minWindow+minGap || slices.ContainsFunc(demands, func(d Demand) bool {
 			return d.From < c.End && d.From >= c.From && d.To > c.Pos
 		})
 		if !wanted {

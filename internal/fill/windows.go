@@ -257,7 +257,9 @@ func (w *windows) end(ctx context.Context, one *window, err error) {
 
 // stop ends all windows, and waits until they have let go of the spool.
 func (w *windows) stop() {
-	w.cancel()
+	w.mu.Lock()
+	w.cancel() // from here on none is started
+	w.mu.Unlock()
 	w.running.Wait()
 }
 
