@@ -109,7 +109,6 @@ func TestHeadAndGetOfABlobAgree(t *testing.T) {
 		"upstream has lost it":         {change: func(w *testkit.World, d digest.Digest) { w.Up.Delete("a", d.String()) }, status: 404},
 		"upstream refuses it":          {change: fault(pullthroughtest.Fault{Match: testkit.Blobs, Status: 403}), status: 403},
 		"upstream is out of order":     {policy: pullthrough.Policy{Retries: -1}, change: fault(pullthroughtest.Fault{Match: testkit.Blobs, Status: 500}), status: 502},
-		"upstream tells no size":       {change: fault(pullthroughtest.Fault{Match: testkit.Blobs, NoLength: true}), status: 200},
 		"it is larger than is allowed": {policy: pullthrough.Policy{MaxBlobBytes: 1000}, status: 502},
 		"offline":                      {policy: pullthrough.Policy{Offline: true}, status: 502},
 	} {

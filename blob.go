@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -78,9 +79,56 @@ func (bl *blobs) stored(ctx context.Context, r Request) (*Blob, error) {
 	return bl.sure(ctx, r, b), nil
 }
 
+// sure makes a hit whose Body is no file one that is fetched where that Body turns out
+// not to be there. What answers by itself, and what lies in memory, stays as it is.
+func (bl *blobs) sure(ctx context.Context, r Request, b *Blob) *Blob {
+	switch b.Body.(type) {
+	case syscall.Conn, http.Handler, *memoryBody:
+		return b
+	}
+	if r.Head {
+		return b
+	}
+	hit, size := *b, b.Descriptor.Size
+	hit.Body = newLateBody(b.Body, func(cause error) (io.ReadSeekCloser, error) { return bl.refetch(ctx, r, size, cause) })
+	return &hit
+}
+
+// refetch brings in a blob whose Body could not be read, because of cause. The Store,
+// which says that it has the blob, is not asked again.
+func (bl *blobs) refetch(ctx context.Context, r Request, size int64, cause error) (io.ReadSeekCloser, error) {
+	if errors.Is(cause, fs.ErrNotExist) {
+		cause = nil
+	}
+	bl.store.failed(ctx, r.Repo, r.Ref, cause)
+	rt, out, err := bl.enter(ctx, r, cause)
+	out.blob = true
+	if err != nil {
+		return nil, out.words(ctx, r.Repo, r.Ref, err)
+	}
+	unasked := func() fill.Job {
+		j := bl.job(rt, digest.Digest(r.Ref), false)
+		j.Stored = nil
+		return j
+	}
+	for range maxLosses { // another fetch, which has asked the Store, may run
+		var a fill.Answer
+		a, err = bl.fills.Open(ctx, rt.key(r.Ref), unasked)
+		if err == nil && a.Size == size {
+			return a.Body, nil
+		}
+		if err == nil {
+			err = errors.Join(rt.error(ErrDigest, fmt.Errorf("blob of %d bytes is stored with %d", a.Size, size)), a.Body.Close())
+		}
+		if !errors.Is(err, fill.ErrStored) {
+			return nil, out.words(ctx, r.Repo, r.Ref, err)
+		}
+	}
+	return nil, out.words(ctx, r.Repo, r.Ref, errLost(rt))
+}
+
 // head answers an existence check as a GET would be answered, and downloads nothing. That a
-// manifest refers to the blob does not say that there is one. Only where upstream tells no
-// size at all, and no manifest does, there is no other way than a GET.
+// manifest refers to the blob does not say that there is one.
 func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
 	if _, err := bl.registries.target(rt, d.String()); err != nil {
 		return nil, err // the size may be known, but the blob could not be pulled
@@ -96,10 +144,7 @@ func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, e
 			return nil, err
 		}
 	}
-	switch {
-	case size < 0:
-		return bl.get(ctx, rt, d)
-	case size > rt.policy.maxBlob():
+	if size > rt.policy.maxBlob() {
 		return nil, rt.error(ErrTooLarge, fmt.Errorf("blob of %d bytes", size))
 	}
 	b := NewBlob(d, nil)
@@ -108,8 +153,7 @@ func (bl *blobs) head(ctx context.Context, rt *route, d digest.Digest) (*Blob, e
 	return b, nil
 }
 
-// askSize runs in the flight. The flight before may have ended since we looked. The
-// size is -1 where nobody knows it.
+// askSize runs in the flight. The flight before may have ended since we looked.
 func (bl *blobs) askSize(ctx context.Context, rt *route, d digest.Digest) (int64, error) {
 	if size, known := bl.sizeOfExisting(rt, d); known {
 		return size, nil
@@ -121,12 +165,14 @@ func (bl *blobs) askSize(ctx context.Context, rt *route, d digest.Digest) (int64
 		}
 		return 0, err
 	}
-	if told, known, _ := bl.memory.size(rt, d); known && size < 0 {
-		size = told // nobody knows better; else a manifest may be wrong
+	if size < 0 { // else a manifest may be wrong
+		told, known, _ := bl.memory.size(rt, d)
+		if !known {
+			return 0, rt.error(ErrUnavailable, errors.New("upstream has the blob and does not tell its size"))
+		}
+		size = told
 	}
-	if size >= 0 {
-		bl.memory.noteExists(rt, d, size)
-	}
+	bl.memory.noteExists(rt, d, size)
 	return size, nil
 }
 

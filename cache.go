@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -285,4 +286,35 @@ type Download struct {
 	Size     int64     // in bytes; -1: nobody knows yet
 	Written  int64     // bytes that have come from upstream
 	Readers  []int64   // how far each client has got, the slowest first; clients that a Store's file serves are not among them
+}
+
+// ImportOptions choose what [Proxy.Import] brings in. The zero value is the
+// whole image.
+type ImportOptions struct {
+	// Platforms picks children of an index by OS and architecture, and by variant
+	// if that is set. nil: all children, attestations included. What an index lists
+	// that is no manifest, such as the layers of a build cache, always comes.
+	Platforms []ocispec.Platform
+	// Progress is told of each object when it begins, as it grows, and when it is
+	// stored or will not be. It is called by several goroutines, must be safe for that,
+	// and must not block for long. One that panics ends the import. nil: nobody is told.
+	Progress func(ImportProgress)
+}
+
+// ImportProgress is how far one manifest or blob is.
+type ImportProgress struct {
+	Descriptor ocispec.Descriptor
+	Done       int64 // bytes that are here
+	Total      int64 // bytes in all
+	Stored     bool  // the Store has it
+	Err        error // why this import does not bring it in; nil: it has, or it goes on
+}
+
+func (o ImportOptions) wants(d ocispec.Descriptor) bool {
+	if o.Platforms == nil {
+		return true
+	}
+	return d.Platform != nil && slices.ContainsFunc(o.Platforms, func(p ocispec.Platform) bool {
+		return p.OS == d.Platform.OS && p.Architecture == d.Platform.Architecture && (p.Variant == "" || p.Variant == d.Platform.Variant)
+	})
 }

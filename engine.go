@@ -33,6 +33,7 @@ func newEngine(s settings) *engine {
 	e.blobs = newBlobs(e.core, fill.Options{Flights: &e.flights, Dir: s.spoolDir, SpoolBytes: s.spoolBytes, Now: e.now})
 	e.referrers = newReferrers(e.core, &e.flights)
 	e.importer = newImporter(e.manifests, e.blobs, &e.flights)
+	e.manifests.partsFirst, e.manifests.importLater = e.importer.partsFirst, e.importer.importLater
 	e.writes = &serve.Watch{Silence: s.maxSilence, Ended: e.endedSilent}
 	return e
 }
@@ -42,6 +43,7 @@ func (e *engine) manifest(ctx context.Context, r Request) (*Manifest, outcome, e
 	m, out, err := e.manifests.pull(ctx, r)
 	event := Event{Kind: EventManifest, Request: r}
 	if err == nil {
+		e.importer.takeUp(ctx, r, m)
 		event.Digest, event.Source, event.Bytes = m.Descriptor.Digest.String(), m.Source, m.Descriptor.Size
 	}
 	return m, out, e.answer(ctx, event, start, out, err)

@@ -31,6 +31,13 @@ func (p *Proxy) LeaveForImports(repo Repo, bytes int64) {
 	}
 }
 
+// TakeImports takes so many of the places for imports that go before their manifest.
+func (p *Proxy) TakeImports(n int64) (give func()) {
+	q := p.engine().importer.firsts
+	q.TryTake(n)
+	return func() { q.Give(n) }
+}
+
 // Connect has connections to the upstream of repo made by dial, and its
 // certificate checked against roots. All else about them stays as it is without a
 // Transport from the host.

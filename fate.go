@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -93,39 +95,21 @@ func (p *patience) next(err error, now time.Time) (wait time.Duration, ok bool) 
 }
 
 // persist calls try until it succeeds, or fails in a way that waiting does not mend. It
-// has a slot, which it gives back, and has none while it waits.
-func (w *walk) persist(ctx context.Context, try func() error) error {
+// sleeps in between, unless sleep fails.
+func persist(try func() error, sleep func(time.Duration) error) error {
 	var p patience
 	for {
 		err := try()
-		w.giveSlot()
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
 		}
 		wait, ok := p.next(err, time.Now()) // how long a failure lasts is real time
 		if !ok {
 			return err
 		}
-		if cause := w.sleep(ctx, wait); cause != nil {
-			return cause
-		}
-		if err := w.takeSlot(ctx); err != nil {
+		if err := sleep(wait); err != nil {
 			return err
 		}
-	}
-}
-
-// sleep ends early with ctx, and when the proxy is shut down.
-func (w *walk) sleep(ctx context.Context, d time.Duration) error {
-	ctx, stop := w.im.flights.UntilClosed(ctx)
-	defer stop()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 
@@ -147,13 +131,11 @@ func isPassing(e *Error) bool {
 	return e.Status == 0 || e.Status == http.StatusRequestTimeout || e.Status >= http.StatusInternalServerError
 }
 
-// missing is the error for what the Store does not have, nil where that is nothing that
-// the registry is meant to have. Its kind is that of the first gap that another import
-// may close, or else of the first one.
-func (w *walk) missing() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	gaps := slices.DeleteFunc(slices.Clone(w.gaps), func(g gap) bool { return g.foreign })
+// missing is the error for the gaps of an image of so many objects, nil where they are
+// nothing that the registry is meant to have. Its kind is that of the first gap that another
+// import may close, or else of the first one.
+func missing(gaps []gap, objects int) error {
+	gaps = slices.DeleteFunc(slices.Clone(gaps), func(g gap) bool { return g.foreign })
 	if len(gaps) == 0 {
 		return nil
 	}
@@ -161,29 +143,8 @@ func (w *walk) missing() error {
 	first := errorOf(gaps[0].err)
 	return &Error{
 		Kind: first.Kind, Host: first.Host, Status: first.Status, RetryAfter: first.RetryAfter,
-		Err: &incompleteError{gaps: gaps, objects: len(w.visits)},
+		Err: &incompleteError{gaps: gaps, objects: objects},
 	}
-}
-
-// tellMissing reports what is missing, as an event of the whole image.
-func (w *walk) tellMissing(ctx context.Context, m *Manifest, err error) {
-	w.mu.Lock()
-	missing := make([]ocispec.Descriptor, 0, min(len(w.gaps), maxGapsTold))
-	for _, g := range w.gaps[:cap(missing)] {
-		missing = append(missing, g.descriptor)
-	}
-	w.mu.Unlock()
-	if len(missing) == 0 {
-		return
-	}
-	d := m.Descriptor.Digest.String()
-	if err != nil {
-		err = outcome{}.words(context.Background(), w.rt.repo, d, err)
-	}
-	w.im.tell(ctx, Event{
-		Kind: EventFetch, Request: Request{Repo: w.rt.repo, Ref: d}, Part: true, Rule: w.rt.prefix(), Digest: d,
-		Source: SourceFill, Duration: w.im.now().Sub(w.begun), Err: err, Missing: missing,
-	})
 }
 
 // incompleteError names what is missing of an image.
@@ -201,7 +162,7 @@ func (e *incompleteError) Error() string {
 			fmt.Fprintf(&b, "; and %d more", len(e.gaps)-i)
 			break
 		}
-		fmt.Fprintf(&b, "; %s (%.100s): %v", g.descriptor.Digest, g.descriptor.MediaType, g.err)
+		fmt.Fprintf(&b, "; %s (%.100q): %v", g.descriptor.Digest, g.descriptor.MediaType, g.err)
 	}
 	return b.String()
 }
@@ -213,4 +174,33 @@ func (e *incompleteError) Unwrap() []error {
 		errs[i] = g.err
 	}
 	return errs
+}
+
+// hold keeps a manifest from a Store that wants its parts first. A nil hold keeps
+// nothing.
+type hold struct {
+	used  atomic.Bool // a fetch has waited for it, or does
+	once  sync.Once
+	done  chan struct{} // closed once parts is set
+	parts fate
+}
+
+// release says what became of the parts. Only the first call counts.
+func (h *hold) release(parts fate) {
+	if h != nil {
+		h.once.Do(func() { h.parts = parts; close(h.done) })
+	}
+}
+
+// isUnused reports whether no fetch has come as far as the parts.
+func (h *hold) isUnused() bool { return h != nil && !h.used.Load() }
+
+func (h *hold) wait(ctx context.Context) fate {
+	h.used.Store(true)
+	select {
+	case <-h.done:
+		return h.parts
+	case <-ctx.Done():
+		return absentForNow
+	}
 }

@@ -1,15 +1,10 @@
 package pullthrough
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
@@ -18,8 +13,9 @@ import (
 )
 
 const (
-	// maxImports is how many images may wait for their import in the background. What
-	// comes on top is imported when it is pulled again.
+	// maxImports is how many images may wait for their import in the background, and how
+	// many for their parts before they are stored. What comes on top is imported when it
+	// is pulled again.
 	maxImports = 4096
 	// importsPerRule is how many of a rule's are imported in the background at a time.
 	importsPerRule = 32
@@ -38,31 +34,8 @@ const (
 	maxImportPause = 10 * time.Minute
 )
 
-// ImportOptions choose what [Proxy.Import] brings in. The zero value is the
-// whole image.
-type ImportOptions struct {
-	// Platforms picks children of an index by OS and architecture, and by variant
-	// if that is set. nil: all children, attestations included. What an index lists
-	// that is no manifest, such as the layers of a build cache, always comes.
-	Platforms []ocispec.Platform
-	// Progress is told of each object when it begins, as it grows, and when it is
-	// stored or will not be. It is called by several goroutines, must be safe for that,
-	// and must not block for long. One that panics ends the import. nil: nobody is told.
-	Progress func(ImportProgress)
-}
-
-// ImportProgress is how far one manifest or blob is.
-type ImportProgress struct {
-	Descriptor ocispec.Descriptor
-	Done       int64 // bytes that are here
-	Total      int64 // bytes in all
-	Stored     bool  // the Store has it
-	Err        error // why this import does not bring it in; nil: it has, or it goes on
-}
-
 // importer brings in whole images. An image is imported by fetching manifests and
-// blobs, and fetching a manifest may import an image: the resolver knows the importer,
-// too. Each import is one [walk]. It is begun
+// blobs, and fetching a manifest may import an image. Each import is one [walk]. It is begun
 //
 //   - by [importer.pull] for the host, on the host's context,
 //   - by [importer.partsFirst] in the flight of a manifest that is stored after its
@@ -80,6 +53,7 @@ type importer struct {
 	flights   *flight.Set
 
 	later  flight.Group[imageKey, struct{}] // in the background
+	firsts *quota.Quota                     // before their manifest
 	lanes  *lru.Cache[routeID, *importLane]
 	looked *lru.Cache[imageKey, lookedAt] // images that this process has looked at
 }
@@ -100,21 +74,14 @@ type lookedAt struct {
 	next  time.Time
 }
 
-// importLane is what the imports of one rule share.
-type importLane struct {
-	turns   *quota.Quota // of those in the background
-	bytes   *quota.Quota // of manifests
-	fetches *quota.Quota // of manifests, at a time
-}
-
 func newImporter(re *resolver, bl *blobs, flights *flight.Set) *importer {
 	im := &importer{
 		core: re.core, manifests: re, blobs: bl, flights: flights,
+		firsts: quota.New(maxImports),
 		lanes:  lru.New[routeID, *importLane](maxImportRules),
 		looked: lru.New[imageKey, lookedAt](maxLookedAt),
 	}
 	im.later.Join(flights, "import of")
-	re.images = im
 	return im
 }
 
@@ -122,6 +89,14 @@ func (im *importer) lane(rt *route) *importLane {
 	return im.lanes.GetOrPut(rt.id, func() *importLane {
 		return &importLane{turns: quota.New(importsPerRule), bytes: quota.New(importBytesPerRule), fetches: quota.New(importFetchesPerRule)}
 	})
+}
+
+func (im *importer) newWalk(rt *route, o ImportOptions) *walk {
+	return &walk{
+		core: im.core, manifests: im.manifests, blobs: im.blobs, flights: im.flights, rt: rt, lane: im.lane(rt), options: o,
+		note:  func(d digest.Digest, whole bool) { im.note(imageKey{rt.repo, d}, whole) },
+		begun: im.now(), slots: make(chan struct{}, importWidth), visits: make(map[object]*visit), cancel: func(error) {},
+	}
 }
 
 // pull brings in the image r.Ref, and returns its manifest.
@@ -147,6 +122,11 @@ func (im *importer) pull(ctx context.Context, r Request, o ImportOptions) (*Mani
 // partsFirst brings in what m refers to before m is stored, and returns the worst of
 // what became of it.
 func (im *importer) partsFirst(f *fetching, m *Manifest) fate {
+	if !im.firsts.TryTake(1) {
+		im.log.Warn("too many images wait for their parts: it is not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref)
+		return absentForNow
+	}
+	defer im.firsts.Give(1)
 	w := im.newWalk(f.rt, ImportOptions{})
 	// The flight's own context: what the parts cost is theirs, not this fetch's.
 	err := w.runParts(f.Context(), m)
@@ -158,7 +138,7 @@ func (im *importer) partsFirst(f *fetching, m *Manifest) fate {
 
 // importLater brings in what m refers to while nobody waits.
 func (im *importer) importLater(rt *route, m *Manifest) {
-	im.begin(imageKey{rt.repo, m.Descriptor.Digest}, func(context.Context) (*route, error) { return rt, nil })
+	im.begin(imageKey{rt.repo, m.Descriptor.Digest}, func(context.Context) *route { return rt })
 }
 
 // takeUp looks whether all of m is stored, which was stored before, and brings in the
@@ -173,32 +153,31 @@ func (im *importer) takeUp(ctx context.Context, r Request, m *Manifest) {
 	if at, ok := im.looked.Get(key); ok && (at.whole || im.now().Before(at.next)) {
 		return
 	}
-	im.begin(key, func(flight context.Context) (*route, error) {
+	im.begin(key, func(flight context.Context) *route {
 		asking, stop := context.WithCancel(context.WithoutCancel(ctx))
 		defer stop()
 		defer context.AfterFunc(flight, stop)()
 		rt, err := im.router.routeBeside(asking, r.Repo)
-		if err != nil || rt.policy.Offline {
+		if err != nil || rt.policy.Offline || local && rt.policy.KeepLocal {
 			im.note(key, false) // not on each hit
-			return nil, cmp.Or(err, errNoImport)
+			return nil
 		}
-		if local && rt.policy.KeepLocal {
-			return nil, errNoImport
+		if im.mayImport(asking, r) != nil {
+			return nil
 		}
-		return rt, im.mayImport(asking, r)
+		return rt
 	})
 }
 
-// begin starts an import in the background, unless one runs. find is its way upstream.
-func (im *importer) begin(key imageKey, find func(context.Context) (*route, error)) {
+// begin starts an import in the background, unless one runs. find is its way upstream; nil: none.
+func (im *importer) begin(key imageKey, find func(context.Context) *route) {
 	if im.later.Len() >= maxImports {
 		im.log.Warn("too many images wait for their import", "repository", key.repo.Name, "digest", key.digest.String())
 		return
 	}
 	_, _, _ = im.later.Do(context.Background(), key, func(call *flight.Call[imageKey, struct{}]) (struct{}, error) {
 		call.Publish(struct{}{}) // nobody waits for the rest
-		rt, err := find(call.Context())
-		if err == nil {
+		if rt := find(call.Context()); rt != nil {
 			im.background(call.Context(), rt, key)
 		}
 		return struct{}{}, nil
@@ -238,48 +217,4 @@ func (im *importer) note(key imageKey, whole bool) {
 	}
 	at.fails++
 	im.looked.Put(key, at)
-}
-
-var (
-	// errKeptBack is why a manifest is not stored although it is here.
-	errKeptBack = errors.New("it is not stored before what it refers to")
-	errNotKept  = errors.New("the Store did not keep it")
-	errNoImport = errors.New("upstream is not to be asked for the image")
-)
-
-// hold keeps a manifest from a Store that wants its parts first. A nil hold keeps
-// nothing.
-type hold struct {
-	used  atomic.Bool // a fetch has waited for it, or does
-	once  sync.Once
-	done  chan struct{} // closed once parts is set
-	parts fate
-}
-
-// newHold returns a hold where parts go first.
-func (re *resolver) newHold() *hold {
-	if re.fill != FillEager {
-		return nil
-	}
-	return &hold{done: make(chan struct{})}
-}
-
-// release says what became of the parts. Only the first call counts.
-func (h *hold) release(parts fate) {
-	if h != nil {
-		h.once.Do(func() { h.parts = parts; close(h.done) })
-	}
-}
-
-// isUnused reports whether no fetch has come as far as the parts.
-func (h *hold) isUnused() bool { return h != nil && !h.used.Load() }
-
-func (h *hold) wait(ctx context.Context) fate {
-	h.used.Store(true)
-	select {
-	case <-h.done:
-		return h.parts
-	case <-ctx.Done():
-		return absentForNow
-	}
 }

@@ -3,13 +3,16 @@ package pullthrough_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -317,5 +320,62 @@ func TestAnImportReturnsWhenTheStoreHasItsManifest(t *testing.T) {
 		_, err = w.Mem.Manifest(t.Context(), testkit.Repo("a"), "1")
 		assert.NoError(t, err)
 		w.Settled(t)
+	})
+}
+
+// anywhere is a Store that has one image in every repository. It shows no blob before it is open.
+type anywhere struct {
+	image *pullthrough.Manifest
+	open  chan struct{}
+	asked atomic.Int64 // for blobs
+}
+
+func (s *anywhere) Manifest(context.Context, pullthrough.Repo, string) (*pullthrough.Manifest, error) {
+	return s.image, nil
+}
+
+func (s *anywhere) PutManifest(context.Context, pullthrough.Repo, *pullthrough.Manifest) error {
+	return nil
+}
+
+func (s *anywhere) Blob(_ context.Context, _ pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	s.asked.Add(1)
+	<-s.open
+	return pullthrough.NewBlob(d, []byte("layer")), nil
+}
+
+func (s *anywhere) PutBlob(context.Context, pullthrough.Repo, ocispec.Descriptor, io.ReadSeeker) error {
+	return nil
+}
+
+// Of the imports in the background 32 of a rule run, and 4,096 run or wait. What comes on top
+// is imported when it is pulled again.
+func TestImportsInTheBackgroundAreFew(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		const running, inAll, onTop = 32, 4096, 10
+		cache := marshal(t, ocispec.Index{ // of one blob
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+			Manifests: []ocispec.Descriptor{entry(ocispec.MediaTypeImageLayerGzip, []byte("layer"))},
+		})
+		d := entry(ocispec.MediaTypeImageIndex, cache)
+		store := &anywhere{image: &pullthrough.Manifest{Descriptor: d, Content: cache}, open: make(chan struct{})}
+		w.Store, w.Fill = store, pullthrough.FillBackground
+		pull := func(i int) {
+			_, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo(fmt.Sprint("a", i)), Ref: d.Digest.String()})
+			require.NoError(t, err)
+		}
+		for i := range inAll + onTop {
+			pull(i)
+		}
+		synctest.Wait()
+		assert.EqualValues(t, running, store.asked.Load())
+		assert.Equal(t, inAll, w.Running())
+		close(store.open)
+		w.Settled(t)
+		assert.EqualValues(t, inAll, store.asked.Load())
+		pull(inAll)
+		w.Settled(t)
+		assert.EqualValues(t, inAll+1, store.asked.Load())
+		assert.Empty(t, w.Up.Log())
 	})
 }

@@ -3,7 +3,6 @@ package pullthrough
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -21,34 +20,15 @@ import (
 // more and then calls recheck for a tag that is stored, or fetch for what is not.
 // Both end in keep.
 type resolver struct {
-	*core
+	keeper
 	checks  *checks
 	flights flight.Group[objectKey, *Manifest]
-
-	fill   FillMode
-	images *importer // brings in what manifests refer to
 }
 
 func newResolver(c *core, fill FillMode, flights *flight.Set) *resolver {
-	re := &resolver{core: c, checks: newChecks(), fill: fill}
+	re := &resolver{keeper: keeper{core: c, fill: fill}, checks: newChecks()}
 	re.flights.Join(flights, "manifest")
 	return re
-}
-
-// fetching is one fetch of a manifest, on behalf of every caller that waits for it.
-type fetching struct {
-	*flight.Call[objectKey, *Manifest]
-	rt    *route
-	r     Request   // of the caller who began it
-	part  bool      // an import wants it, no client
-	hold  *hold     // of the walk that wants it; nil: none does, or its parts may come later
-	parts fate      // what became of them, where they go first
-	have  *Manifest // what is there under the tag; nil: nothing
-	start time.Time
-
-	// unstored says that have is the answer of the fetch before, which the Store may not
-	// have yet.
-	unstored bool
 }
 
 // pull answers HEAD and GET of a manifest.
@@ -58,11 +38,7 @@ func (re *resolver) pull(ctx context.Context, r Request) (*Manifest, outcome, er
 	}
 	have, storeErr := re.store.manifest(ctx, r.Repo, r.Ref)
 	if have != nil {
-		m, out, err := re.pullStored(ctx, r, have)
-		if err == nil {
-			re.images.takeUp(ctx, r, m)
-		}
-		return m, out, err
+		return re.pullStored(ctx, r, have)
 	}
 	rt, out, err := re.enter(ctx, r, storeErr)
 	if err == nil {
@@ -239,144 +215,92 @@ func stamp(m *Manifest, now time.Time) *Manifest {
 	return m
 }
 
-// keep answers the callers that wait with m, which is verified, and has it stored, as
-// Fill says. It returns the answer for callers that have not got one yet.
-//
-// The flight, the answer and the commit, step by step:
-//
-//  1. Keep makes the flight go on although everybody may leave, or has left a moment
-//     ago. If nobody has come back in time, another flight for the same key may run by
-//     now, so nothing is stored here.
-//  2. PublishUnder answers every caller that waits or joins from now on. Neither the
-//     Store nor any blob can delay that. In the same step the flight is entered under
-//     the digest, too: a client that was told the digest by HEAD of the tag finds this
-//     flight, not a second fetch.
-//  3. Only a tag that moves is not published here, and one that somebody may push here
-//     meanwhile, where Policy.KeepLocal is set. It waits for the Store, which may
-//     say that it must not move (ErrImmutable); see checkLimit for how long. Nor is it
-//     found under the digest that it moves to: its answer may be another manifest. A
-//     pull of that digest fetches for itself, and does not wait for the Store.
-//  4. A tag may be due again while the Store is not done: then a pull has taken the
-//     place of this flight, or this one has taken that of another. Each checks
-//     upstream, with the answer before as what it has, and publishes. Turn puts what
-//     they store in order: the older answer first, or not at all.
-//  5. The Store gets the manifest. Until then the flight stays linked: a request that
-//     misses in the Store joins it, and is answered at once.
-//  6. The flight ends and is unlinked. A request that missed in the Store before step
-//     5 and comes here after step 6 starts a flight of its own, whose resolve looks
-//     into the Store first and finds it. So nothing is fetched twice.
-func (re *resolver) keep(f *fetching, m *Manifest) *Manifest {
-	if !f.Keep() {
-		return m
+// recheck asks upstream whether a stored tag is still what it was. It does not fail
+// unless the Policy says so: callers get what is stored when upstream fails, or when it
+// takes too long.
+func (re *resolver) recheck(f *fetching) (*Manifest, error) {
+	refused := re.checks.isRefused(f.rt, f.r.Ref)
+	limit := new(checkLimit)
+	if !refused {
+		limit = re.limit(f)
 	}
-	if local := re.localTag(f, m); local != nil {
-		return local
-	}
-	fetched := m.Source == SourceFill
-	publish := func(bool) {
-		f.PublishUnder(m, f.rt.key(m.Descriptor.Digest.String()), f.rt.key(canonical(m).String()))
-	}
-	switch {
-	case !fetched, re.fill == FillEager, f.have == nil && !f.keepsLocal(m):
-		publish(false)
-	case f.have == nil:
-		defer f.rt.startLimit(publish).stop()
-	}
-	if !f.Turn() {
-		return m
-	}
-	if !fetched && f.unstored {
-		m = re.asUnstored(f, m)
-		fetched = m.Source == SourceFill
-	}
-	if fetched && re.fill == FillEager {
-		if f.parts = re.partsFirst(f, m); f.parts > absentForGood {
-			return m
+	defer func() { limit.stop() }()
+	slow := false
+	m, err := re.traced(f, func(ctx context.Context, f *fetching) (*Manifest, error) {
+		m, err := re.confirm(ctx, f)
+		slow = limit.answer(err)
+		if err != nil {
+			return nil, err
 		}
+		re.checks.confirm(f.rt, f.r.Ref)
+		if refused { // no longer: what is stored may be served if the Store takes too long
+			limit = re.limit(f)
+			limit.answer(nil)
+		}
+		return re.keep(f, m), nil
+	})
+	if err == nil {
+		return m, nil
 	}
-	m = re.put(f, m)
-	if fetched && re.fill == FillBackground && !f.part {
-		re.images.importLater(f.rt, m)
-	}
-	return m
+	return re.serveUnconfirmed(f, err, slow, refused)
 }
 
-// partsFirst returns when all that m refers to is stored that is to be had. The walk
-// that wants m as a part brings that in, and otherwise a walk of our own.
-func (re *resolver) partsFirst(f *fetching, m *Manifest) fate {
-	if f.hold != nil {
-		return f.hold.wait(f.Context())
-	}
-	return re.images.partsFirst(f, m)
+// limit serves what is stored to the callers that wait when the time for the check is
+// over.
+func (re *resolver) limit(f *fetching) *checkLimit {
+	return f.rt.startLimit(func(late bool) {
+		if late && f.Context().Err() == nil {
+			re.checks.pause(f.rt, ErrUnavailable, true, re.now())
+		}
+		f.Publish(asStale(f.have))
+	})
 }
 
-// asUnstored returns m, which upstream has confirmed, as it is to be stored now that the
-// fetch before has ended: as a fetch of its own, if that has not stored it. A tag that
-// was pushed here meanwhile stays.
-func (re *resolver) asUnstored(f *fetching, m *Manifest) *Manifest {
-	have := re.store.findManifest(f.Context(), f.rt.repo, f.r.Ref)
-	if have != nil && (have.Descriptor.Digest == m.Descriptor.Digest || have.Origin == "" || have.CheckedAt.After(m.CheckedAt)) {
-		return m
+// serveUnconfirmed decides what becomes of a stored tag whose check has failed. That we
+// gave the check up, or had no room for it, says nothing of upstream.
+func (re *resolver) serveUnconfirmed(f *fetching, err error, slow, refused bool) (*Manifest, error) {
+	switch {
+	case f.Context().Err() != nil:
+		return nil, err
+	case errors.Is(err, errBusy):
+	case errors.Is(err, ErrNotFound) && f.have.Origin == "":
+		// Upstream has nothing to put in place of what was pushed here.
+		return re.keep(f, asConfirmed(f.have, f.r.Ref, f.start)), nil
+	case !f.rt.mayServeStale(err):
+		re.checks.refuse(f.rt, f.r.Ref)
+		return nil, err
+	default:
+		re.checks.pause(f.rt, err, slow, re.now())
 	}
-	own := *m
-	own.Source = SourceFill
-	return &own
+	if refused {
+		return nil, err
+	}
+	return re.unchecked(f.r, f.have, err), nil
 }
 
-// put stores m and returns what is stored. A Store that fails changes nothing for
-// the callers. The context is the flight's: it was kept, so only a Shutdown that
-// runs out of time ends it.
-func (re *resolver) put(f *fetching, m *Manifest) *Manifest {
-	ctx := f.Context()
-	if err := re.router.unchanged(ctx, f.rt); err != nil {
-		re.log.Warn("manifest is served and not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
-		return m
+// confirm asks upstream for the tag: by HEAD whether it has moved, and only then for
+// the manifest, by the digest that HEAD told.
+func (re *resolver) confirm(ctx context.Context, f *fetching) (*Manifest, error) {
+	d, err := re.registries.head(ctx, f.rt, f.r.Ref)
+	switch {
+	case err != nil:
+		return nil, err
+	case d == f.have.Descriptor.Digest:
+		return asConfirmed(f.have, f.r.Ref, f.start), nil
+	case d != "":
+		m, err := re.registries.manifest(ctx, f.rt, d.String(), upstream.Check)
+		if err == nil {
+			m.Tag = f.r.Ref
+			return stamp(m, f.start), nil
+		}
+		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDigest) {
+			return nil, err
+		}
+		// The tag moved on between the two requests, or HEAD told a wrong digest: the
+		// body decides now.
 	}
-	m, err := re.putAs(f, m)
-	if err == nil && m.Source == SourceFill && m.Tag != "" && canonical(m) != m.Descriptor.Digest {
-		also := *m
-		also.Tag, also.Descriptor.Digest = "", canonical(m)
-		err = re.store.putManifest(ctx, f.rt.repo, &also)
-	}
-	if err != nil && f.parts == absentForGood {
-		err = fmt.Errorf("%w (parts of the image are missing)", err)
-		re.registries.memory.noteUnwanted(f.rt, f.r.Ref, m)
-	}
-	if err != nil {
-		re.storeFailed(ctx, f.rt.repo, f.r.Ref, err)
-	}
-	return m
-}
-
-// putAs stores m, or returns what is stored under its tag and must stay.
-func (re *resolver) putAs(f *fetching, m *Manifest) (*Manifest, error) {
-	if local := re.localTag(f, m); local != nil {
-		return local, nil
-	}
-	ctx, put := f.Context(), *m
-	put.KeepLocal = f.keepsLocal(m)
-	err := re.store.putManifest(ctx, f.rt.repo, &put)
-	if !errors.Is(err, ErrImmutable) {
-		return m, err
-	}
-	if local := re.localTag(f, m); local != nil {
-		return local, nil
-	}
-	have := re.store.findManifest(ctx, f.rt.repo, f.r.Ref)
-	if have == nil {
-		return m, err
-	}
-	m = asConfirmed(have, f.r.Ref, m.CheckedAt)
-	return m, re.store.putManifest(ctx, f.rt.repo, m) // that it was checked
-}
-
-// canonical is the sha256 digest of m. A tag to which upstream gives a digest of another
-// kind is found by this one, too: most clients use no other.
-func canonical(m *Manifest) digest.Digest {
-	if m.Descriptor.Digest.Algorithm() == digest.Canonical {
-		return m.Descriptor.Digest
-	}
-	return digest.FromBytes(m.Content)
+	m, err := re.registries.manifest(ctx, f.rt, f.r.Ref, upstream.Check)
+	return stamp(m, f.start), err
 }
 
 // child returns the manifest d of an index. It is stored when h is released. begin is
@@ -394,4 +318,20 @@ func (re *resolver) child(ctx context.Context, rt *route, d digest.Digest, h *ho
 // before the Store has it.
 func (re *resolver) stored(ctx context.Context, rt *route, ref string) error {
 	return re.flights.Wait(ctx, rt.key(ref))
+}
+
+// isStored is stored, and reports whether the Store has the manifest d by then.
+func (re *resolver) isStored(ctx context.Context, rt *route, ref string, d digest.Digest) (bool, error) {
+	if err := re.stored(ctx, rt, ref); err != nil {
+		return false, err
+	}
+	return re.store.findManifest(ctx, rt.repo, d.String()) != nil, nil
+}
+
+// newHold returns a hold where parts go first.
+func (re *resolver) newHold() *hold {
+	if re.fill != FillEager {
+		return nil
+	}
+	return &hold{done: make(chan struct{})}
 }

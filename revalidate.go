@@ -1,7 +1,6 @@
 package pullthrough
 
 import (
-	"context"
 	"errors"
 	"math"
 	"net/http"
@@ -153,94 +152,6 @@ func (l *checkLimit) stop() {
 	}
 }
 
-// recheck asks upstream whether a stored tag is still what it was. It does not fail
-// unless the Policy says so: callers get what is stored when upstream fails, or when it
-// takes too long.
-func (re *resolver) recheck(f *fetching) (*Manifest, error) {
-	refused := re.checks.isRefused(f.rt, f.r.Ref)
-	limit := new(checkLimit)
-	if !refused {
-		limit = re.limit(f)
-	}
-	defer func() { limit.stop() }()
-	slow := false
-	m, err := re.traced(f, func(ctx context.Context, f *fetching) (*Manifest, error) {
-		m, err := re.confirm(ctx, f)
-		slow = limit.answer(err)
-		if err != nil {
-			return nil, err
-		}
-		re.checks.confirm(f.rt, f.r.Ref)
-		if refused { // no longer: what is stored may be served if the Store takes too long
-			limit = re.limit(f)
-			limit.answer(nil)
-		}
-		return re.keep(f, m), nil
-	})
-	if err == nil {
-		return m, nil
-	}
-	return re.serveUnconfirmed(f, err, slow, refused)
-}
-
-// limit serves what is stored to the callers that wait when the time for the check is
-// over.
-func (re *resolver) limit(f *fetching) *checkLimit {
-	return f.rt.startLimit(func(late bool) {
-		if late && f.Context().Err() == nil {
-			re.checks.pause(f.rt, ErrUnavailable, true, re.now())
-		}
-		f.Publish(asStale(f.have))
-	})
-}
-
-// serveUnconfirmed decides what becomes of a stored tag whose check has failed. That we
-// gave the check up, or had no room for it, says nothing of upstream.
-func (re *resolver) serveUnconfirmed(f *fetching, err error, slow, refused bool) (*Manifest, error) {
-	switch {
-	case f.Context().Err() != nil:
-		return nil, err
-	case errors.Is(err, errBusy):
-	case errors.Is(err, ErrNotFound) && f.have.Origin == "":
-		// Upstream has nothing to put in place of what was pushed here.
-		return re.keep(f, asConfirmed(f.have, f.r.Ref, f.start)), nil
-	case !f.rt.mayServeStale(err):
-		re.checks.refuse(f.rt, f.r.Ref)
-		return nil, err
-	default:
-		re.checks.pause(f.rt, err, slow, re.now())
-	}
-	if refused {
-		return nil, err
-	}
-	return re.unchecked(f.r, f.have, err), nil
-}
-
-// confirm asks upstream for the tag: by HEAD whether it has moved, and only then for
-// the manifest, by the digest that HEAD told.
-func (re *resolver) confirm(ctx context.Context, f *fetching) (*Manifest, error) {
-	d, err := re.registries.head(ctx, f.rt, f.r.Ref)
-	switch {
-	case err != nil:
-		return nil, err
-	case d == f.have.Descriptor.Digest:
-		return asConfirmed(f.have, f.r.Ref, f.start), nil
-	case d != "":
-		m, err := re.registries.manifest(ctx, f.rt, d.String(), upstream.Check)
-		if err == nil {
-			m.Tag = f.r.Ref
-			return stamp(m, f.start), nil
-		}
-		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDigest) {
-			return nil, err
-		}
-		// The tag moved on between the two requests, or HEAD told a wrong digest: the
-		// body decides now.
-	}
-	m, err := re.registries.manifest(ctx, f.rt, f.r.Ref, upstream.Check)
-	return stamp(m, f.start), err
-}
-
 // asStale is what is stored, unchecked.
 func asStale(have *Manifest) *Manifest {
 	m := *have
@@ -273,23 +184,4 @@ func (rt *route) mayServeStale(err error) bool {
 		return false
 	}
 	return true
-}
-
-// keepsLocal reports whether m would take the place of a tag that was pushed here, and
-// must not.
-func (f *fetching) keepsLocal(m *Manifest) bool {
-	return f.rt.policy.KeepLocal && m.Tag != "" && m.Source == SourceFill
-}
-
-// localTag is what has been pushed here under the tag of m while upstream was asked, and
-// is to be kept; nil: nothing.
-func (re *resolver) localTag(f *fetching, m *Manifest) *Manifest {
-	if !f.keepsLocal(m) {
-		return nil
-	}
-	have := re.store.findManifest(f.Context(), f.rt.repo, m.Tag)
-	if have == nil || have.Origin != "" {
-		return nil
-	}
-	return have
 }

@@ -39,7 +39,11 @@ var blobBehaviours = []row{
 	{"A38", "announces a blob of 2^63-1 bytes",
 		"no memory is taken on its word; blobs are fetched by one request, never in parts side by side", testAbsurdSizeTakesNoMemory},
 	{"A39", "answers HEAD of a blob otherwise than GET",
-		"GET decides", testHeadOfABlobDecidesNothing},
+		"GET decides: a client's HEAD costs the first byte", testHeadOfABlobDecidesNothing},
+	{"A74", "does not tell the size of a blob when it is asked for its first byte",
+		"HEAD may tell it, which ECR Public is never sent, or a manifest has; where nobody does, a client's HEAD gets 502. It never downloads the blob", testHeadOfABlobOfUnknownSize},
+	{"A75", "knows no Range, and sends a large blob again from its start",
+		"what is there already is skipped, however long that takes: skipping is progress", testSkippingIsProgress},
 	{"A40", "serves manifests whose layers have URLs elsewhere",
 		"those URLs are never asked", testLayerURLsAreNeverAsked},
 	{"A41", "has empty blobs, sha512 digests, or digests of any other kind",
@@ -300,6 +304,53 @@ func testHeadOfABlobDecidesNothing(t *testing.T) {
 		}
 		assert.Equal(t, 2, w.Up.Count(testkit.Blobs+" 404"))
 	})
+}
+
+func testHeadOfABlobOfUnknownSize(t *testing.T) {
+	const noSize, byHead = "GET /v2/a/blobs/*", "HEAD /v2/a/blobs/*"
+	for name, c := range map[string]struct {
+		head    pullthroughtest.Fault
+		known   bool // by a manifest
+		status  int
+		success int // of HEAD
+	}{
+		"HEAD tells it":                       {status: 200, success: 1},
+		"HEAD tells it, and a manifest":       {known: true, status: 200, success: 1},
+		"HEAD is refused":                     {head: pullthroughtest.Fault{Status: 405}, status: 502},
+		"HEAD is refused, a manifest has it":  {head: pullthroughtest.Fault{Status: 405}, known: true, status: 200},
+		"HEAD fails":                          {head: pullthroughtest.Fault{Status: 500}, status: 502},
+		"HEAD tells nothing":                  {head: pullthroughtest.Fault{NoLength: true}, status: 502, success: 1},
+		"HEAD says that it is empty":          {head: pullthroughtest.Fault{Header: http.Header{"Content-Length": {"0"}}}, status: 502, success: 1},
+		"HEAD is answered with a page":        {head: pullthroughtest.Fault{Header: http.Header{"Content-Type": {"text/html"}}}, status: 502, success: 1},
+		"HEAD says that there is no such one": {head: pullthroughtest.Fault{Status: 404}, status: 502},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := testkit.NewWorld(t, pullthroughtest.Config{Handler: func(_ http.ResponseWriter, r *http.Request) bool {
+				r.Header.Del("Range")
+				return false
+			}}, nil)
+			layer := w.Layer(1_000_000)
+			if c.known {
+				_, err := w.Tagged(t, "1")
+				require.NoError(t, err)
+			}
+			w.Up.Fault(pullthroughtest.Fault{Match: noSize, NoLength: true})
+			c.head.Match = byHead
+			w.Up.Fault(c.head)
+			resp, err := http.Head(testkit.Serve(t, w.Proxy).URL + testkit.BlobPath("a", layer.Digest))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			assert.Equal(t, c.status, resp.StatusCode)
+			if c.status == 200 {
+				assert.EqualValues(t, 1_000_000, resp.ContentLength)
+			}
+			w.Settled(t)
+			assert.False(t, hasBlob(t, w, layer.Digest), "it is not downloaded")
+			assert.Equal(t, 1, w.Up.Count(noSize))
+			assert.Equal(t, 1, w.Up.Count(byHead))
+			assert.Equal(t, c.success, w.Up.Count(byHead+" 200"))
+		})
+	}
 }
 
 // witness notes which hosts are asked.

@@ -310,6 +310,19 @@ func testHTTPIsNeverFallenBackTo(t *testing.T) {
 	})
 }
 
+func testURLThatEndsInV2(t *testing.T) {
+	for _, path := range []string{"/v2", "/v2/", "/mirror/v2/"} {
+		up := pullthroughtest.New(t, pullthroughtest.Config{})
+		w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+			p.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL() + path}}
+		})
+		_, err := w.Resolve(t.Context(), "1")
+		assert.ErrorIs(t, err, pullthrough.ErrInvalid)
+		assert.ErrorContains(t, err, "write the URL without /v2")
+		assert.Empty(t, up.Log())
+	}
+}
+
 func testBodiesThatNobodyNeeds(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault pullthroughtest.Fault

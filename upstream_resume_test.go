@@ -294,7 +294,6 @@ func testManyBreaksEndWhereNothingComes(t *testing.T) {
 	}
 	t.Run("and is away", testUpstreamThatIsAwayIsWaitedFor)
 	t.Run("and is away twice", testUpstreamThatIsAwayTwice)
-	t.Run("and knows no Range", testSkippingIsProgress)
 	t.Run("for ever", func(t *testing.T) {
 		inTime(t, pullthroughtest.Config{}, nil, func(t *testing.T, p *pipeworks) {
 			layer := p.Layer(63 << 20)

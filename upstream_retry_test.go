@@ -42,6 +42,8 @@ var transportBehaviours = []row{
 		"HTTP/2 connections are pinged, and the next request goes by another; a rule can ask for HTTP/1.1", testDeadConnectionsAreFound},
 	{"A60", "does not answer https",
 		"the pull fails, and the error says what to write where it speaks http; http is spoken if the rule's URL says http, and never otherwise", testHTTPIsNeverFallenBackTo},
+	{"A82", "is given by a URL that ends in /v2 or /v2/",
+		"the rule is refused, and the error says to write the URL without it; nothing is sent", testURLThatEndsInV2},
 	{"A61", "sends bodies that nobody needs",
 		"up to 64 KiB are read to use the connection again, longer ones end with it", testBodiesThatNobodyNeeds},
 }

@@ -9,6 +9,7 @@ import (
 // TestUpstreamRows holds docs/upstream.md against the rows that are proved here.
 func TestUpstreamRows(t *testing.T) {
 	testkit.CheckUpstream(t, []testkit.Section[row]{{Title: "Blobs", Rows: blobBehaviours}})
+	testkit.CheckUpstream(t, []testkit.Section[row]{{Title: "Whole images", Rows: importBehaviours}})
 	testkit.CheckUpstream(t, []testkit.Section[row]{{Title: "Retries, errors and connections", Rows: transportBehaviours}})
 }
 

@@ -1,10 +1,10 @@
 package pullthrough
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,8 +12,10 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
+	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 )
 
 const (
@@ -23,6 +25,19 @@ const (
 	maxImportObjects = 10_000
 )
 
+var (
+	// errKeptBack is why a manifest is not stored although it is here.
+	errKeptBack = errors.New("it is not stored before what it refers to")
+	errNotKept  = errors.New("the Store did not keep it")
+)
+
+// importLane is what the imports of one rule share.
+type importLane struct {
+	turns   *quota.Quota // of those in the background
+	bytes   *quota.Quota // of manifests
+	fetches *quota.Quota // of manifests, at a time
+}
+
 // walk is one import: it goes through an image and brings in what the Store does not
 // have. Each object is visited once, however often indexes list it.
 //
@@ -31,7 +46,12 @@ const (
 // waits has none: so visits that wait for each other, in this walk and in others, always
 // end, since no index can list itself.
 type walk struct {
-	im      *importer
+	core      *core
+	manifests *resolver
+	blobs     *blobs
+	flights   *flight.Set
+	note      func(d digest.Digest, whole bool) // that all is stored of d that is to be had, or not
+
 	rt      *route
 	lane    *importLane
 	options ImportOptions
@@ -44,7 +64,6 @@ type walk struct {
 	mu     sync.Mutex
 	visits map[object]*visit
 	gaps   []gap // what the Store does not have in the end
-	bytes  int64 // of manifests
 	worst  fate  // of all that was visited
 }
 
@@ -57,15 +76,8 @@ type object struct {
 
 // visit is one object on its way.
 type visit struct {
-	done chan struct{} // closed once fate is set
+	done chan struct{} // closed when it has ended
 	fate fate
-}
-
-func (im *importer) newWalk(rt *route, o ImportOptions) *walk {
-	return &walk{
-		im: im, rt: rt, lane: im.lane(rt), options: o, begun: im.now(),
-		slots: make(chan struct{}, importWidth), visits: make(map[object]*visit), cancel: func(error) {},
-	}
 }
 
 // run brings in all that m refers to, and waits until the Store has m, too. ref is the
@@ -73,13 +85,13 @@ func (im *importer) newWalk(rt *route, o ImportOptions) *walk {
 func (w *walk) run(ctx context.Context, ref string, m *Manifest) error {
 	err := w.runParts(ctx, m)
 	if ctx.Err() != nil {
-		return err
+		return cmp.Or(err, context.Cause(ctx))
 	}
 	// The manifest's answer was out before the Store had it.
-	if err := w.im.manifests.stored(ctx, w.rt, ref); err != nil {
-		return err
+	stored, failure := w.manifests.isStored(ctx, w.rt, ref, m.Descriptor.Digest)
+	if failure != nil {
+		return failure
 	}
-	stored := w.im.store.findManifest(ctx, w.rt.repo, m.Descriptor.Digest.String()) != nil
 	if err == nil && !stored {
 		err = &Error{Kind: errInternal, Err: errNotKept}
 	}
@@ -98,7 +110,6 @@ func (w *walk) run(ctx context.Context, ref string, m *Manifest) error {
 func (w *walk) runParts(ctx context.Context, m *Manifest) error {
 	ctx, w.cancel = context.WithCancelCause(ctx)
 	defer w.cancel(nil)
-	defer func() { w.lane.bytes.Give(w.bytes) }()
 	if f, err := w.parts(ctx, m); err != nil {
 		w.lack(m.Descriptor, f, err)
 	}
@@ -107,19 +118,41 @@ func (w *walk) runParts(ctx context.Context, m *Manifest) error {
 		return err
 	}
 	if w.options.Platforms == nil {
-		w.im.note(imageKey{w.rt.repo, m.Descriptor.Digest}, w.worst <= absentForGood)
+		w.note(m.Descriptor.Digest, w.worst <= absentForGood)
 	}
-	err := w.missing()
-	w.tellMissing(ctx, m, err)
+	return w.missing(ctx, m)
+}
+
+// missing is the error for what the Store does not have. That is told, as an event of the
+// whole image m.
+func (w *walk) missing(ctx context.Context, m *Manifest) error {
+	if len(w.gaps) == 0 {
+		return nil
+	}
+	told := make([]ocispec.Descriptor, min(len(w.gaps), maxGapsTold))
+	for i := range told {
+		told[i] = w.gaps[i].descriptor
+	}
+	err, d := missing(w.gaps, len(w.visits)), m.Descriptor.Digest.String()
+	event := Event{
+		Kind: EventFetch, Request: Request{Repo: w.rt.repo, Ref: d}, Part: true, Rule: w.rt.prefix(), Digest: d,
+		Source: SourceFill, Duration: w.core.now().Sub(w.begun), Missing: told,
+	}
+	if err != nil {
+		event.Err = outcome{}.words(context.Background(), w.rt.repo, d, err)
+	}
+	w.core.tell(ctx, event)
 	return err
 }
 
 // parts brings in all that m refers to, and returns the worst of what became of it. The
 // error is about m itself.
 func (w *walk) parts(ctx context.Context, m *Manifest) (fate, error) {
-	if err := w.reserve(m); err != nil {
-		return absentForNow, err
+	size := int64(len(m.Content))
+	if !w.lane.bytes.TryTake(size) {
+		return absentForNow, &Error{Kind: errBusy, Err: errors.New("the manifests of the images that are being imported are too large together")}
 	}
+	defer w.lane.bytes.Give(size)
 	info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
 	if err != nil {
 		return absentForNow, w.rt.error(ErrUnavailable, err)
@@ -139,18 +172,6 @@ func (w *walk) parts(ctx context.Context, m *Manifest) (fate, error) {
 		worst = max(worst, v.fate)
 	}
 	return worst, nil
-}
-
-// reserve counts the manifest among those that imports of the rule work on.
-func (w *walk) reserve(m *Manifest) error {
-	size := int64(len(m.Content))
-	if !w.lane.bytes.TryTake(size) {
-		return &Error{Kind: errBusy, Err: errors.New("the manifests of the images that are being imported are too large together")}
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.bytes += size
-	return nil
 }
 
 // visit brings in o, unless that has begun already. It returns when that has begun.
@@ -177,10 +198,12 @@ func (w *walk) enter(o object) (v *visit, first bool) {
 	if v, ok := w.visits[o]; ok {
 		return v, false
 	}
+	v = &visit{done: make(chan struct{}), fate: absentForNow}
 	if len(w.visits) == maxImportObjects {
 		w.cancel(w.rt.error(ErrTooLarge, fmt.Errorf("the image has more than %d objects", maxImportObjects)))
+		close(v.done)
+		return v, false
 	}
-	v = &visit{done: make(chan struct{})}
 	w.visits[o] = v
 	return v, true
 }
@@ -222,15 +245,6 @@ func (w *walk) tell(d ocispec.Descriptor, done int64, stored bool, failure error
 	return err
 }
 
-func (o ImportOptions) wants(d ocispec.Descriptor) bool {
-	if o.Platforms == nil {
-		return true
-	}
-	return d.Platform != nil && slices.ContainsFunc(o.Platforms, func(p ocispec.Platform) bool {
-		return p.OS == d.Platform.OS && p.Architecture == d.Platform.Architecture && (p.Variant == "" || p.Variant == d.Platform.Variant)
-	})
-}
-
 // takeSlot waits for one of the few places for what costs something.
 func (w *walk) takeSlot(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
@@ -244,7 +258,32 @@ func (w *walk) takeSlot(ctx context.Context) error {
 	}
 }
 
-func (w *walk) giveSlot() { <-w.slots }
+// persist is [persist] with a slot, which it gives back: what waits has none.
+func (w *walk) persist(ctx context.Context, try func() error) error {
+	return persist(func() error {
+		defer func() { <-w.slots }()
+		return try()
+	}, func(wait time.Duration) error {
+		if err := w.sleep(ctx, wait); err != nil {
+			return err
+		}
+		return w.takeSlot(ctx)
+	})
+}
+
+// sleep ends early with ctx, and when the proxy is shut down.
+func (w *walk) sleep(ctx context.Context, d time.Duration) error {
+	ctx, stop := w.flights.UntilClosed(ctx)
+	defer stop()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // bringIn has a slot, and gives it back.
 func (w *walk) bringIn(ctx context.Context, o object, d ocispec.Descriptor) (f fate, err error) {
@@ -261,18 +300,9 @@ func (w *walk) bringIn(ctx context.Context, o object, d ocispec.Descriptor) (f f
 
 // manifest brings in a manifest of an index and what that refers to.
 func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error) {
-	hold := w.im.manifests.newHold()
+	hold := w.manifests.newHold()
 	defer hold.release(absentForNow)
-	var m *Manifest
-	fetches := w.lane.fetches
-	err := w.persist(ctx, func() error {
-		err := fetches.Take(ctx, 1)
-		if err == nil {
-			defer fetches.Give(1)
-			m, err = w.im.manifests.child(ctx, w.rt, d.Digest, hold, func() { _ = w.tell(d, 0, false, nil) })
-		}
-		return err
-	})
+	m, err := w.child(ctx, d, hold)
 	if err != nil {
 		return fateOf(err), err
 	}
@@ -281,35 +311,42 @@ func (w *walk) manifest(ctx context.Context, d ocispec.Descriptor) (fate, error)
 	if err != nil {
 		return parts, err
 	}
-	stored, err := w.isStored(ctx, d)
+	stored, err := w.manifests.isStored(ctx, w.rt, d.Digest.String(), d.Digest)
 	if err == nil && !stored && parts <= absentForGood && hold.isUnused() {
 		// It came by the fetch of another import, which was given up. A fetch of our own
 		// finds the parts in the Store.
-		if _, err = w.im.manifests.child(ctx, w.rt, d.Digest, hold, func() {}); err == nil {
-			stored, err = w.isStored(ctx, d)
+		if err = w.takeSlot(ctx); err == nil {
+			_, err = w.child(ctx, d, hold)
+		}
+		if err == nil {
+			stored, err = w.manifests.isStored(ctx, w.rt, d.Digest.String(), d.Digest)
 		}
 	}
-	return w.manifestFate(d, stored, parts, err)
+	return w.manifestFate(d, stored, hold != nil, parts, err)
 }
 
-// isStored reports whether the Store has the manifest once nobody fetches it any more.
-func (w *walk) isStored(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	if err := w.im.manifests.stored(ctx, w.rt, d.Digest.String()); err != nil {
-		return false, err
-	}
-	return w.im.store.findManifest(ctx, w.rt.repo, d.Digest.String()) != nil, nil
+// child returns the manifest d of an index. It has a slot, and gives it back.
+func (w *walk) child(ctx context.Context, d ocispec.Descriptor, hold *hold) (m *Manifest, err error) {
+	err = w.persist(ctx, func() error {
+		err := w.lane.fetches.Take(ctx, 1)
+		if err == nil {
+			defer w.lane.fetches.Give(1)
+			m, err = w.manifests.child(ctx, w.rt, d.Digest, hold, func() { _ = w.tell(d, 0, false, nil) })
+		}
+		return err
+	})
+	return m, err
 }
 
 // manifestFate is what became of a manifest that upstream has. parts is what became of
-// what it refers to.
-func (w *walk) manifestFate(d ocispec.Descriptor, stored bool, parts fate, err error) (fate, error) {
-	eager := w.im.manifests.fill == FillEager
+// what it refers to, which was to be stored before it if eager.
+func (w *walk) manifestFate(d ocispec.Descriptor, stored, eager bool, parts fate, err error) (fate, error) {
 	switch {
 	case err != nil:
 		return absentForNow, err
 	case stored:
 		if parts <= absentForGood && w.options.Platforms == nil {
-			w.im.note(imageKey{w.rt.repo, d.Digest}, true)
+			w.note(d.Digest, true)
 		}
 		return kept, nil
 	case eager && parts == absentForNow:
@@ -322,10 +359,10 @@ func (w *walk) manifestFate(d ocispec.Descriptor, stored bool, parts fate, err e
 
 // blob brings in a blob and waits until the Store has it.
 func (w *walk) blob(ctx context.Context, d ocispec.Descriptor) error {
-	if w.im.blobs.isStored(ctx, w.rt, d.Digest) {
+	if w.blobs.isStored(ctx, w.rt, d.Digest) {
 		return nil
 	}
-	f, err := w.im.blobs.part(ctx, w.rt, d.Digest)
+	f, err := w.blobs.part(ctx, w.rt, d.Digest)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,6 +23,24 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
+
+// importBehaviours are about whole images.
+var importBehaviours = []row{
+	{"A76", "does not have a part of an image, or keeps it back (404, 400, 401, 403, a redirect that leads nowhere)",
+		"an import brings in all else; its error, its progress and an event name what is missing. With `FillEager` the image is stored if that is missing for good (404)", testAnImportGoesOnBesideWhatIsMissing},
+	{"A77", "does not have a foreign layer",
+		"it is named in an event; the image is stored, and whole", testForeignLayersAreNotMissed},
+	{"A78", "has indexes of layers, as a build cache is",
+		"the media type of a descriptor decides: what is no manifest is a blob. The cache is there when upstream is gone", testABuildCacheIsThereWhenUpstreamIsGone},
+	{"A79", "has indexes in indexes, at any depth",
+		"each object is visited once, up to 10,000 of an image", testAnImportVisitsEachObjectOnce},
+	{"A80", "fails in passing while an image is imported",
+		"an object is tried again, up to 5 times within 2 minutes, and then by the next pull of the image", testAnImportTriesAgainWhatFailsInPassing},
+	{"A81", "is slow while many images are imported",
+		"clients go before parts, and parts wait as long as it takes: all of them arrive", testImportsInTheBackgroundStarveNoClient},
+}
+
+func TestUpstreamImports(t *testing.T) { testkit.RunRows(t, importBehaviours) }
 
 // imports are the ways to bring in a whole image.
 var imports = map[string]pullthrough.FillMode{"background": pullthrough.FillBackground, "eager": pullthrough.FillEager}
@@ -65,7 +84,7 @@ func missing(heard *testkit.Events) (all []digest.Digest) {
 }
 
 // One child or layer that is not to be had keeps nothing else from being imported.
-func TestAnImportGoesOnBesideWhatIsMissing(t *testing.T) {
+func testAnImportGoesOnBesideWhatIsMissing(t *testing.T) {
 	answers := map[string]struct {
 		fault   pullthroughtest.Fault
 		forGood bool
@@ -203,7 +222,7 @@ func buildCache(t *testing.T, w *testkit.World, asImage bool) (d digest.Digest, 
 	return digest.FromBytes(img.Content), blobs
 }
 
-func TestABuildCacheIsThereWhenUpstreamIsGone(t *testing.T) {
+func testABuildCacheIsThereWhenUpstreamIsGone(t *testing.T) {
 	modes := map[string]pullthrough.FillMode{"lazy": pullthrough.FillLazy}
 	for name, mode := range imports {
 		modes[name] = mode
@@ -250,7 +269,7 @@ func TestABuildCacheIsThereWhenUpstreamIsGone(t *testing.T) {
 }
 
 // A foreign layer need not be in any registry.
-func TestForeignLayersAreNotMissed(t *testing.T) {
+func testForeignLayersAreNotMissed(t *testing.T) {
 	for mode, fill := range imports {
 		for _, status := range []int{404, 403, 400} {
 			t.Run(fmt.Sprint(mode, status), func(t *testing.T) {
@@ -313,7 +332,7 @@ func (s *counting) Blob(ctx context.Context, r pullthrough.Repo, d digest.Digest
 	return s.Store.Blob(ctx, r, d)
 }
 
-func TestAnImportVisitsEachObjectOnce(t *testing.T) {
+func testAnImportVisitsEachObjectOnce(t *testing.T) {
 	for mode, fill := range map[string]pullthrough.FillMode{"lazy": pullthrough.FillLazy, "background": pullthrough.FillBackground, "eager": pullthrough.FillEager} {
 		for _, shape := range []struct{ n, levels int }{{16, 4}, {2, 40}} {
 			t.Run(fmt.Sprint(mode, shape), func(t *testing.T) {
@@ -357,35 +376,61 @@ func TestAnImageOfTooManyObjectsIsNotImportedWhole(t *testing.T) {
 	}
 	top := marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: children})
 	w.Up.Push("a", "huge", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: top})
-	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "huge"}, pullthrough.ImportOptions{})
+	var told sync.Map
+	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "huge"}, pullthrough.ImportOptions{
+		Progress: func(p pullthrough.ImportProgress) { told.Store(p.Descriptor.Digest, nil) },
+	})
 	assert.ErrorIs(t, err, pullthrough.ErrTooLarge)
 	assert.Equal(t, 3, w.Up.Count("*"))
+	objects := 0
+	for range told.Range {
+		objects++
+	}
+	assert.LessOrEqual(t, objects, 10_000+1, "what comes on top is not visited")
 	assert.LessOrEqual(t, store.n.Load(), int64(10_000+20))
 }
 
 // The manifests that the imports of a rule work on have 64 MiB together.
 func TestManifestsOfAnImportAreBounded(t *testing.T) {
-	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	w.LeaveForImports(testkit.Repo("a"), 64<<10)
-	pad := strings.Repeat("x", 10<<10)
-	var children []ocispec.Descriptor
-	for i := range 8 {
-		content := marshal(t, ocispec.Index{
-			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{},
-			Annotations: map[string]string{"n": fmt.Sprint(i), "pad": pad},
+	push := func(w *testkit.World, layers ...ocispec.Descriptor) {
+		w.LeaveForImports(testkit.Repo("a"), 64<<10)
+		var children []ocispec.Descriptor
+		for i := range 8 {
+			content := marshal(t, ocispec.Index{
+				Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: append([]ocispec.Descriptor{}, layers...),
+				Annotations: map[string]string{"n": fmt.Sprint(i), "pad": strings.Repeat("x", 10<<10)},
+			})
+			w.Up.Push("a", "", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: content})
+			children = append(children, entry(ocispec.MediaTypeImageIndex, content))
+		}
+		top := marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: children})
+		w.Up.Push("a", "huge", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: top})
+	}
+	huge := pullthrough.Request{Repo: testkit.Repo("a"), Ref: "huge"}
+	t.Run("at a time", func(t *testing.T) {
+		testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+			layer := []byte("all wait for it")
+			w.Up.PushBlob("a", layer)
+			push(w, entry(ocispec.MediaTypeImageLayer, layer))
+			gate := make(chan struct{})
+			w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Stall: gate, Times: 1})
+			time.AfterFunc(time.Second, func() { close(gate) })
+			_, err := w.Import(t.Context(), huge, pullthrough.ImportOptions{})
+			assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
+			assert.ErrorContains(t, err, "too large together")
+			assert.ErrorContains(t, err, "2 of 9 objects are missing")
+			assert.Equal(t, 10, w.Up.Count("*"))
+			_, err = w.Import(t.Context(), huge, pullthrough.ImportOptions{})
+			assert.NoError(t, err, "the layer is there")
 		})
-		w.Up.Push("a", "", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: content})
-		children = append(children, entry(ocispec.MediaTypeImageIndex, content))
-	}
-	top := marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: children})
-	w.Up.Push("a", "huge", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: top})
-	for range 2 { // the second time shows that the first has given back what it had
-		_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "huge"}, pullthrough.ImportOptions{})
-		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
-		assert.ErrorContains(t, err, "too large together")
-		assert.ErrorContains(t, err, "2 of 8 objects are missing")
-	}
-	assert.Equal(t, 9, w.Up.Count("*"))
+	})
+	t.Run("one after the other", func(t *testing.T) {
+		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+		push(w)
+		_, err := w.Import(t.Context(), huge, pullthrough.ImportOptions{})
+		assert.NoError(t, err, "what is done is not counted any more")
+		assert.Equal(t, 9, w.Up.Count("*"))
+	})
 }
 
 // twelve pushes an image of twelve layers as a:1, of which one fails so many times.
@@ -396,7 +441,7 @@ func twelve(w *testkit.World, times int) *pullthroughtest.Image {
 	return img
 }
 
-func TestAnImportTriesAgainWhatFailsInPassing(t *testing.T) {
+func testAnImportTriesAgainWhatFailsInPassing(t *testing.T) {
 	for mode, fill := range imports {
 		for name, retries := range map[string]int{"Policy.Retries": 0, "no retries": -1} {
 			t.Run(mode+"/"+name, func(t *testing.T) {
@@ -462,6 +507,25 @@ func TestWhatIsRefusedIsAskedForNowAndThen(t *testing.T) {
 	_, err := w.Tagged(t, "1")
 	require.NoError(t, err)
 	assert.True(t, holds(t, w, img))
+}
+
+// So does the check of a tag.
+func TestAnImportIsTakenUpByTheNextCheck(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, filling(pullthrough.FillBackground, nil))
+	policy(w.Proxy, pullthrough.Policy{TagTTL: pullthrough.EveryPull})
+	img := testkit.Image(1)
+	w.Up.Push("a", "1", img)
+	heal := w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/" + img.Layers[0].Digest.String(), Status: 403})
+	_, err := w.Tagged(t, "1")
+	require.NoError(t, err)
+	assert.False(t, holds(t, w, img))
+	heal()
+	w.Up.Reset()
+	m, err := w.Tagged(t, "1")
+	require.NoError(t, err)
+	assert.Equal(t, pullthrough.SourceRevalidated, m.Source)
+	assert.True(t, holds(t, w, img))
+	assert.ElementsMatch(t, []string{"HEAD /v2/a/manifests/1 200", "GET /v2/a/blobs/" + img.Layers[0].Digest.String() + " 200"}, w.Up.Log())
 }
 
 func TestTheFirstPullAfterARestartLooksWhetherTheImageIsWhole(t *testing.T) {
@@ -570,7 +634,7 @@ func slowImages(w *testkit.World, long time.Duration) (all []*pullthroughtest.Im
 	return all
 }
 
-func TestImportsInTheBackgroundStarveNoClient(t *testing.T) {
+func testImportsInTheBackgroundStarveNoClient(t *testing.T) {
 	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
 		w.Fill = pullthrough.FillBackground
 		images := slowImages(w, 20*time.Second)
@@ -678,4 +742,107 @@ func TestAnImportEndsWithItsContext(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An import whose context ends at its very end does not say that all is stored.
+func TestAnImportThatEndsEarlySaysSo(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.OnEvent = func(_ context.Context, e pullthrough.Event) {
+			if len(e.Missing) > 0 {
+				cancel()
+			}
+		}
+	})
+	foreign := entry("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", []byte("windows"))
+	w.Up.Push("a", "1", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: marshal(t, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{foreign},
+	})})
+	_, err := w.Import(ctx, pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, 2, w.Up.Count("*"))
+}
+
+// A manifest of an index that came by the fetch of an import that was given up is fetched
+// again, as patiently as the first time.
+func TestAnImportDoesNotEndWithAnother(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		w.Fill = pullthrough.FillEager
+		policy(w.Proxy, pullthrough.Policy{Retries: -1})
+		child := testkit.Image(1)
+		w.Up.Push("a", "1", child)
+		var indexes []string
+		for _, index := range []*pullthroughtest.Image{pullthroughtest.NewIndex(child, testkit.Image(2)), pullthroughtest.NewIndex(child)} {
+			require.NoError(t, w.Mem.PutManifest(t.Context(), testkit.Repo("a"), &pullthrough.Manifest{Descriptor: index.Descriptor(), Content: index.Content}))
+			indexes = append(indexes, index.Digest.String())
+		}
+		time.AfterFunc(2*time.Second, w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Status: 503}))
+		w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/" + child.Digest.String(), Skip: 1, Times: 1, Status: 503})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var all sync.WaitGroup
+		all.Go(func() {
+			_, err := w.Import(ctx, pullthrough.Request{Repo: testkit.Repo("a"), Ref: indexes[0]}, pullthrough.ImportOptions{})
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+		})
+		synctest.Wait()
+		_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: indexes[1]}, pullthrough.ImportOptions{})
+		assert.NoError(t, err)
+		all.Wait()
+		assert.True(t, holds(t, w, child))
+		assert.Equal(t, 3, w.Up.Count("GET /v2/a/manifests/"+child.Digest.String()))
+	})
+}
+
+// What was pushed here and stays as it is is not looked at on each hit.
+func TestALocalImageIsNotLookedAtOnEachPull(t *testing.T) {
+	asked := new(atomic.Int64)
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Fill = pullthrough.FillBackground
+		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+			asked.Add(1)
+			return pullthrough.Policy{KeepLocal: true}
+		}
+	})
+	img := testkit.Image(1)
+	local := &pullthrough.Manifest{Descriptor: img.Descriptor(), Content: img.Content, Tag: "1"}
+	require.NoError(t, w.Mem.PutManifest(t.Context(), testkit.Repo("a"), local))
+	for range 20 {
+		_, err := w.Tagged(t, img.Digest.String())
+		require.NoError(t, err)
+	}
+	assert.LessOrEqual(t, asked.Load(), int64(2))
+	assert.Empty(t, w.Up.Log())
+}
+
+// Images whose parts go first wait with their manifest in memory: there are 4,096 at most.
+// What comes on top is served, and not stored.
+func TestImportsBeforeTheirManifestAreFew(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, filling(pullthrough.FillEager, nil))
+	img := testkit.Image(1)
+	w.Up.Push("a", "1", img)
+	give := w.TakeImports(4096)
+	_, err := w.Tagged(t, "1")
+	require.NoError(t, err)
+	assert.False(t, hasManifest(t, w, "1"))
+	assert.Equal(t, 1, w.Up.Count("*"))
+	give()
+	_, err = w.Tagged(t, "1")
+	require.NoError(t, err)
+	assert.True(t, holds(t, w, img))
+	assert.Equal(t, 2+2, w.Up.Count("*"))
+}
+
+// What upstream calls an object is quoted where it is named.
+func TestTheErrorOfAnImportIsOneLine(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	w.Up.Push("a", "1", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: marshal(t, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{entry("a\n\x1b[2Jb", []byte("gone"))},
+	})})
+	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{})
+	assert.ErrorIs(t, err, pullthrough.ErrNotFound)
+	assert.NotContains(t, err.Error(), "\n")
+	assert.NotContains(t, err.Error(), "\x1b")
+	assert.Equal(t, 2, w.Up.Count("*"))
 }

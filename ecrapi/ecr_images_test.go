@@ -170,7 +170,8 @@ func troubles(t *testing.T) (all []*registry) {
 		if status == down {
 			r.up.Close()
 		} else {
-			r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/*", Status: status})
+			challenge := http.Header{"Www-Authenticate": {`Basic realm="r"`}} // a refusal without one may mean that there is no such API
+			r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/*", Status: status, Header: challenge})
 		}
 		all = append(all, r)
 	}

@@ -22,6 +22,7 @@ type config struct {
 	listen         string
 	progress       string // auto, always or never: whether downloads are shown
 	jsonLog, debug bool
+	noPulls        bool     // no lines for pulls
 	warnings       []string // about flags that are probably mistakes
 }
 
@@ -45,7 +46,7 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
 	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
 	fs.BoolVar(&a.verifyBlobs, "verify-blobs", false, "read each blob in -data in full, once, when it is first asked for; one that is damaged is fetched again")
-	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text (one line for each pull) or json")
+	fs.StringVar(&a.log, "log", "text", "`FORMAT` of the log on standard error: text (one line for each pull), json, or off (no lines for\npulls; warnings are still written)")
 	fs.StringVar(&a.progress, "progress", "auto", "`WHEN` running downloads are shown on standard error, below the log: auto (on a terminal,\nunless the log is json), always or never")
 	fs.StringVar(&a.debugPage, "debug-page", "local", "`WHO` may see "+fakeecr.PagePath+", and its /metrics: local (clients on this machine that\nsay localhost or an IP address), all or off")
 	fs.BoolVar(&a.debug, "debug", false, "log more: the events that Amazon ECR would send to EventBridge, among others")
@@ -91,7 +92,7 @@ func parse(args []string) (*config, error) {
 
 // config checks each value.
 func (a *arguments) config() (*config, error) {
-	c := &config{listen: a.listen, debug: a.debug, jsonLog: a.log == "json"}
+	c := &config{listen: a.listen, debug: a.debug, jsonLog: a.log == "json", noPulls: a.log == "off"}
 	c.Account, c.Region = a.account, a.region
 	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, true, a.verifyBlobs
 	for _, c.Data = range a.data {
@@ -129,7 +130,7 @@ func (a *arguments) checkWords() error {
 		name, value string
 		words       []string
 	}{
-		{"-log", a.log, []string{"text", "json"}},
+		{"-log", a.log, []string{"text", "json", "off"}},
 		{"-fill", a.fill, []string{"lazy", "background", "eager"}},
 		{"-debug-page", a.debugPage, []string{"local", "all", "off"}},
 		{"-progress", a.progress, []string{"auto", "always", "never"}},

@@ -44,7 +44,7 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		{"empty account", nil, "-account", "", ""},
 		{"Region with a blank", nil, "-region", "us east 1", ""},
 		{"empty Region", nil, "-region", "", ""},
-		{"no log format", nil, "-log", "xml", "it is text or json"},
+		{"no log format", nil, "-log", "xml", "it is text, json or off"},
 		{"no page", nil, "-debug-page", "true", "it is local, all or off"},
 		{"no progress", nil, "-progress", "", "it is auto, always or never"},
 		{"size with a decimal unit", nil, "-max-bytes", "10GB", ""},

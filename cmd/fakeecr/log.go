@@ -17,11 +17,14 @@ func (c *config) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// pulls returns the log of pulls. The proxy itself logs what goes wrong behind a request,
-// or after its answer has begun.
+// pulls returns the log of pulls; nil for none. The proxy itself logs what goes wrong
+// behind a request, or after its answer has begun.
 func (c *config) pulls(w io.Writer, log *slog.Logger) *pulls {
-	if c.jsonLog {
-		return &pulls{log: log}
+	switch {
+	case c.noPulls:
+		return nil
+	case c.jsonLog:
+		return newPulls(log, nil)
 	}
-	return &pulls{log: log, lines: w}
+	return newPulls(log, w)
 }

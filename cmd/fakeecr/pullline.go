@@ -2,25 +2,40 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-func (p *pulls) write(one *pull) {
-	if p.lines != nil {
-		_, _ = io.WriteString(p.lines, one.text(time.Now())+"\n") // there is nowhere to report an error
-		return
+// write has the line written soon. The time in it is now.
+func (p *pulls) write(one *pull) { p.queue.add(one, time.Now()) }
+
+// writeAll writes the lines, and how many more there were.
+func (p *pulls) writeAll(some []queued, lost int) {
+	if p.lines == nil {
+		for _, one := range some {
+			r := slog.NewRecord(one.at, slog.LevelInfo, string(one.event.Kind), 0)
+			r.AddAttrs(one.attrs()...)
+			_ = p.log.Handler().Handle(context.Background(), r) // there is nowhere to report an error
+		}
+	} else {
+		for _, one := range some {
+			p.text = append(one.appendText(p.text, one.at), '\n')
+		}
+		_, _ = p.lines.Write(p.text)
+		p.text = p.text[:0]
 	}
-	p.log.LogAttrs(context.Background(), slog.LevelInfo, string(one.event.Kind), one.attrs()...)
+	if lost > 0 {
+		p.log.Warn("pulls are answered faster than their lines are written; some have none", "lost", lost)
+	}
 }
 
 // attrs returns the pull for programs: in bytes, bytes per second and nanoseconds.
@@ -51,37 +66,70 @@ func objectOf(e pullthrough.Event) string {
 	return string(e.Object)
 }
 
-// text returns the pull as a line for people:
+// appendText appends the pull as a line for people:
 //
 //	12:03:01.204 fill          27.3 MiB   12.1 MiB/s    2.25s  GET blob docker-hub/library/alpine@sha256:4abcf2066143, 2 upstream requests
-func (one *pull) text(now time.Time) string {
-	e := one.event
-	what, how := one.method()+" "+string(e.Kind), e.Source.String()
-	if e.Kind == pullthrough.EventFetch {
-		what, how = objectOf(e), "import"
-	}
-	if e.Err != nil {
-		status, _, _ := pullthrough.OCI(e.Err)
-		how = fmt.Sprint(status)
-	}
+func (one *pull) appendText(b []byte, at time.Time) []byte {
+	e, start := &one.event, len(b)
+	b = at.AppendFormat(b, "15:04:05.000 ")
+	b = appendPadded(b, one.how(), -11)
 	bytes, rate := "-", "-"
 	if one.sent > 0 {
 		bytes, rate = bytesText(one.sent), rateText(rateOf(one.sent, one.took))
 	}
-	line := fmt.Sprintf("%s %-11s %10s %12s %8s  %s %s", now.Format("15:04:05.000"), how, bytes, rate, tookText(one.took), what, name(e.Request))
+	b = appendPadded(append(b, ' '), bytes, 10)
+	b = appendPadded(append(b, ' '), rate, 12)
+	b = appendPadded(append(b, ' '), tookText(one.took), 8)
+	b = append(append(b, "  "...), one.what()...)
+	b = appendName(append(b, ' '), &e.Request)
 	switch {
 	case one.upstream == 1:
-		line += ", 1 upstream request"
+		b = append(b, ", 1 upstream request"...)
 	case one.upstream > 1:
-		line += fmt.Sprintf(", %d upstream requests", one.upstream)
+		b = append(strconv.AppendInt(append(b, ", "...), int64(one.upstream), 10), " upstream requests"...)
 	}
 	if one.cut {
-		line += ", cut off"
+		b = append(b, ", cut off"...)
 	}
 	if e.Err != nil {
-		line += ": " + e.Err.Error()
+		b = append(append(b, ": "...), e.Err.Error()...)
 	}
-	return oneLine(line)
+	return oneLine(b, start)
+}
+
+// what is the object of the pull.
+func (one *pull) what() string {
+	e := &one.event
+	switch {
+	case e.Kind == pullthrough.EventFetch:
+		return objectOf(*e)
+	case e.Request.Head:
+		return "HEAD " + string(e.Kind)
+	}
+	return "GET " + string(e.Kind)
+}
+
+// how is where the answer came from, or the status of a failure.
+func (one *pull) how() string {
+	e := &one.event
+	switch {
+	case e.Err != nil:
+		status, _, _ := pullthrough.OCI(e.Err)
+		return strconv.Itoa(status)
+	case e.Kind == pullthrough.EventFetch:
+		return "import"
+	}
+	return e.Source.String()
+}
+
+// appendPadded fills s up with blanks before it, or after it if width is negative.
+func appendPadded(b []byte, s string, width int) []byte {
+	const blanks = "            "
+	fill := blanks[:min(max(max(width, -width)-utf8.RuneCountInString(s), 0), len(blanks))]
+	if width < 0 {
+		return append(append(b, s...), fill...)
+	}
+	return append(append(b, fill...), s...)
 }
 
 func (one *pull) method() string {
@@ -91,25 +139,33 @@ func (one *pull) method() string {
 	return http.MethodGet
 }
 
-// name returns the image as clients write it, with a short digest.
-func name(r pullthrough.Request) string {
+// appendName appends the image as clients write it, with a short digest.
+func appendName(b []byte, r *pullthrough.Request) []byte {
+	b = append(b, r.Repo.Name...)
 	algorithm, hex, isDigest := strings.Cut(r.Ref, ":")
 	switch {
 	case isDigest && digest.Digest(r.Ref).Validate() == nil:
-		return r.Repo.Name + "@" + algorithm + ":" + hex[:12]
+		return append(append(append(append(b, '@'), algorithm...), ':'), hex[:12]...)
 	case isDigest:
-		return r.Repo.Name + "@" + r.Ref
+		return append(append(b, '@'), r.Ref...)
 	}
-	return r.Repo.Name + ":" + r.Ref
+	return append(append(b, ':'), r.Ref...)
 }
 
-// oneLine replaces what is not printable. An upstream's error could move the cursor
-// otherwise.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
+// oneLine replaces what is not printable in b[start:]. An upstream's error could move the
+// cursor otherwise.
+func oneLine(b []byte, start int) []byte {
+	for _, c := range b[start:] {
+		if c < ' ' || c > '~' {
+			return append(b[:start], strings.Map(orReplacement, string(b[start:]))...)
 		}
-		return r
-	}, s)
+	}
+	return b
+}
+
+func orReplacement(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return unicode.ReplacementChar
+	}
+	return r
 }

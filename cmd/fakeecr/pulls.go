@@ -22,15 +22,23 @@ const (
 )
 
 // pulls writes one line for each request when its answer has ended, and one line for each
-// fetch that no client has asked for.
+// fetch that no client has asked for. A nil pulls writes none.
 type pulls struct {
 	log   *slog.Logger
 	lines io.Writer // gets lines of text; nil: the log gets attributes instead
+	queue queue     // of lines, for writeAll
+	text  []byte    // of writeAll; its memory is used again
 
 	mu     sync.Mutex
 	closed bool
 	ended  map[fetchKey]fetchCost
 	held   map[fetchKey][]*pull // lines that wait
+}
+
+func newPulls(log *slog.Logger, lines io.Writer) *pulls {
+	p := &pulls{log: log, lines: lines}
+	p.queue.write = p.writeAll
+	return p
 }
 
 // fetchKey tells the pull of an object from the pulls of others.
@@ -64,6 +72,9 @@ type pullKey struct{}
 // around returns next with a line for each pull. A request of ECR's API is no pull, but
 // it may cause pulls: record is told about them.
 func (p *pulls) around(next http.Handler) http.Handler {
+	if p == nil {
+		return next
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !pullthrough.IsRegistryRequest(r) {
 			next.ServeHTTP(w, r)
@@ -184,6 +195,9 @@ func (p *pulls) letGo(one *pull) bool {
 
 // close writes the lines that still wait. It must be called after the end of the proxy.
 func (p *pulls) close() {
+	if p == nil {
+		return
+	}
 	p.mu.Lock()
 	held := p.held
 	p.held, p.closed = nil, true
@@ -194,6 +208,7 @@ func (p *pulls) close() {
 			p.write(one)
 		}
 	}
+	p.queue.flush()
 }
 
 func (one *pull) key() fetchKey {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -159,9 +160,14 @@ func TestLogOfAnAnswerCutOff(t *testing.T) {
 }
 
 // pullsTest is a log without a proxy.
-func pullsTest() (*pulls, *buffer) {
+func pullsTest(t *testing.T) (p *pulls, written func() string) {
 	var out buffer
-	return &pulls{lines: &out}, &out
+	p = newPulls(slog.New(slog.DiscardHandler), &out)
+	t.Cleanup(func() { time.Sleep(2 * linePause) }) // of the bubble's clock: then nothing runs
+	return p, func() string {
+		p.queue.flush()
+		return out.String()
+	}
 }
 
 func fetchOf(ref string, upstream int) pullthrough.Event {
@@ -182,33 +188,33 @@ func (p *pulls) answer(ref string, source pullthrough.Source) {
 
 func TestALineWaitsForItsFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, out := pullsTest()
+		p, written := pullsTest(t)
 		p.answer("v1", pullthrough.SourceFill)
 		p.answer("v1", pullthrough.SourceRevalidated)
 		p.answer("v2", pullthrough.SourceFill)
-		assert.Empty(t, out.String())
+		assert.Empty(t, written())
 		p.answer("v1", pullthrough.SourceShared)
-		assert.Equal(t, 1, strings.Count(out.String(), "\n"), "what has made no fetch waits for none")
+		assert.Equal(t, 1, strings.Count(written(), "\n"), "what has made no fetch waits for none")
 
 		p.record(context.Background(), fetchOf("v1", 5))
-		assert.Equal(t, 3, strings.Count(out.String(), "\n"))
-		assert.Equal(t, 1, strings.Count(out.String(), "5 upstream requests"), "told once")
+		assert.Equal(t, 3, strings.Count(written(), "\n"))
+		assert.Equal(t, 1, strings.Count(written(), "5 upstream requests"), "told once")
 
 		time.Sleep(fetchWait) // of the bubble's clock
 		synctest.Wait()
-		assert.Equal(t, 4, strings.Count(out.String(), "\n"), "not for ever")
-		assert.Contains(t, out.String(), "p/app:v2\n")
+		assert.Equal(t, 4, strings.Count(written(), "\n"), "not for ever")
+		assert.Contains(t, written(), "p/app:v2\n")
 		p.record(context.Background(), fetchOf("v2", 7))
 		p.answer("v2", pullthrough.SourceFill)
-		assert.Contains(t, out.String(), "7 upstream requests", "it was told in time for the next")
+		assert.Contains(t, written(), "7 upstream requests", "it was told in time for the next")
 		time.Sleep(time.Second)
 		p.answer("v2", pullthrough.SourceFill)
-		assert.Equal(t, 1, strings.Count(out.String(), "7 upstream requests"), "which was fetched later")
-		assert.Equal(t, 5, strings.Count(out.String(), "\n"))
+		assert.Equal(t, 1, strings.Count(written(), "7 upstream requests"), "which was fetched later")
+		assert.Equal(t, 5, strings.Count(written(), "\n"))
 		p.close()
-		assert.Equal(t, 6, strings.Count(out.String(), "\n"), "the last one is not lost")
+		assert.Equal(t, 6, strings.Count(written(), "\n"), "the last one is not lost")
 		p.answer("v2", pullthrough.SourceFill)
-		assert.Equal(t, 7, strings.Count(out.String(), "\n"))
+		assert.Equal(t, 7, strings.Count(written(), "\n"))
 		synctest.Wait()
 	})
 }
@@ -216,7 +222,7 @@ func TestALineWaitsForItsFetch(t *testing.T) {
 // Upstreams choose names and answers; what is remembered of them has a bound.
 func TestTheLogIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, out := pullsTest()
+		p, written := pullsTest(t)
 		for n := range 2 * maxFetches {
 			p.record(context.Background(), fetchOf(fmt.Sprint("v", n), 1))
 			assert.LessOrEqual(t, len(p.ended), maxFetches)
@@ -225,9 +231,9 @@ func TestTheLogIsBounded(t *testing.T) {
 			p.answer(fmt.Sprint("w", n), pullthrough.SourceFill)
 		}
 		assert.Len(t, p.held, maxFetches)
-		assert.Equal(t, maxFetches, strings.Count(out.String(), "\n"))
+		assert.Equal(t, maxFetches, strings.Count(written(), "\n"))
 		p.close()
-		assert.Equal(t, 2*maxFetches, strings.Count(out.String(), "\n"))
+		assert.Equal(t, 2*maxFetches, strings.Count(written(), "\n"))
 	})
 }
 
@@ -235,7 +241,43 @@ func TestTheLogIsBounded(t *testing.T) {
 func TestALineIsALine(t *testing.T) {
 	e := fetchOf("v1", 2)
 	e.Kind, e.Err = pullthrough.EventManifest, errors.New("\x1b[2Jé\r\n\u202enow")
-	line := (&pull{event: e, upstream: 2}).text(time.Now())
+	line := string((&pull{event: e, upstream: 2}).appendText([]byte("before\n"), time.Now())[len("before\n"):])
 	assert.Contains(t, line, ", 2 upstream requests: \ufffd[2Jé\ufffd\ufffd\ufffdnow")
 	assert.NotContains(t, line, "\n")
+}
+
+// A client does not wait for its line, and lines are not kept without limit.
+func TestLinesAreWrittenBehindTheAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log, out buffer
+		p := newPulls(slog.New(slog.NewTextHandler(&log, nil)), &out)
+		stuck := make(chan struct{})
+		p.queue.write = func(some []queued, lost int) {
+			<-stuck
+			p.writeAll(some, lost)
+		}
+		p.answer("first", pullthrough.SourceHit)
+		synctest.Wait() // it is being written
+		for range maxQueued + 3 {
+			p.answer("v1", pullthrough.SourceHit)
+		}
+		assert.Empty(t, out.String())
+		close(stuck)
+		time.Sleep(2 * linePause)
+		synctest.Wait()
+		assert.Equal(t, maxQueued+1, strings.Count(out.String(), "\n"))
+		assert.Contains(t, log.String(), "lost=3")
+		time.Sleep(linePause) // nothing runs any more, or the bubble would not end
+	})
+}
+
+// With -log off there are no lines, and no work for them; what goes wrong is still told.
+func TestNoLog(t *testing.T) {
+	up := newUpstream(t)
+	up.Push("app", "v1", newImage())
+	i := start(t, "-rule", "p="+up.URL(), "-credential", "p=me:"+secret, "-log", "off")
+	i.get(t, "/v2/p/app/manifests/v1")
+	i.get(t, "/v2/p/app/manifests/v1")
+	i.stop(t)
+	assert.Empty(t, i.stderr.String())
 }

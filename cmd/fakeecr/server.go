@@ -29,7 +29,10 @@ func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) er
 		return badFlag("-listen", c.listen, err.Error())
 	}
 	pulls := c.pulls(stderr, log)
-	c.Logger, c.OnEvent = log, pulls.record
+	c.Logger = log
+	if pulls != nil {
+		c.OnEvent = pulls.record
+	}
 	ecr, err := fakeecr.New(c.Config)
 	if err != nil { // the other flags have been checked
 		return errors.Join(badFlag("-data", c.Data, err.Error()), listener.Close())

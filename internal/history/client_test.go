@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,7 @@ type request struct {
 type answer struct {
 	request
 	caller     string
+	tries      atomic.Int64 // net/http sends a request again whose connection ended before an answer began
 	start, end time.Time
 	status     int
 	header     http.Header
@@ -92,6 +94,7 @@ func (w *world) ask(r request) *answer {
 		timer := time.AfterFunc(time.Duration(r.amount%100_000)*time.Microsecond, cancel)
 		defer timer.Stop()
 	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.tries.Add(1) }})
 	resp, caller, err := w.send(ctx, r.method, r.url(), r.tenant, r.header, nil)
 	a.caller, a.err = caller, err
 	if err == nil {

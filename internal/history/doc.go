@@ -9,15 +9,15 @@
 // The ordinary suite runs histories for 5 s, and for 30 s where PULLTHROUGH_LONG is set,
 // as in .ci/run. Ten minutes over all worlds:
 //
-//	go test -race -run History -history 10m -timeout 20m ./internal/history
+//	go test -race -timeout 20m ./internal/history -run History -history 10m
 //
 // A violation names its seed and the number of its world. The same plan again, in which
 // goroutines may meet in another order:
 //
-//	go test -race -run History -history.seed 7 -history.world 3 ./internal/history
+//	go test -race ./internal/history -run History -history.seed 7 -history.world 3
 //
 // mutants/ has faults to plant, each a few lines of the sources that are replaced. Each
 // must be found:
 //
-//	go test -v -run 'Mutants$' -history.mutants -timeout 30m ./internal/history
+//	go test -v -timeout 30m ./internal/history -run 'Mutants$' -history.mutants
 package history

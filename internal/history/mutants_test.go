@@ -3,6 +3,8 @@ package history_test
 import (
 	"encoding/json"
 	"flag"
+	"go/parser"
+	"go/token"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,7 +46,10 @@ func readMutant(t *testing.T, name string) (m mutant, source string) {
 	whole, err := os.ReadFile(m.file)
 	require.NoError(t, err)
 	require.Equal(t, 1, strings.Count(string(whole), m.old), "%s no longer applies: %s must have these lines exactly once:\n%s", name, parts[1], m.old)
-	return m, strings.Replace(string(whole), m.old, m.new, 1)
+	source = strings.Replace(string(whole), m.old, m.new, 1)
+	_, err = parser.ParseFile(token.NewFileSet(), m.file, source, parser.SkipObjectResolution)
+	require.NoError(t, err, "%s is no Go any more", name)
+	return m, source
 }
 
 func mutantNames(t *testing.T) []string {

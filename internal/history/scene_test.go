@@ -43,6 +43,7 @@ type trouble struct {
 
 // seen is one answer by tag.
 type seen struct {
+	from    home
 	version int
 	end     time.Time
 }

@@ -70,6 +70,12 @@ func (p Path) String() string {
 
 // Parse is [Split] and then [Path.Check]: what it returns without an error is valid.
 func Parse(u *url.URL) (Path, error) {
+	if u.RawPath == "" && isAlone(u) && strings.IndexByte(u.Path, '%') < 0 {
+		// What the grammar allows is written without an escape.
+		if p, ok := split(u.Path); ok && p.Check() == nil {
+			return p, nil
+		}
+	}
 	p, err := Split(u)
 	if err == nil {
 		err = p.Check()
@@ -107,11 +113,14 @@ func Split(u *url.URL) (Path, error) {
 // own returns the escaped path of u. A server cuts the path from the request line, and
 // parts of it are kept for long: they must not keep a query of a megabyte in memory.
 func own(u *url.URL) string {
-	if u.RawQuery == "" && u.Host == "" && u.User == nil {
-		return u.EscapedPath() // it is all that there is
+	if isAlone(u) {
+		return u.EscapedPath()
 	}
 	return strings.Clone(u.EscapedPath())
 }
+
+// isAlone reports whether u has nothing but a path.
+func isAlone(u *url.URL) bool { return u.RawQuery == "" && u.Host == "" && u.User == nil }
 
 func split(s string) (Path, bool) {
 	rest, ok := strings.CutPrefix(s, "/v2")
@@ -133,6 +142,9 @@ func split(s string) (Path, bool) {
 func isClean(s string) bool {
 	if strings.HasSuffix(s, "/blobs/uploads/") || s == "/v2/" {
 		s = s[:len(s)-1]
+	}
+	if !strings.Contains(s, "//") && !strings.Contains(s, "/.") && !strings.HasSuffix(s, "/") && strings.HasPrefix(s, "/") {
+		return true
 	}
 	return path.Clean(s) == s
 }
