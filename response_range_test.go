@@ -156,7 +156,9 @@ func TestRangeOfAColdBlob(t *testing.T) {
 					assert.Zero(t, windows, "the range is cut from the one whole download")
 				}
 				assert.Equal(t, 1, f.Up.Count(testkit.UpstreamGet(path, 200)))
-				assert.Len(t, f.Up.Log(), 1+windows)
+				behind := f.Up.Count(testkit.UpstreamGet(path, 416)) // asked for while nobody knows the size
+				assert.LessOrEqual(t, behind, 1)
+				assert.Len(t, f.Up.Log(), 1+windows+behind)
 
 				f.Up.Reset()
 				r := f.Get(t, path)

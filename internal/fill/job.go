@@ -55,7 +55,7 @@ type Job struct {
 	// the start it is asked for beside Open. The zero Want is all.
 	Want Want
 	// Size returns the length that a manifest has told, -1 if none has. It is asked
-	// when the source is open, since the manifest may have come meanwhile, and only
+	// when the source is open, since the manifest may have come meanwhile, and before, for Want; it counts only
 	// where the source does not say how long the blob is. nil: no manifest is known.
 	Size func() int64
 	// Place returns where the content goes, nil for a spool's own place.
@@ -108,6 +108,14 @@ type Want struct {
 	From   int64
 	To     int64 // excluded; 0: up to the end
 	Suffix int64 // the last bytes, so many; 0: it is From and To
+}
+
+// demand is the same as a demand of a blob without end.
+func (w Want) demand() extent.Demand {
+	if w.To == 0 {
+		return extent.Demand{Span: extent.Span{From: w.From, To: 1 << 62}, Open: w.Suffix == 0}
+	}
+	return extent.Demand{Span: extent.Span{From: w.From, To: w.To}}
 }
 
 // ErrLater is for parts that upstream does not give now.

@@ -89,16 +89,18 @@ func newWindows(ctx context.Context, f *Fill) *windows {
 
 // openEarly asks for what the first client wants beside the question for the blob.
 func (w *windows) openEarly() {
-	d := extent.Demand{Span: extent.Span{From: w.fill.job.Want.From, To: w.fill.job.Want.To}}
-	if d.To == 0 {
-		d.To, d.Open = 1<<62, true
-	}
-	if n := w.fill.job.Want.Suffix; n > 0 {
-		if w.fill.job.Size == nil {
-			return
+	d, size := w.fill.job.Want.demand(), int64(1<<62)
+	if w.fill.job.Size != nil {
+		if told := w.fill.job.Size(); told >= 0 {
+			size = told
 		}
-		size := w.fill.job.Size()
-		d.From, d.To, d.Open = size-n, size, false
+	}
+	d.To = min(d.To, size)
+	if n := w.fill.job.Want.Suffix; n > 0 {
+		d.From = size - n
+	}
+	if unknown := size == 1<<62; unknown && w.fill.job.Want.Suffix > 0 || d.From >= d.To {
+		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
