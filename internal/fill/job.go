@@ -54,9 +54,10 @@ type Job struct {
 	// Want is the part that the client wants which begins the fill. If it is far from
 	// the start it is asked for beside Open. The zero Want is all.
 	Want Want
-	// Size returns the length that a manifest has told, -1 if none has. It is asked
-	// when the source is open, since the manifest may have come meanwhile, and before, for Want; it counts only
-	// where the source does not say how long the blob is. nil: no manifest is known.
+	// Size returns the length that a manifest has told, -1 if none has. It is asked for
+	// Want before Open, and when the source is open, since the manifest may have come
+	// meanwhile. It counts only where the source does not say how long the blob is. nil: no
+	// manifest is known.
 	Size func() int64
 	// Place returns where the content goes, nil for a spool's own place.
 	// nil: never elsewhere.
