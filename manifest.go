@@ -86,9 +86,13 @@ func (re *resolver) unchecked(r Request, have *Manifest, err error) *Manifest {
 // A fetch whose answer is out already is joined while that answer is fresh. When it is
 // due again (the Policy may want a check on every pull), another fetch takes its
 // place: see do. Where that answer is a stale one, the check still runs, or waits for
-// the Store. This caller waits for it, too, no longer than for a check of its own.
+// the Store. This caller waits for it, too, no longer than for a check of its own, unless
+// checks are paused.
 func (re *resolver) join(ctx context.Context, rt *route, r Request, have *Manifest) (*Manifest, error) {
 	if m, out := re.flights.Peek(rt.key(r.Ref)); out && m != nil && m.Source == SourceStale {
+		if re.checks.arePaused(rt, re.now()) {
+			return m, nil
+		}
 		wait, stop := context.WithTimeout(ctx, rt.checkTimeout())
 		err := re.stored(wait, rt, r.Ref)
 		stop()

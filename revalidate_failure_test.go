@@ -211,3 +211,37 @@ func TestACheckThatIsGivenUpSaysNothing(t *testing.T) {
 		}
 	}
 }
+
+// An upstream that does not answer costs one wait for each pause of the checks, also of the
+// tag whose check still runs.
+func TestWhileChecksArePausedNobodyWaitsForOneThatRuns(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		img := testkit.Image(1)
+		for _, name := range []string{"a", "b"} {
+			w.Up.Push(name, "1", img)
+			w.Pull(t, name, "1", img)
+		}
+		time.Sleep(25 * time.Hour)
+		stall := testkit.NewGate(t)
+		w.Up.Fault(pullthroughtest.Fault{Stall: stall.C})
+		w.Up.Reset()
+		pull := func(name string) (took time.Duration) {
+			start := time.Now()
+			m, err := w.Manifest(t.Context(), pullthrough.Request{Repo: testkit.Repo(name), Ref: "1"})
+			require.NoError(t, err)
+			assert.Equal(t, pullthrough.SourceStale, m.Source)
+			return time.Since(start)
+		}
+		assert.Equal(t, 2*time.Second, pull("a"))
+		for range 3 {
+			assert.Zero(t, pull("a"))
+			assert.Zero(t, pull("b"))
+		}
+		time.Sleep(20 * time.Second)
+		assert.Equal(t, 2*time.Second, pull("b"), "the pause is over")
+		assert.Zero(t, pull("a"))
+		stall.Open()
+		w.Settled(t)
+		assert.Equal(t, []string{"HEAD /v2/a/manifests/1 200", "HEAD /v2/b/manifests/1 200"}, w.Up.Log())
+	})
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -39,7 +38,7 @@ func bytesText(n int64) string {
 		unit, shift = unit+1, shift+10
 	}
 	tenths := (n - n>>shift<<shift) * 10 >> shift
-	return fmt.Sprintf("%d.%d %ciB", n>>shift, tenths, byteUnits[unit])
+	return strconv.FormatInt(n>>shift, 10) + "." + strconv.FormatInt(tenths, 10) + " " + byteUnits[unit:unit+1] + "iB"
 }
 
 // rateOf returns bytes per second. It is 0 if the rate is not known.

@@ -10,9 +10,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
 // write has the line written soon. The time in it is now.
@@ -70,7 +69,7 @@ func objectOf(e pullthrough.Event) string {
 //
 //	12:03:01.204 fill          27.3 MiB   12.1 MiB/s    2.25s  GET blob docker-hub/library/alpine@sha256:4abcf2066143, 2 upstream requests
 func (one *pull) appendText(b []byte, at time.Time) []byte {
-	e, start := &one.event, len(b)
+	e := &one.event
 	b = at.AppendFormat(b, "15:04:05.000 ")
 	b = appendPadded(b, one.how(), -11)
 	bytes, rate := "-", "-"
@@ -81,6 +80,7 @@ func (one *pull) appendText(b []byte, at time.Time) []byte {
 	b = appendPadded(append(b, ' '), rate, 12)
 	b = appendPadded(append(b, ' '), tookText(one.took), 8)
 	b = append(append(b, "  "...), one.what()...)
+	start := len(b)
 	b = appendName(append(b, ' '), &e.Request)
 	switch {
 	case one.upstream == 1:
@@ -144,7 +144,7 @@ func appendName(b []byte, r *pullthrough.Request) []byte {
 	b = append(b, r.Repo.Name...)
 	algorithm, hex, isDigest := strings.Cut(r.Ref, ":")
 	switch {
-	case isDigest && digest.Digest(r.Ref).Validate() == nil:
+	case isDigest && ocipath.ValidDigest(r.Ref):
 		return append(append(append(append(b, '@'), algorithm...), ':'), hex[:12]...)
 	case isDigest:
 		return append(append(b, '@'), r.Ref...)

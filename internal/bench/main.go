@@ -1,10 +1,10 @@
-// Command bench compares fakeecr with plain code that bounds its speed. .ci/bench runs it
-// and explains the table.
+// Command bench measures fakeecr beside plain code that bounds its speed, beside the
+// upstream itself and, if asked, beside what people use in its place. It prints one table
+// with all goals. .ci/bench runs it; docs/performance.md explains the table.
 //
-// The upstream registry and the clients run in this process, and fakeecr in a second one.
-// The plain server (a map, http.ServeContent, a copy with a sha256) is this program in a
-// third process. In each round both servers do the same work, one after the other. The
-// ratio is the median over the rounds.
+// The upstream registry and the clients run in this process. Each server is a process of
+// its own, new in each round, with an empty directory. In a round all of them do the same
+// work, one after the other. A ratio is the median over the rounds.
 package main
 
 import (
@@ -18,8 +18,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
-	"time"
 )
 
 func main() {
@@ -36,44 +34,76 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
+	if len(args) > 0 && args[0] == plainArg {
+		return servePlain(ctx, args[1:], stdout)
+	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fakeecr := fs.String("fakeecr", "", "`PROGRAM`, the built fakeecr")
-	rounds := fs.Int("rounds", 0, "`N` rounds of each scenario; 0: 7, 3 of the long ones")
-	plain := fs.String("plain", "", "`DIR`; be the plain server with this directory, and nothing else")
+	rounds := fs.Int("rounds", 0, "`N` rounds of each scenario; 0: 3 to 7")
+	wanted := fs.String("with", "", "`LIST` of alternatives to run beside it: "+strings.Join(alternatives, ","))
+	document := fs.String("save", "", "`FILE` in which the saved table is replaced, such as docs/performance.md")
 	fs.Usage = func() {
-		fmt.Fprintf(fs.Output(), "usage: bench -fakeecr PROGRAM [-rounds N] [%s]...\n", strings.Join(names(), "|"))
+		fmt.Fprintf(fs.Output(), "usage: bench [flags] [SCENARIO]...\n")
 		fs.PrintDefaults()
+		printScenarios(fs.Output(), scenarios)
 	}
 	if err := fs.Parse(args); err != nil {
 		return err
-	}
-	if *plain != "" {
-		return servePlain(ctx, *plain, stdout)
 	}
 	chosen, err := choose(fs.Args())
 	if err != nil {
 		return err
 	}
-	if *fakeecr == "" {
-		return errors.New("-fakeecr is missing")
+	var names []string
+	if *wanted != "" {
+		names = strings.Split(*wanted, ",")
 	}
-	b, err := newBench(ctx, *fakeecr)
+	b, err := newBench(ctx, ".", names)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	printHeader(stdout, b)
 	results, err := b.measureAll(ctx, chosen, *rounds)
-	printTable(stdout, results)
+	if len(results) == 0 {
+		return err
+	}
+	var text strings.Builder
+	printResults(&text, b, results)
+	fmt.Fprint(stdout, text.String())
+	if err == nil && *document != "" {
+		err = save(*document, text.String())
+	}
 	return err
 }
 
-func names() []string {
-	var all []string
-	for _, s := range scenarios {
-		all = append(all, s.name)
+// The saved table is between these lines of the document.
+const saveBegin, saveEnd = "<!-- saved -->\n", "<!-- end -->\n"
+
+func save(document, text string) error {
+	content, err := os.ReadFile(document)
+	if err != nil {
+		return err
 	}
-	return all
+	before, rest, begins := strings.Cut(string(content), saveBegin)
+	_, after, ends := strings.Cut(rest, saveEnd)
+	if !begins || !ends {
+		return fmt.Errorf("%s has no place for the table", document)
+	}
+	return os.WriteFile(document, []byte(before+saveBegin+"\n"+text+"\n"+saveEnd+after), 0o644)
+}
+
+func (b *bench) measureAll(ctx context.Context, chosen []scenario, rounds int) (results []*result, err error) {
+	for i, s := range chosen {
+		if rounds > 0 {
+			s.rounds = rounds
+		}
+		fmt.Fprintf(os.Stderr, "%d of %d: %s\n", i+1, len(chosen), s.name)
+		r, err := b.measure(ctx, s)
+		if err != nil {
+			return results, fmt.Errorf("%s: %w", s.name, err)
+		}
+		results = append(results, r)
+	}
+	return results, nil
 }
 
 // choose returns the scenarios with these names, or all scenarios if there are no names.
@@ -90,56 +120,4 @@ func choose(names []string) ([]scenario, error) {
 		chosen = append(chosen, scenarios[i])
 	}
 	return chosen, nil
-}
-
-func printHeader(w io.Writer, b *bench) {
-	store := "memory: peak RSS holds all that was pulled"
-	if b.data {
-		store = "-data, a directory below " + b.dir
-	}
-	fmt.Fprintf(w, "store: %s\n\n", store)
-}
-
-func printTable(w io.Writer, results []*result) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "scenario\trounds\tours\tbound\tratio\trequests\tbytes\tCPU s\tbound's\tratio\tpeak MiB\tgrowth\t")
-	for _, r := range results {
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%.2f\t%d\t%.3f ×\t%s\t%s\t%s\t%s\t%s\t\n",
-			r.name, len(r.ratios), short(median(r.ours)), short(median(r.bound)), median(r.ratios),
-			median(r.requests), median(r.bytes), seconds(r.cpu), seconds(r.boundCPU), cpuRatio(r),
-			mebibytes(r.peak), mebibytes(r.peak-r.rest))
-	}
-	_ = t.Flush() // to standard output
-	fmt.Fprintln(w)
-	for _, r := range results {
-		fmt.Fprintf(w, "%s: %s; bound: %s\n", r.name, r.what, r.boundIs)
-	}
-}
-
-func short(d time.Duration) string { return d.Round(100 * time.Microsecond).String() }
-
-func seconds(s float64) string {
-	if s <= 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f", s)
-}
-
-func cpuRatio(r *result) string {
-	if r.cpu <= 0 || r.boundCPU <= 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f", r.cpu/r.boundCPU)
-}
-
-func mebibytes(n int64) string {
-	if n <= 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.1f", float64(n)/(1<<20))
-}
-
-func median[T int | int64 | float64 | time.Duration](of []T) T {
-	sorted := slices.Sorted(slices.Values(of))
-	return sorted[len(sorted)/2]
 }

@@ -2,212 +2,202 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"os"
-	"sync/atomic"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// settleTime is how long a round waits for work that goes on after the last byte, so that
-// it is measured too.
-const settleTime = 200 * time.Millisecond
-
 // bench is one run of the program.
 type bench struct {
-	fakeecr string
-	data    bool   // fakeecr supports -data
-	dir     string // directory of all files
-	up      *pullthroughtest.Upstream
-	delay   atomic.Int64                     // delay of each answer of up, a time.Duration
-	images  map[int64]*pullthroughtest.Image // by the size of their layer
+	dir      string // directory of all files
+	fakeecr  string // the program
+	self     string // this program
+	tiny     bool   // sizes and numbers are a thousandth
+	quiet    time.Duration
+	programs map[string]string // of the alternatives that run
+	missing  map[string]error  // why an alternative that was asked for does not run
+
+	images map[string]*pullthroughtest.Image // by its options; kept, since hashing takes a while
 }
 
-func newBench(ctx context.Context, fakeecr string) (*bench, error) {
+// quietTime is how long a server must use no processor time until its work counts as done.
+const quietTime = 200 * time.Millisecond
+
+func newBench(ctx context.Context, root string, alternatives []string) (*bench, error) {
 	dir, err := os.MkdirTemp("", "pullthrough-bench-")
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{fakeecr: fakeecr, dir: dir, images: map[int64]*pullthroughtest.Image{}}
-	b.up, err = pullthroughtest.Start(pullthroughtest.Config{Auth: pullthroughtest.Bearer, Handler: b.delayAnswer})
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+	b := &bench{
+		dir: dir, fakeecr: filepath.Join(dir, "fakeecr"), quiet: quietTime,
+		programs: make(map[string]string), missing: make(map[string]error),
+		images: make(map[string]*pullthroughtest.Image),
 	}
-	b.data = true
-	if p, err := b.startOurs(ctx); err == nil {
-		p.end()
-	} else {
-		b.data = false
+	if b.self, err = os.Executable(); err == nil {
+		err = build(ctx, root, b.fakeecr, "./cmd/fakeecr")
+	}
+	if err == nil {
+		err = b.findPrograms(ctx, root, alternatives)
+	}
+	if err != nil {
+		b.close()
+		return nil, err
 	}
 	return b, nil
 }
 
-func (b *bench) close() {
-	b.up.Close()
-	_ = os.RemoveAll(b.dir) // a temporary directory
-}
+func (b *bench) close() { _ = os.RemoveAll(b.dir) } // a temporary directory
 
-// delayAnswer delays an answer of the upstream. It does not answer itself.
-func (b *bench) delayAnswer(_ http.ResponseWriter, r *http.Request) bool {
-	if delay := time.Duration(b.delay.Load()); delay > 0 {
-		timer := time.NewTimer(delay)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-r.Context().Done():
-		}
+// bytes returns a size, or what stands for it in a tiny run.
+func (b *bench) bytes(size int64) int64 {
+	if b.tiny {
+		return max(size>>10, 1<<10)
 	}
-	return false
+	return size
 }
 
-// startOurs starts a fakeecr with an empty store.
-func (b *bench) startOurs(ctx context.Context) (*process, error) {
-	args := []string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + b.up.URL()}
-	if b.data {
-		dir, err := os.MkdirTemp(b.dir, "data-")
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "-data", dir)
+// times returns a number, or what stands for it in a tiny run.
+func (b *bench) times(n int) int {
+	if b.tiny {
+		return max(n/1000, min(n, 3))
 	}
-	return start(ctx, b.fakeecr, args...)
+	return n
 }
 
-func (b *bench) startPlain(ctx context.Context) (*process, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
+// image returns an image with layers of that size.
+func (b *bench) image(o pullthroughtest.ImageOptions) *pullthroughtest.Image {
+	key := fmt.Sprintf("%+v", o)
+	img, ok := b.images[key]
+	if !ok {
+		img = pullthroughtest.NewImage(o)
+		b.images[key] = img
 	}
-	return start(ctx, self, "-plain", b.dir)
+	return img
 }
 
-// result is the result of a scenario. ours, bound and ratios have one value for each
-// round.
+// sample is what one round of one contender has shown.
+type sample struct {
+	took       time.Duration   // of all the work
+	first      []time.Duration // until the first byte of each answer
+	cpu        float64         // seconds of the server, until it is quiet again
+	rest, peak int64           // resident bytes of the server: before the work, and the peak
+	requests   int             // to the upstream: all
+	blobs      int             // GETs of a blob
+	tokens     int
+	bytes      float64 // from the upstream, as a multiple of the content's size
+	allocs     float64 // for each answer, of a handler in this process
+}
+
+// series is the rounds of one contender.
+type series struct {
+	samples []sample
+	err     error // why there are no more
+}
+
+// result is the rounds of all contenders of a scenario. A round has the same index in each
+// series.
 type result struct {
 	scenario
-	ours, bound   []time.Duration
-	ratios        []float64 // of the times
-	requests      []int     // requests that ours made to the upstream
-	bytes         []float64 // bytes from the upstream to ours, as a multiple of the content's size
-	cpu, boundCPU float64   // seconds per round; 0: unknown, or no process
-	rest, peak    int64     // resident bytes of ours: before the rounds, and the peak
+	series map[string]*series
 }
 
-func (b *bench) measureAll(ctx context.Context, chosen []scenario, rounds int) ([]*result, error) {
-	var results []*result
-	for _, s := range chosen {
-		if rounds > 0 {
-			s.rounds = rounds
-		}
-		r, err := b.measure(ctx, s)
-		if err != nil {
-			return results, fmt.Errorf("%s: %w", s.name, err)
-		}
-		results = append(results, r)
-	}
-	return results, nil
-}
-
-// rig is the servers and the client of a scenario.
-type rig struct {
-	*bench
-	client *client
-	ours   *process
-	plain  *process
-	size   int64 // bytes that a round gets from the upstream if nothing is stored
-}
-
-// repo returns the URL under which ours serves one of the upstream's repositories.
-func (g *rig) repo(name string) string { return g.ours.url + "/v2/" + prefix + "/" + name }
-
-func (b *bench) measure(ctx context.Context, s scenario) (_ *result, err error) {
-	b.delay.Store(int64(s.delay))
-	g := &rig{bench: b, client: newClient("")}
-	defer g.client.CloseIdleConnections()
-	if g.plain, err = b.startPlain(ctx); err != nil {
-		return nil, err
-	}
-	defer g.plain.end()
-	if g.ours, err = b.startOurs(ctx); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if g.ours != nil {
-			g.ours.end()
-		}
-	}()
-	job, err := s.prepare(g)
+// measure runs the rounds of a scenario. In each round all contenders do the same work, one
+// after the other, and each round has another order. A contender that fails is left out of
+// further rounds.
+func (b *bench) measure(ctx context.Context, s scenario) (*result, error) {
+	g, err := b.newStage(s)
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(settleTime)
-	g.ours.resetPeak()
-	r := &result{scenario: s, rest: g.ours.peak()}
+	defer g.up.Close()
+	work := s.setup(g)
+	r := &result{scenario: s, series: make(map[string]*series)}
+	names := b.present(s.contenders)
+	for _, name := range names {
+		r.series[name] = new(series)
+	}
 	for n := range s.rounds {
-		if s.fresh && n > 0 {
-			g.ours.end()
-			if g.ours, err = b.startOurs(ctx); err != nil {
-				return nil, err
+		for _, name := range inOrder(names, n) {
+			to := r.series[name]
+			if ctx.Err() != nil {
+				return r, ctx.Err()
+			}
+			if to.err == nil {
+				to.add(g.round(ctx, s, work, name))
 			}
 		}
-		if err := r.round(ctx, g, job, n); err != nil {
-			return nil, err
-		}
 	}
-	r.cpu /= float64(s.rounds)
-	r.boundCPU /= float64(s.rounds)
 	return r, nil
 }
 
-// round measures ours and the bound. Their order alternates between rounds.
-func (r *result) round(ctx context.Context, g *rig, job job, n int) error {
-	if job.before != nil {
-		job.before(n)
+// inOrder returns the names in the order of a round: every second one is the one before,
+// backwards, and nobody is always the first.
+func inOrder(names []string, round int) []string {
+	at := round / 2 % len(names)
+	ordered := slices.Concat(names[at:], names[:at])
+	if round%2 == 1 {
+		slices.Reverse(ordered)
 	}
-	for i := range 2 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if (i+n)%2 == 0 {
-			if err := r.roundOfOurs(g, job, n); err != nil {
-				return err
-			}
-			continue
-		}
-		before := g.plain.cpu()
-		start := time.Now()
-		if err := job.bound(n); err != nil {
-			return fmt.Errorf("bound: %w", err)
-		}
-		r.bound = append(r.bound, time.Since(start))
-		if job.plain {
-			r.boundCPU += g.plain.cpu() - before
-		}
-	}
-	r.ratios = append(r.ratios, r.ours[n].Seconds()/r.bound[n].Seconds())
-	return nil
+	return ordered
 }
 
-func (r *result) roundOfOurs(g *rig, job job, n int) error {
-	g.up.Reset()
-	before := g.ours.cpu()
-	start := time.Now()
-	if err := job.ours(n); err != nil {
-		return err
+// present returns the contenders that are on this machine and wanted.
+func (b *bench) present(names []string) (present []string) {
+	for _, name := range names {
+		if isAlternative(name) {
+			if _, ok := b.programs[name]; !ok {
+				continue
+			}
+		}
+		present = append(present, name)
 	}
-	r.ours = append(r.ours, time.Since(start))
-	time.Sleep(settleTime)
-	r.cpu += g.ours.cpu() - before
-	r.peak = max(r.peak, g.ours.peak())
-	requests := g.up.Requests()
-	var bytes int64
-	for _, q := range requests {
-		bytes += q.Bytes
+	return present
+}
+
+func (s *series) add(one sample, err error) {
+	if err != nil {
+		s.err = err
+		return
 	}
-	r.requests = append(r.requests, len(requests))
-	r.bytes = append(r.bytes, float64(bytes)/float64(g.size))
-	return nil
+	s.samples = append(s.samples, one)
+}
+
+// job is the work of one contender in one round.
+type job struct {
+	warm func(*task) error // not measured; nil: nothing
+	work func(*task) error
+}
+
+// round does a job in a new directory, with a new process.
+func (g *stage) round(ctx context.Context, s scenario, j job, name string) (sample, error) {
+	dir, err := os.MkdirTemp(g.bench.dir, "round-")
+	if err != nil {
+		return sample{}, err
+	}
+	if !s.manyFiles {
+		defer os.RemoveAll(dir) // a temporary directory
+	}
+	t := &task{stage: g, ctx: ctx, dir: dir, http: newClient()}
+	if g.up.Roots() != nil && name == direct {
+		t.http.Client = g.up.Client()
+	}
+	defer t.http.CloseIdleConnections()
+	if t.contender, err = g.start(ctx, name, dir); err != nil {
+		return sample{}, err
+	}
+	if t.process != nil {
+		defer context.AfterFunc(ctx, func() { t.end() })() // what it is doing fails then
+		defer func() { t.end() }()
+	}
+	if j.warm != nil {
+		if err := j.warm(t); err != nil {
+			return sample{}, fmt.Errorf("before the work: %w", err)
+		}
+	}
+	err = t.measure(s, j)
+	return t.sample, err
 }

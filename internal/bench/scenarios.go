@@ -1,227 +1,203 @@
 package main
 
 import (
-	"crypto/sha256"
-	"fmt"
-	"io"
-	"net/url"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// prefix is the prefix of the only rule.
-const prefix = "hub"
+// scenario is some work, who does it, and how well it should be done.
+type scenario struct {
+	name       string
+	what       string   // what a round does
+	contenders []string // alternatives among them run only if they are asked for
+	rounds     int
+	setup      func(*stage) job
+	goals      []goal
+
+	flags      []string                           // of fakeecr
+	tls, http2 bool                               // what the upstream speaks; neither: HTTP/1.1 without TLS
+	delay      time.Duration                      // of the upstream's answers, during the work
+	fault      func(*bench) pullthroughtest.Fault // of the upstream, during the work; nil: none
+	manyFiles  bool                               // directories stay until the end: right after many files were deleted, file systems are slow
+}
 
 const (
-	manifestGets    = 4000
-	manifestClients = 32
-	herdClients     = 64
-
-	coldRepos       = 50
-	coldPerRepo     = 10
-	coldClients     = 16 // each takes one repository after the other
-	upstreamLatency = 20 * time.Millisecond
+	mib = 1 << 20
+	gib = 1 << 30
+	// late is the delay of an upstream that is not on this machine.
+	late = 20 * time.Millisecond
+	// exact is 1 with room for refusals and tokens, which count as bytes.
+	exact = 1.001
 )
 
-// scenario is one line of the table.
-type scenario struct {
-	name    string
-	what    string // what a round does
-	boundIs string // what the bound does
-	rounds  int
-	fresh   bool          // each round has a new process
-	delay   time.Duration // delay of the upstream's answers
-	prepare func(*rig) (job, error)
-}
+var (
+	everyPull = []string{"-tag-ttl", "0"}
+	others    = alternatives
+)
 
-// job is the work of a round. Its functions get the number of the round.
-type job struct {
-	before      func(n int) // nil: nothing
-	ours, bound func(n int) error
-	plain       bool // the bound is the plain server, so its processor time is measured
-}
-
+// scenarios are all there are. Rates are from the upstream, for each answer.
 var scenarios = []scenario{
-	{name: "manifest", what: "4,000 GETs of a stored manifest by digest, 32 at a time", boundIs: "the same from a map", rounds: 9, prepare: manifestHits},
-	{name: "blob", what: "8 GETs of a stored blob of 64 MiB over one connection", boundIs: "http.ServeContent on a file", rounds: 9, prepare: blobHits(1)},
-	{name: "blob4", what: "the same over each of four connections", boundIs: "http.ServeContent on a file", rounds: 7, prepare: blobHits(4)},
-	{name: "cold", what: "a layer of 1 GiB that is not stored", boundIs: "upstream to sha256, file and client with io.Copy", rounds: 3, prepare: coldLayer},
-	{name: "herd", what: "64 clients ask for one blob of 256 MiB that is not stored", boundIs: "64 downloads from the upstream itself", rounds: 3, prepare: herd},
-	{name: "manifests", what: "500 manifests in 50 repositories, none stored, upstream 20 ms late", boundIs: "the same from the upstream itself, with the handshakes", rounds: 7, fresh: true, delay: upstreamLatency, prepare: coldManifests},
-}
-
-func manifestHits(g *rig) (job, error) {
-	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 8})
-	g.up.Push("hits", "", img)
-	g.size = int64(len(img.Content))
-	ours := g.repo("hits") + "/manifests/" + img.Digest.String()
-	bound := g.plain.url + plainMap + "manifest"
-	if err := os.WriteFile(filepath.Join(g.dir, "manifest"), img.Content, 0o600); err != nil {
-		return job{}, err
-	}
-	get := func(from string) func(int) error {
-		return func(int) error {
-			return inParallel(manifestClients, func(int) error {
-				for range manifestGets / manifestClients {
-					if err := g.client.get(from, g.size, nil); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		}
-	}
-	return job{ours: get(ours), bound: get(bound), plain: true}, g.verify(img.Digest.Encoded(), g.size, ours, bound)
-}
-
-func blobHits(connections int) func(*rig) (job, error) {
-	return func(g *rig) (job, error) {
-		layer := g.pushLayer("hits", 64<<20)
-		ours := g.repo("hits") + "/blobs/" + layer.Digest.String()
-		bound := g.plain.url + plainFile + "blob"
-		if err := writeFile(filepath.Join(g.dir, "blob"), layer.Open()); err != nil {
-			return job{}, err
-		}
-		get := func(from string) func(int) error {
-			return func(int) error {
-				return inParallel(connections, func(int) error {
-					for range 8 {
-						if err := g.client.get(from, g.size, nil); err != nil {
-							return err
-						}
-					}
-					return nil
-				})
-			}
-		}
-		return job{ours: get(ours), bound: get(bound), plain: true}, g.verify(layer.Digest.Encoded(), g.size, ours, bound)
-	}
-}
-
-// coldLayer uses a new repository in each round, since a blob is not visible in other
-// repositories.
-func coldLayer(g *rig) (job, error) {
-	layer := g.pushLayer("cold", 1<<30)
-	object := "/blobs/" + layer.Digest.String()
-	repo := func(n int) string { return fmt.Sprintf("cold%d", n) }
-	j := job{plain: true}
-	j.before = func(n int) { g.pushLayer(repo(n), layer.Size) }
-	j.ours = func(n int) error { return g.client.get(g.repo(repo(n))+object, layer.Size, nil) }
-	j.bound = func(n int) error {
-		from := g.up.URL() + "/v2/" + repo(n) + object
-		direct := &client{g.client.Client, g.token(repo(n))}
-		return direct.get(g.plain.url+plainCopy+"?from="+url.QueryEscape(from), layer.Size, nil)
-	}
-	return j, g.verify(layer.Digest.Encoded(), layer.Size, g.repo("cold")+object)
-}
-
-func herd(g *rig) (job, error) {
-	layer := g.pushLayer("herd", 256<<20)
-	object := "/blobs/" + layer.Digest.String()
-	repo := func(n int) string { return fmt.Sprintf("herd%d", n) }
-	get := func(c *client, from string) error {
-		return inParallel(herdClients, func(int) error { return c.get(from, layer.Size, nil) })
-	}
-	var j job
-	j.before = func(n int) { g.pushLayer(repo(n), layer.Size) }
-	j.ours = func(n int) error { return get(g.client, g.repo(repo(n))+object) }
-	j.bound = func(n int) error {
-		return get(&client{g.client.Client, g.token(repo(n))}, g.up.URL()+"/v2/"+repo(n)+object)
-	}
-	return j, g.verify(layer.Digest.Encoded(), layer.Size, g.repo("herd")+object)
-}
-
-func coldManifests(g *rig) (job, error) {
-	var images []*pullthroughtest.Image
-	for i := range coldPerRepo {
-		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: int64(i)})
-		images = append(images, img)
-		g.size += coldRepos * int64(len(img.Content))
-	}
-	for i := range coldRepos {
-		for _, img := range images {
-			g.up.Push(fmt.Sprintf("many%d", i), "", img)
-		}
-	}
-	pull := func(c *client, repo string) error {
-		for _, img := range images {
-			if err := c.getVerified(repo+"/manifests/"+img.Digest.String(), int64(len(img.Content)), img.Digest.Encoded()); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	each := func(pullOne func(repo string) error) error {
-		return inParallel(coldClients, func(worker int) error {
-			for i := worker; i < coldRepos; i += coldClients {
-				if err := pullOne(fmt.Sprintf("many%d", i)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return job{
-		ours: func(int) error { return each(func(repo string) error { return pull(g.client, g.repo(repo)) }) },
-		bound: func(int) error {
-			return each(func(repo string) error {
-				c, err := g.client.handshake(g.up.URL(), repo, "manifests/"+images[0].Digest.String())
-				if err != nil {
-					return err
-				}
-				return pull(c, g.up.URL()+"/v2/"+repo)
-			})
+	{
+		name: "handler", what: "a stored manifest by digest from the library's handler, without a network", rounds: 7,
+		contenders: []string{handlerAlone}, setup: callHandler,
+		goals: []goal{atMost(handlerAlone, seconds, 500e-9), atMost(handlerAlone, allocs, 2)},
+	},
+	{
+		name: "manifest", what: "8,000 GETs of a stored manifest by digest, 32 at a time", rounds: 7,
+		contenders: with([]string{inMemory, ours, "map", "library"}, distribution, nginx), setup: manifestHits(false, 32, 8000),
+		goals: []goal{
+			asFast(inMemory, 0.9, "map"), asFast(ours, 0.85, "map"), asFast(ours, 5, distribution),
+			ratio(inMemory, cpu, 1.1, "map"), ratio(inMemory, cpu, 1.1, "library"), atMost(ours, requests, 0),
 		},
-	}, nil
+	},
+	{
+		name: "tag", what: "the same by a tag that is fresh", rounds: 7,
+		contenders: with([]string{inMemory, ours, "map"}, distribution, nginx), setup: manifestHits(true, 32, 8000),
+		goals: []goal{asFast(inMemory, 0.9, "map"), asFast(ours, 0.85, "map"), atMost(ours, requests, 0)},
+	},
+	{
+		name: "tag-alone", what: "500 GETs by a tag that is fresh, one after the other", rounds: 5,
+		contenders: with([]string{ours, inMemory}, distribution, nginx), setup: manifestHits(true, 1, 500),
+		goals: []goal{atMost(ours, eachTime, 0.0002), atMost(inMemory, eachTime, 0.0002)},
+	},
+	{
+		name: "tag-due", what: "20 GETs by a tag that is due for its check, upstream 20 ms late", rounds: 5, flags: everyPull, delay: late,
+		contenders: with([]string{ours, direct}, distribution), setup: manifestHits(true, 1, 20),
+		goals: []goal{later(ours, firstByte, time.Millisecond, direct), atMost(ours, requests, 20)},
+	},
+	{
+		name: "tag-due-32", what: "32 GETs at once by a tag that is due", rounds: 3, flags: everyPull, delay: late,
+		contenders: []string{ours}, setup: manifestHits(true, 32, 32),
+		goals: []goal{atMost(ours, requests, 1)},
+	},
+	{
+		name: "tag-away", what: "5 GETs by a tag that is due, one after the other, while upstream does not answer", rounds: 3, flags: everyPull,
+		contenders: []string{ours}, setup: manifestHits(true, 1, 5), fault: silence,
+		goals: []goal{atMost(ours, slowest, 2.1), atMost(ours, firstByte, 0.001)},
+	},
+	{
+		name: "blob", what: "8 GETs of a stored blob of 64 MiB over one connection", rounds: 7,
+		contenders: with([]string{ours, "servecontent"}, distribution, nginx), setup: blobHits(1),
+		goals: []goal{asFast(ours, 0.95, "servecontent"), ratio(ours, cpu, 1.1, "servecontent"), atMost(ours, requests, 0)},
+	},
+	{
+		name: "blob-4", what: "the same over each of four connections", rounds: 5,
+		contenders: with([]string{ours, "servecontent"}, distribution, nginx), setup: blobHits(4),
+		goals: []goal{asFast(ours, 0.95, "servecontent"), ratio(ours, cpu, 1.1, "servecontent")},
+	},
+	{
+		name: "cold", what: "a layer of 1 GiB that is not stored", rounds: 3,
+		contenders: with([]string{ours, "copy", direct}, others...), setup: cold(gib, 1),
+		goals: []goal{
+			asFast(ours, 1.6, distribution), asFast(ours, 1.05, nginx), ratio(ours, cpu, 0.72, distribution), ratio(ours, cpu, 1.05, "copy"),
+			atMost(ours, peak, 16*mib), atMost(ours, growth, 4*mib), atMost(ours, blobGets, 1), atMost(ours, bytesFrom, exact),
+		},
+	},
+	{
+		name: "cold-tls", what: "the same from an upstream with TLS", rounds: 3, tls: true,
+		contenders: []string{ours, "discard", "copy"}, setup: cold(gib, 1), goals: append(secure, ratio(ours, cpu, 1.25, "copy")),
+	},
+	{
+		name: "cold-http2", what: "the same from an upstream with HTTP/2", rounds: 3, http2: true,
+		contenders: []string{ours, "discard", "copy"}, setup: cold(gib, 1), goals: append(secure, ratio(ours, cpu, 1.25, "copy")),
+	},
+	{
+		name: "herd", what: "64 clients ask for one blob of 256 MiB that is not stored", rounds: 3,
+		contenders: with([]string{ours, direct}, others...), setup: cold(256*mib, 64),
+		goals: []goal{
+			ratio(ours, seconds, 1.3, direct), ratio(ours, seconds, 0.5, distribution), ratio(ours, cpu, 0.22, distribution),
+			atMost(ours, firstByte, 0.010), atMost(ours, first99, 0.075), atMost(ours, peak, 20*mib),
+			atMost(ours, blobGets, 1), atMost(ours, bytesFrom, exact),
+		},
+	},
+	{
+		name: "herd-tls", what: "the same from an upstream with TLS", rounds: 3, tls: true,
+		contenders: []string{ours, "discard"}, setup: cold(256*mib, 64), goals: secure,
+	},
+	{
+		name: "herd-http2", what: "the same from an upstream with HTTP/2", rounds: 3, http2: true,
+		contenders: []string{ours, "discard"}, setup: cold(256*mib, 64), goals: secure,
+	},
+	{
+		name: "herd-slow", what: "64 clients ask for one blob of 16 MiB, 16 MiB/s", rounds: 5,
+		contenders: with([]string{ours, direct}, others...), setup: cold(16*mib, 64), fault: rate(16 * mib),
+		goals: []goal{ratio(ours, seconds, 1.01, direct), atMost(ours, blobGets, 1)},
+	},
+	{
+		name: "manifests", what: "500 manifests in 50 repositories, none stored, upstream 20 ms late", rounds: 5, delay: late, manyFiles: true,
+		contenders: with([]string{ours, inMemory, direct}, others...), setup: coldManifests,
+		goals: []goal{
+			ratio(inMemory, seconds, 1, direct), ratio(ours, seconds, 1, direct), ratio(ours, seconds, 1.1, inMemory),
+			ratio(ours, cpu, 2, inMemory), atMost(ours, requests, 551),
+		},
+	},
+	{
+		name: "first-64k", what: "20 blobs of 64 KiB that are not stored, one after the other, upstream 20 ms late", rounds: 5, delay: late,
+		contenders: with([]string{ours, direct}, others...), setup: firstBytes(64 << 10),
+		goals: []goal{later(ours, firstByte, time.Millisecond, direct)},
+	},
+	{
+		name: "first-1m", what: "the same with 1 MiB", rounds: 5, delay: late,
+		contenders: with([]string{ours, direct}, others...), setup: firstBytes(mib),
+		goals: []goal{later(ours, firstByte, time.Millisecond, direct)},
+	},
+	{
+		name: "first-4m", what: "the same with 4 MiB", rounds: 5, delay: late,
+		contenders: with([]string{ours, direct}, others...), setup: firstBytes(4 * mib),
+		goals: []goal{later(ours, firstByte, time.Millisecond, direct)},
+	},
+	{
+		name: "index", what: "10 repositories with an index of 3: the index by tag, then one platform of it; the first byte is the index's", rounds: 5,
+		contenders: with([]string{ours, inMemory}, others...), setup: indexes,
+		goals: []goal{atMost(ours, firstByte, 0.003), later(ours, firstByte, time.Millisecond, inMemory), atMost(ours, bytesFrom, 1.01)},
+	},
+	{
+		name: "image", what: "an image of 20 layers that is not stored", rounds: 3,
+		contenders: with([]string{ours}, others...), setup: image,
+		goals: []goal{atMost(ours, requests, 24), atMost(ours, tokens, 1)},
+	},
+	{
+		name: "far-range", what: "the last 64 KiB of a blob of 1 GiB that is not stored, and then all of it; the first byte is the range's", rounds: 3,
+		contenders: []string{ours, direct}, setup: farRange,
+		goals: []goal{later(ours, firstByte, 5*time.Millisecond, direct), atMost(ours, bytesFrom, 1.02+4./1024)},
+	},
+	{
+		name: "lazy", what: "what a lazy puller reads to open a layer of 31 MiB that is not stored, 3 MiB/s: one byte, the footer, a table of contents of 64 KiB", rounds: 3,
+		contenders: with([]string{ours, direct}, nginx, reverseProxy), setup: lazyOpen, fault: rate(3 * mib),
+		goals: []goal{ratio(ours, seconds, 1.5, direct)},
+	},
+	{
+		name: "cut", what: "a blob of 256 MiB, the connection cut after every 64 MiB", rounds: 3,
+		contenders: with([]string{ours}, others...), setup: cold(256*mib, 1), fault: cut,
+		goals: []goal{atMost(ours, blobGets, 4), atMost(ours, bytesFrom, exact)},
+	},
+	{
+		name: "killed", what: "a blob of 1 GiB; the server is killed after a quarter, two quarters and three, and started again", rounds: 3,
+		contenders: []string{ours}, setup: killed,
+		goals: []goal{atMost(ours, bytesFrom, 1.01)},
+	},
 }
 
-// pushLayer pushes a layer of that size to a repository of the upstream.
-func (g *rig) pushLayer(repo string, size int64) *pullthroughtest.Blob {
-	img, ok := g.images[size]
-	if !ok {
-		img = pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: size})
-		g.images[size] = img // kept, since hashing takes a while
+// secure are the goals of what comes over TLS. The bound is a client that discards it, once
+// for each client of ours. A copy, which like ours has to keep and to send it, is beside it.
+var secure = []goal{ratio(ours, cpu, 1.25, "discard"), atMost(ours, blobGets, 1), atMost(ours, bytesFrom, exact)}
+
+func with(contenders []string, others ...string) []string { return append(contenders, others...) }
+
+func rate(perSecond int64) func(*bench) pullthroughtest.Fault {
+	return func(*bench) pullthroughtest.Fault {
+		return pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 20*", Rate: perSecond}
 	}
-	g.up.Push(repo, "", img)
-	g.size = size
-	return img.Layers[0]
 }
 
-func (g *rig) token(repo string) string {
-	return g.up.IssueToken(time.Hour, "repository:"+repo+":pull")
+func cut(b *bench) pullthroughtest.Fault {
+	return pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 20*", CutAfter: new(b.bytes(64 * mib))}
 }
 
-// verify downloads each URL once and checks the sha256. It also warms the servers up.
-func (g *rig) verify(want string, size int64, urls ...string) error {
-	for _, u := range urls {
-		if err := g.client.getVerified(u, size, want); err != nil {
-			return err
-		}
+func silence(b *bench) pullthroughtest.Fault {
+	if b.tiny { // it takes two seconds
+		return pullthroughtest.Fault{Match: "* /v2/*/manifests/*"}
 	}
-	return nil
-}
-
-func (c *client) getVerified(url string, size int64, want string) error {
-	h := sha256.New()
-	if err := c.get(url, size, h); err != nil {
-		return err
-	}
-	if got := fmt.Sprintf("%x", h.Sum(nil)); got != want {
-		return fmt.Errorf("%s has the sha256 %s, not %s", url, got, want)
-	}
-	return nil
-}
-
-func writeFile(name string, r io.Reader) error {
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(f, r); err != nil {
-		return err
-	}
-	return f.Close()
+	return pullthroughtest.Fault{Match: "* /v2/*/manifests/*", Stall: make(chan struct{})}
 }
