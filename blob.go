@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
@@ -193,7 +194,11 @@ func (bl *blobs) sizeOfExisting(rt *route, d digest.Digest) (int64, bool) {
 // Store has got since we looked is the Store's, unless it is gone again by now.
 func (bl *blobs) get(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
 	for range maxLosses {
-		a, err := bl.fills.Open(ctx, rt.key(d.String()), func() fill.Job { return bl.job(rt, d, false) })
+		a, err := bl.fills.Open(ctx, rt.key(d.String()), func() fill.Job {
+			j := bl.job(rt, d, false)
+			j.Want = wantOf(ctx)
+			return j
+		})
 		if err == nil {
 			return filling(a, d), nil
 		}
@@ -249,6 +254,9 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		Owner:  Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
 		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
 		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(event.Attach(ctx), rt, d) },
+		OpenPart: func(ctx context.Context, span extent.Span) (fill.Part, error) {
+			return bl.registries.part(event.Attach(ctx), rt, d, span)
+		},
 		Size: func() int64 {
 			if size, known, _ := bl.memory.size(rt, d); known {
 				return size

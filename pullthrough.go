@@ -47,7 +47,8 @@
 // Nothing wrong is ever stored: content reaches the Store after its digest was
 // right, and an answer whose content turns out wrong is cut short of its
 // Content-Length. A partial answer (206) from a running download may carry
-// bytes that are not verified yet, never the last 64 KiB.
+// bytes that are not verified yet: the last 64 KiB only where its ranges name
+// their ends and do not cover the whole blob.
 package pullthrough
 
 import (

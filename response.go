@@ -1,6 +1,7 @@
 package pullthrough
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/referrerlist"
@@ -99,7 +101,7 @@ func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, 
 		}
 	case ocipath.Blob:
 		var b *Blob
-		if b, out, err = p.engine().blob(r.Context(), req); err == nil {
+		if b, out, err = p.engine().blob(wanting(r), req); err == nil {
 			WriteBlob(w, r, b)
 		}
 	default:
@@ -112,6 +114,23 @@ func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, 
 		answer.End()
 	}
 	return out, err
+}
+
+// wanting is the context of a pull that knows which part of the blob is wanted.
+func wanting(r *http.Request) context.Context {
+	var want fill.Want
+	if want.From, want.To, want.Suffix = serve.Wanted(r); want == (fill.Want{}) {
+		return r.Context()
+	}
+	return context.WithValue(r.Context(), wantKey{}, want)
+}
+
+type wantKey struct{}
+
+// wantOf is the part that is wanted of a blob, all of it where nobody has said.
+func wantOf(ctx context.Context) fill.Want {
+	want, _ := ctx.Value(wantKey{}).(fill.Want)
+	return want
 }
 
 // refusePull answers a pull that has failed with err.
@@ -148,8 +167,8 @@ func WriteManifest(w http.ResponseWriter, r *http.Request, m *Manifest) {
 	answer.End()
 }
 
-// WriteBlob answers r, a GET or HEAD, with b, and closes its Body: 206 for one
-// range, 304 if the client has it, always with a Content-Length. When the
+// WriteBlob answers r, a GET or HEAD, with b, and closes its Body: 206 for
+// ranges, 304 if the client has it, always with a Content-Length. When the
 // content ends early it panics with [http.ErrAbortHandler], as net/http wants
 // it, so that no client takes a part for the whole. Where what a Proxy
 // returned cannot be read at all, the answer is that error. A client that reads nothing

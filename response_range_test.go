@@ -149,8 +149,16 @@ func TestRangeOfAColdBlob(t *testing.T) {
 				f.Up.Reset()
 				testkit.AssertRange(t, f.Get(t, path, "Range", c.Header), c, content)
 				f.Settled(t)
-				assert.Equal(t, []string{testkit.UpstreamGet(path, 200)}, f.Up.Log(), "the range is cut from the one whole download")
-				assert.Empty(t, f.Up.Requests()[0].Range)
+				windows := f.Up.Count(testkit.UpstreamGet(path, 206))
+				if c.From > 1<<20 {
+					assert.LessOrEqual(t, windows, 1, "what is far ahead may be fetched at once")
+				} else {
+					assert.Zero(t, windows, "the range is cut from the one whole download")
+				}
+				assert.Equal(t, 1, f.Up.Count(testkit.UpstreamGet(path, 200)))
+				behind := f.Up.Count(testkit.UpstreamGet(path, 416)) // asked for while nobody knows the size
+				assert.LessOrEqual(t, behind, 1)
+				assert.Len(t, f.Up.Log(), 1+windows+behind)
 
 				f.Up.Reset()
 				r := f.Get(t, path)
@@ -203,7 +211,26 @@ func TestRangeOfARunningBlob(t *testing.T) {
 	assert.NoError(t, leader.Err)
 	testkit.AssertSame(t, s.Content, leader.Content)
 	s.Settled(t)
-	assert.Equal(t, []string{testkit.UpstreamGet(s.Path, 200)}, s.Up.Log(), "everybody reads the one download")
+	assert.Equal(t, 1, s.Up.Count(testkit.UpstreamGet(s.Path, 200)), "everybody reads the one download")
+	assert.Len(t, s.Up.Log(), 1+s.Up.Count(testkit.UpstreamGet(s.Path, 206)))
+}
+
+// A client that reads a layer lazily begins at its end, and does not wait for the rest.
+func TestRangeFarAheadOfARunningBlob(t *testing.T) {
+	s := testkit.NewStalled(t, pullthroughtest.Fault{})
+	n := len(s.Content)
+	for _, c := range []testkit.RangeCase{
+		{Header: "bytes=3900000-3900099", From: 3_900_000, To: 3_900_100, Status: http.StatusPartialContent},
+		{Header: "bytes=-51", From: n - 51, To: n, Status: http.StatusPartialContent},
+		{Header: "bytes=0-9,3900000-3900099,-51", Status: http.StatusPartialContent, Parts: []testkit.RangeCase{{From: 0, To: 10}, {From: 3_900_000, To: 3_900_100}, {From: n - 51, To: n}}},
+	} {
+		testkit.AssertRange(t, s.Get(t, s.Path, "Range", c.Header), c, s.Content)
+	}
+	s.Release()
+	testkit.AssertSame(t, s.Content, s.WaitLeader(t).Content)
+	s.Settled(t)
+	assert.Equal(t, []string{testkit.UpstreamGet(s.Path, 200), testkit.UpstreamGet(s.Path, 206)}, s.Up.Log())
+	assert.Equal(t, fmt.Sprintf("bytes=3900000-%d", n-1), s.Up.Requests()[1].Range)
 }
 
 func TestHeadOfARunningBlobReadsTheOneDownload(t *testing.T) {
@@ -219,14 +246,14 @@ func TestHeadOfARunningBlobReadsTheOneDownload(t *testing.T) {
 	assert.Equal(t, []string{testkit.UpstreamGet(s.Path, 200)}, s.Up.Log(), "its size is known already")
 }
 
-// A part from a running download may be wrong, but never a part of the last
-// 64 KiB: a client that resumes would put it behind what it has.
+// A part from a running download may be wrong, but an open part never reaches into the
+// last 64 KiB: a client that resumes would put it behind what it has.
 func TestTheTailOfAWrongBlobIsNotAnswered(t *testing.T) {
 	s := testkit.NewStalled(t, pullthroughtest.Fault{Flip: new(int64(100))})
 	tail := make(chan testkit.Reply, 1)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.Server.URL+s.Path, nil)
 	require.NoError(t, err)
-	r.Header.Set("Range", "bytes=-1000")
+	r.Header.Set("Range", fmt.Sprintf("bytes=%d-", len(s.Content)-1000))
 	go func() {
 		resp, err := s.Server.Client().Transport.RoundTrip(r)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/ecr"
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
@@ -417,6 +418,22 @@ func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest) (fill
 		return nil, fromClient(err)
 	}
 	return body, nil
+}
+
+// part asks for some bytes of the blob on a connection of their own.
+func (g *registries) part(ctx context.Context, rt *route, d digest.Digest, span extent.Span) (fill.Part, error) {
+	t, err := g.target(rt, d.String())
+	if err != nil {
+		return nil, err
+	}
+	part, err := g.client.Part(ctx, t, d, span.From, span.To)
+	if err == nil {
+		return part, nil
+	}
+	if e, ok := errors.AsType[*upstream.Error](err); ok && (e.RetryAfter > 0 || e.Kind == upstream.ErrRateLimited) {
+		err = fmt.Errorf("%w: %w", fill.ErrLater, err)
+	}
+	return nil, err
 }
 
 // referrers lists what refers to the subject. sure is false where it is a guess that

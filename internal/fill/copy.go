@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash"
 	"io"
+	"math"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -19,25 +20,132 @@ var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 // errWrongDigest is the cause of an ErrDigest for a blob of the right length.
 var errWrongDigest = errors.New("blob has the digest")
 
+// A stretch of maxDrop that is there already is read in vain rather than asking anew behind
+// it: a connection that is hung up on is lost, with what is on its way. All of them together
+// are a fiftieth of the blob and dropSlack.
+const (
+	maxDrop   = 1 << 20
+	dropSlack = 512 << 10
+)
+
+// copier moves the main stream of a fill into its spool, and verifies all of it.
+type copier struct {
+	fill    *Fill
+	windows *windows
+	source  Source
+	size    int64 // -1: not known
+	hash    hash.Hash
+	buf     []byte
+	at      int64 // how far the source has come
+	until   int64 // where it ends
+	dropped int64 // what was read in vain
+}
+
 // copy moves the body into the spool and verifies it. Only the body's context
 // ends it early, and what the watch has to say.
-func (f *Fill) copy(ctx context.Context, body io.Reader, size int64) error {
-	verifier := f.job.Digest.Algorithm().Hash()
+func (f *Fill) copy(ctx context.Context, w *windows, source Source, size int64) error {
 	buf := copyBuffers.Get().(*[copyBuffer]byte)
 	defer copyBuffers.Put(buf)
+	c := copier{
+		fill: f, windows: w, source: source, size: size,
+		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], until: math.MaxInt64,
+	}
 	for {
-		n, err := body.Read(buf[:])
-		if n > 0 {
-			if err := f.append(ctx, buf[:n], verifier, size); err != nil {
+		done, err := c.step(ctx)
+		if err != nil {
+			return err
+		}
+		if done {
+			return f.verify(c.hash, size)
+		}
+	}
+}
+
+// step reads once. done reports whether there is no more.
+func (c *copier) step(ctx context.Context) (done bool, err error) {
+	buf := c.buf
+	if c.windows.used.Load() {
+		if done, err := c.meet(ctx); done || err != nil {
+			return done, err
+		}
+		buf = buf[:min(int64(len(buf)), c.fill.spool.Gap())]
+	}
+	n, err := c.source.Read(buf)
+	c.at += int64(n)
+	if n > 0 {
+		if err := c.fill.append(ctx, buf[:n], c.hash, c.size); err != nil {
+			return false, err
+		}
+		c.fill.showLarge(c.size)
+	}
+	switch {
+	case err == io.EOF && c.at == c.until && c.at < c.size:
+		return false, nil // it was asked for no more
+	case err == io.EOF:
+		return true, nil
+	case err != nil:
+		return false, c.fill.explainBreak(ctx, err)
+	}
+	return false, nil
+}
+
+// meet brings the prefix over what windows have brought, or are bringing, and the source to
+// where there is something left to do for it.
+func (c *copier) meet(ctx context.Context) (done bool, err error) {
+	c.windows.rest(ctx)
+	if err := c.catchUp(ctx); err != nil {
+		return false, err
+	}
+	written := c.fill.spool.Written()
+	if written == c.size {
+		return true, nil
+	}
+	behind := written - c.at
+	switch {
+	case behind == 0 && c.at < c.until:
+		return false, nil
+	case written >= c.until, behind > maxDrop, c.dropped+behind > c.size/50+dropSlack:
+		c.until = min(c.size, written+min(c.fill.spool.Gap(), c.size))
+		err = c.source.Jump(written, c.until)
+	default:
+		c.dropped += behind
+		_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{io.LimitReader(c.source, behind)}, c.buf)
+	}
+	c.at = written
+	if err != nil {
+		return false, c.fill.explainBreak(ctx, err)
+	}
+	return false, nil
+}
+
+// catchUp moves what is there right behind the prefix into it. What is hashed is what was
+// stored, and not what came: it is read back. For what a window is bringing it waits.
+func (c *copier) catchUp(ctx context.Context) error {
+	s := c.fill.spool
+	for {
+		n, wait := s.Ahead()
+		switch {
+		case n > 0:
+			p := c.buf[:min(n, int64(len(c.buf)))]
+			if err := s.ReadAhead(p); err != nil {
+				return newError(ErrSpool, "spool: %w", err)
+			}
+			if err := c.fill.append(ctx, p, c.hash, c.size); err != nil {
 				return err
 			}
-			f.showLarge(size)
+			c.fill.showLarge(c.size)
+		case wait == nil:
+			return nil
+		default:
+			c.windows.resting.Store(true)
+			select {
+			case <-wait:
+			case <-ctx.Done():
+			}
+			c.windows.resting.Store(false)
 		}
-		if err == io.EOF {
-			return f.verify(verifier, size)
-		}
-		if err != nil {
-			return f.explainBreak(ctx, err)
+		if cause := context.Cause(ctx); cause != nil {
+			return c.fill.explainBreak(ctx, cause)
 		}
 	}
 }

@@ -164,6 +164,8 @@ func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
 // the last bytes gets the error: no reader ever completes content that is wrong.
 func (f *Fill) receive(ctx context.Context) (err error) {
 	defer hostcall.Recover("the source of a blob", &err)
+	w := newWindows(ctx, f)
+	defer w.stop()
 	source, err := f.job.Open(ctx)
 	if err != nil {
 		return err
@@ -173,9 +175,10 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := f.openSpool(ctx, size); err != nil {
+	if err := f.openSpool(ctx, size, w.plan); err != nil {
 		return err
 	}
+	w.begin(size)
 	if !f.call.Keep() { // from here on the watch says how long the fill goes on
 		return context.Cause(ctx)
 	}
@@ -186,10 +189,13 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 			err = tooLong(size) // those that were told the size would take the part for the whole
 		}
 	}()
-	watch := newWatch(f, source)
+	watch := newWatch(f, source, w)
 	defer watch.Stop()
-	err = f.copy(ctx, source, size)
+	err = f.copy(ctx, w, source, size)
 	watch.Stop()
+	if w.used.Load() && errors.Is(err, errWrongDigest) {
+		f.budget.plain.Put(plainKey{f.job.Lane, f.job.Digest}, time.Now())
+	}
 	if cause := context.Cause(ctx); err == nil && errors.Is(cause, flight.ErrDeserted) {
 		err = f.explainBreak(ctx, cause) // it was given up in the moment of its end
 	}
@@ -211,7 +217,7 @@ func (f *Fill) declare(size int64) (int64, error) {
 
 // openSpool makes the fill's spool: in a Place of the owner, in memory, or in a
 // file for which there is room.
-func (f *Fill) openSpool(ctx context.Context, size int64) error {
+func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error {
 	var place Place
 	if f.job.Place != nil {
 		place = f.job.Place(ctx)
@@ -223,6 +229,9 @@ func (f *Fill) openSpool(ctx context.Context, size int64) error {
 		}
 	}
 	o := spool.Options{Size: size, Dir: f.budget.dir, Files: f.budget.files}
+	if f.job.OpenPart != nil {
+		o.Changed = changed
+	}
 	if place != nil {
 		o.Place = place
 	}

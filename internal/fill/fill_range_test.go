@@ -71,7 +71,8 @@ func TestRangesOverTwoPlaces(t *testing.T) {
 	for _, c := range testkit.RangeCases(size) {
 		t.Run("stored, "+c.Name, func(t *testing.T) { testkit.AssertRange(t, f.Get(t, path, "Range", c.Header), c, content) })
 	}
-	assert.Equal(t, []string{testkit.UpstreamGet(path, 200)}, f.Up.Log())
+	assert.Equal(t, 1, f.Up.Count(testkit.UpstreamGet(path, 200)))
+	assert.Len(t, f.Up.Log(), 1+f.Up.Count(testkit.UpstreamGet(path, 206)))
 	http.DefaultClient.CloseIdleConnections()
 }
 
@@ -91,7 +92,8 @@ func TestRangesThatLeave(t *testing.T) {
 	s.Release()
 	testkit.AssertSame(t, s.Content, s.WaitLeader(t).Content)
 	s.Settled(t)
-	assert.Equal(t, []string{testkit.UpstreamGet(s.Path, 200)}, s.Up.Log())
+	assert.Equal(t, 1, s.Up.Count(testkit.UpstreamGet(s.Path, 200)))
+	assert.Len(t, s.Up.Log(), 1+s.Up.Count(testkit.UpstreamGet(s.Path, 206)))
 	assertEmptyDir(t, s.SpoolDir)
 }
 

@@ -164,7 +164,9 @@ func TestHerdOfThousands(t *testing.T) {
 	done.Wait()
 	w.Settled(t)
 	assert.Equal(t, 1, w.Up.Count("GET /v2/a/blobs/* 200"))
-	assert.Equal(t, 3, w.Up.Count("*"), "challenge, token, blob")
+	windows := w.Up.Count("GET /v2/a/blobs/* 206") // for those that were far ahead
+	assert.LessOrEqual(t, windows, 8)
+	assert.Equal(t, 3+windows, w.Up.Count("*"), "challenge, token, blob")
 	testkit.AssertBody(t, layer.Digest, lazy) // it may still read
 }
 

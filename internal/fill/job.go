@@ -2,12 +2,14 @@ package fill
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
@@ -44,9 +46,18 @@ type Job struct {
 	Stored func(ctx context.Context) (bool, error)
 	// Open asks for the body. Its source lives as long as ctx.
 	Open func(ctx context.Context) (Source, error)
-	// Size returns the length that a manifest has told, -1 if none has. It is asked
-	// when the source is open, since the manifest may have come meanwhile, and only
-	// where the source does not say how long the blob is. nil: no manifest is known.
+	// OpenPart asks for the bytes of span, on a connection of their own, and must not
+	// wait. The bytes begin at span.From; there may be fewer. An error that Is [ErrLater]
+	// says that there may be parts later, any other that there are none of this blob.
+	// Several goroutines call it, also beside Open. nil: all content comes in order.
+	OpenPart func(ctx context.Context, span extent.Span) (Part, error)
+	// Want is the part that the client wants which begins the fill. If it is far from
+	// the start it is asked for beside Open. The zero Want is all.
+	Want Want
+	// Size returns the length that a manifest has told, -1 if none has. It is asked for
+	// Want before Open, and when the source is open, since the manifest may have come
+	// meanwhile. It counts only where the source does not say how long the blob is. nil: no
+	// manifest is known.
 	Size func() int64
 	// Place returns where the content goes, nil for a spool's own place.
 	// nil: never elsewhere.
@@ -85,9 +96,37 @@ type Source interface {
 	// the last of them came, or the last request was sent; and how many requests in a
 	// row were in vain since upstream broke off. It may be called at any time.
 	Progress() (received int64, moved time.Time, tries int)
+	// Jump goes on at the offset off, which is behind those that were read, up to
+	// end. What is between is not read. Read ends with io.EOF there.
+	Jump(off, end int64) error
 	// Interrupt ends an answer that brings nothing, and the source goes on with
 	// another one. It may be called at any time, also while Read blocks.
 	Interrupt(cause error)
+}
+
+// Want is a part of a blob whose length need not be known.
+type Want struct {
+	From   int64
+	To     int64 // excluded; 0: up to the end
+	Suffix int64 // the last bytes, so many; 0: it is From and To
+}
+
+// demand is the same as a demand of a blob without end.
+func (w Want) demand() extent.Demand {
+	if w.To == 0 {
+		return extent.Demand{Span: extent.Span{From: w.From, To: 1 << 62}, Open: w.Suffix == 0}
+	}
+	return extent.Demand{Span: extent.Span{From: w.From, To: w.To}}
+}
+
+// ErrLater is for parts that upstream does not give now.
+var ErrLater = errors.New("no further connection for the time being")
+
+// Part is some bytes of a blob. It does not resume.
+type Part interface {
+	io.ReadCloser
+	// Total is the length of the whole blob.
+	Total() int64
 }
 
 // Place is where a spool lies if the owner lends it a place.

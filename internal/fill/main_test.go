@@ -112,6 +112,8 @@ func (b *body) Progress() (received int64, moved time.Time, tries int) {
 	return b.received, b.moved, b.tries
 }
 
+func (b *body) Jump(int64, int64) error { return errors.New("this one comes in order") }
+
 func (b *body) Total() int64 { return b.total }
 
 func (b *body) Interrupt(cause error) {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
@@ -25,6 +28,11 @@ const (
 
 	// maxLanes is how many lanes are remembered, those without a fill included.
 	maxLanes = 1024
+
+	// A blob whose content was wrong, with a part of it from a window, comes over one
+	// connection for plainFor. So many of them are remembered.
+	plainFor = 10 * time.Minute
+	maxPlain = 1024
 )
 
 // budget is what the fills of a Group share out among them.
@@ -36,6 +44,9 @@ type budget struct {
 	spoolBytes int64
 	space      *quota.Quota                  // of spoolBytes
 	lanes      *lru.Cache[any, *quota.Quota] // fills of one lane at a time
+	windows    *lru.Cache[any, *quota.Quota] // side windows of one lane at a time
+	rates      *lru.Cache[any, float64]      // what a connection of a lane has brought last, in bytes a second
+	plain      *lru.Cache[plainKey, time.Time]
 	orphans    orphans
 	spools     sync.Map // of *spool.Spool to Snapshot: all that hold content
 }
@@ -49,11 +60,20 @@ func newBudget(o Options) *budget {
 		spoolBytes: o.SpoolBytes,
 		space:      quota.New(o.SpoolBytes),
 		lanes:      lru.New[any, *quota.Quota](maxLanes),
+		windows:    lru.New[any, *quota.Quota](maxLanes),
+		rates:      lru.New[any, float64](maxLanes),
+		plain:      lru.New[plainKey, time.Time](maxPlain),
 	}
 	if b.now == nil {
 		b.now = time.Now
 	}
 	return b
+}
+
+// plainKey is a blob of a lane.
+type plainKey struct {
+	lane   any
+	digest digest.Digest
 }
 
 // lane is shared by the fills of one Job.Lane, so that none waits for another
@@ -112,12 +132,13 @@ func (b *budget) cutSlow() {
 }
 
 // room is the part of SpoolBytes that one spool has. Only the fill's goroutine
-// changes it, and the spool's end gives it back, after that goroutine has let go.
+// changes it, but for what its windows have, and the spool's end gives it back, after that goroutine has let go.
 type room struct {
 	budget   *budget
 	lent     bool  // the content goes to a Place, which is not counted
 	start    int64 // of the content: what is before that is in a Place
 	taken    int64
+	ahead    atomic.Int64    // what windows have, for what lies ahead of the prefix
 	behind   int64           // of taken, what was taken behind the claims of clients
 	unwanted context.Context // see [demand]
 }
@@ -174,8 +195,24 @@ func (r *room) step(end int64) int64 {
 	return max(r.start+next, end)
 }
 
+// holdAhead takes n for a window, if that much is free.
+func (r *room) holdAhead(n int64) bool {
+	if !r.budget.space.TryTake(n) {
+		return false
+	}
+	r.ahead.Add(n)
+	return true
+}
+
+// giveAhead gives back what a window has not used.
+func (r *room) giveAhead(n int64) {
+	r.ahead.Add(-n)
+	r.budget.space.Give(n)
+}
+
 // giveBack returns all of it.
 func (r *room) giveBack() {
+	r.budget.space.Give(r.ahead.Load())
 	r.budget.space.GiveBehind(r.behind)
 	r.budget.space.Give(r.taken - r.behind)
 }

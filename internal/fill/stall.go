@@ -35,8 +35,9 @@ var (
 // and one that nobody reads any more. There is no limit of the total time: a large
 // layer over a slow line takes what it takes.
 type watch struct {
-	fill   *Fill
-	source Source
+	fill    *Fill
+	source  Source
+	windows *windows
 
 	mu      sync.Mutex
 	timer   *time.Timer
@@ -44,13 +45,14 @@ type watch struct {
 	moved   time.Time // when the source moved last, or was interrupted
 	window  time.Time // when the present floorWindow began
 	before  int64     // received by then
+	last    int64     // received at the last look
 	orphan  int64     // bytes counted among the orphans; -1: it is none
 }
 
 // newWatch looks after f until Stop.
-func newWatch(f *Fill, source Source) *watch {
+func newWatch(f *Fill, source Source, ws *windows) *watch {
 	now := time.Now() // stalls are real time, whatever the host's clock says
-	w := &watch{fill: f, source: source, moved: now, window: now, orphan: -1}
+	w := &watch{fill: f, source: source, windows: ws, moved: now, window: now, orphan: -1}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(watchEvery, w.look)
@@ -82,8 +84,14 @@ func (w *watch) look() {
 // checkLocked returns why the fill must end; nil: it goes on.
 func (w *watch) checkLocked(now time.Time) error {
 	received, moved, tries := w.source.Progress()
+	w.windows.tick(now, received-w.last)
+	w.last = received
+	received += w.windows.brought.Load()
 	if moved.After(w.moved) {
 		w.moved = moved
+	}
+	if w.windows.resting.Load() {
+		w.moved = now // it is we who do not read
 	}
 	if now.Sub(w.moved) >= stallTimeout {
 		w.moved = now
@@ -121,7 +129,7 @@ func (w *watch) desertedLocked(tries int) bool {
 		return false
 	}
 	size := f.spool.Size()
-	remaining := size - f.spool.Written()
+	remaining := size - f.spool.Bytes()
 	if size >= 0 && remaining <= 0 || w.orphan >= 0 && tries < orphanTries {
 		return false
 	}

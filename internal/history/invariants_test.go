@@ -1,7 +1,11 @@
 package history_test
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
 	"net/http"
 	"slices"
 	"strconv"
@@ -105,6 +109,11 @@ func (w *world) judgeContent(a *answer, e pullthrough.Event) {
 		return
 	}
 	w.must(a.ref == d.String() || !a.blob && !strings.Contains(a.ref, ":"), neverWrong, key, "another digest than asked for: %v", a)
+	if kind, params, err := mime.ParseMediaType(a.header.Get("Content-Type")); err == nil && kind == "multipart/byteranges" {
+		w.judgeParts(a, params["boundary"], o.content)
+		w.judgeRight(a, e)
+		return
+	}
 	wantType := o.mediaType
 	if wantType == "" {
 		wantType = "application/octet-stream"
@@ -119,16 +128,34 @@ func (w *world) judgeContent(a *answer, e pullthrough.Event) {
 		}
 	}
 	w.must(a.header.Get("Content-Length") == strconv.Itoa(to-from), neverWrong, key, "length for %d bytes: %v", to-from, a)
-	if a.method == http.MethodGet && !w.mayBeUnverified(a, to, len(want)) {
+	if a.method == http.MethodGet && !w.mayBeUnverified(a, from, to, len(want)) {
 		w.must(string(a.content) == string(want[from:to]), neverWrong, key, "the bytes are wrong: %v", a)
 	}
 	w.judgeRight(a, e)
 }
 
 // mayBeUnverified reports whether the part may come from a download that is not verified:
-// it ends before what is held back, and upstream may have lied.
-func (w *world) mayBeUnverified(a *answer, to, size int) bool {
-	return a.status == http.StatusPartialContent && to <= size-64<<10 && w.wrong().upstream
+// it ends before what is held back, or it was asked for by its end and is not all; and
+// upstream may have lied.
+func (w *world) mayBeUnverified(a *answer, from, to, size int) bool {
+	closed := !strings.HasSuffix(a.request.header.Get("Range"), "-") && to-from < size
+	return a.status == http.StatusPartialContent && (closed || to <= size-64<<10) && w.wrong().upstream
+}
+
+// judgeParts is about several parts in one answer: the only ones that clients here ask for.
+func (w *world) judgeParts(a *answer, boundary string, content []byte) {
+	key := a.name.String()
+	parts := multipart.NewReader(bytes.NewReader(a.content), boundary)
+	for _, want := range [][2]int{{0, 1}, {5, 10}} {
+		p, err := parts.NextPart()
+		if !w.must(err == nil && want[1] <= len(content), neverWrong, key, "no part %v: %v", want, a) {
+			return
+		}
+		got, err := io.ReadAll(p)
+		said := fmt.Sprintf("bytes %d-%d/%d", want[0], want[1]-1, len(content))
+		w.must(err == nil && p.Header.Get("Content-Range") == said, neverWrong, key, "part %q instead of %q: %v", p.Header.Get("Content-Range"), said, a)
+		w.must(bytes.Equal(got, content[want[0]:want[1]]) || w.wrong().upstream, neverWrong, key, "the bytes are wrong: %v", a)
+	}
 }
 
 // judgeUnknown is about content that no upstream has meant to send: an event must have said

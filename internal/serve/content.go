@@ -36,7 +36,7 @@ func Manifest(w http.ResponseWriter, r *http.Request, d digest.Digest, mediaType
 	}
 }
 
-// Blob answers r, a GET or HEAD, with size bytes of body: 206 for one range, 304
+// Blob answers r, a GET or HEAD, with size bytes of body: 206 for ranges, 304
 // where the client has it, always with a Content-Length. It reports whether the
 // client got all that the header announced. Where it did not, the caller must cut
 // the connection, or a client without a length would take the part for the whole.
@@ -45,13 +45,20 @@ func Manifest(w http.ResponseWriter, r *http.Request, d digest.Digest, mediaType
 // said.
 func Blob(w http.ResponseWriter, r *http.Request, d digest.Digest, size int64, body io.Reader) (complete bool, err error) {
 	setHeaders(w.Header(), d, MediaTypeBlob, 0)
-	r = oneRange(r)
-	cw := &contentWriter{ResponseWriter: w, size: size}
+	asked := ranges(r)
+	cw := &contentWriter{ResponseWriter: w, size: size, asked: asked, body: body}
 	if _, ok := body.(Unsure); ok {
 		cw.unsure = r.Method != http.MethodHead
 	}
 	seeker, seekable := body.(io.ReadSeeker)
+	parts, several := partsOf(asked, size)
+	several = several && len(parts) > 1 && seekable && isUnconditional(r, `"`+d.String()+`"`)
+	if len(asked) != 1 {
+		r = withoutRange(r)
+	}
 	switch {
+	case several:
+		cw.serveParts(seeker, parts)
 	case r.Method == http.MethodHead:
 		http.ServeContent(cw, r, "", time.Time{}, &emptyContent{size: size})
 		return true, nil
@@ -110,12 +117,9 @@ func matchesETag(values []string, d digest.Digest) bool {
 	return false
 }
 
-// oneRange removes the Range headers that are not answered with a part: several
-// ranges, units other than bytes, what is no range, and every Range of a HEAD.
-// RFC 9110, section 14.2, lets a server ignore any.
-func oneRange(r *http.Request) *http.Request {
-	v := r.Header.Values("Range")
-	if len(v) == 0 || r.Method == http.MethodGet && len(v) == 1 && isOneRange(v[0]) {
+// withoutRange is r without what is not answered with one part.
+func withoutRange(r *http.Request) *http.Request {
+	if len(r.Header.Values("Range")) == 0 {
 		return r
 	}
 	whole := *r
@@ -124,34 +128,21 @@ func oneRange(r *http.Request) *http.Request {
 	return &whole
 }
 
-// isOneRange reports whether v is bytes=N-, bytes=N-M or bytes=-N with numbers
-// that http.ServeContent gets right.
-func isOneRange(v string) bool {
-	spec, bytes := strings.CutPrefix(v, "bytes=")
-	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
-	_, okFirst := contentrange.Digits(first)
-	n, okLast := contentrange.Digits(last)
-	switch {
-	case !bytes || !dash:
-		return false
-	case first == "":
-		return okLast && n > 0
-	}
-	return okFirst && (okLast || last == "")
-}
-
 // contentWriter stands between http.ServeContent and the client. It replaces the
 // plain text of a 416 by OCI JSON, and it counts what is sent, since ServeContent
 // hides the errors of the content.
 type contentWriter struct {
 	http.ResponseWriter
 	size     int64 // of the whole content
+	asked    []byteRange
+	body     io.Reader
 	expected int64 // of the part that is sent
 	sent     int64
 
-	unsure  bool  // the header waits for the first bytes
-	status  int   // the header that waits; 0: none does
-	missing error // why there are no first bytes
+	unsure  bool   // the header waits for the first bytes
+	status  int    // the header that waits; 0: none does
+	missing error  // why there are no first bytes
+	ahead   []byte // what goes before the next bytes of content; nil: nothing
 
 	refused bool // 416: its body was written already
 }
@@ -172,7 +163,13 @@ func (w *contentWriter) WriteHeader(status int) {
 	case http.StatusPartialContent:
 		first, last, _, _ := contentrange.Parse(w.Header().Get("Content-Range"))
 		w.expected = last - first + 1
+		w.ask(w.body, []spool.Part{{From: first, To: last + 1, Open: len(w.asked) == 1 && w.asked[0].open}})
 	}
+	w.begin(status)
+}
+
+// begin sends the header, now or with the first bytes.
+func (w *contentWriter) begin(status int) {
 	if w.unsure && w.expected > 0 {
 		w.status = status
 		return
@@ -204,11 +201,25 @@ func (w *contentWriter) commit() {
 	}
 }
 
+// writeAhead sends what goes before the content.
+func (w *contentWriter) writeAhead() error {
+	if w.ahead == nil {
+		return nil
+	}
+	n, err := w.ResponseWriter.Write(w.ahead)
+	w.sent += int64(n)
+	w.ahead = nil
+	return err
+}
+
 func (w *contentWriter) Write(p []byte) (int, error) {
 	if w.refused {
 		return len(p), nil
 	}
 	w.commit()
+	if err := w.writeAhead(); err != nil {
+		return 0, err
+	}
 	n, err := w.ResponseWriter.Write(p)
 	w.sent += int64(n)
 	return n, err
@@ -221,6 +232,11 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 	}
 	var n int64
 	var err error
+	if w.status == 0 {
+		if err := w.writeAhead(); err != nil {
+			return 0, err
+		}
+	}
 	if part, ok := src.(*io.LimitedReader); ok {
 		if body, ok := part.R.(*spool.Reader); ok {
 			n, err = body.SendTo(w.ResponseWriter, part.N, w.conn())

@@ -47,6 +47,10 @@ type Reader struct {
 	of    Place             // what own reads
 	next  io.ReadSeekCloser // where reading goes on after a hand-over; nil: here
 	stays bool              // this reader has tried a hand-over
+	parts []Part            // what its client has asked for; nil: nobody said
+	tail  bool              // it may see the end before it is verified
+
+	seat seat // guarded by s.mu
 }
 
 // NewReader opens a reader at offset 0. Its reads end when ctx ends. The error says
@@ -143,12 +147,15 @@ func (r *Reader) await() (look, error) {
 		if r.next != nil {
 			return look{}, nil
 		}
-		l, err := r.s.look(r.off)
+		l, err := r.s.look(r)
 		if err != nil || l.n > 0 {
 			if l.next != nil && !r.stays {
 				r.handOver(l.next)
 			}
 			return l, err
+		}
+		if l.tell {
+			r.s.told()
 		}
 		select {
 		case <-l.wait:
@@ -178,7 +185,11 @@ func (r *Reader) handOver(next Successor) {
 func (r *Reader) leave() {
 	r.s.mu.Lock()
 	delete(r.s.readers, r)
+	tell := r.s.standUpLocked(r)
 	r.s.mu.Unlock()
+	if tell {
+		r.s.told()
+	}
 	r.s.Release()
 }
 
@@ -201,7 +212,7 @@ func (r *Reader) SendTo(w io.Writer, n int64, c Conn) (int64, error) {
 	}
 	var sent int64
 	for sent < n {
-		if c.Flush != nil && r.next == nil && r.s.empty(r.off) {
+		if c.Flush != nil && r.next == nil && r.s.empty(r) {
 			c.Flush()
 		}
 		l, err := r.await()
@@ -217,11 +228,15 @@ func (r *Reader) SendTo(w io.Writer, n int64, c Conn) (int64, error) {
 	return sent, nil
 }
 
-// empty reports whether a reader at off has to wait.
-func (s *Spool) empty(off int64) bool {
+// empty reports whether a reader has to wait.
+func (s *Spool) empty(r *Reader) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err == nil && !s.finished && s.readableLocked() <= off
+	if s.err != nil || s.finished || s.readableLocked(r.tail) > r.off {
+		return false
+	}
+	n, _ := s.aheadLocked(r)
+	return n <= 0
 }
 
 // send copies some of what was looked up, at most limit bytes.
@@ -346,6 +361,8 @@ func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 		if _, err := r.next.Seek(offset, io.SeekStart); err != nil {
 			return 0, err
 		}
+	} else if offset != r.off {
+		r.s.forgetWindows(r)
 	}
 	r.off = offset
 	r.at.Store(offset)

@@ -7,7 +7,7 @@
 // rest goes to a second one.
 //
 // The last bytes are held back until the writer says that all of them are right. So
-// no reader can complete content that was not verified, step by step:
+// no reader of the whole can complete content that was not verified, step by step:
 //
 //  1. The writer appends. A reader sees what is there, but nothing of the last
 //     [Withheld] bytes of the size. Where the size is not known, it sees nothing of
@@ -17,6 +17,11 @@
 //     sets finished wakes the readers. Now they see the rest, and then io.EOF.
 //  4. Or the check has failed, and the writer calls Fail. The readers wake and get
 //     the error, also those that could still read: io.EOF comes after Finish only.
+//
+// A reader that has asked for a closed part, and not for all, may see the end before
+// that (see [Reader.Ask]): it cannot take the part for the whole.
+//
+// Bytes may come before it is their turn: see [Window].
 package spool
 
 import (
@@ -26,6 +31,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 )
 
 const (
@@ -35,12 +42,6 @@ const (
 	// Withheld is how much of the end of the content readers do not see before
 	// Finish.
 	Withheld = 64 << 10
-
-	// Readers that wait are woken for the first bytes, and then once per wakeBytes.
-	// Waking thousands of readers for every read of a fast upstream would cost more
-	// than the download. wakeAfter bounds how long the bytes of a slow upstream wait.
-	wakeBytes = 1 << 20
-	wakeAfter = 5 * time.Millisecond
 )
 
 var (
@@ -74,6 +75,10 @@ type Options struct {
 	// offset start, before the rest goes to another file in Dir. It may wait for room
 	// there. Its error ends the download. nil: nobody is told.
 	PlaceFailed func(start int64, err error) error
+	// Changed is called on the goroutine of a reader that begins to wait for bytes that
+	// are far ahead, or that leaves these. Then [Spool.Next] and [Spool.Unwanted] may
+	// have something else to say. nil: nobody is told.
+	Changed func()
 	// Gone is called when the spool's space is free again. nil: nobody is told.
 	Gone func()
 }
@@ -85,13 +90,13 @@ type Spool struct {
 	files *Files
 	moved func(int64, error) error
 	gone  func()
+	told  func()
 
 	mu       sync.Mutex
-	wake     chan struct{} // closed and replaced when there is news
-	woken    int64         // what was readable at the last wake-up
-	timer    *time.Timer   // a wake-up that is due; nil: none
-	size     int64         // -1: unknown until Finish
-	written  int64
+	news     beacon     // of the prefix
+	size     int64      // -1: unknown until Finish
+	got      extent.Map // its prefix is what was written in order
+	ahead    ahead
 	mem      []byte
 	segments []segment // at most two; nil: mem
 	finished bool
@@ -110,7 +115,7 @@ type segment struct {
 
 // New returns an empty spool, held by its owner until Release.
 func New(o Options) *Spool {
-	s := &Spool{dir: o.Dir, files: o.Files, moved: o.PlaceFailed, gone: o.Gone, size: o.Size, wake: make(chan struct{}), refs: 1, readers: make(map[*Reader]struct{})}
+	s := &Spool{dir: o.Dir, files: o.Files, moved: o.PlaceFailed, gone: o.Gone, told: o.Changed, size: o.Size, refs: 1, readers: make(map[*Reader]struct{})}
 	if o.Place != nil {
 		s.segments = []segment{{Place: o.Place}}
 	}
@@ -134,26 +139,27 @@ func (s *Spool) Write(p []byte) (int, error) {
 	if seg == nil {
 		s.mem = append(s.mem, p...)
 	}
-	s.written += int64(len(p))
-	s.announceLocked()
+	s.got.Advance(int64(len(p)))
+	s.news.announce(&s.mu, s.readableLocked(s.ahead.parts > 0))
 	return len(p), nil
 }
 
 // writeFile writes p at the end. It needs no lock: readers do not look beyond
-// s.written, and only the writer changes that, after the bytes are in the file.
+// the prefix, and only the writer makes that longer, after the bytes are in the file.
 func (s *Spool) writeFile(seg *segment, p []byte) error {
-	err := writeAt(seg, p, s.written-seg.start)
+	written := s.got.Prefix()
+	err := writeAt(seg, p, written-seg.start)
 	if err == nil || s.count() > 1 {
 		return err
 	}
 	// The first disk is full or broken. What is there stays readable, and the rest
 	// goes elsewhere.
 	if s.moved != nil {
-		if err := s.moved(s.written, err); err != nil {
+		if err := s.moved(written, err); err != nil {
 			return err
 		}
 	}
-	second, secondErr := s.addFile(s.written)
+	second, secondErr := s.addFile(written)
 	if secondErr != nil {
 		return errors.Join(err, secondErr)
 	}
@@ -177,7 +183,7 @@ func (s *Spool) count() int {
 // place returns the segment that the next n bytes go to, nil for memory.
 func (s *Spool) place(n int) (*segment, error) {
 	s.mu.Lock()
-	small := max(s.size, s.written+int64(n)) <= MemoryLimit
+	small := max(s.size, s.got.Prefix()+int64(n)) <= MemoryLimit
 	if len(s.segments) > 0 {
 		defer s.mu.Unlock()
 		return &s.segments[len(s.segments)-1], nil
@@ -225,44 +231,14 @@ func (s *Spool) addFile(start int64) (*segment, error) {
 // Whole reports whether all content is in the one place that [Options] gave.
 func (s *Spool) Whole() bool { return s.count() <= 1 }
 
-// announceLocked wakes the readers now, or soon.
-func (s *Spool) announceLocked() {
-	readable := s.readableLocked()
-	switch {
-	case readable == s.woken:
-	case s.woken == 0, readable-s.woken >= wakeBytes:
-		s.wakeLocked()
-	case s.timer == nil:
-		s.timer = time.AfterFunc(wakeAfter, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.timer != nil {
-				s.wakeLocked()
-			}
-		})
+// readableLocked is how far into the prefix readers may read; tail says that they may
+// see the end.
+func (s *Spool) readableLocked(tail bool) int64 {
+	written := s.got.Prefix()
+	if s.finished || tail {
+		return written
 	}
-}
-
-func (s *Spool) wakeLocked() {
-	s.stopTimerLocked()
-	s.woken = s.readableLocked()
-	close(s.wake)
-	s.wake = make(chan struct{})
-}
-
-func (s *Spool) stopTimerLocked() {
-	if s.timer != nil {
-		s.timer.Stop()
-		s.timer = nil
-	}
-}
-
-// readableLocked is how far readers may read.
-func (s *Spool) readableLocked() int64 {
-	if s.finished {
-		return s.written
-	}
-	return max(0, min(s.written, max(s.size, s.written)-Withheld))
+	return max(0, min(written, max(s.size, written)-Withheld))
 }
 
 // Finish says that what was written is the whole content and that it is right. From
@@ -270,8 +246,8 @@ func (s *Spool) readableLocked() int64 {
 func (s *Spool) Finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.finished, s.size = true, s.written
-	s.wakeLocked()
+	s.finished, s.size = true, s.got.Prefix()
+	s.news.ring(s.size)
 }
 
 // Fail ends the download: readers get err at once, whatever they could still read.
@@ -282,7 +258,10 @@ func (s *Spool) Fail(err error) {
 	if s.err == nil {
 		s.err = err
 	}
-	s.wakeLocked()
+	s.news.ring(0)
+	for w := range s.ahead.windows {
+		w.news.ring(0)
+	}
 }
 
 // Successor opens the same content elsewhere, for a reader that reads until
@@ -340,11 +319,11 @@ func (s *Spool) Size() int64 {
 	return s.size
 }
 
-// Written returns how many bytes were written, readable or not.
+// Written returns how many bytes were written in order, readable or not.
 func (s *Spool) Written() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.written
+	return s.got.Prefix()
 }
 
 // Wait blocks until more than seen bytes are written, or the download has ended.
@@ -352,7 +331,7 @@ func (s *Spool) Written() int64 {
 func (s *Spool) Wait(ctx context.Context, seen int64) (written int64, ended bool, err error) {
 	for {
 		s.mu.Lock()
-		written, wake, ended, err := s.written, s.wake, s.finished, s.err
+		written, wake, ended, err := s.got.Prefix(), s.news.wait(), s.finished, s.err
 		s.mu.Unlock()
 		if ended || err != nil || written > seen {
 			return written, ended, err
@@ -384,8 +363,8 @@ func (s *Spool) Release() {
 		s.mu.Unlock()
 		return
 	}
-	s.stopTimerLocked()
-	segments := s.segments
+	s.news.stop()
+	segments := append(s.segments, s.ahead.scratch)
 	s.mem, s.segments = nil, nil
 	s.mu.Unlock()
 	for _, seg := range segments {
@@ -405,24 +384,28 @@ type look struct {
 	mem  []byte   // n bytes, or
 	seg  *segment // where they are
 	wait <-chan struct{}
+	tell bool // Changed is to be called
 	next Successor
 }
 
 // look fails with io.EOF at the end of finished content, and with what the spool
 // failed with.
-func (s *Spool) look(off int64) (look, error) {
+func (s *Spool) look(r *Reader) (look, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return look{}, s.err
 	}
-	n := s.readableLocked() - off
+	off := r.off
+	n := s.readableLocked(r.tail) - off
 	switch {
 	case n <= 0 && s.finished:
 		return look{}, io.EOF
 	case n <= 0:
-		return look{wait: s.wake}, nil
-	case len(s.segments) == 0:
+		return s.lookAheadLocked(r), nil
+	}
+	s.sitLocked(r, false)
+	if len(s.segments) == 0 {
 		return look{n: n, mem: s.mem[off : off+n]}, nil
 	}
 	seg := &s.segments[0]

@@ -45,6 +45,7 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 )
 
 // Config is what a [Client] is made of. The zero Config will do.
@@ -67,6 +68,7 @@ type Client struct {
 	transport *transport
 	limiters  *limiters
 	auth      *authorizer
+	noRanges  *lru.Cache[any, time.Time] // by Target.ID: when a Range was ignored
 	log       *slog.Logger
 }
 
@@ -78,7 +80,7 @@ func New(config Config) *Client {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	c := &Client{transport: newTransport(config.Transport), limiters: newLimiters(), log: config.Log}
+	c := &Client{transport: newTransport(config.Transport), limiters: newLimiters(), noRanges: lru.New[any, time.Time](maxRegistries), log: config.Log}
 	c.auth = newAuthorizer(&tokenServers{
 		transport:  c.transport,
 		limiters:   c.limiters,

@@ -31,8 +31,9 @@ const (
 
 // attempts is an effort in numbers.
 type attempts struct {
-	requests int // at most
-	waits    int // because the registry asks for it
+	requests int  // at most
+	waits    int  // because the registry asks for it
+	extra    bool // it can be done without: it is not sent while others wait
 }
 
 // resuming is what the rest of a download is worth each time. How often it is

@@ -86,7 +86,7 @@ func (l *limiter) acquire(ctx context.Context, a *attempts) (slot, error) {
 		l.mu.Lock()
 		now := time.Now()
 		switch wait := l.nextAt.Sub(now); {
-		case l.nextAt.IsZero(), a.requests == 1 && !l.explicit:
+		case l.nextAt.IsZero(), a.requests == 1 && !l.explicit && !a.extra:
 			l.mu.Unlock()
 			return slot{limiter: l, began: now}, nil
 		case wait > 0:

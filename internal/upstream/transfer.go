@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -62,6 +61,7 @@ type Transfer struct {
 	ctx    context.Context
 	body   io.ReadCloser
 	off    int64
+	end    int64 // where the body ends that was asked for; 0: with the blob
 	total  int64 // -1: the registry did not say
 
 	mark    int64 // off at the last break with progress
@@ -135,7 +135,7 @@ func (x *Transfer) Read(p []byte) (int, error) {
 		switch {
 		case n > 0, err == nil:
 			return n, nil // an error shows again at the next call
-		case err == io.EOF && (x.total < 0 || x.off >= x.total):
+		case err == io.EOF && (x.total < 0 || x.off >= x.last()):
 			return 0, io.EOF
 		case err == io.EOF:
 			err = io.ErrUnexpectedEOF
@@ -144,6 +144,44 @@ func (x *Transfer) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// last is where the body ends, if all goes well.
+func (x *Transfer) last() int64 {
+	if x.end > 0 {
+		return x.end
+	}
+	return x.total
+}
+
+// Jump goes on at the offset off, which is not before what was read, and ends at the
+// offset end, for somebody who has what is between. The registry is asked for these
+// bytes. Where it does not give them by Range, the blob is read on as after a break.
+func (x *Transfer) Jump(off, end int64) error {
+	if x.whole { // what is open goes to the end of the blob
+		n, err := io.Copy(io.Discard, io.LimitReader(x, off-x.off))
+		if err == nil && n == 0 && x.off < off {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	_ = x.body.Close()
+	x.off, x.mark, x.end = off, off, end
+	if end == x.total {
+		x.end = 0
+	}
+	again, err := x.reopen()
+	if err == nil {
+		return nil
+	}
+	if !again { // it has given parts, and does not give this one: then all of it
+		x.whole = true
+		if _, err = x.reopen(); err == nil {
+			return nil
+		}
+		x.whole = false
+	}
+	return x.resume(err)
 }
 
 // Close ends the transfer.
@@ -226,7 +264,7 @@ func (x *Transfer) pause() error {
 func (x *Transfer) reopen() (again bool, err error) {
 	var header http.Header
 	if x.off > 0 && !x.whole {
-		header = http.Header{"Range": {"bytes=" + strconv.FormatInt(x.off, 10) + "-"}}
+		header = http.Header{"Range": {rangeOf(x.off, x.end)}}
 	}
 	resp, err := x.ask(header, resuming)
 	if err != nil {
@@ -253,6 +291,14 @@ func (x *Transfer) reopen() (again bool, err error) {
 	return false, nil
 }
 
+// rangeOf is a Range header for the bytes from from to to, to excluded; 0: to the end.
+func rangeOf(from, to int64) string {
+	if to == 0 {
+		return fmt.Sprintf("bytes=%d-", from)
+	}
+	return fmt.Sprintf("bytes=%d-%d", from, to-1)
+}
+
 // isAway reports whether the rest of a blob may be had a little later, although it
 // could not be asked for now: the registry was not there, or was not well.
 func isAway(err error) bool {
@@ -273,7 +319,8 @@ func (x *Transfer) checkPart(resp *http.Response) error {
 		return x.target.fail(ErrUnavailable, fmt.Errorf("resume answered with %d Content-Range headers", len(ranges)))
 	}
 	first, last, total, ok := contentrange.Parse(ranges[0])
-	if !ok || first != x.off || last != total-1 || x.total >= 0 && total != x.total {
+	reaches := last == total-1 || x.end > 0 && last == x.end-1
+	if !ok || first != x.off || !reaches || x.total >= 0 && total != x.total {
 		return x.target.fail(ErrUnavailable, fmt.Errorf("asked for byte %d on of %d, got Content-Range %.100q", x.off, x.total, ranges[0]))
 	}
 	x.total = total
@@ -286,6 +333,7 @@ func (x *Transfer) skip(resp *http.Response) (again bool, err error) {
 		return false, x.target.fail(ErrUnavailable, fmt.Errorf("the blob of %d bytes has become one of %d", x.total, resp.ContentLength))
 	}
 	_, err = io.CopyN(skipped{x}, resp.Body, x.off)
+	x.end = 0 // it goes to the end
 	return true, err
 }
 

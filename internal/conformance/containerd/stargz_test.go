@@ -151,7 +151,8 @@ func readFile(files reader.Reader, name string, p []byte, off int64) error {
 }
 
 // stargz reads parts of a layer that nobody has pulled, from its end and from the middle,
-// some of them by one request. What it reads is right, and upstream sends the layer once.
+// some of them by one request. What it reads is right, and upstream sends the layer once, but
+// for what is far ahead.
 func TestStargzReadsALayerInParts(t *testing.T) {
 	t.Parallel()
 	for mode, fill := range fills {
@@ -168,12 +169,14 @@ func TestStargzReadsALayerInParts(t *testing.T) {
 			l.assertRead(t, ref, "cold")
 			assert.True(t, slices.ContainsFunc(w.takeRanges(), func(r string) bool { return strings.Contains(r, ",") }))
 			w.Settled(t)
+			var sent int64
 			for _, r := range w.Up.Requests() {
-				if r.String() == layer {
-					assert.Equal(t, l.desc.Size, r.Bytes)
+				if strings.HasSuffix(r.Path, l.desc.Digest.String()) {
+					sent += r.Bytes
 				}
 			}
-			assert.ElementsMatch(t, want, w.takeLog(t))
+			assert.LessOrEqual(t, sent, l.desc.Size*102/100+4<<20)
+			assert.ElementsMatch(t, want, withoutParts(w.takeLog(t)))
 			l.assertRead(t, ref, "warm")
 			assert.Empty(t, w.takeLog(t))
 			w.Up.Close()

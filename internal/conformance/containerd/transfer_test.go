@@ -108,7 +108,7 @@ func TestContainerdFetchesLayersInParallel(t *testing.T) {
 					assert.Len(t, middle, 9*len(img.Layers), when)
 				}
 				pull("cold")
-				assert.ElementsMatch(t, want, w.takeLog(t))
+				assert.ElementsMatch(t, withoutParts(want), withoutParts(w.takeLog(t)))
 				pull("warm")
 				assert.Empty(t, w.takeLog(t))
 				w.Up.Close()
