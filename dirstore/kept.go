@@ -146,6 +146,10 @@ func (k *keptDirs) release(dir *keptDir) {
 func (k *keptDirs) drop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.dropAllLocked()
+}
+
+func (k *keptDirs) dropAllLocked() {
 	for k.order.Len() > 0 {
 		k.dropLocked(k.order.Back())
 	}
@@ -159,11 +163,12 @@ func (k *keptDirs) dropLocked(at *ring.Element) {
 	}
 }
 
+// close forgets all of them, and keeps none from now on.
 func (k *keptDirs) close() {
-	k.drop()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.closed = true
+	k.dropAllLocked()
 }
 
 func (dir *keptDir) close() {
