@@ -6,6 +6,7 @@ import (
 	"hash"
 	"io"
 	"math"
+	"runtime"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -77,6 +78,9 @@ func (c *copier) step(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 		c.fill.showLarge(c.size)
+		if c.at == int64(n) {
+			runtime.Gosched() // who waits for the first bytes runs before the next are copied
+		}
 	}
 	switch {
 	case err == io.EOF && c.at == c.until && c.at < c.size:

@@ -52,6 +52,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -279,6 +280,7 @@ func (c *Call[K, V]) Context() context.Context { return c.ctx }
 // goes on. Only the first value counts. A later one is dropped, and so is what the
 // function returns.
 func (c *Call[K, V]) Publish(v V) {
+	defer runtime.Gosched() // who waits runs before the caller goes on
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
 	c.settleLocked(v, nil)
@@ -294,6 +296,7 @@ func (c *Call[K, V]) Waited() bool {
 // PublishUnder is Publish, and links the call under more keys in the same step, but for
 // those that have a call already. Where v is dropped, nothing is linked.
 func (c *Call[K, V]) PublishUnder(v V, keys ...K) {
+	defer runtime.Gosched() // as in Publish
 	c.group.mu.Lock()
 	defer c.group.mu.Unlock()
 	if c.published {
