@@ -38,7 +38,7 @@ func newBlobs(c *core, o fill.Options) *blobs {
 }
 
 // pull answers HEAD and GET of a blob.
-func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
+func (bl *blobs) pull(ctx context.Context, r Request, want fill.Want) (*Blob, outcome, error) {
 	d, err := bl.admitDigest(ctx, r)
 	if err != nil {
 		return nil, outcome{}, err
@@ -56,7 +56,7 @@ func (bl *blobs) pull(ctx context.Context, r Request) (*Blob, outcome, error) {
 	case r.Head:
 		b, err = bl.head(ctx, rt, d)
 	default:
-		b, err = bl.get(ctx, rt, d)
+		b, err = bl.get(ctx, rt, d, want)
 	}
 	out.repository = unknown // upstream was asked for the blob, and its answer counts
 	return b, out, err
@@ -192,11 +192,11 @@ func (bl *blobs) sizeOfExisting(rt *route, d digest.Digest) (int64, bool) {
 
 // get opens a reader on the fill of d, and starts one if none runs. A blob that the
 // Store has got since we looked is the Store's, unless it is gone again by now.
-func (bl *blobs) get(ctx context.Context, rt *route, d digest.Digest) (*Blob, error) {
+func (bl *blobs) get(ctx context.Context, rt *route, d digest.Digest, want fill.Want) (*Blob, error) {
 	for range maxLosses {
 		a, err := bl.fills.Open(ctx, rt.key(d.String()), func() fill.Job {
 			j := bl.job(rt, d, false)
-			j.Want = wantOf(ctx)
+			j.Want = want
 			return j
 		})
 		if err == nil {

@@ -49,9 +49,9 @@ func (e *engine) manifest(ctx context.Context, r Request) (*Manifest, outcome, e
 	return m, out, e.answer(ctx, event, start, out, err)
 }
 
-func (e *engine) blob(ctx context.Context, r Request) (*Blob, outcome, error) {
+func (e *engine) blob(ctx context.Context, r Request, want fill.Want) (*Blob, outcome, error) {
 	start := e.start()
-	b, out, err := e.blobs.pull(ctx, r)
+	b, out, err := e.blobs.pull(ctx, r, want)
 	event := Event{Kind: EventBlob, Request: r}
 	if err == nil {
 		event.Digest, event.Source, event.Bytes = b.Descriptor.Digest.String(), b.Source, b.Descriptor.Size

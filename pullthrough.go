@@ -59,6 +59,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -188,7 +189,7 @@ func (p *Proxy) Manifest(ctx context.Context, r Request) (*Manifest, error) {
 // is not stored, whose Body is empty; nothing is downloaded, unless nobody tells the
 // blob's size in another way.
 func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
-	b, _, err := p.engine().blob(ctx, r)
+	b, _, err := p.engine().blob(ctx, r, fill.Want{})
 	return b, err
 }
 

@@ -1,7 +1,6 @@
 package pullthrough
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -101,7 +100,7 @@ func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, 
 		}
 	case ocipath.Blob:
 		var b *Blob
-		if b, out, err = p.engine().blob(wanting(r), req); err == nil {
+		if b, out, err = p.engine().blob(r.Context(), req, wanted(r)); err == nil {
 			WriteBlob(w, r, b)
 		}
 	default:
@@ -116,20 +115,9 @@ func (p *Proxy) pull(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, 
 	return out, err
 }
 
-// wanting is the context of a pull that knows which part of the blob is wanted.
-func wanting(r *http.Request) context.Context {
-	var want fill.Want
-	if want.From, want.To, want.Suffix = serve.Wanted(r); want == (fill.Want{}) {
-		return r.Context()
-	}
-	return context.WithValue(r.Context(), wantKey{}, want)
-}
-
-type wantKey struct{}
-
-// wantOf is the part that is wanted of a blob, all of it where nobody has said.
-func wantOf(ctx context.Context) fill.Want {
-	want, _ := ctx.Value(wantKey{}).(fill.Want)
+// wanted is the part of a blob that r asks for.
+func wanted(r *http.Request) (want fill.Want) {
+	want.From, want.To, want.Suffix = serve.Wanted(r)
 	return want
 }
 

@@ -227,8 +227,8 @@ type Policy struct {
 	RealmHosts []string
 	// MaxDownloads limits how many blobs the rule downloads at a time; more wait,
 	// for 10 seconds at most. Imports have at most half of them, stand behind clients,
-	// and wait as long as it takes. Of manifests, sizes and lists 256 are fetched at a
-	// time, apart from these. Further connections for clients that read far ahead of what
+	// and wait as long as it takes. Of manifests and sizes 256 are fetched at a time,
+	// and of lists of referrers 8, apart from these. Further connections for clients that read far ahead of what
 	// has come are at most as many again, and are done without where none is free. 0: 64.
 	MaxDownloads int
 	// Orphans is how many downloads may finish after their last client has left,

@@ -3,7 +3,6 @@ package diststore_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"sync"
 	"testing"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/diststore"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -48,37 +48,15 @@ func (f *fleet) pull(tb testing.TB, proxies []*pullthrough.Proxy, clients int) {
 	var wg sync.WaitGroup
 	for _, p := range proxies {
 		for range clients {
-			wg.Go(func() { assert.NoError(tb, pullWhole(tb.Context(), p, f.img)) })
+			wg.Go(func() {
+				assert.NoError(tb, testkit.PullImage(tb.Context(), p, pullthrough.Repo{Name: "hub/a"}, "v1", f.img))
+			})
 		}
 	}
 	wg.Wait()
 	for _, p := range proxies {
 		require.NoError(tb, p.Idle(tb.Context()))
 	}
-}
-
-func pullWhole(ctx context.Context, p *pullthrough.Proxy, img *pullthroughtest.Image) error {
-	repo := pullthrough.Repo{Name: "hub/a"}
-	if _, err := p.Manifest(ctx, pullthrough.Request{Repo: repo, Ref: "v1"}); err != nil {
-		return err
-	}
-	for _, b := range img.Blobs() {
-		blob, err := p.Blob(ctx, pullthrough.Request{Repo: repo, Ref: b.Digest.String()})
-		if err != nil {
-			return err
-		}
-		v := b.Digest.Verifier()
-		if _, err = io.Copy(v, blob.Body); err == nil && !v.Verified() {
-			err = fmt.Errorf("%s is wrong", b.Digest)
-		}
-		if err != nil {
-			return err
-		}
-		if err := blob.Body.Close(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // TestMoreProxiesOnABucketAskUpstreamNoMore than once each for an object when they are all

@@ -99,14 +99,10 @@ func (one *pull) appendText(b []byte, at time.Time) []byte {
 
 // what is the object of the pull.
 func (one *pull) what() string {
-	e := &one.event
-	switch {
-	case e.Kind == pullthrough.EventFetch:
-		return objectOf(*e)
-	case e.Request.Head:
-		return "HEAD " + string(e.Kind)
+	if one.event.Kind == pullthrough.EventFetch {
+		return objectOf(one.event)
 	}
-	return "GET " + string(e.Kind)
+	return one.method() + " " + string(one.event.Kind)
 }
 
 // how is where the answer came from, or the status of a failure.

@@ -141,26 +141,7 @@ func (w *tenantWorld) enter(tb testing.TB, dir string, dial func(*pullthroughtes
 // pull pulls a tenant's image.
 func (w *tenantWorld) pull(ctx context.Context, tenant int) error {
 	repo := pullthrough.Repo{Name: fmt.Sprintf("t%d/t%d", tenant, tenant)}
-	if _, err := w.Manifest(ctx, pullthrough.Request{Repo: repo, Ref: "v1"}); err != nil {
-		return err
-	}
-	for _, b := range w.img.Blobs() {
-		blob, err := w.Blob(ctx, pullthrough.Request{Repo: repo, Ref: b.Digest.String()})
-		if err != nil {
-			return err
-		}
-		v := b.Digest.Verifier()
-		if _, err = io.Copy(v, blob.Body); err == nil && !v.Verified() {
-			err = fmt.Errorf("%s is wrong", b.Digest)
-		}
-		if err != nil {
-			return err
-		}
-		if err := blob.Body.Close(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return testkit.PullImage(ctx, w.Proxy, repo, "v1", w.img)
 }
 
 // others pulls the images of all tenants but the first.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -180,6 +181,27 @@ func (w *World) Whole(ctx context.Context, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	return readWhole(d, b)
+}
+
+// PullImage reads a whole image by the proxy as one client does, and says what was wrong.
+func PullImage(ctx context.Context, p *pullthrough.Proxy, r pullthrough.Repo, ref string, img *pullthroughtest.Image) error {
+	if _, err := p.Manifest(ctx, pullthrough.Request{Repo: r, Ref: ref}); err != nil {
+		return err
+	}
+	for _, blob := range img.Blobs() {
+		b, err := p.Blob(ctx, pullthrough.Request{Repo: r, Ref: blob.Digest.String()})
+		if err != nil {
+			return err
+		}
+		if err := readWhole(blob.Digest, b); err != nil {
+			return fmt.Errorf("%s: %w", blob.Digest, err)
+		}
+	}
+	return nil
+}
+
+func readWhole(d digest.Digest, b *pullthrough.Blob) error {
 	defer func() { _ = b.Body.Close() }()
 	v := d.Verifier()
 	n, err := io.Copy(v, b.Body)
