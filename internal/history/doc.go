@@ -16,8 +16,9 @@
 //
 //	go test -race ./internal/history -run History -history.seed 7 -history.world 3
 //
-// mutants/ has faults to plant, each a few lines of the sources that are replaced. Each
-// must be found:
+// mutants/ has faults to plant, each a few lines of the sources that are replaced. The test
+// wants each found within 90 s. Two of 18 are not yet: few histories lead to
+// keeplocal-is-ignored and to tail-is-shown.
 //
 //	go test -v -timeout 30m ./internal/history -run 'Mutants$' -history.mutants
 package history
