@@ -193,9 +193,8 @@ func WriteError(w http.ResponseWriter, err error) {
 // serveList answers tags/list and the catalog with what is stored: as in Amazon
 // ECR, a list never asks upstream and never creates a repository.
 func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request) {
-	page, err := serve.ParsePage(r.URL.Query())
-	if err != nil {
-		serve.Error(w, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", err.Error())
+	page, ok := serve.ParsePage(w, r)
+	if !ok {
 		return
 	}
 	names, err := p.list(w, r, kind, req, page)

@@ -179,9 +179,8 @@ func (v *tenantView) catalog(w http.ResponseWriter, r *http.Request, repo pullth
 		serve.Error(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "A catalog can be read only.")
 		return nil
 	}
-	page, err := serve.ParsePage(r.URL.Query())
-	if err != nil {
-		serve.Error(w, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", err.Error())
+	page, ok := serve.ParsePage(w, r)
+	if !ok {
 		return nil
 	}
 	names, refused, err := v.repositories(r, repo)

@@ -139,7 +139,7 @@ func TestRegistryShowsTheCatalogOfTheAccount(t *testing.T) {
 	w := askRegistry(registry, "GET", "/v2/_catalog?n=1", "ann")
 	assert.Len(t, h.asked, 6)
 	assert.JSONEq(t, `{"repositories":["aa"]}`, w.Body.String())
-	assert.Equal(t, `</v2/_catalog?last=aa&n=1>; rel="next"`, w.Header().Get("Link"))
+	assert.Equal(t, `<http://example.com/v2/_catalog?last=.YWE&n=1>; rel="next"`, w.Header().Get("Link"))
 	assert.JSONEq(t, `{"repositories":["cc/dd","ff"]}`, askRegistry(registry, "GET", "/v2/_catalog?last=aa", "ann").Body.String())
 	assert.JSONEq(t, `{"repositories":[]}`, askRegistry(registry, "GET", "/v2/_catalog", "eve").Body.String())
 

@@ -26,7 +26,9 @@ var ecrLists = []trait{
 	{"L01", "a list of tags has what is cached, and never asks upstream", "inferred", "the same", testTagsAskNobody},
 	{"L02", "the tags of a repository that is not there are `NAME_UNKNOWN`, and it is not made", "inferred", "the same", testTagsOfAMissingRepository},
 	{"L03", "the catalog lists the repositories of the registry", "measured", "the same: those of one account in one Region", testCatalogOfOneRegistry},
-	{"L04", "long lists come in pages", "chosen", "as the OCI specification says, by `n`, `last` and `Link`; a page has 1,000 names at most", testPagesOfTags},
+	{"L04", "lists come in pages of 100 names where the client does not say", "users report", "the same, by `n`, `last` and `Link` (OCI distribution specification)", testPagesOfTags},
+	{"L08", "the `Link` to the next page is absolute, and its `last` opaque", "users report", "the same, by the host and the scheme that the client used; relative where a proxy stands before that does not tell the scheme. `last` may be a name, too", testLinksOfPages},
+	{"L09", "a page of more than 1,000 names is refused, with the code `UNSUPPORTED`", "users report, `list-n-status`", "the same, with status 405", testPagesAreLimited},
 	{"L05", "a page of no sensible size", "chosen", "`n=0` is an empty page, a negative one or no number 400 `PAGINATION_NUMBER_INVALID`", testOddPageSizes},
 	{"L06", "listing needs a permission", "inferred", "who may pull from a repository may list its tags; the catalog needs `DescribeRepositories`, and has the repositories from which the caller may pull", testListingNeedsPermission},
 	{"L07", "a registry can list what it has", "inferred", "where the Store is no `TagLister` or `RepoLister`, the answer is 404 `UNSUPPORTED`", testStoresThatCannotList},
@@ -155,12 +157,13 @@ func testPagesOfTags(t *testing.T) {
 		require.NoError(t, e.Store.PutManifest(t.Context(), ecrRepo("a"), testkit.LocalManifest(tag)))
 	}
 	slices.Sort(want)
-	for n, count := range map[string]int{"?n=1": 1001, "?n=7": 143, "?n=1001": 2, "?n=99999999": 2, "?n=1000": 2, "": 2} {
+	for n, count := range map[string]int{"?n=1": 1001, "?n=7": 143, "?n=1000": 2, "": 11} {
 		pages := e.pages(t, tagsPath("a")+n)
 		assert.Equal(t, want, slices.Concat(pages...), n)
 		assert.Len(t, pages, count, n)
 	}
 	for query, part := range map[string][]string{
+		"":                           want[:100],
 		"?last=" + want[990]:         want[991:],
 		"?n=2&last=" + want[990]:     want[991:993],
 		"?last=" + want[1000]:        {},
@@ -175,6 +178,53 @@ func testPagesOfTags(t *testing.T) {
 		require.NoError(t, e.Store.PutManifest(t.Context(), repo, testkit.LocalManifest("1")))
 	}
 	assert.Equal(t, [][]string{{"hub/a", "hub/b0"}, {"hub/b1", "hub/b2"}, {"hub/b3", "hub/b4"}}, e.pages(t, "/v2/_catalog?n=2"))
+	assert.Empty(t, e.Up.Log())
+}
+
+func testLinksOfPages(t *testing.T) {
+	e := startECR(t, pullthroughtest.Config{})
+	for _, tag := range []string{"1", "2", "3"} {
+		e.local(t, tag)
+	}
+	link := func(header ...string) string {
+		r := e.Get(t, tagsPath("a")+"?n=1", header...)
+		require.Equal(t, 200, r.StatusCode)
+		target, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Link"), "<"), ">")
+		return target
+	}
+	path := tagsPath("a") + "?last=.MQ&n=1"
+	here := strings.TrimPrefix(e.Server.URL, "http://")
+	_, port, _ := strings.Cut(here, ":")
+	for name, c := range map[string]struct {
+		header []string
+		want   string
+	}{
+		"as it was reached":                {nil, "http://" + here + path},
+		"by another name":                  {[]string{"Host", "registry.test:" + port}, "http://registry.test:" + port + path},
+		"a proxy with TLS":                 {[]string{"X-Forwarded-Proto", "https", "Host", "registry.test"}, "https://registry.test" + path},
+		"a proxy that rewrites the host":   {[]string{"X-Forwarded-Proto", "https", "X-Forwarded-Host", "registry.test"}, "https://registry.test" + path},
+		"a proxy that tells no scheme":     {[]string{"X-Forwarded-For", "192.0.2.1"}, path},
+		"a proxy that tells nothing":       {[]string{"Host", "registry.test"}, path},
+		"a proxy that tells an odd scheme": {[]string{"X-Forwarded-Proto", "gopher"}, path},
+		"a host that is none":              {[]string{"X-Forwarded-Proto", "https", "X-Forwarded-Host", "a/b"}, path},
+	} {
+		assert.Equal(t, c.want, link(c.header...), name)
+	}
+	assert.Equal(t, [][]string{{"1"}, {"2"}, {"3"}}, e.pages(t, tagsPath("a")+"?n=1"))
+	assert.Equal(t, []string{"2", "3"}, e.list(t, e.Get(t, tagsPath("a")+"?last=1")).Tags)
+	assert.Empty(t, e.Up.Log())
+}
+
+func testPagesAreLimited(t *testing.T) {
+	e := startECR(t, pullthroughtest.Config{})
+	e.local(t, "1")
+	for _, path := range []string{tagsPath("a"), "/v2/_catalog"} {
+		for _, n := range []string{"1001", "10000", "99999999999999999999999"} {
+			assert.Equal(t, "Invalid parameter at 'maxResults' failed to satisfy constraint: 'Member must have value less than or equal to 1000'",
+				testkit.AssertOCI(t, e.Get(t, path+"?n="+n), 405, "UNSUPPORTED"))
+		}
+		assert.Equal(t, 200, e.Get(t, path+"?n=1000").StatusCode)
+	}
 	assert.Empty(t, e.Up.Log())
 }
 

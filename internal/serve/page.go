@@ -1,15 +1,24 @@
 package serve
 
 import (
-	"errors"
+	"cmp"
+	"encoding/base64"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 )
 
-// MaxPage is how many names one page of a list has at most.
-const MaxPage = 1000
+const (
+	// maxPage is how many names a client may ask for.
+	maxPage = 1000
+	// usualPage is how many names a page has if the client does not say.
+	usualPage = 100
+)
 
 // Page is the part of a list that a request asks for (OCI distribution spec,
 // "Listing Tags").
@@ -18,18 +27,31 @@ type Page struct {
 	last  string // the name that the page before ended with; "": this is the first
 }
 
-// ParsePage reads the query parameters n and last. Without n a page has [MaxPage]
-// names.
-func ParsePage(query url.Values) (Page, error) {
-	p := Page{limit: MaxPage, last: query.Get("last")}
-	if n := query.Get("n"); n != "" {
-		size, err := strconv.Atoi(n)
-		if err != nil || size < 0 {
-			return Page{}, errors.New("n must be a number, not negative")
-		}
-		p.limit = min(size, MaxPage)
+// ParsePage reads the query parameters n and last. Without n a page has 100 names, as in
+// Amazon ECR, and more than 1,000 are refused in its words. last is the mark of a Link, or
+// a name. Where ok is false the request was answered: it asks for no page.
+func ParsePage(w http.ResponseWriter, r *http.Request) (p Page, ok bool) {
+	query := r.URL.Query()
+	p = Page{limit: usualPage, last: query.Get("last")}
+	if name, ok := unmark(p.last); ok {
+		p.last = name
 	}
-	return p, nil
+	n := query.Get("n")
+	if n == "" {
+		return p, true
+	}
+	size, err := strconv.ParseUint(n, 10, 64)
+	switch {
+	case err == nil && size <= maxPage:
+		p.limit = int(size)
+		return p, true
+	case strings.Trim(n, "0123456789") == "":
+		Error(w, http.StatusMethodNotAllowed, "UNSUPPORTED",
+			"Invalid parameter at 'maxResults' failed to satisfy constraint: 'Member must have value less than or equal to 1000'")
+	default:
+		Error(w, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n must be a number, not negative")
+	}
+	return p, false
 }
 
 // Of returns the page's part of those names that shows says yes to, in order, never nil.
@@ -62,7 +84,62 @@ func (p Page) Of(w http.ResponseWriter, r *http.Request, names []string, shows f
 // link tells where the page after part is.
 func (p Page) link(w http.ResponseWriter, r *http.Request, part []string) {
 	if p.limit > 0 {
-		next := url.Values{"n": {strconv.Itoa(p.limit)}, "last": {part[p.limit-1]}}
-		w.Header().Set("Link", "<"+r.URL.EscapedPath()+"?"+next.Encode()+`>; rel="next"`)
+		next := url.Values{"n": {strconv.Itoa(p.limit)}, "last": {mark(part[p.limit-1])}}
+		w.Header().Set("Link", "<"+Origin(r)+r.URL.EscapedPath()+"?"+next.Encode()+`>; rel="next"`)
 	}
+}
+
+// marked stands before a mark. No tag and no name of a repository begins with it.
+const marked = "."
+
+// mark is the name that a page ends with, as the Link has it: clients are not to make up
+// one of their own.
+func mark(name string) string {
+	return marked + base64.RawURLEncoding.EncodeToString([]byte(name))
+}
+
+func unmark(last string) (name string, ok bool) {
+	code, ok := strings.CutPrefix(last, marked)
+	if !ok {
+		return "", false
+	}
+	decoded, err := base64.RawURLEncoding.DecodeString(code)
+	return string(decoded), err == nil
+}
+
+// Origin returns the scheme and the host by which the client of r reached the server,
+// "https://127.0.0.1:5000"; "" where that is not known. Without TLS of our own it is not
+// known behind a proxy that does not tell the scheme: there may be TLS before it.
+func Origin(r *http.Request) string {
+	scheme, host := scheme(r), cmp.Or(r.Header.Get("X-Forwarded-Host"), r.Host)
+	if scheme == "" || !hostname.Valid(host) {
+		return ""
+	}
+	return scheme + "://" + host
+}
+
+func scheme(r *http.Request) string {
+	if r.TLS != nil {
+		return "https"
+	}
+	told, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",")
+	switch told = strings.ToLower(strings.TrimSpace(told)); {
+	case told == "http" || told == "https":
+		return told
+	case told != "" || isForwarded(r):
+		return ""
+	}
+	return "http"
+}
+
+// isForwarded reports whether a proxy seems to be between the client and us: it says so, it
+// speaks HTTP/1.0, or the client has named another port than the one it has reached.
+func isForwarded(r *http.Request) bool {
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"} {
+		if r.Header.Get(name) != "" {
+			return true
+		}
+	}
+	addr, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return !r.ProtoAtLeast(1, 1) || ok && strconv.Itoa(addr.Port) != cmp.Or((&url.URL{Host: r.Host}).Port(), "80")
 }

@@ -197,6 +197,7 @@ func TestASlowClientIsServed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHost(t, &serve.Watch{}, nil, answers(t)[name])
 				readSlowly(h.ask(t, ""), 1500)
+				synctest.Wait() // until the end of the connection has been told
 				assert.Len(t, h.told(), 1)
 			})
 		})
