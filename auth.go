@@ -68,13 +68,18 @@ type Identity struct {
 
 // HostIdentity reads account and Region from the host name that the request was
 // sent to, <account>.dkr.ecr.<region>.<any domain>, as Amazon ECR's registries
-// are named. For other host names it returns the zero Identity. It never fails
+// are named: also with dkr.ecr-fips, and with dkr-ecr and dkr-ecr-fips, as those that
+// speak IPv6, too. For other host names it returns the zero Identity. It never fails
 // and knows no caller; it fits [Proxy.Identify].
 func HostIdentity(r *http.Request) (Identity, error) {
 	account, rest, _ := strings.Cut(r.Host, ".")
-	rest, isRegistry := strings.CutPrefix(rest, "dkr.ecr.")
+	rest, isRegistry := strings.CutPrefix(rest, "dkr")
+	if !isRegistry || rest == "" || rest[0] != '.' && rest[0] != '-' {
+		return Identity{}, nil
+	}
+	service, rest, _ := strings.Cut(rest[1:], ".")
 	region, domain, _ := strings.Cut(rest, ".")
-	if !isRegistry || domain == "" || len(account) != 12 || strings.Trim(account, "0123456789") != "" {
+	if service != "ecr" && service != "ecr-fips" || domain == "" || len(account) != 12 || strings.Trim(account, "0123456789") != "" {
 		return Identity{}, nil
 	}
 	return Identity{Account: account, Region: region}, nil

@@ -21,6 +21,7 @@ type engine struct {
 	manifests *resolver
 	blobs     *blobs
 	referrers *referrers
+	tagLists  *tagLists
 	importer  *importer
 	flights   flight.Set   // everything that runs
 	writes    *serve.Watch // what is being written to clients
@@ -32,7 +33,9 @@ func newEngine(s settings) *engine {
 	e.manifests = newResolver(e.core, s.fill, &e.flights)
 	e.blobs = newBlobs(e.core, fill.Options{Flights: &e.flights, Dir: s.spoolDir, SpoolBytes: s.spoolBytes, Now: e.now})
 	e.referrers = newReferrers(e.core, &e.flights)
+	e.tagLists = newTagLists(e.core, &e.flights)
 	e.importer = newImporter(e.manifests, e.blobs, &e.flights)
+	e.referrers.importLater = e.importer.importReferrers
 	e.manifests.partsFirst, e.manifests.importLater = e.importer.partsFirst, e.importer.importLater
 	e.writes = &serve.Watch{Silence: s.maxSilence, Ended: e.endedSilent}
 	return e

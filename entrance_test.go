@@ -72,7 +72,7 @@ var entrances = []entrance{
 		return h.get(t, h.Proxy, testkit.BlobPath("cold", h.img.Layers[0].Digest))
 	}},
 	{"`ServeHTTP`: referrers", looks, sayReferrers, func(t *testing.T, h *house) string { return h.get(t, h.Proxy, h.referrers()) }},
-	{"`ServeHTTP`: tags", only(pullthrough.ActionPull), "403, also where there is no such repository", func(t *testing.T, h *house) string {
+	{"`ServeHTTP`: tags", only(pullthrough.ActionPull), "403, also where there is no such repository; with `Policy.UpstreamTags` upstream's are for those who may import", func(t *testing.T, h *house) string {
 		return h.get(t, h.Proxy, "/v2/"+h.warm.Name+"/tags/list")
 	}},
 	{"`ServeHTTP`: catalog", []pullthrough.Action{"DescribeRepositories", pullthrough.ActionPull},
@@ -85,7 +85,7 @@ var entrances = []entrance{
 		return h.get(t, h.around(), testkit.BlobPath("cold", h.img.Layers[0].Digest))
 	}},
 	{"`Handler`: referrers", looks, "403; without import the wrapped registry's list, with the list that is known", func(t *testing.T, h *house) string { return h.get(t, h.around(), h.referrers()) }},
-	{"`Handler`: tags", nil, "they are the wrapped registry's", nil},
+	{"`Handler`: tags", nil, "they are the wrapped registry's; with `Policy.UpstreamTags` upstream's are merged for those who may pull and import", nil},
 	{"`Handler`: catalog", nil, "it is the wrapped registry's, which may list more than the caller may pull", nil},
 	{"`Handler`: upload", nil, "they are the wrapped registry's", nil},
 

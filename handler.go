@@ -1,8 +1,10 @@
 package pullthrough
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 
@@ -16,7 +18,7 @@ import (
 
 // Handler puts the proxy before next, the host's own registry. It looks at GET and HEAD of
 // manifests, blobs and lists of referrers; everything else is next's, untouched: pushes,
-// tag lists, the catalog, the version check at /v2/, and paths that are none of a
+// lists of tags (but see [Policy.UpstreamTags]), the catalog, the version check at /v2/, and paths that are none of a
 // registry's. It decides about a pull in this order. The path is parsed: one that next could
 // read as another name is 400 (escapes, apart from the colon of a digest; an empty
 // component; "." and ".."). The caller is identified: one whom [Proxy.Identify] refuses is
@@ -49,8 +51,14 @@ type wrapper struct {
 
 func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, err := ocipath.Split(r.URL)
-	if !isPullMethod(r.Method) || errors.Is(err, ocipath.ErrNotRegistry) || err == nil && !isPullKind(path.Kind) {
+	switch {
+	case !isPullMethod(r.Method) || errors.Is(err, ocipath.ErrNotRegistry):
 		h.next.ServeHTTP(w, r)
+		return
+	case err == nil && !isPullKind(path.Kind):
+		if path.Kind != ocipath.Tags || !h.listTags(w, r, path) {
+			h.next.ServeHTTP(w, r)
+		}
 		return
 	}
 	if err != nil {
@@ -192,10 +200,69 @@ func (h *wrapper) writeMerged(w http.ResponseWriter, r *http.Request, lists []*o
 // the status of next's answer, or an error where the list cannot be read.
 func (h *wrapper) nextReferrers(r *http.Request, req Request) (index *ocispec.Index, status int, err error) {
 	var all referrerlist.List
+	status, err = h.readNext(r, listPath(req), all.Add)
+	if err != nil || status != http.StatusOK {
+		return nil, status, err
+	}
+	return all.Index(), status, nil
+}
+
+func listPath(req Request) ocipath.Path {
+	return ocipath.Path{Kind: ocipath.Referrers, Name: req.Repo.Name, Ref: req.Ref}
+}
+
+// listTags answers with the tags that next lists and those that upstream has, where the
+// Policy says so. Where it reports false nothing has been written, and the list is next's
+// alone.
+func (h *wrapper) listTags(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
+	c := h.identify(r)
+	req := Request{Repo: Repo{c.Account, c.Region, path.Name}, Head: r.Method == http.MethodHead, Caller: c.Caller}
+	lists := h.engine().tagLists
+	if c.err != nil || path.Check() != nil || lists.wanted(r.Context(), req) == nil {
+		return false
+	}
+	if authorize(r.Context(), lists.authorize, ActionPull, req) != nil {
+		return false
+	}
+	var tags []string
+	status, err := h.readNext(r, path, func(page []byte) error {
+		var document struct{ Tags []string }
+		if err := json.Unmarshal(page, &document); err != nil {
+			return err
+		}
+		tags = append(tags, document.Tags...)
+		return nil
+	})
+	if err != nil || status != http.StatusOK && status != http.StatusNotFound {
+		return false
+	}
+	var missing error
+	if status == http.StatusNotFound {
+		missing = asUnknownName(fs.ErrNotExist)
+	}
+	w, answer := h.engine().writes.Answer(w, r)
+	if page, ok := serve.ParsePage(w, r); ok {
+		all, err := lists.withUpstream(r.Context(), req, tags, missing)
+		if err == nil {
+			all, err = page.Of(w, r, all, nil)
+		}
+		if err != nil {
+			refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
+		} else {
+			writeTags(w, req.Repo.Name, all)
+		}
+	}
+	answer.End()
+	return true
+}
+
+// readNext reads a list of next's to its end, page by page, as the client of r. Without a list
+// it returns the status of next's answer, or an error where the list cannot be read.
+func (h *wrapper) readNext(r *http.Request, path ocipath.Path, add func(page []byte) error) (status int, err error) {
 	query := ""
 	for range referrerlist.MaxPages {
 		page := serve.NewKept(referrerlist.MaxBytes)
-		ask := question(r, http.MethodGet, listPath(req))
+		ask := question(r, http.MethodGet, path)
 		ask.Header.Del("Accept-Encoding") // it is we who read the answer
 		ask.URL.RawQuery = query
 		ask.RequestURI = ask.URL.RequestURI()
@@ -203,37 +270,33 @@ func (h *wrapper) nextReferrers(r *http.Request, req Request) (index *ocispec.In
 		err := hostcall.Guard("the next handler", func() error { h.next.ServeHTTP(page, ask); return nil })
 		switch {
 		case err != nil:
-			return nil, 0, err
+			return 0, err
 		case page.Status()/100 == 5 && page.Status() != http.StatusNotImplemented, query != "" && page.Status() != http.StatusOK:
-			return nil, 0, fmt.Errorf("status %d", page.Status())
+			return 0, fmt.Errorf("status %d", page.Status())
 		case page.Status() != http.StatusOK:
-			return nil, page.Status(), nil
+			return page.Status(), nil
 		}
-		to, err := addPage(&all, &at, page)
+		to, err := addPage(add, &at, page)
 		if err != nil {
-			return nil, 0, err
+			return 0, err
 		}
 		if to == nil {
-			return all.Index(), http.StatusOK, nil
+			return http.StatusOK, nil
 		}
 		query = to.RawQuery
 	}
-	return nil, 0, fmt.Errorf("more than %d pages", referrerlist.MaxPages)
+	return 0, fmt.Errorf("more than %d pages", referrerlist.MaxPages)
 }
 
-func listPath(req Request) ocipath.Path {
-	return ocipath.Path{Kind: ocipath.Referrers, Name: req.Repo.Name, Ref: req.Ref}
-}
-
-// addPage adds the page at that URL to the list, and returns where the next one is. Another
+// addPage adds the page at that URL to a list, and returns where the next one is. Another
 // origin may be next's own name for itself.
-func addPage(all *referrerlist.List, at *url.URL, page *serve.Kept) (next *url.URL, err error) {
+func addPage(add func(page []byte) error, at *url.URL, page *serve.Kept) (next *url.URL, err error) {
 	if coding := page.Header().Get("Content-Encoding"); coding != "" && coding != "identity" {
 		return nil, errors.New("the list has a content coding")
 	}
 	body, err := page.Body()
 	if err == nil {
-		err = all.Add(body)
+		err = add(body)
 	}
 	if err != nil {
 		return nil, err

@@ -539,3 +539,52 @@ func TestNextsAnswerIsStreamed(t *testing.T) {
 	assert.NoError(t, next.err)
 	assert.Equal(t, 1, w.Up.Count("*"))
 }
+
+// With Policy.UpstreamTags a list of tags has what next lists and what upstream has.
+func TestHandlerMergesTags(t *testing.T) {
+	var policy pullthrough.Policy
+	next := &pagedTags{}
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return policy }
+	})
+	b := &testkit.Face{World: w, Server: testkit.Serve(t, w.Handler(next))}
+	img := testkit.Image(1)
+	for _, tag := range []string{"1", "2"} {
+		b.Up.Push("a", tag, img)
+	}
+	b.Up.Reset()
+	list := func() string { return string(b.Get(t, "/v2/hub/a/tags/list").Content) }
+	assert.JSONEq(t, `{"tags":["2"]}`, list(), "next's own page")
+	assert.Empty(t, b.Up.Log())
+
+	policy.UpstreamTags = true
+	assert.JSONEq(t, `{"name":"hub/a","tags":["1","2","mine"]}`, list())
+	r := b.Get(t, "/v2/hub/a/tags/list?n=1&last=1")
+	assert.JSONEq(t, `{"name":"hub/a","tags":["2"]}`, string(r.Content))
+	assert.Contains(t, r.Header.Get("Link"), "/v2/hub/a/tags/list?last=.Mg&n=1")
+	assert.Equal(t, []string{"GET /v2/a/tags/list 200"}, b.Up.Log())
+	assert.JSONEq(t, `{"tags":["2"]}`, string(b.Get(t, "/v2/other/tags/list").Content), "no rule covers it")
+
+	for status, want := range map[int]int{401: 401, 403: 403, 500: 500, 404: 200} {
+		next.status = status
+		assert.Equal(t, want, b.Get(t, "/v2/hub/a/tags/list").StatusCode)
+	}
+	b.Up.Push("b", "1", img)
+	assert.JSONEq(t, `{"name":"hub/b","tags":["1"]}`, string(b.Get(t, "/v2/hub/b/tags/list").Content), "next has no such repository")
+	testkit.AssertOCI(t, b.Get(t, "/v2/hub/none/tags/list"), 404, "NAME_UNKNOWN")
+}
+
+// pagedTags is a registry that lists two tags on two pages, or answers with a status.
+type pagedTags struct{ status int }
+
+func (p *pagedTags) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case p.status != 0:
+		w.WriteHeader(p.status)
+	case r.URL.Query().Get("last") == "":
+		w.Header().Set("Link", "<"+r.URL.Path+`?last=2>; rel="next"`)
+		_, _ = io.WriteString(w, `{"tags":["2"]}`)
+	default:
+		_, _ = io.WriteString(w, `{"tags":["mine"]}`)
+	}
+}

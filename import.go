@@ -2,9 +2,11 @@ package pullthrough
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
@@ -42,7 +44,7 @@ const (
 //     parts (FillEager),
 //   - by [importer.background] in a flight of its own, after a manifest was stored
 //     (FillBackground), or when a stored one is pulled that nobody has looked at yet, or
-//     that was not whole before.
+//     that was not whole before; and after a list of referrers was fetched.
 //
 // So Idle waits for each of the last two, and Shutdown ends them: what waits gives up
 // at once, and what is being downloaded is downloaded to its end.
@@ -58,10 +60,11 @@ type importer struct {
 	looked *lru.Cache[imageKey, lookedAt] // images that this process has looked at
 }
 
-// imageKey is an image of a repository, tagged or not.
+// imageKey is an image of a repository, tagged or not, or what refers to it.
 type imageKey struct {
-	repo   Repo
-	digest digest.Digest
+	repo      Repo
+	digest    digest.Digest
+	referrers bool
 }
 
 // String names the image, for people.
@@ -94,7 +97,7 @@ func (im *importer) lane(rt *route) *importLane {
 func (im *importer) newWalk(rt *route, o ImportOptions) *walk {
 	return &walk{
 		core: im.core, manifests: im.manifests, blobs: im.blobs, flights: im.flights, rt: rt, lane: im.lane(rt), options: o,
-		note:  func(d digest.Digest, whole bool) { im.note(imageKey{rt.repo, d}, whole) },
+		note:  func(d digest.Digest, whole bool) { im.note(imageKey{repo: rt.repo, digest: d}, whole) },
 		begun: im.now(), slots: make(chan struct{}, importWidth), visits: make(map[object]*visit), cancel: func(error) {},
 	}
 }
@@ -138,7 +141,37 @@ func (im *importer) partsFirst(f *fetching, m *Manifest) fate {
 
 // importLater brings in what m refers to while nobody waits.
 func (im *importer) importLater(rt *route, m *Manifest) {
-	im.begin(imageKey{rt.repo, m.Descriptor.Digest}, func(context.Context) *route { return rt })
+	key := imageKey{repo: rt.repo, digest: m.Descriptor.Digest}
+	im.begin(key, func(context.Context) *route { return rt }, im.storedImage(key))
+}
+
+// importReferrers brings in what a list of referrers has, for a subject that is stored, while
+// nobody waits: images without tags. list reads the list when their turn has come.
+func (im *importer) importReferrers(rt *route, subject digest.Digest, list func(context.Context) *ocispec.Index) {
+	if im.manifests.fill == FillLazy {
+		return
+	}
+	key := imageKey{rt.repo, subject, true}
+	im.begin(key, func(context.Context) *route { return rt }, func(ctx context.Context) *Manifest {
+		index := list(ctx)
+		if index == nil || im.storedImage(key)(ctx) == nil {
+			return nil
+		}
+		content, err := json.Marshal(index)
+		if err != nil {
+			return nil
+		}
+		return &Manifest{
+			Descriptor: ocispec.Descriptor{MediaType: index.MediaType, Digest: digest.FromBytes(content), Size: int64(len(content))},
+			Content:    content,
+		}
+	})
+}
+
+// storedImage returns what reads the manifest of the image from the Store; it returns nil for
+// a miss.
+func (im *importer) storedImage(key imageKey) func(context.Context) *Manifest {
+	return func(ctx context.Context) *Manifest { return im.store.findManifest(ctx, key.repo, key.digest.String()) }
 }
 
 // takeUp looks whether all of m is stored, which was stored before, and brings in the
@@ -149,7 +182,7 @@ func (im *importer) takeUp(ctx context.Context, r Request, m *Manifest) {
 	if im.manifests.fill == FillLazy || m.Source != SourceHit && m.Source != SourceRevalidated {
 		return
 	}
-	key, local := imageKey{r.Repo, m.Descriptor.Digest}, m.Origin == ""
+	key, local := imageKey{repo: r.Repo, digest: m.Descriptor.Digest}, m.Origin == ""
 	if at, ok := im.looked.Get(key); ok && (at.whole || im.now().Before(at.next)) {
 		return
 	}
@@ -166,11 +199,12 @@ func (im *importer) takeUp(ctx context.Context, r Request, m *Manifest) {
 			return nil
 		}
 		return rt
-	})
+	}, im.storedImage(key))
 }
 
 // begin starts an import in the background, unless one runs. find is its way upstream; nil: none.
-func (im *importer) begin(key imageKey, find func(context.Context) *route) {
+// read returns the manifest whose parts are brought in, once it is their turn; nil: none.
+func (im *importer) begin(key imageKey, find func(context.Context) *route, read func(context.Context) *Manifest) {
 	if im.later.Len() >= maxImports {
 		im.log.Warn("too many images wait for their import", "repository", key.repo.Name, "digest", key.digest.String())
 		return
@@ -178,7 +212,7 @@ func (im *importer) begin(key imageKey, find func(context.Context) *route) {
 	_, _, _ = im.later.Do(context.Background(), key, func(call *flight.Call[imageKey, struct{}]) (struct{}, error) {
 		call.Publish(struct{}{}) // nobody waits for the rest
 		if rt := find(call.Context()); rt != nil {
-			im.background(call.Context(), rt, key)
+			im.background(call.Context(), rt, key, read)
 		}
 		return struct{}{}, nil
 	})
@@ -186,7 +220,7 @@ func (im *importer) begin(key imageKey, find func(context.Context) *route) {
 
 // background imports an image in its turn. What waits has no manifest in its hands:
 // that may be large, and there may be many.
-func (im *importer) background(ctx context.Context, rt *route, key imageKey) {
+func (im *importer) background(ctx context.Context, rt *route, key imageKey, read func(context.Context) *Manifest) {
 	waiting, stop := im.flights.UntilClosed(ctx)
 	defer stop()
 	turns := im.lane(rt).turns
@@ -194,7 +228,7 @@ func (im *importer) background(ctx context.Context, rt *route, key imageKey) {
 		return
 	}
 	defer turns.Give(1)
-	m := im.store.findManifest(ctx, rt.repo, key.digest.String())
+	m := read(ctx)
 	if m == nil {
 		return
 	}

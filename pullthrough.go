@@ -200,7 +200,8 @@ func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 // than [Policy.ReferrersTTL]; when upstream fails a known list is returned. Upstream has no
 // referrers API if it answers 404, and seems to have none if it answers 400, 405, 406 or
 // 501, or, to a rule without credentials, 401 or 403 without a challenge: that counts for
-// [Policy.NotFoundTTL], where no list is known. The manifests in a list are not fetched. A subject that nobody knows has an empty list.
+// [Policy.NotFoundTTL], where no list is known. The artifacts in a list are fetched when they are pulled; with
+// [FillBackground] and [FillEager] those of a subject that is stored come in the background. A subject that nobody knows has an empty list.
 // Errors are as for [Proxy.Manifest]; where no rule covers the repository the
 // error Is [ErrNoRule], and it Is [ErrNotFound] for a caller who may not import,
 // where no list is known. Over HTTP both are an empty list.

@@ -27,6 +27,9 @@ type referrers struct {
 	*core
 	flights flight.Group[objectKey, *ocispec.Index]
 	lists   *lru.Cache[objectKey, referrerList] // that the Store does not keep
+
+	// importLater brings in what a list has, where Proxy.Fill says so.
+	importLater func(rt *route, subject digest.Digest, list func(context.Context) *ocispec.Index)
 }
 
 func newReferrers(c *core, flights *flight.Set) *referrers {
@@ -109,6 +112,7 @@ func (re *referrers) fetch(ctx context.Context, rt *route, subject digest.Digest
 	}
 	if err == nil && re.router.unchanged(ctx, rt) == nil {
 		re.keep(ctx, rt, subject, referrerList{index, event.start, !sure})
+		re.importLater(rt, subject, func(ctx context.Context) *ocispec.Index { return re.known(ctx, rt, subject).index })
 	}
 	re.tellFetch(ctx, event, rt, subject.String(), ocispec.Descriptor{}, SourceFill, err)
 	return index, err

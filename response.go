@@ -191,7 +191,8 @@ func WriteError(w http.ResponseWriter, err error) {
 }
 
 // serveList answers tags/list and the catalog with what is stored: as in Amazon
-// ECR, a list never asks upstream and never creates a repository.
+// ECR, a list never creates a repository, and asks upstream only where
+// [Policy.UpstreamTags] says so.
 func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request) {
 	page, ok := serve.ParsePage(w, r)
 	if !ok {
@@ -201,27 +202,28 @@ func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.K
 	switch {
 	case errors.Is(err, errNotListed):
 		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+kind.String()+".")
-		return
 	case err != nil:
 		refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
-		return
-	}
-	if kind == ocipath.Catalog {
+	case kind == ocipath.Tags:
+		writeTags(w, req.Repo.Name, names)
+	default:
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
 			Repositories []string `json:"repositories"`
 		}{names})
-		return
 	}
+}
+
+func writeTags(w http.ResponseWriter, name string, tags []string) {
 	serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
-	}{req.Repo.Name, names})
+	}{name, tags})
 }
 
 // list returns the page's part of a list, and sets the Link header.
 func (p *Proxy) list(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, page serve.Page) ([]string, error) {
 	if kind == ocipath.Tags {
-		tags, err := p.engine().tags(r.Context(), req)
+		tags, err := p.engine().tagLists.pull(r.Context(), req)
 		if err != nil {
 			return nil, err
 		}

@@ -298,6 +298,13 @@ type Policy struct {
 	// that have no referrers API, if it leads to an OCI index that is not the subject.
 	// false: their lists are empty, as in Amazon ECR.
 	ReferrersTag bool
+	// UpstreamTags has lists of tags (OCI distribution spec, "Listing Tags") name what
+	// upstream has, too, for callers who may import. Upstream's list is read to its end,
+	// 100,000 tags at most, and counts as fresh for a minute. When upstream fails, the list
+	// that it gave last is merged, if it is among the 16 last ones; else the request fails as
+	// a pull does. Listing stores nothing and makes no repository. false: what is stored, as
+	// in Amazon ECR.
+	UpstreamTags bool
 	// Offline asks no upstream for anything: what is stored is served, whatever its age,
 	// and all else is an [ErrUnavailable] that says what is missing. false: online.
 	Offline bool

@@ -452,6 +452,21 @@ func (g *registries) referrers(ctx context.Context, rt *route, subject digest.Di
 	return index, sure, fromClient(err)
 }
 
+// tags lists the tags of the repository.
+func (g *registries) tags(ctx context.Context, rt *route) ([]string, error) {
+	t, err := g.target(rt, "")
+	if err != nil {
+		return nil, err
+	}
+	give, err := takeTurn(ctx, g.listTurns, rt, turnWait)
+	if err != nil {
+		return nil, err
+	}
+	defer give()
+	tags, err := g.client.Tags(ctx, t)
+	return tags, fromClient(err)
+}
+
 // probe asks the registry for /v2/, as docker login does.
 func (g *registries) probe(ctx context.Context, rt *route) error {
 	t, give, err := g.reach(ctx, rt, "", upstream.Pull)

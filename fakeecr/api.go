@@ -14,38 +14,27 @@ import (
 
 // newAPI returns an API for the settings, without images.
 func (s *Server) newAPI() *ecrapi.API {
-	return &ecrapi.API{
+	api := &ecrapi.API{
 		State:   s.settings,
 		Account: s.config.Account, Region: s.config.Region,
 		Identify: s.config.identify,
 		Secrets:  secrets(s.config.Secrets).find,
 		Logger:   s.config.Logger,
+		Now:      s.config.Now,
 	}
+	if s.config.AnyUpstream {
+		api.AllowUpstream = func(string) bool { return true }
+	}
+	return api
 }
 
-// serveAPI answers with an API for settings and images. It makes one for each request:
-// the URLs in the answer lead to the host name that the client has used.
-func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
-	host := hostOf(r)
-	api := s.newAPI()
+// addImages makes the API answer the operations on repositories and images.
+func (s *Server) addImages(api *ecrapi.API) {
 	api.Validate = s.proxy.ValidateRule
-	api.Images = &ecrapi.Images{
-		Proxy: s.proxy, Catalog: s.catalog,
-		RegistryURL: func(_, _ string) string { return "http://" + host },
+	api.Images = &ecrapi.Images{Proxy: s.proxy, Catalog: s.catalog}
+	if s.config.RequireLogin {
+		api.Images.Password, api.Images.LayerQuery = s.logins.password, s.logins.layerQuery
 	}
-	api.ServeHTTP(w, r)
-}
-
-// hostOf returns the host name that the client has used. If it sent none that is
-// valid, it is the address that its connection has reached.
-func hostOf(r *http.Request) string {
-	if hostname.Valid(r.Host) {
-		return r.Host
-	}
-	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		return addr.String()
-	}
-	return "localhost"
 }
 
 // logEvent writes what Amazon ECR would tell EventBridge, at debug level.

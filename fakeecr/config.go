@@ -59,9 +59,19 @@ type Config struct {
 	// Policy is the policy of all rules. The zero value is ECR's.
 	Policy pullthrough.Policy
 
+	// AnyUpstream lets the API make rules for any upstream that [pullthrough.Rule.Check]
+	// takes, such as http://127.0.0.1:5001. false: for those that Amazon ECR takes.
+	AnyUpstream bool
+	// RequireLogin answers 401 at /v2/ until the client logs in, as user AWS with a password
+	// of GetAuthorizationToken, which can be used for 12 hours, and until the Server ends.
+	// The API itself checks no signatures. false: everybody may pull.
+	RequireLogin bool
+
 	// DebugPage says who may see the page below [PagePath]. The zero value is
 	// [PageLocal].
 	DebugPage PageAccess
+	// Now is the clock. nil: time.Now.
+	Now func() time.Time
 	// Logger gets failures and, at debug level, the events that ECR would send to
 	// EventBridge. nil: nothing is logged.
 	Logger *slog.Logger
@@ -87,6 +97,9 @@ func (c *Config) complete() error {
 	if c.DebugPage == "" {
 		c.DebugPage = PageLocal
 	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -109,7 +122,7 @@ func (c *Config) complete() error {
 // completeRules gives all prefixes one spelling, without a slash at the end.
 func (c *Config) completeRules() error {
 	c.Rules = slices.Clone(c.Rules)
-	now := time.Now()
+	now := c.Now()
 	for i := range c.Rules {
 		rule := &c.Rules[i]
 		if err := rule.Check(); err != nil {

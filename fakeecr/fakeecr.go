@@ -39,6 +39,8 @@ import (
 type Server struct {
 	config   Config // with no zero values left that mean something else
 	settings *settings
+	logins   *logins
+	api      *ecrapi.API
 	catalog  *ecrapi.Catalog
 	proxy    *pullthrough.Proxy
 	page     *debug.Page
@@ -54,7 +56,7 @@ func New(config Config) (*Server, error) {
 	if err := config.complete(); err != nil {
 		return nil, fmt.Errorf("fakeecr: %w", err)
 	}
-	s := &Server{config: config}
+	s := &Server{config: config, logins: newLogins(config.Now)}
 	store, err := s.openStore()
 	if err != nil {
 		return nil, err
@@ -100,6 +102,8 @@ func (s *Server) load(store pullthrough.Store) error {
 		return err
 	}
 	s.proxy = s.newProxy(s.catalog.Around(store), api)
+	s.addImages(api)
+	s.api = api
 	s.page = s.newPage()
 	return nil
 }
@@ -123,7 +127,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case s.config.DebugPage != PageOff && isPage(r.URL.Path):
 		s.servePage(w, r)
 	case r.Method == http.MethodPost && r.URL.Path == "/":
-		s.serveAPI(w, r)
+		s.api.ServeHTTP(w, r)
 	default:
 		http.Error(w, "fakeecr: there is nothing here but /v2/, "+PagePath+" (see -debug-page) and, for POST, /", http.StatusNotFound)
 	}

@@ -19,7 +19,8 @@ func (s *Server) newProxy(store pullthrough.Store, api *ecrapi.API) *pullthrough
 		Rules:    api,
 		Endpoint: c.endpoint,
 		Policy:   c.policy,
-		Identify: c.identify,
+		Identify: s.identifyClient,
+		Now:      c.Now,
 		Logger:   c.Logger,
 		Credentials: func(ctx context.Context, repo pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
 			if rule.CredentialARN == "" && c.means(rule) {
@@ -50,6 +51,16 @@ func (c *Config) policy(_ context.Context, _ pullthrough.Repo, rule pullthrough.
 		policy.RealmHosts = slices.Concat(policy.RealmHosts, hosts)
 	}
 	return policy
+}
+
+// identifyClient fits [pullthrough.Proxy.Identify].
+func (s *Server) identifyClient(r *http.Request) (pullthrough.Identity, error) {
+	if s.config.RequireLogin {
+		if err := s.logins.admit(r); err != nil {
+			return pullthrough.Identity{}, err
+		}
+	}
+	return s.config.identify(r)
 }
 
 // identify returns the same account and Region for every request, since a request that

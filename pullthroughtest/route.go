@@ -2,8 +2,11 @@ package pullthroughtest
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,7 +44,7 @@ func (u *Upstream) route(w http.ResponseWriter, r *http.Request) {
 	case "referrers":
 		u.serveReferrers(w, r, repo, ref)
 	case "tags":
-		u.serveTags(w, repo)
+		u.serveTags(w, r, repo)
 	}
 }
 
@@ -107,12 +110,21 @@ func (u *Upstream) writeMissing(w http.ResponseWriter, repo, code string) {
 	writeCode(w, http.StatusNotFound, code, strings.ToLower(strings.ReplaceAll(code, "_", " ")))
 }
 
-func (u *Upstream) serveTags(w http.ResponseWriter, repo string) {
+// serveTags lists tags in order, a page of n after last where the client asks for one.
+func (u *Upstream) serveTags(w http.ResponseWriter, r *http.Request, repo string) {
 	if !u.content.has(repo) {
 		writeError(w, http.StatusNotFound, "repository name not known to registry")
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"name": repo, "tags": u.content.tags(repo)})
+	tags, query := u.content.tags(repo), r.URL.Query()
+	if last := query.Get("last"); last != "" {
+		tags = slices.DeleteFunc(tags, func(tag string) bool { return tag <= last })
+	}
+	if n, err := strconv.Atoi(query.Get("n")); err == nil && n > 0 && n < len(tags) {
+		tags = tags[:n]
+		w.Header().Set("Link", fmt.Sprintf(`<%s?n=%d&last=%s>; rel="next"`, r.URL.Path, n, tags[n-1]))
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"name": repo, "tags": tags})
 }
 
 // serveReferrers lists the referrers of a subject, optionally filtered by artifact type. An unknown subject has an empty

@@ -92,6 +92,17 @@ func TestPushedContent(t *testing.T) {
 		assert.Equal(t, 200, status("/v2/untagged/manifests/"+small.Digest.String()))
 		assert.JSONEq(t, `{"name":"untagged","tags":[]}`, string(body(t, get(t, up, "/v2/untagged/tags/list"))))
 	})
+	t.Run("tags come in pages where the client asks for them", func(t *testing.T) {
+		for _, tag := range []string{"3", "1", "2"} {
+			up.Push("paged", tag, small)
+		}
+		first := get(t, up, "/v2/paged/tags/list?n=2")
+		assert.JSONEq(t, `{"name":"paged","tags":["1","2"]}`, string(body(t, first)))
+		assert.Equal(t, `</v2/paged/tags/list?n=2&last=2>; rel="next"`, first.Header.Get("Link"))
+		last := get(t, up, "/v2/paged/tags/list?n=2&last=2")
+		assert.JSONEq(t, `{"name":"paged","tags":["3"]}`, string(body(t, last)))
+		assert.Empty(t, last.Header.Get("Link"))
+	})
 	t.Run("an index brings its children", func(t *testing.T) {
 		index := pullthroughtest.NewIndex(small, other)
 		up.Push("multi", "v1", index)

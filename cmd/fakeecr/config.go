@@ -30,8 +30,9 @@ type config struct {
 // them: it quotes a value that it refuses, and a value may hold a password.
 type arguments struct {
 	listen, account, region, tagTTL, fill, log           string
-	maxBytes, debugPage, progress                        string
-	offline, debug, verifyBlobs                          bool
+	maxBytes, debugPage, progress, tags                  string
+	offline, debug, verifyBlobs, referrersTag            bool
+	anyUpstream, requireLogin                            bool
 	data, rules, credentials, realms, endpoints, secrets []string
 }
 
@@ -43,6 +44,10 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.region, "region", "us-east-1", "the AWS `REGION`")
 	fs.StringVar(&a.tagTTL, "tag-ttl", "24h", "`DURATION` for which a tag counts as fresh;\n0: asked for on every pull, negative: never again")
 	fs.StringVar(&a.fill, "fill", "lazy", "`MODE`: how much of an image a pull brings in: lazy (what clients ask for),\nbackground (all of it, as Amazon ECR does) or eager (all of it, parts first)")
+	fs.StringVar(&a.tags, "tags", "stored", "`WHICH` tags a list of tags has: stored (as Amazon ECR's), or upstream (those of upstream, too)")
+	fs.BoolVar(&a.referrersTag, "referrers-tag", false, "list what refers to an image by the tag sha256-<hex> where an upstream has no referrers API")
+	fs.BoolVar(&a.anyUpstream, "any-upstream", false, "let the API make rules for any upstream, such as http://127.0.0.1:5001; Amazon ECR takes\nthose that it knows")
+	fs.BoolVar(&a.requireLogin, "require-login", false, "answer 401 until docker login, with a password of GetAuthorizationToken; it can be used for 12 hours")
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
 	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
 	fs.BoolVar(&a.verifyBlobs, "verify-blobs", false, "read each blob in -data in full, once, when it is first asked for; one that is damaged is fetched again")
@@ -95,6 +100,8 @@ func (a *arguments) config() (*config, error) {
 	c := &config{listen: a.listen, debug: a.debug, jsonLog: a.log == "json", noPulls: a.log == "off"}
 	c.Account, c.Region = a.account, a.region
 	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, true, a.verifyBlobs
+	c.Policy.UpstreamTags, c.Policy.ReferrersTag = a.tags == "upstream", a.referrersTag
+	c.AnyUpstream, c.RequireLogin = a.anyUpstream, a.requireLogin
 	for _, c.Data = range a.data {
 		if c.Data == "" {
 			return nil, badFlag("-data", "", "want a directory")
@@ -133,6 +140,7 @@ func (a *arguments) checkWords() error {
 		{"-log", a.log, []string{"text", "json", "off"}},
 		{"-fill", a.fill, []string{"lazy", "background", "eager"}},
 		{"-debug-page", a.debugPage, []string{"local", "all", "off"}},
+		{"-tags", a.tags, []string{"stored", "upstream"}},
 		{"-progress", a.progress, []string{"auto", "always", "never"}},
 	} {
 		if last := len(f.words) - 1; !slices.Contains(f.words, f.value) {

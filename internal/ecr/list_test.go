@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
@@ -32,6 +33,7 @@ var ecrLists = []trait{
 	{"L05", "a page of no sensible size", "chosen", "`n=0` is an empty page, a negative one or no number 400 `PAGINATION_NUMBER_INVALID`", testOddPageSizes},
 	{"L06", "listing needs a permission", "inferred", "who may pull from a repository may list its tags; the catalog needs `DescribeRepositories`, and has the repositories from which the caller may pull", testListingNeedsPermission},
 	{"L07", "a registry can list what it has", "inferred", "where the Store is no `TagLister` or `RepoLister`, the answer is 404 `UNSUPPORTED`", testStoresThatCannotList},
+	{"L10", "users have asked for lists of tags that show what upstream has", "users report", "`Policy.UpstreamTags` merges upstream's list with what is stored, for callers who may import; off by default", testUpstreamTags},
 	{"L20", "a pull does not bring in what refers to the image", "measured", "the same", testPullBringsNoReferrers},
 	{"L21", "the list of referrers is upstream's, answered by the first request for it", "measured", "the same, as an OCI index", testReferrersAreUpstreams},
 	{"L22", "a list counts as fresh for 6 hours", "measured, `referrers-window`", "the same; `Policy.ReferrersTTL` sets another time", testReferrersAreFreshFor6Hours},
@@ -43,7 +45,8 @@ var ecrLists = []trait{
 	{"L28", "long lists of referrers are read to their end", "inferred", "page by page, as far as upstream's `Link` (RFC 8288) leads through the same list; one that leads elsewhere is an error", testPagesOfReferrers},
 	{"L29", "a list without end", "chosen", "an error (502), after 100 pages, 10,000 referrers or 4 MiB; annotations beyond 2 MiB are left out", testReferrersWithoutEnd},
 	{"L30", "only `ecr:BatchGetImage` is needed", "measured", "departs: upstream is asked for those who have `BatchImportUpstreamImage`; others get the list that is known, or an empty one. No repository is made", testReferrersNeedImportPermission},
-	{"L31", "the artifacts of a list are imported with it", "measured", "departs: they come when they are pulled, by the digest in the list", testArtifactsComeWhenPulled},
+	{"L31", "the artifacts of a list are imported with it", "measured", "with `FillBackground` and `FillEager` in the background, where the subject is stored", testArtifactsComeInTheBackground},
+	{"L36", "they are imported by a service-linked role, whatever the client pulls", "measured", "departs with `FillLazy`: they come when they are pulled, by the digest in the list", testArtifactsComeWhenPulled},
 	{"L32", "lists are kept with the registry", "inferred", "by a Store that is a `ReferrerStore`; else in memory, the last used ones", testReferrersAreKept},
 	{"L33", "many clients ask for a list at once", "inferred", "upstream is asked once", testHerdSharesOneList},
 	{"L34", "signatures of the older kind, `sha256-<hex>.sig`, are tags like others", "inferred", "the same", testOldSignaturesAreTags},
@@ -226,6 +229,53 @@ func testPagesAreLimited(t *testing.T) {
 		assert.Equal(t, 200, e.Get(t, path+"?n=1000").StatusCode)
 	}
 	assert.Empty(t, e.Up.Log())
+}
+
+func testUpstreamTags(t *testing.T) {
+	no := errors.New("not you")
+	d := new(testkit.Door)
+	policy := pullthrough.Policy{UpstreamTags: true}
+	e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Authorize = d.Authorize
+		p.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy { return policy }
+	})
+	img := testkit.Image(1)
+	for _, tag := range []string{"3", "1", "2"} {
+		e.push(tag, img)
+	}
+	e.serves(t, "2", img)
+	e.local(t, "mine")
+	e.Settled(t)
+	e.Up.Reset()
+
+	d.Set(map[pullthrough.Action]error{pullthrough.ActionImport: no})
+	assert.Equal(t, []string{"2", "mine"}, e.tagsOf(t, "a"))
+	e.asked(t)
+
+	d.Set(nil)
+	assert.Equal(t, [][]string{{"1", "2"}, {"3", "mine"}}, e.pages(t, tagsPath("a")+"?n=2"), "both pages from one list of upstream's")
+	e.asked(t, "GET /v2/a/tags/list 200")
+	e.push("4", img)
+	e.pass(time.Minute)
+	assert.Equal(t, []string{"1", "2", "3", "4", "mine"}, e.tagsOf(t, "a"))
+	e.asked(t, "GET /v2/a/tags/list 200")
+
+	e.push("1", img, "never-pulled")
+	assert.Equal(t, []string{"1"}, e.tagsOf(t, "never-pulled"))
+	e.asked(t, "GET /v2/never-pulled/tags/list 200")
+	e.refusesAt(t, tagsPath("nowhere"), 404, "NAME_UNKNOWN", testkit.SayNoRepository("hub/nowhere", testkit.RegistryAccount))
+	e.asked(t, "GET /v2/nowhere/tags/list 404")
+	assert.Equal(t, []string{"hub/a"}, e.list(t, e.Get(t, "/v2/_catalog")).Repositories, "a list makes no repository")
+
+	e.push("1", img, "new")
+	e.Up.Fault(pullthroughtest.Fault{Status: 500})
+	policy.Retries = -1
+	e.pass(time.Minute)
+	assert.Equal(t, []string{"1", "2", "3", "4", "mine"}, e.tagsOf(t, "a"), "the list that upstream gave last")
+	assert.Equal(t, 502, e.Get(t, tagsPath("new")).StatusCode)
+	policy.Offline = true
+	assert.Equal(t, []string{"2", "mine"}, e.tagsOf(t, "a"))
+	e.asked(t, "GET /v2/a/tags/list 500", "GET /v2/new/tags/list 500")
 }
 
 func testOddPageSizes(t *testing.T) {

@@ -305,6 +305,38 @@ func testArtifactsComeWhenPulled(t *testing.T) {
 	assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"))
 }
 
+func testArtifactsComeInTheBackground(t *testing.T) {
+	for _, mode := range []pullthrough.FillMode{pullthrough.FillBackground, pullthrough.FillEager} {
+		e, _ := startRepoECR(t, nil, fills(mode))
+		subject, signature, sbom := e.signed()
+		other := testkit.Image(7)
+		e.push("", other)
+		about := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 8, ArtifactType: sbomType, Subject: other})
+		e.push("", about)
+		e.serves(t, "1", subject)
+		e.Settled(t)
+		e.Up.Reset()
+		e.lists(t, subject.Digest, signature, sbom)
+		e.Settled(t)
+		assert.Equal(t, 1, e.Up.Count("GET /v2/a/referrers/*"))
+		for _, img := range []*pullthroughtest.Image{signature, sbom} {
+			assert.Equal(t, 1, e.Up.Count("GET /v2/a/manifests/"+img.Digest.String()+" 200"))
+		}
+		e.lists(t, other.Digest, about)
+		e.Settled(t)
+		assert.Equal(t, 0, e.Up.Count("GET /v2/a/manifests/"+about.Digest.String()+" *"), "the subject is not stored")
+		e.goesOffline(t, signature, sbom)
+		assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"), "they have no tag")
+
+		e.Up.Reset()
+		e.pass(6 * time.Hour)
+		e.Up.Heal()
+		e.lists(t, subject.Digest, signature, sbom)
+		e.Settled(t)
+		assert.Equal(t, 0, e.Up.Count("GET /v2/a/manifests/*"), "what is stored is not fetched again")
+	}
+}
+
 func testHerdSharesOneList(t *testing.T) {
 	e := startECR(t, pullthroughtest.Config{})
 	subject, signature, sbom := e.signed()

@@ -1,0 +1,111 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+)
+
+const (
+	// In memory there are so many of upstream's lists of tags at most, each of
+	// upstream.MaxTags tags at most.
+	maxTagLists = 16
+	// tagListTTL is how long such a list counts as fresh: for as long as a client may
+	// take to read it page by page. A list is asked for to see what is new.
+	tagListTTL = time.Minute
+)
+
+// tagLists has upstream asked for lists of tags, where the Policy says so. It keeps the
+// last ones, since clients read a list page by page.
+type tagLists struct {
+	*core
+	flights flight.Group[objectKey, []string]
+	lists   *lru.Cache[objectKey, tagList]
+}
+
+// tagList is what upstream listed then.
+type tagList struct {
+	tags []string
+	at   time.Time
+}
+
+func newTagLists(c *core, flights *flight.Set) *tagLists {
+	tl := &tagLists{core: c, lists: lru.New[objectKey, tagList](maxTagLists)}
+	tl.flights.Join(flights, "tags of")
+	return tl
+}
+
+// pull lists the tags of the repository that are stored, and those that upstream has
+// where the Policy says so and the caller may import.
+func (tl *tagLists) pull(ctx context.Context, r Request) ([]string, error) {
+	stored, err := tl.tags(ctx, r)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	return tl.withUpstream(ctx, r, stored, err)
+}
+
+// withUpstream adds to a list of tags, which ended with err, what upstream has. Where
+// nothing is there upstream, or it is not to be asked, the list is returned as it is.
+func (tl *tagLists) withUpstream(ctx context.Context, r Request, ours []string, err error) ([]string, error) {
+	rt := tl.wanted(ctx, r)
+	if rt == nil {
+		return ours, err
+	}
+	theirs, failed := tl.upstream(ctx, rt)
+	switch {
+	case errors.Is(failed, ErrNotFound), rt.policy.HideDenied && errors.Is(failed, ErrDenied):
+		return ours, err
+	case failed != nil:
+		return nil, failed
+	}
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(ours, theirs)))), nil
+}
+
+// wanted is the way to upstream's list of tags; nil: it is not to be asked for it.
+func (tl *tagLists) wanted(ctx context.Context, r Request) *route {
+	rt, err := tl.router.routeBeside(ctx, r.Repo)
+	if err != nil || !rt.policy.UpstreamTags || rt.policy.Offline || tl.mayImport(ctx, r) != nil {
+		return nil
+	}
+	return rt
+}
+
+// upstream lists the tags that upstream has. When it fails, the list that it gave last is
+// returned, if that is still here.
+func (tl *tagLists) upstream(ctx context.Context, rt *route) ([]string, error) {
+	known, have := tl.lists.Get(rt.key(""))
+	if have && tl.isFresh(known) {
+		return known.tags, nil
+	}
+	tags, _, err := tl.flights.Do(ctx, rt.key(""), func(call *flight.Call[objectKey, []string]) ([]string, error) {
+		rt.begin(call)
+		return tl.fetch(call.Context(), rt)
+	})
+	if err != nil && have && ctx.Err() == nil && !errors.Is(err, ErrNotFound) {
+		tl.log.Warn("serving a list of tags that could not be checked", "repository", rt.repo.Name, "err", err)
+		return known.tags, nil
+	}
+	return tags, err
+}
+
+func (tl *tagLists) isFresh(list tagList) bool {
+	age := tl.now().Sub(list.at)
+	return age >= 0 && age < tagListTTL
+}
+
+// fetch runs in the flight. The flight before may have ended after our caller looked.
+func (tl *tagLists) fetch(ctx context.Context, rt *route) ([]string, error) {
+	if known, ok := tl.lists.Get(rt.key("")); ok && tl.isFresh(known) {
+		return known.tags, nil
+	}
+	tags, err := tl.registries.tags(ctx, rt)
+	if err == nil {
+		tl.lists.Put(rt.key(""), tagList{tags, tl.now()})
+	}
+	return tags, err
+}
