@@ -282,11 +282,11 @@ func TestHostIdentity(t *testing.T) {
 		"dkr.ecr.eu-west-1.amazonaws.com":                        {},
 		"123456789012.dkr.ecr":                                   {},
 		"123456789012.dkr.ecr.":                                  {},
-		"x.123456789012.dkr.ecr.eu-west-1.amazonaws.com": {},
-		"123456789012.dkr.s3.eu-west-1.amazonaws.com":    {},
-		"123456789012.ecr.dkr.eu-west-1.amazonaws.com":   {},
-		".dkr.ecr.eu-west-1.amazonaws.com":               {},
-		"public.ecr.aws":                                 {},
+		"x.123456789012.dkr.ecr.eu-west-1.amazonaws.com":         {},
+		"123456789012.dkr.s3.eu-west-1.amazonaws.com":            {},
+		"123456789012.ecr.dkr.eu-west-1.amazonaws.com":           {},
+		".dkr.ecr.eu-west-1.amazonaws.com":                       {},
+		"public.ecr.aws":                                         {},
 	} {
 		got, err := pullthrough.HostIdentity(&http.Request{Host: host, URL: &url.URL{Path: "/v2/"}})
 		assert.NoError(t, err)

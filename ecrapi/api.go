@@ -58,6 +58,11 @@ type API struct {
 	// secret errors or of the pullthrough package. nil: a rule is valid if it has no
 	// secret, or if its secret can be read and is well-formed.
 	Validate func(ctx context.Context, repo pullthrough.Repo, rule pullthrough.Rule) error
+	// AllowUpstream reports whether a rule may be created for an upstream that Amazon ECR
+	// does not take, such as http://127.0.0.1:5001 in a test harness. Such a rule need pass
+	// [pullthrough.Rule.Check] only, and may have a secret. nil: only the upstreams that ECR
+	// takes.
+	AllowUpstream func(url string) bool
 	// CheckRegion refuses rules in Regions that have no pull through cache
 	// (region-error). false: rules are accepted in all Regions.
 	CheckRegion bool

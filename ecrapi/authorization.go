@@ -57,7 +57,7 @@ func (a *API) GetAuthorizationToken(ctx context.Context, id pullthrough.Identity
 		out.AuthorizationData = append(out.AuthorizationData, AuthorizationData{
 			AuthorizationToken: base64.StdEncoding.EncodeToString([]byte("AWS:" + password)),
 			ExpiresAt:          Time{a.now().Add(tokenLife)},
-			ProxyEndpoint:      a.registryURL(registry{account, at.reg.region}),
+			ProxyEndpoint:      a.registryURL(ctx, registry{account, at.reg.region}),
 		})
 	}
 	return out, nil

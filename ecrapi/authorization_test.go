@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"strings"
+	"net/http"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -23,6 +24,10 @@ func TestGetAuthorizationToken(t *testing.T) {
 			return "for " + id.Account, nil
 		}
 		r.api.Identify = byHeader
+		r.api.Images.RegistryURL = func(r *http.Request, account, region string) string {
+			assert.NotNil(t, r)
+			return "https://" + account + ".dkr.ecr." + region + ".amazonaws.com"
+		}
 	})
 	of := func(password, account, region string) string {
 		return `{"authorizationToken":"` + base64.StdEncoding.EncodeToString([]byte("AWS:"+password)) + `","expiresAt":946728000,"proxyEndpoint":"https://` + account + `.dkr.ecr.` + region + `.amazonaws.com"}`

@@ -99,7 +99,7 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, do operation) (any,
 	case err != nil:
 		return nil, &Error{serialization, "The request could not be read."}
 	}
-	return do(a, r.Context(), id, body)
+	return do(a, withRequest(r), id, body)
 }
 
 func (a *API) identify(r *http.Request) (pullthrough.Identity, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -29,12 +30,16 @@ type Images struct {
 	// Catalog is around the Proxy's Store, see [Catalog.Around]. Required.
 	Catalog *Catalog
 	// RegistryURL is where clients reach the /v2/ of a private registry, a scheme and a
-	// host without a path. nil: https://<account>.dkr.ecr.<region>.amazonaws.com
-	RegistryURL func(account, region string) string
+	// host without a path. r is the request that is answered, nil for a call from Go. nil:
+	// the scheme and the host that r was sent to, where the same server answers /v2/. An
+	// account that is not the API's own, on a host that has a name, is at
+	// <account>.dkr.ecr.<region>.<host>, which [pullthrough.HostIdentity] reads. For a call
+	// from Go it is https://<account>.dkr.ecr.<region>.localhost.
+	RegistryURL func(r *http.Request, account, region string) string
 	// LayerURL returns a URL where a layer can be downloaded without an Authorization
-	// header. nil: the Proxy's own endpoint below RegistryURL. That serves registries
-	// which want no login (layer-url).
-	LayerURL func(ctx context.Context, repo pullthrough.Repo, layer digest.Digest) (string, error)
+	// header. registryURL is that of its registry. nil: the Proxy's own endpoint below
+	// registryURL. That serves registries which want no login (layer-url).
+	LayerURL func(ctx context.Context, registryURL string, repo pullthrough.Repo, layer digest.Digest) (string, error)
 	// Password returns the password of an authorization token, which must be valid for 12
 	// hours. nil: a random password, for registries that do not check it.
 	Password func(ctx context.Context, id pullthrough.Identity) (string, error)
@@ -154,12 +159,4 @@ func (a *API) refusal(ctx context.Context, at place, err error, op, what string)
 		return "", "", err // it is logged
 	}
 	return "", "", &Error{code, reason}
-}
-
-// registryURL returns a scheme and a host.
-func (a *API) registryURL(reg registry) string {
-	if a.Images.RegistryURL != nil {
-		return a.Images.RegistryURL(reg.account, reg.region)
-	}
-	return "https://" + reg.account + ".dkr.ecr." + reg.region + ".amazonaws.com"
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -55,10 +54,11 @@ func (a *API) GetDownloadUrlForLayer(ctx context.Context, id pullthrough.Identit
 }
 
 func (a *API) layerURL(ctx context.Context, at place, d digest.Digest) (string, error) {
+	registry := a.registryURL(ctx, at.reg)
 	if a.Images.LayerURL != nil {
-		return a.Images.LayerURL(ctx, at.repo, d)
+		return a.Images.LayerURL(ctx, registry, at.repo, d)
 	}
-	return strings.TrimSuffix(a.registryURL(at.reg), "/") + "/v2/" + at.repo.Name + "/blobs/" + d.String(), nil
+	return registry + "/v2/" + at.repo.Name + "/blobs/" + d.String(), nil
 }
 
 // BatchCheckLayerAvailabilityInput is a request; nil members were not sent.

@@ -34,7 +34,7 @@ func TestGetDownloadUrlForLayer(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("/v2/", r.proxy)
 	front := start(t, &ecrapi.API{Next: mux})
-	r.api.Images.RegistryURL = func(string, string) string { return front.url }
+	r.api.Images.RegistryURL = func(*http.Request, string, string) string { return front.url }
 	img := image(1)
 	r.up.Push("a", "v1", img)
 	r.pull(t, "a", "v1")
@@ -56,7 +56,7 @@ func TestGetDownloadUrlForLayer(t *testing.T) {
 func TestTheHostSignsLayerURLs(t *testing.T) {
 	var signErr error
 	r := newRegistry(t, memstore.New(), func(r *registry) {
-		r.api.Images.LayerURL = func(_ context.Context, repo pullthrough.Repo, d digest.Digest) (string, error) {
+		r.api.Images.LayerURL = func(_ context.Context, _ string, repo pullthrough.Repo, d digest.Digest) (string, error) {
 			return "https://bucket.test/" + repo.Name + "/" + d.Encoded() + "?signed", signErr
 		}
 	})

@@ -83,7 +83,7 @@ func (a *API) DescribeRepositories(ctx context.Context, id pullthrough.Identity,
 				return DescribeRepositoriesOutput{}, err
 			}
 		}
-		out.Repositories = append(out.Repositories, a.repository(at, a.Images.Catalog.settings(ctx, at.repo)))
+		out.Repositories = append(out.Repositories, a.repository(ctx, at, a.Images.Catalog.settings(ctx, at.repo)))
 	}
 	return out, nil
 }
@@ -101,11 +101,11 @@ func (a *API) askEach(ctx context.Context, at place, id pullthrough.Identity, op
 	return nil
 }
 
-func (a *API) repository(at place, r CatalogRepository) Repository {
-	_, host, _ := strings.Cut(a.registryURL(at.reg), "://")
+func (a *API) repository(ctx context.Context, at place, r CatalogRepository) Repository {
+	_, host, _ := strings.Cut(a.registryURL(ctx, at.reg), "://")
 	return Repository{
 		RepositoryArn: repositoryARN(at.reg, at.repo.Name), RegistryId: at.reg.account, RepositoryName: at.repo.Name,
-		RepositoryUri: strings.TrimSuffix(host, "/") + "/" + at.repo.Name, CreatedAt: Time{r.CreatedAt},
+		RepositoryUri: host + "/" + at.repo.Name, CreatedAt: Time{r.CreatedAt},
 		ImageTagMutability: r.ImageTagMutability, ImageTagMutabilityExclusionFilters: r.ImageTagMutabilityExclusionFilters,
 		EncryptionConfiguration: r.EncryptionConfiguration,
 	}

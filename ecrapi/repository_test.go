@@ -72,7 +72,7 @@ func TestNamesOfRepositories(t *testing.T) {
 
 func TestDescribeRepositories(t *testing.T) {
 	r := newRegistry(t, memstore.New(), func(r *registry) {
-		r.api.Images.RegistryURL = func(account, region string) string {
+		r.api.Images.RegistryURL = func(_ *http.Request, account, region string) string {
 			return "http://" + account + "." + region + ".registry.test:5000"
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/ecr"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
@@ -61,7 +62,7 @@ func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 		CredentialARN: value(in.CredentialArn), CustomRoleARN: value(in.CustomRoleArn),
 		CreatedAt: now, UpdatedAt: now,
 	}
-	if err := rule.Validate(reg.account, reg.region); err != nil {
+	if err := a.validateRule(reg, rule); err != nil {
 		return out, asError(err, "CreatePullThroughCacheRule")
 	}
 	if err := a.checkSecret(ctx, reg, rule.CredentialARN); err != nil {
@@ -79,6 +80,22 @@ func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 		RegistryId: reg.account, UpstreamRegistry: rule.Upstream, CredentialArn: rule.CredentialARN,
 		CustomRoleArn: rule.CustomRoleARN, UpstreamRepositoryPrefix: rule.UpstreamPrefix,
 	}, nil
+}
+
+// validateRule refuses what ECR refuses. Of an upstream that API.AllowUpstream allows, ECR
+// knows nothing; the rest of the rule is checked as if its upstream took what it is given.
+func (a *API) validateRule(reg registry, rule pullthrough.Rule) error {
+	if a.AllowUpstream == nil || ecr.TakesUpstream(rule.UpstreamURL) || !a.AllowUpstream(rule.UpstreamURL) {
+		return rule.Validate(reg.account, reg.region)
+	}
+	if err := rule.Check(); err != nil {
+		return &Error{invalidParameter, "Invalid input: " + ecr.RedactURL(rule.UpstreamURL) + " is no upstream registry: a host name, or an http or https URL, is expected."}
+	}
+	rule.UpstreamURL, rule.Upstream, rule.CustomRoleARN = "quay.io", "", ""
+	if rule.CredentialARN != "" {
+		rule.UpstreamURL = "ghcr.io"
+	}
+	return rule.Validate(reg.account, reg.region)
 }
 
 func (in *CreatePullThroughCacheRuleInput) check() error {

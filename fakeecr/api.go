@@ -4,12 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	"net"
-	"net/http"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
-	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 )
 
 // newAPI returns an API for the settings, without images.
@@ -33,7 +30,7 @@ func (s *Server) addImages(api *ecrapi.API) {
 	api.Validate = s.proxy.ValidateRule
 	api.Images = &ecrapi.Images{Proxy: s.proxy, Catalog: s.catalog}
 	if s.config.RequireLogin {
-		api.Images.Password, api.Images.LayerQuery = s.logins.password, s.logins.layerQuery
+		api.Images.Password, api.Images.LayerURL = s.logins.password, s.logins.layerURL
 	}
 }
 

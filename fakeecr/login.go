@@ -78,8 +78,8 @@ func (l *logins) admit(r *http.Request) error {
 	return nil
 }
 
-// layerQuery is what the URL of a layer has behind its path, so that it can be used without
-// a login.
-func (l *logins) layerQuery(repo pullthrough.Repo, layer digest.Digest) string {
-	return "?" + tokenParameter + "=" + l.token("/v2/"+repo.Name+"/blobs/"+layer.String())
+// layerURL fits [ecrapi.Images.LayerURL]. The URL is good without a login.
+func (l *logins) layerURL(_ context.Context, registry string, repo pullthrough.Repo, layer digest.Digest) (string, error) {
+	path := "/v2/" + repo.Name + "/blobs/" + layer.String()
+	return registry + path + "?" + tokenParameter + "=" + l.token(path), nil
 }

@@ -84,7 +84,7 @@ func startDay(t *testing.T) *day {
 	server := httptest.NewServer(mux)
 	d.url = server.URL
 	api.Validate = proxy.ValidateRule
-	api.Images = &ecrapi.Images{Proxy: proxy, Catalog: catalog, RegistryURL: func(_, _ string) string { return server.URL }}
+	api.Images = &ecrapi.Images{Proxy: proxy, Catalog: catalog, RegistryURL: func(*http.Request, string, string) string { return server.URL }}
 	t.Cleanup(func() {
 		server.Close()
 		assert.NoError(t, proxy.Shutdown(context.Background()))

@@ -35,7 +35,7 @@ func hostECR(t *testing.T, change func(*host)) *host {
 		Store: h.catalog.Around(memstore.New()), Rules: h.api, Credentials: h.api.Credentials,
 		OnEvent: h.catalog.RecordPull, SpoolDir: t.TempDir(),
 	}
-	h.api.Images = &ecrapi.Images{Proxy: h.proxy, Catalog: h.catalog, RegistryURL: func(string, string) string { return h.url }}
+	h.api.Images = &ecrapi.Images{Proxy: h.proxy, Catalog: h.catalog, RegistryURL: func(*http.Request, string, string) string { return h.url }}
 	if change != nil {
 		change(h)
 	}

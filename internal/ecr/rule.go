@@ -144,6 +144,12 @@ var (
 	ecrURL   = regexp.MustCompile(`\A[0-9]{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com\z`)
 )
 
+// TakesUpstream reports whether ECR takes the URL of an upstream registry.
+func TakesUpstream(url string) bool {
+	_, ok := upstreamOf(url)
+	return ok
+}
+
 func upstreamOf(url string) (kind upstreamKind, ok bool) {
 	switch {
 	case azureURL.MatchString(url):
