@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -137,6 +138,16 @@ func (e *engine) tags(ctx context.Context, r Request) ([]string, error) {
 		e.settled(ctx, r.Repo)
 	}
 	return e.core.tags(ctx, r)
+}
+
+// allTags is tags, with those that upstream has, where the Policy says so and the caller may
+// import.
+func (e *engine) allTags(ctx context.Context, r Request) ([]string, error) {
+	stored, err := e.tags(ctx, r)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	return e.tagLists.withUpstream(ctx, r, stored, err)
 }
 
 // repos lists the repositories of a registry, with those of the pulls before.

@@ -223,7 +223,7 @@ func writeTags(w http.ResponseWriter, name string, tags []string) {
 // list returns the page's part of a list, and sets the Link header.
 func (p *Proxy) list(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, page serve.Page) ([]string, error) {
 	if kind == ocipath.Tags {
-		tags, err := p.engine().tagLists.pull(r.Context(), req)
+		tags, err := p.engine().allTags(r.Context(), req)
 		if err != nil {
 			return nil, err
 		}

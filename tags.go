@@ -39,16 +39,6 @@ func newTagLists(c *core, flights *flight.Set) *tagLists {
 	return tl
 }
 
-// pull lists the tags of the repository that are stored, and those that upstream has
-// where the Policy says so and the caller may import.
-func (tl *tagLists) pull(ctx context.Context, r Request) ([]string, error) {
-	stored, err := tl.tags(ctx, r)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return nil, err
-	}
-	return tl.withUpstream(ctx, r, stored, err)
-}
-
 // withUpstream adds to a list of tags, which ended with err, what upstream has. Where
 // nothing is there upstream, or it is not to be asked, the list is returned as it is.
 func (tl *tagLists) withUpstream(ctx context.Context, r Request, ours []string, err error) ([]string, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"strings"
-	"net/http"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -24,10 +23,6 @@ func TestGetAuthorizationToken(t *testing.T) {
 			return "for " + id.Account, nil
 		}
 		r.api.Identify = byHeader
-		r.api.Images.RegistryURL = func(r *http.Request, account, region string) string {
-			assert.NotNil(t, r)
-			return "https://" + account + ".dkr.ecr." + region + ".amazonaws.com"
-		}
 	})
 	of := func(password, account, region string) string {
 		return `{"authorizationToken":"` + base64.StdEncoding.EncodeToString([]byte("AWS:"+password)) + `","expiresAt":946728000,"proxyEndpoint":"https://` + account + `.dkr.ecr.` + region + `.amazonaws.com"}`

@@ -16,10 +16,10 @@ import (
 // The URLs in answers lead to where the client has found the API.
 func TestURLsAreTheRequests(t *testing.T) {
 	r := newRegistry(t, memstore.New(), func(r *registry) {
-		identify := func(r *http.Request) (pullthrough.Identity, error) {
+		r.api.Images.RegistryURL = nil
+		r.api.Identify = func(r *http.Request) (pullthrough.Identity, error) {
 			return pullthrough.Identity{Account: r.Header.Get("X-Account"), Region: "eu-west-1"}, nil
 		}
-		r.api.Identify = identify
 	})
 	endpoint := func(headers ...string) string {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/", http.NoBody)
