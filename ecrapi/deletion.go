@@ -1,13 +1,14 @@
 package ecrapi
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
@@ -161,7 +162,7 @@ func (d *deletion) find(want ImageIdentifier) (img image, tagged bool) {
 func (d *deletion) lists(ref string) []string {
 	lists := slices.Sorted(maps.Keys(d.images))
 	return slices.DeleteFunc(lists, func(list string) bool {
-		return !slices.ContainsFunc(d.images[list].Children, func(child digestOf) bool { return child.String() == ref })
+		return !slices.ContainsFunc(d.images[list].Children, func(child digest.Digest) bool { return child.String() == ref })
 	})
 }
 
@@ -183,6 +184,5 @@ func (d *deletion) note(img image, want ImageIdentifier, left []string) (gone []
 	if d.images[ref] = img; len(left) == 0 {
 		delete(d.images, ref)
 	}
-	slices.SortFunc(gone, func(x, y ImageIdentifier) int { return cmp.Compare(value(x.ImageTag), value(y.ImageTag)) })
 	return gone
 }
