@@ -3,11 +3,13 @@ package ecrapi_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -166,6 +168,26 @@ func TestTheStoreIsTheTruth(t *testing.T) {
 			r.fails(t, "ListImages", `{`+hubA+`}`, "RepositoryNotFoundException", noRepository("hub/a"))
 			assert.Empty(t, r.up.Log())
 		})
+	}
+}
+
+// Pulls of what never gets into the Store take bounded memory: the time of the oldest is
+// forgotten.
+func TestManyPullsOfWhatIsNotStored(t *testing.T) {
+	for others, forgotten := range map[int64]bool{1: false, 1024: true} {
+		r := newRegistry(t, memstore.New(), nil)
+		pulled := func(d string) {
+			r.catalog.RecordPull(t.Context(), pullthrough.Event{
+				Kind: pullthrough.EventManifest, Source: pullthrough.SourceFill, Digest: d, Request: pullthrough.Request{Repo: repo("a"), Ref: "v1"},
+			})
+		}
+		pulled(image(1).Digest.String())
+		for i := range others {
+			pulled(digest.FromString(fmt.Sprint(i)).String())
+		}
+		require.NoError(t, r.proxy.Store.PutManifest(t.Context(), repo("a"), manifestOf(image(1), "v1")))
+		assert.Equal(t, forgotten, r.pulledAt(t, image(1)) == 0, "after %d others", others)
+		assert.Empty(t, r.up.Log())
 	}
 }
 
