@@ -54,6 +54,9 @@ func (s *Store) DeleteRepo(ctx context.Context, repo pullthrough.Repo) error {
 	}
 	at := innerRepo{repo, name}
 	tags, err := s.listTags(ctx, at)
+	if err == nil && len(tags) == 0 {
+		err = missError(repo, "")
+	}
 	if err != nil {
 		return err
 	}
