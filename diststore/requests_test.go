@@ -1,11 +1,13 @@
 package diststore_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -101,6 +103,55 @@ func TestWhatAPutCosts(t *testing.T) {
 		p.asked()
 		step.call()
 		assert.ElementsMatch(t, step.want, p.asked(), step.name)
+	}
+}
+
+// amongTags returns what a hit, a move and a new tag ask of the driver in a repository of n tags.
+func amongTags(tb testing.TB, n int) (asked map[string][]string) {
+	tb.Helper()
+	p := &probe{StorageDriver: inmemory.New(), name: "s3aws"}
+	s := diststore.New(p)
+	put := func(img int64, tag string) {
+		require.NoError(tb, s.PutManifest(tb.Context(), repo, manifestOf(image(img), tag)))
+	}
+	put(2, "")
+	for i := range n {
+		put(1, fmt.Sprint("v", i))
+	}
+	asked = make(map[string][]string)
+	for _, step := range []struct {
+		name string
+		call func()
+	}{
+		{"hit", func() {
+			_, err := diststore.New(p).Manifest(tb.Context(), repo, "v0")
+			require.NoError(tb, err)
+		}},
+		{"move", func() { put(2, "v0") }},
+		{"new", func() { put(2, "new") }},
+	} {
+		p.asked()
+		step.call()
+		asked[step.name] = p.asked()
+	}
+	return asked
+}
+
+// TestMoreTagsAreNotMoreRequests: with S3 the time of a hit and a put is that of its requests.
+func TestMoreTagsAreNotMoreRequests(t *testing.T) {
+	assert.Equal(t, amongTags(t, 1), amongTags(t, 200))
+}
+
+// BenchmarkTags prints the driver's calls for a hit and for puts among more and more tags.
+func BenchmarkTags(b *testing.B) {
+	for n := 1; n <= 10_000; n *= 10 {
+		b.Run(fmt.Sprint("tags=", n), func(b *testing.B) {
+			for b.Loop() {
+				for name, calls := range amongTags(b, n) {
+					b.ReportMetric(float64(len(calls)), "calls-"+name)
+				}
+			}
+		})
 	}
 }
 
