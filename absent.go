@@ -124,6 +124,13 @@ func (m *memory) noteMissing(rt *route, ref string, err error) {
 	}
 }
 
+// forget has upstream asked for the manifests with these keys, whatever it said a moment
+// ago.
+func (m *memory) forget(match func(objectKey) bool) {
+	m.missing.RemoveAll(match)
+	m.rejected.RemoveAll(match)
+}
+
 // noteUnwanted remembers that the Store does not want the manifest ref: what is missing of
 // the image is not to be had, so another import would end in the same way.
 func (m *memory) noteUnwanted(rt *route, ref string, got *Manifest) {

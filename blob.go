@@ -328,6 +328,10 @@ func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
 		return err
 	}
 	err := bl.commit(ctx, rt, f, place)
+	if errors.Is(err, errDeleted) {
+		bl.log.Warn("blob is served and not stored", "repository", rt.repo.Name, "digest", f.Digest().String(), "err", err)
+		return err
+	}
 	if err != nil {
 		bl.storeFailed(ctx, rt.repo, f.Digest().String(), err)
 		return err
@@ -342,8 +346,8 @@ func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
 func (bl *blobs) commit(ctx context.Context, rt *route, f *fill.Fill, place *stagePlace) error {
 	desc := ocispec.Descriptor{MediaType: serve.MediaTypeBlob, Digest: f.Digest(), Size: f.Size()}
 	if place != nil && f.Whole() {
-		err := bl.store.commitStage(ctx, place.stage, desc)
-		if errors.Is(err, hostcall.ErrNotCalled) {
+		err := bl.store.commitStage(ctx, rt, place.stage, desc)
+		if errors.Is(err, hostcall.ErrNotCalled) || errors.Is(err, errDeleted) {
 			place.Abort()
 		}
 		return err
@@ -355,7 +359,7 @@ func (bl *blobs) commit(ctx context.Context, rt *route, f *fill.Fill, place *sta
 	}
 	// A Store that was given up at Shutdown must not read a spool that is gone.
 	defer func() { _ = body.Close() }()
-	return bl.store.putBlob(ctx, rt.repo, desc, body)
+	return bl.store.putBlob(ctx, rt, desc, body)
 }
 
 // successor is the Store's blob for a reader of the spool, which can go then.

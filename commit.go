@@ -126,15 +126,21 @@ func (k *keeper) asUnstored(f *fetching, m *Manifest) *Manifest {
 // runs out of time ends it.
 func (k *keeper) put(f *fetching, m *Manifest) *Manifest {
 	ctx := f.Context()
-	if err := k.router.unchanged(ctx, f.rt); err != nil {
-		k.log.Warn("manifest is served and not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
-		return m
+	err := k.router.unchanged(ctx, f.rt)
+	if err == nil && k.isGone(f, m) {
+		err = errDeleted
 	}
-	m, err := k.putAs(f, m)
+	if err != nil {
+		return k.unstored(f, m, err)
+	}
+	m, err = k.putAs(f, m)
 	if err == nil && m.Source == SourceFill && m.Tag != "" && canonical(m) != m.Descriptor.Digest {
 		also := *m
 		also.Tag, also.Descriptor.Digest = "", canonical(m)
-		err = k.store.putManifest(ctx, f.rt.repo, &also)
+		err = k.store.putManifest(ctx, f.rt, &also)
+	}
+	if errors.Is(err, errDeleted) {
+		return k.unstored(f, m, err)
 	}
 	if err != nil && f.parts == absentForGood {
 		err = fmt.Errorf("%w (parts of the image are missing)", err)
@@ -146,6 +152,18 @@ func (k *keeper) put(f *fetching, m *Manifest) *Manifest {
 	return m
 }
 
+// unstored returns m, which is served and not stored.
+func (k *keeper) unstored(f *fetching, m *Manifest, err error) *Manifest {
+	k.log.Warn("manifest is served and not stored", "repository", f.rt.repo.Name, "ref", f.r.Ref, "err", err)
+	return m
+}
+
+// isGone reports whether the tag that this check is about was deleted since, by way of the
+// Store alone: a tag that a check has begun with and that is not there any more.
+func (k *keeper) isGone(f *fetching, m *Manifest) bool {
+	return m.Tag != "" && f.have != nil && !f.unstored && k.store.findManifest(f.Context(), f.rt.repo, m.Tag) == nil
+}
+
 // putAs stores m, or returns what is stored under its tag and must stay.
 func (k *keeper) putAs(f *fetching, m *Manifest) (*Manifest, error) {
 	if local := k.localTag(f, m); local != nil {
@@ -153,7 +171,7 @@ func (k *keeper) putAs(f *fetching, m *Manifest) (*Manifest, error) {
 	}
 	ctx, put := f.Context(), *m
 	put.KeepLocal = f.keepsLocal(m)
-	err := k.store.putManifest(ctx, f.rt.repo, &put)
+	err := k.store.putManifest(ctx, f.rt, &put)
 	if !errors.Is(err, ErrImmutable) {
 		return m, err
 	}
@@ -165,7 +183,7 @@ func (k *keeper) putAs(f *fetching, m *Manifest) (*Manifest, error) {
 		return m, err
 	}
 	m = asConfirmed(have, f.r.Ref, m.CheckedAt)
-	return m, k.store.putManifest(ctx, f.rt.repo, m) // that it was checked
+	return m, k.store.putManifest(ctx, f.rt, m) // that it was checked
 }
 
 // canonical is the sha256 digest of m. A tag to which upstream gives a digest of another

@@ -63,7 +63,7 @@ func newCore(s settings, flights *flight.Set) *core {
 	client := upstream.New(upstream.Config{Transport: s.transport, Log: o.log, Now: o.now, Flights: flights})
 	c := &core{
 		observer: o, authorize: s.authorize, store: store,
-		router:     &router{rules: s.rules, endpoint: s.endpoint, policy: s.policy, callbacks: new(hostcall.Lookups)},
+		router:     &router{rules: s.rules, endpoint: s.endpoint, policy: s.policy, callbacks: new(hostcall.Lookups), deletions: store.deletions},
 		registries: newRegistries(client, store, o.now),
 	}
 	c.probes.Join(flights, "rule")
@@ -148,7 +148,7 @@ func (c *core) createRepo(ctx context.Context, rt *route, r Request) error {
 	if found != absent || c.router.unchanged(ctx, rt) != nil {
 		return err
 	}
-	return c.store.createRepo(ctx, rt.rule, r)
+	return c.store.createRepo(ctx, rt, r)
 }
 
 // presence says whether the repository is there, if the words of err depend on it.

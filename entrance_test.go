@@ -62,6 +62,8 @@ var entrances = []entrance{
 		return said(h.Import(t.Context(), h.request(h.cold, "1"), pullthrough.ImportOptions{}))
 	}},
 	{"`Proxy.ValidateRule`", nil, sayHost, nil},
+	{"`Proxy.DeleteImage`", nil, sayHost, nil},
+	{"`Proxy.DeleteRepo`", nil, sayHost, nil},
 	{"`Proxy.Downloads`", nil, sayHost, nil},
 	{"`Proxy.Idle`", nil, sayHost, nil},
 	{"`Proxy.Shutdown`", nil, sayHost, nil},
@@ -106,6 +108,12 @@ var entrances = []entrance{
 	}},
 	{"`API.ListImages`", only("ListImages"), sayDenied, func(t *testing.T, h *house) string {
 		return said(h.api.ListImages(t.Context(), h.caller(), ecrapi.ListImagesInput{RepositoryName: &h.warm.Name}))
+	}},
+	{"`API.BatchDeleteImage`", only("BatchDeleteImage"), sayDenied, func(t *testing.T, h *house) string {
+		return said(h.api.BatchDeleteImage(t.Context(), h.caller(), ecrapi.BatchDeleteImageInput{RepositoryName: &h.warm.Name, ImageIds: []ecrapi.ImageIdentifier{{ImageTag: new("none")}}}))
+	}},
+	{"`API.DeleteRepository`", only("DeleteRepository"), sayDenied, func(t *testing.T, h *house) string {
+		return said(h.api.DeleteRepository(t.Context(), h.caller(), ecrapi.DeleteRepositoryInput{RepositoryName: &h.warm.Name, Force: new(true)}))
 	}},
 	{"`API.DescribeRepositories`", only("DescribeRepositories"), sayDenied, func(t *testing.T, h *house) string {
 		return said(h.api.DescribeRepositories(t.Context(), h.caller(), ecrapi.DescribeRepositoriesInput{}))

@@ -213,7 +213,10 @@ func (re *resolver) fetch(ctx context.Context, f *fetching) (*Manifest, error) {
 	}
 	re.checks.confirm(f.rt, f.r.Ref)
 	if !f.Keep() {
-		return nil, context.Cause(ctx)
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		return stamp(m, f.start), nil // it was deleted meanwhile: who waits gets it, and it is not stored
 	}
 	if err := re.createRepo(ctx, f.rt, f.r); err != nil {
 		return nil, err

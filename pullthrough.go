@@ -60,6 +60,7 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -246,6 +247,26 @@ func (p *Proxy) ValidateRule(ctx context.Context, repo Repo, rule Rule) error {
 // cancels them, waits for their end, and returns ctx's error. Shut the
 // http.Server down first.
 func (p *Proxy) Shutdown(ctx context.Context) error { return p.engine().shutdown(ctx) }
+
+// DeleteImage deletes what ref names from the Store, which must be an [ImageDeleter]: of a
+// tag the tag alone, of a digest the manifest with all its tags. The next pull asks
+// upstream: in Amazon ECR this is how a refresh is forced. A fetch that began before does
+// not bring it back, but those that wait for it are served. A host that deletes from its
+// Store in another way leaves that to chance. The errors are those of
+// [ImageDeleter]; a Store that is none is one that Is [errors.ErrUnsupported]. DeleteImage
+// waits for a put of the same object that is under way, as long as ctx allows. Authorize
+// is not asked.
+func (p *Proxy) DeleteImage(ctx context.Context, repo Repo, ref string) error {
+	if err := ocipath.CheckRef(ref); err != nil {
+		return invalid(repo, ref, err)
+	}
+	return p.engine().delete(ctx, repo, ref)
+}
+
+// DeleteRepo is DeleteImage for a repository with all that is in it.
+func (p *Proxy) DeleteRepo(ctx context.Context, repo Repo) error {
+	return p.engine().delete(ctx, repo, "")
+}
 
 // Idle waits until nothing is being fetched from an upstream registry and nothing
 // is being put into the Store: what was answered before is stored then, or an event

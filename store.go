@@ -48,14 +48,15 @@ type guardedStore struct {
 	lookups  *hostcall.Lookups
 	verified *lru.Cache[digest.Digest, verifiedContent]
 
-	scarce hostcall.Scarce // hits that wait for a file descriptor
+	deletions *deletions
+	scarce    hostcall.Scarce // hits that wait for a file descriptor
 
 	// Manifests do not queue behind blobs.
 	manifestPuts, blobPuts hostcall.Puts
 }
 
 func newGuardedStore(host Store, tell func(context.Context, Repo, string, error)) *guardedStore {
-	s := &guardedStore{host: host, tell: tell, lookups: new(hostcall.Lookups), verified: lru.New[digest.Digest, verifiedContent](maxVerified)}
+	s := &guardedStore{host: host, tell: tell, lookups: new(hostcall.Lookups), verified: lru.New[digest.Digest, verifiedContent](maxVerified), deletions: newDeletions()}
 	s.manifestPuts.Most = int(min(maxManifestPuts, max(hostcall.MaxPuts, spool.OpenFileLimit()/2/filesOfAPut)))
 	return s
 }
@@ -250,17 +251,33 @@ func sizeOf(b *Blob) (int64, error) {
 	return size, err
 }
 
-// putManifest stores m, in its turn. A failure is told.
-func (s *guardedStore) putManifest(ctx context.Context, repo Repo, m *Manifest) error {
+// putManifest stores m, in its turn, unless it was deleted since its fetch began: then the
+// error Is errDeleted.
+func (s *guardedStore) putManifest(ctx context.Context, rt *route, m *Manifest) error {
 	return s.manifestPuts.Do(ctx, "Store.PutManifest", func(ctx context.Context, _ func()) error {
-		return s.host.PutManifest(ctx, repo, m)
+		return s.deletions.put(rt.since, rt.repo, [2]string{m.Tag, m.Descriptor.Digest.String()}, func() error {
+			return s.host.PutManifest(ctx, rt.repo, m)
+		})
 	})
 }
 
-// putBlob stores the verified content of r, in its turn.
-func (s *guardedStore) putBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
+// delete has the Store delete what ref names, or the repository if ref is "".
+func (s *guardedStore) delete(ctx context.Context, host ImageDeleter, repo Repo, ref string) error {
+	return hostcall.Guard("Store.DeleteImage", func() error {
+		if ref == "" {
+			return host.DeleteRepo(ctx, repo)
+		}
+		return host.DeleteImage(ctx, repo, ref)
+	})
+}
+
+// putBlob stores the verified content of r, in its turn. As for errDeleted, see
+// putManifest.
+func (s *guardedStore) putBlob(ctx context.Context, rt *route, desc ocispec.Descriptor, r io.ReadSeeker) error {
 	return s.blobPuts.Do(ctx, "Store.PutBlob", func(ctx context.Context, progress func()) error {
-		return s.host.PutBlob(ctx, repo, desc, hostcall.NewBody(ctx, r, desc.Size, progress))
+		return s.deletions.put(rt.since, rt.repo, [2]string{}, func() error {
+			return s.host.PutBlob(ctx, rt.repo, desc, hostcall.NewBody(ctx, r, desc.Size, progress))
+		})
 	})
 }
 
@@ -289,10 +306,10 @@ func (s *guardedStore) stage(ctx context.Context, repo Repo, d digest.Digest) (*
 }
 
 // commitStage makes a blob of what was staged, in its turn. The error Is
-// [hostcall.ErrNotCalled] where the Stage was not asked to.
-func (s *guardedStore) commitStage(ctx context.Context, stage Stage, desc ocispec.Descriptor) error {
+// [hostcall.ErrNotCalled] or errDeleted where the Stage was not asked to.
+func (s *guardedStore) commitStage(ctx context.Context, rt *route, stage Stage, desc ocispec.Descriptor) error {
 	return s.blobPuts.Do(ctx, "Stage.Commit", func(ctx context.Context, _ func()) error {
-		return stage.Commit(ctx, desc)
+		return s.deletions.put(rt.since, rt.repo, [2]string{}, func() error { return stage.Commit(ctx, desc) })
 	})
 }
 
@@ -318,14 +335,18 @@ func (s *guardedStore) repository(ctx context.Context, repo Repo) (presence, err
 }
 
 // createRepo has a RepoCreator make the repository.
-func (s *guardedStore) createRepo(ctx context.Context, rule Rule, r Request) error {
+func (s *guardedStore) createRepo(ctx context.Context, rt *route, r Request) error {
 	_, err := hostcall.Do(ctx, s.lookups, "Store.CreateRepo", nil, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.host.(RepoCreator).CreateRepo(ctx, r.Repo, rule, r)
+		return struct{}{}, s.deletions.put(rt.since, r.Repo, [2]string{}, func() error {
+			return s.host.(RepoCreator).CreateRepo(ctx, r.Repo, rt.rule, r)
+		})
 	})
 	_, typed := errors.AsType[*Error](err)
 	switch {
 	case err == nil, typed:
 		return err
+	case errors.Is(err, errDeleted):
+		return nil // what it was for is served, and not stored
 	case ctx.Err() != nil:
 		return context.Cause(ctx) // we gave it up: that says nothing of the repository
 	}

@@ -29,6 +29,7 @@ type route struct {
 	policy Policy
 	base   *url.URL // /v2/ stands below it
 	name   string   // the repository's name upstream
+	since  uint64   // the number of the last deletion before, see [deletions]
 }
 
 // routeID is the identity of a rule. Whatever requests share is keyed by it, so a
@@ -112,6 +113,7 @@ type router struct {
 	// goroutine. They do not share the Store's bound: a Store that hangs must not keep
 	// anybody from upstream.
 	callbacks *hostcall.Lookups
+	deletions *deletions
 }
 
 // route finds the rule that covers repo. An error is ErrNoRule where there is none.
@@ -147,7 +149,7 @@ func callBeside[T any](ctx context.Context, l *hostcall.Lookups, what string, f 
 
 // routeBy is the way that rule says, to name upstream.
 func (ro *router) routeBy(ctx context.Context, rule Rule, repo Repo, name string) (_ *route, err error) {
-	rt := &route{repo: repo, rule: rule, name: name}
+	rt := &route{repo: repo, rule: rule, name: name, since: ro.deletions.now()}
 	if rt.base, err = ro.base(ctx, repo, rule); err != nil {
 		return nil, err
 	}

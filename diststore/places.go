@@ -61,6 +61,12 @@ func (y *places) forgetBlob(at layout.Repository, d digest.Digest) {
 	y.blobs.RemoveIf(blobKey{at, d}, func(place) bool { return true })
 }
 
+// clear forgets all: a repository was removed.
+func (y *places) clear() {
+	y.blobs.Clear()
+	y.repos.Clear()
+}
+
 // exists reports whether the repository was there a moment ago.
 func (y *places) exists(at layout.Repository) bool {
 	until, ok := y.repos.Get(at)

@@ -98,9 +98,12 @@ func (r *repository) seeLocked(ref string, d digest.Digest) {
 // forget forgets a tag, or an image with its tags: it is deleted.
 func (c *Catalog) forget(ctx context.Context, repo pullthrough.Repo, ref string) {
 	c.mu.Lock()
-	if r := c.repos[repo]; r != nil {
-		r.forgetLocked(ref)
+	r := c.repos[repo]
+	if r == nil {
+		r = c.adoptLocked(repo)
 	}
+	r.forgetLocked(ref)
+	r.adopted = false // it stays, also without images
 	c.mu.Unlock()
 	c.writeChange(ctx)
 }

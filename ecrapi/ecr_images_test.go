@@ -34,6 +34,11 @@ var ecrImages = []trait{
 	{"J13", "images are described after a restart as before", "inferred", "the same, with a `Catalog.File`", TestImagesAreDescribedAfterARestart},
 	{"J14", "each operation has an IAM action of its own", "documented", "`Proxy.Authorize` is asked for it, or for what a pull needs where an operation pulls; `API.Identify`, which sees the request, can refuse it, too", testJ14},
 	{"J15", "all of ECR has these operations", "documented", "those of an API without `Images` are `API.Next`'s", TestWithoutImagesTheOperationsAreNext},
+	{"J16", "`BatchDeleteImage` by a tag deletes the tag, and the image with its last tag; by a digest the image with all its tags; each image may fail by itself", "documented", "the same, in the order of the request, with ECR's reasons", TestBatchDeleteImage},
+	{"J17", "an image that a manifest list refers to stays: `ImageReferencedByManifestList`", "documented", "the same, for its digest and for its last tag (inferred)", TestAnImageThatAListRefersToStays},
+	{"J18", "the next pull of a deleted tag asks upstream", "documented", "the same; a fetch that began before the deletion does not bring the tag back", TestTheNextPullOfADeletedTagAsksUpstream},
+	{"J19", "`DeleteRepository` of one that has images: `RepositoryNotEmptyException`, unless `force` is set", "documented", "the same, with ECR's sentence", TestDeleteRepository},
+	{"J20", "an image that was pushed in any way is listed", "documented", "the same: what other programs put into the Store shows, and what they remove does not", TestTheStoreIsTheTruth},
 }
 
 var ecrBatch = []trait{

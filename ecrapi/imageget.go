@@ -46,7 +46,8 @@ const (
 	tagIsNoDigest       = "ImageTagDoesNotMatchDigest"
 	imageNotFound       = "ImageNotFound"
 
-	sayNoImage = "Requested image not found"
+	sayNoImage       = "Requested image not found"
+	sayTagIsNoDigest = "Requested image tag does not match the requested image digest"
 )
 
 // BatchGetImage returns manifests as a registry client's GET does: a tag is pulled
@@ -86,17 +87,26 @@ func (in *BatchGetImageInput) check() error {
 	return fails(checkIdentifiers(in.ImageIds), shape.String{}.Each("acceptedMediaTypes", in.AcceptedMediaTypes, 1, 100))
 }
 
+// failure returns the failureCode, with its reason, of an identifier that can name no
+// image. The code is "" if it can.
+func (id ImageIdentifier) failure() (code, reason string) {
+	switch {
+	case id.ImageDigest == nil && id.ImageTag == nil:
+		return missingDigestAndTag, "Invalid request parameters: both tag and digest cannot be null"
+	case id.ImageDigest != nil && !ocipath.ValidDigest(*id.ImageDigest):
+		return invalidImageDigest, "Invalid request parameters: image digest should satisfy the regex '[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+'"
+	case id.ImageTag != nil && !ocipath.ValidTag(*id.ImageTag):
+		return "InvalidImageTag", "Invalid request parameters: image tag should satisfy the regex '[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}'"
+	}
+	return "", ""
+}
+
 // getImage pulls one image. If it is named by a tag and a digest, it is pulled by the
 // tag.
 func (a *API) getImage(ctx context.Context, at place, caller string, want ImageIdentifier, accepted []string) (img Image, failure *ImageFailure, err error) {
 	fail := func(code, reason string) *ImageFailure { return &ImageFailure{want, code, reason} }
-	switch {
-	case want.ImageDigest == nil && want.ImageTag == nil:
-		return img, fail(missingDigestAndTag, "Invalid request parameters: both tag and digest cannot be null"), nil
-	case want.ImageDigest != nil && !ocipath.ValidDigest(*want.ImageDigest):
-		return img, fail(invalidImageDigest, "Invalid request parameters: image digest should satisfy the regex '[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+'"), nil
-	case want.ImageTag != nil && !ocipath.ValidTag(*want.ImageTag):
-		return img, fail("InvalidImageTag", "Invalid request parameters: image tag should satisfy the regex '[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}'"), nil
+	if code, reason := want.failure(); code != "" {
+		return img, fail(code, reason), nil
 	}
 	ref := or(value(want.ImageTag), value(want.ImageDigest))
 	m, err := a.Images.Proxy.Manifest(ctx, pullthrough.Request{Repo: at.repo, Ref: ref, Caller: caller})
@@ -110,7 +120,7 @@ func (a *API) getImage(ctx context.Context, at place, caller string, want ImageI
 	d := m.Descriptor.Digest.String()
 	switch {
 	case want.ImageDigest != nil && *want.ImageDigest != d:
-		return img, fail(tagIsNoDigest, "Requested image tag does not match the requested image digest"), nil
+		return img, fail(tagIsNoDigest, sayTagIsNoDigest), nil
 	case accepted != nil && !slices.Contains(accepted, m.Descriptor.MediaType):
 		return img, fail(imageNotFound, sayNoImage), nil
 	}

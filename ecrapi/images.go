@@ -20,7 +20,7 @@ import (
 // The operations ask [pullthrough.Proxy.Authorize]. One that pulls asks for what the pull
 // asks for, and one that reads for its own name: DescribeRepositories for the repositories
 // that it names, or for the whole registry with a Repo that has no name, DescribeImages,
-// ListImages, BatchCheckLayerAvailability and ListImageReferrers. They show what was pulled
+// ListImages, DeleteRepository, BatchDeleteImage, BatchCheckLayerAvailability and ListImageReferrers. They show what was pulled
 // before: a Proxy answers a pull before its Store has the image, and so the operations wait
 // for the Store, for up to one second ([pullthrough.Proxy.Idle]).
 type Images struct {
@@ -48,6 +48,8 @@ type Images struct {
 // imageOperations are the targets that an API with Images knows. Without Images they go
 // to Next.
 var imageOperations = map[string]operation{
+	"DeleteRepository":            of((*API).DeleteRepository),
+	"BatchDeleteImage":            of((*API).BatchDeleteImage),
 	"DescribeRepositories":        of((*API).DescribeRepositories),
 	"DescribeImages":              of((*API).DescribeImages),
 	"ListImages":                  of((*API).ListImages),

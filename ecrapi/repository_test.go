@@ -16,13 +16,15 @@ import (
 
 var imageOperations = []string{
 	"DescribeRepositories", "DescribeImages", "ListImages", "BatchGetImage", "ListImageReferrers", "GetDownloadUrlForLayer",
-	"BatchCheckLayerAvailability", "GetAuthorizationToken",
+	"BatchCheckLayerAvailability", "GetAuthorizationToken", "BatchDeleteImage", "DeleteRepository",
 }
 
 // Requests that are right but for the repository, which does not exist.
 var inRepository = map[string]string{
 	"DescribeImages":              `"maxResults":5`,
 	"ListImages":                  `"maxResults":5`,
+	"BatchDeleteImage":            `"imageIds":[{"imageTag":"v1"}]`,
+	"DeleteRepository":            `"force":true`,
 	"BatchGetImage":               `"imageIds":[{"imageTag":"v1"}]`,
 	"ListImageReferrers":          `"subjectId":{"imageDigest":"sha256:` + strings.Repeat("a", 64) + `"}`,
 	"GetDownloadUrlForLayer":      `"layerDigest":"sha256:` + strings.Repeat("a", 64) + `"`,

@@ -218,6 +218,44 @@ func (s *Store) linkLocked(r *memRepo, d digest.Digest, content []byte) {
 	s.touch(&link.used)
 }
 
+// DeleteImage implements [pullthrough.ImageDeleter]. Blobs stay until the repository is
+// deleted, or evicted.
+func (s *Store) DeleteImage(_ context.Context, repo pullthrough.Repo, ref string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.repos[repo]
+	switch {
+	case r == nil:
+		return missError(repo, ref)
+	case r.tags[ref] != nil:
+		s.untagLocked(r, ref)
+		return nil
+	case r.manifests[digest.Digest(ref)] == nil:
+		return missError(repo, ref)
+	}
+	s.removeLocked(memObject{repo: repo, digest: digest.Digest(ref)})
+	s.tidyLocked(repo)
+	return nil
+}
+
+// DeleteRepo implements [pullthrough.ImageDeleter].
+func (s *Store) DeleteRepo(_ context.Context, repo pullthrough.Repo) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.repos[repo]
+	if r == nil {
+		return missError(repo, "")
+	}
+	for d := range r.manifests {
+		s.removeLocked(memObject{repo: repo, digest: d})
+	}
+	for d := range r.blobs {
+		s.removeLocked(memObject{repo: repo, digest: d, blob: true})
+	}
+	delete(s.repos, repo)
+	return nil
+}
+
 // Tags implements [pullthrough.TagLister].
 func (s *Store) Tags(_ context.Context, repo pullthrough.Repo) ([]string, error) {
 	s.mu.RLock()

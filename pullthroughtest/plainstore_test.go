@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"maps"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +53,8 @@ var _ interface {
 	pullthrough.Store
 	pullthrough.TagLister
 	pullthrough.RepoLister
+	pullthrough.ManifestLister
+	pullthrough.ImageDeleter
 	pullthrough.RepoCreator
 	pullthrough.ReferrerStore
 	pullthrough.BlobStager
@@ -307,6 +311,71 @@ func (s *plainStore) Repos(_ context.Context, account, region string) (names []s
 		}
 	}
 	return names, nil
+}
+
+func (s *plainStore) Manifests(_ context.Context, repo pullthrough.Repo) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		s.enter()
+		r := s.repos[s.key(repo)]
+		all := []digest.Digest{}
+		if r != nil && s.has("tagged manifests only") {
+			for _, m := range r.tags {
+				all = append(all, m.Descriptor.Digest)
+			}
+		} else if r != nil {
+			all = slices.Collect(maps.Keys(r.manifests))
+		}
+		s.leave()
+		if r == nil {
+			yield("", s.miss())
+			return
+		}
+		for _, d := range all {
+			if !yield(d, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s *plainStore) DeleteImage(_ context.Context, repo pullthrough.Repo, ref string) error {
+	s.enter()
+	defer s.leave()
+	r := s.repos[s.key(repo)]
+	if r == nil {
+		return s.miss()
+	}
+	if m := r.tags[ref]; m != nil {
+		delete(r.tags, ref)
+		if s.has("a tag goes with its image") {
+			delete(r.manifests, m.Descriptor.Digest)
+		}
+		if s.has("a put beside a deletion is lost") {
+			delete(r.tags, "stays")
+		}
+		return nil
+	}
+	d := digest.Digest(ref)
+	if r.manifests[d] == nil {
+		return s.miss()
+	}
+	delete(r.manifests, d)
+	if !s.has("tags outlive their image") {
+		maps.DeleteFunc(r.tags, func(_ string, m *pullthrough.Manifest) bool { return m.Descriptor.Digest == d })
+	}
+	return nil
+}
+
+func (s *plainStore) DeleteRepo(_ context.Context, repo pullthrough.Repo) error {
+	s.enter()
+	defer s.leave()
+	if s.repos[s.key(repo)] == nil {
+		return s.miss()
+	}
+	maps.DeleteFunc(s.repos, func(r pullthrough.Repo, _ *plainRepo) bool {
+		return r == s.key(repo) || s.has("what is below goes, too") && strings.HasPrefix(r.Name, repo.Name+"/")
+	})
+	return nil
 }
 
 func (s *plainStore) RepoExists(_ context.Context, repo pullthrough.Repo) (bool, error) {

@@ -68,7 +68,7 @@ type storeCheck struct {
 func storeChecks() []storeCheck {
 	var all []storeCheck
 	for _, some := range [][]storeCheck{
-		manifestChecks, tagChecks, nameChecks, blobChecks, readerChecks, contextChecks, togetherChecks, stageChecks, listChecks, referrerChecks,
+		manifestChecks, tagChecks, nameChecks, blobChecks, readerChecks, contextChecks, togetherChecks, stageChecks, listChecks, referrerChecks, deleteChecks,
 	} {
 		all = append(all, some...)
 	}
@@ -84,6 +84,10 @@ func storeHas(store pullthrough.Store, name string) (ok bool) {
 		_, ok = store.(pullthrough.RepoLister)
 	case needsTags:
 		_, ok = store.(pullthrough.TagLister)
+	case needsManifests:
+		_, ok = store.(pullthrough.ManifestLister)
+	case needsDeleter:
+		_, ok = store.(pullthrough.ImageDeleter)
 	case needsCreator:
 		_, ok = store.(pullthrough.RepoCreator)
 	case needsReferrers:
@@ -96,6 +100,8 @@ const (
 	needsStager    = "BlobStager"
 	needsRepos     = "RepoLister"
 	needsTags      = "TagLister"
+	needsManifests = "ManifestLister"
+	needsDeleter   = "ImageDeleter"
 	needsCreator   = "RepoCreator"
 	needsReferrers = "ReferrerStore"
 )

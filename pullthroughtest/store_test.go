@@ -91,6 +91,11 @@ var planted = map[string][]string{
 	"lists everybody's repositories":     {"repositories are listed"},
 	"a repository is made once":          {"repositories are made"},
 	"an empty list is a miss":            {"lists of referrers come back"},
+	"tagged manifests only":              {"manifests are listed"},
+	"a tag goes with its image":          {"a tag is deleted"},
+	"tags outlive their image":           {"an image is deleted"},
+	"what is below goes, too":            {"a repository is deleted"},
+	"a put beside a deletion is lost":    {"deletions and puts at once"},
 }
 
 // TestEachCheckFindsWhatItIsFor plants one bug at a time.

@@ -373,6 +373,26 @@ func (c *Call[K, V]) Desert(unheld func() bool) bool {
 	return true
 }
 
+// Unlink takes the calls out of the group whose keys match, with those whose places they
+// have taken. Who waits for them already gets their values. match is called with the group
+// locked, and must not use the group.
+func (g *Group[K, V]) Unlink(match func(K) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.live {
+		if match(c.key) {
+			c.before = nil // it must not come back
+			c.unlinkLocked()
+		}
+	}
+	for key, c := range g.calls { // under another key than its first
+		if match(key) {
+			c.before = nil
+			c.unlinkLocked()
+		}
+	}
+}
+
 // Unlink takes the call out of its group, so that the next Do for its keys starts
 // afresh. Those that wait already still get its value.
 func (c *Call[K, V]) Unlink() {

@@ -222,3 +222,45 @@ func TestATurnEndsWithTheCall(t *testing.T) {
 		assert.False(t, g.Running("k"))
 	})
 }
+
+// A call that is unlinked goes on for those who wait, and nobody joins it or a call whose
+// place it has taken.
+func TestUnlinkedCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g group
+		gate := make(chan struct{})
+		first := func(c *flight.Call[string, int]) (int, error) {
+			c.Publish(1)
+			<-gate
+			return 0, nil
+		}
+		second := func(c *flight.Call[string, int]) (int, error) {
+			c.Publish(2)
+			<-gate
+			return 0, nil
+		}
+		v, _, err := g.Do(t.Context(), "a", first)
+		require.NoError(t, err)
+		require.Equal(t, 1, v)
+		v, _, err = g.Renew(t.Context(), "a", func(int) bool { return true }, second)
+		require.NoError(t, err)
+		require.Equal(t, 2, v)
+		_, _, err = g.Do(t.Context(), "b", first)
+		require.NoError(t, err)
+		g.Unlink(func(key string) bool { return key == "a" })
+		assert.False(t, g.Running("a"))
+		assert.True(t, g.Running("b"))
+		v, shared, err := g.Do(t.Context(), "a", func(*flight.Call[string, int]) (int, error) { return 3, nil })
+		assert.Equal(t, []any{3, false, nil}, []any{v, shared, err})
+		assert.False(t, g.Running("a"), "neither comes back")
+
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		assert.NoError(t, g.Settle(t.Context(), func(string, int) bool { return false }))
+		assert.ErrorIs(t, g.Settle(soon, func(key string, v int) bool { return key == "b" && v == 1 }), context.DeadlineExceeded)
+		time.AfterFunc(time.Second, func() { close(gate) })
+		assert.NoError(t, g.Settle(t.Context(), func(key string, _ int) bool { return key == "b" }))
+		synctest.Wait()
+		assert.Zero(t, g.Len())
+	})
+}

@@ -84,6 +84,19 @@ func (c *Cache[K, V]) RemoveIf(key K, match func(V) bool) {
 	}
 }
 
+// RemoveAll removes the entries whose keys match accepts. It calls match while it holds
+// the cache's lock.
+func (c *Cache[K, V]) RemoveAll(match func(K) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, e := range c.entries {
+		if match(key) {
+			c.order.Remove(e)
+			delete(c.entries, key)
+		}
+	}
+}
+
 // Clear removes all entries.
 func (c *Cache[K, V]) Clear() {
 	c.mu.Lock()

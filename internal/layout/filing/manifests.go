@@ -176,9 +176,7 @@ func (f *Manifests) Write(ctx context.Context, w Writer, at layout.Repository, r
 	}
 	// Of two puts of a tag in this process, one of which must not move what the other
 	// has pushed, one is first.
-	tag := &f.tags[maphash.String(f.seed, at.Tag(m.Tag))%uint64(len(f.tags))]
-	tag.Lock()
-	defer tag.Unlock()
+	defer f.lockTag(at, m.Tag)()
 	if m.KeepLocal {
 		_, side, err := f.ReadTag(ctx, w, at, m.Tag)
 		if err == nil && side.Origin == "" {

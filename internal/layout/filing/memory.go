@@ -101,6 +101,14 @@ func (y *memory) keep(before uint64, o Object, known *memo) {
 	}
 }
 
+// forgetAll is called after any number of links has changed.
+func (y *memory) forgetAll() {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.changes++
+	y.kept.Clear()
+}
+
 // forget is called after links have changed.
 func (y *memory) forget(repo pullthrough.Repo, refs ...string) {
 	y.mu.Lock()
