@@ -70,12 +70,15 @@ var emptyRegistry = testkit.RoundTripper(func(r *http.Request) (*http.Response, 
 	w := httptest.NewRecorder()
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/token"):
-		_, _ = fmt.Fprintf(w, `{"token":"for %s","expires_in":3600}`, r.URL.Query().Get("scope"))
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"token":"%x","expires_in":3600}`, r.URL.Query().Get("scope"))
 	case r.Header.Get("Authorization") == "":
 		w.Header().Set("Www-Authenticate", `Bearer realm="https://r.example/token",service="r.example"`)
 		w.WriteHeader(http.StatusUnauthorized)
 	default:
+		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.WriteString(`{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}`)
 	}
 	resp := w.Result()
 	resp.Request = r
@@ -118,8 +121,8 @@ func (a *askMany) upTo(tb testing.TB, n int) uint64 {
 // under way are kept of the last few thousand.
 func TestMoreRepositoriesAreNotMoreMemory(t *testing.T) {
 	a := newAskMany()
-	many := a.upTo(t, 5000)
-	more := a.upTo(t, 8000)
+	many := a.upTo(t, 3000)
+	more := a.upTo(t, 6000)
 	assert.InDelta(t, many, more, 2<<20)
 	assert.NoError(t, a.p.Shutdown(t.Context()))
 }
