@@ -63,7 +63,8 @@ type Catalog struct {
 }
 
 // CatalogRepository is what a [Catalog] knows about a repository beside its images: when
-// it was created, and the members of the creation template that applied then.
+// it was created, and its settings. At first they are those of the request that created it,
+// or of the creation template that applied then.
 type CatalogRepository struct {
 	CreatedAt                          time.Time               `json:"createdAt,omitzero"`
 	EncryptionConfiguration            EncryptionConfiguration `json:"encryptionConfiguration"`
@@ -72,6 +73,9 @@ type CatalogRepository struct {
 	ImageTagMutabilityExclusionFilters []ExclusionFilter       `json:"imageTagMutabilityExclusionFilters,omitempty"`
 	RepositoryPolicy                   string                  `json:"repositoryPolicy,omitempty"`
 	LifecyclePolicy                    string                  `json:"lifecyclePolicy,omitempty"`
+	// LifecycleEvaluatedAt is when the host last ran the lifecycle policy. Zero: never.
+	LifecycleEvaluatedAt       time.Time                  `json:"lifecycleEvaluatedAt,omitzero"`
+	ImageScanningConfiguration ImageScanningConfiguration `json:"imageScanningConfiguration,omitzero"`
 }
 
 // Repository returns what is known about a repository. Its slices must not be changed.

@@ -213,17 +213,17 @@ func (c *Catalog) note(ctx context.Context, repo pullthrough.Repo, m *pullthroug
 
 // RepoExists implements [pullthrough.RepoCreator].
 func (s *catalogStore) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
+	if s.catalog.has(repo) {
+		return true, nil
+	}
 	switch inner := s.Store.(type) {
 	case pullthrough.RepoCreator:
 		return inner.RepoExists(ctx, repo)
 	case pullthrough.RepoLister:
-		if s.catalog.has(repo) {
-			return true, nil
-		}
 		names, err := inner.Repos(ctx, repo.Account, repo.Region)
 		return slices.Contains(names, repo.Name), err
 	}
-	return s.catalog.has(repo), nil
+	return false, nil
 }
 
 // CreateRepo implements [pullthrough.RepoCreator].

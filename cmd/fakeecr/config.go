@@ -31,7 +31,7 @@ type config struct {
 type arguments struct {
 	listen, account, region, tagTTL, fill, log           string
 	maxBytes, debugPage, progress                        string
-	offline, debug, verifyBlobs                          bool
+	offline, debug, verifyBlobs, blobsFirst              bool
 	data, rules, credentials, realms, endpoints, secrets []string
 }
 
@@ -43,6 +43,7 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.region, "region", "us-east-1", "the AWS `REGION`")
 	fs.StringVar(&a.tagTTL, "tag-ttl", "24h", "`DURATION` for which a tag counts as fresh;\n0: asked for on every pull, negative: never again")
 	fs.StringVar(&a.fill, "fill", "lazy", "`MODE`: how much of an image a pull brings in: lazy (what clients ask for),\nbackground (all of it, as Amazon ECR does) or eager (all of it, parts first)")
+	fs.BoolVar(&a.blobsFirst, "blobs-first", false, "pull blobs of repositories that no image has made yet; as ECR, they are not there")
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
 	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
 	fs.BoolVar(&a.verifyBlobs, "verify-blobs", false, "read each blob in -data in full, once, when it is first asked for; one that is damaged is fetched again")
@@ -94,7 +95,7 @@ func parse(args []string) (*config, error) {
 func (a *arguments) config() (*config, error) {
 	c := &config{listen: a.listen, debug: a.debug, jsonLog: a.log == "json", noPulls: a.log == "off"}
 	c.Account, c.Region = a.account, a.region
-	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, true, a.verifyBlobs
+	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, a.blobsFirst, a.verifyBlobs
 	for _, c.Data = range a.data {
 		if c.Data == "" {
 			return nil, badFlag("-data", "", "want a directory")

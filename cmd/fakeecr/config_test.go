@@ -189,7 +189,7 @@ func TestDefaults(t *testing.T) {
 	assert.Equal(t, &config{
 		Config: fakeecr.Config{
 			Account: "123456789012", Region: "us-east-1", DebugPage: fakeecr.PageLocal,
-			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true},
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour},
 		},
 		listen: "127.0.0.1:5000", progress: "auto",
 	}, c)
@@ -199,7 +199,7 @@ func TestDefaults(t *testing.T) {
 func TestFlags(t *testing.T) {
 	c, err := parse([]string{
 		"-listen", "localhost:0", "-account", "000000000000", "-region", "eu-west-1", "-data", "images", "-max-bytes", "1KiB",
-		"-verify-blobs", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
+		"-verify-blobs", "-blobs-first", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
 	})
 	require.NoError(t, err)
 	assert.Equal(t, &config{
@@ -221,7 +221,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill offline max-bytes verify-blobs log progress debug-page debug") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill offline max-bytes verify-blobs blobs-first log progress debug-page debug") {
 		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

@@ -140,7 +140,7 @@ func TestLogOfAnAnswerCutOff(t *testing.T) {
 		Match: "GET /v2/*/blobs/*", Stall: answered, StallAfter: new(int64(1 << 20)),
 		Flip: new(int64(-1)), // the digest is wrong
 	})
-	i := start(t, "-rule", "p="+up.URL(), "-log", "json")
+	i := start(t, "-rule", "p="+up.URL(), "-log", "json", "-blobs-first")
 	resp, err := http.Get(i.url + "/v2/p/app/blobs/" + img.Layers[0].Digest.String())
 	close(answered)
 	require.NoError(t, err)

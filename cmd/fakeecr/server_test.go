@@ -41,7 +41,7 @@ func TestShutdownFinishesPulls(t *testing.T) {
 	up.Push("app", "v1", img)
 	stall := make(chan struct{})
 	up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/*", Stall: stall, StallAfter: new(int64(1 << 20))})
-	i := start(t, "-rule", "p="+up.URL())
+	i := start(t, "-rule", "p="+up.URL(), "-blobs-first")
 
 	layer := img.Layers[0]
 	resp, err := http.Get(i.url + "/v2/p/app/blobs/" + layer.Digest.String())

@@ -16,7 +16,7 @@ const (
 	rulePattern    = `Member must satisfy regular expression pattern: ^([a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*\/?|ROOT)$`
 	tooShort       = "Member must have length greater than or equal to "
 	tooLong        = "Member must have length less than or equal to "
-	secretNotFound = "The secret was not found. Verify that it exists in this account and Region and try again."
+	secretNotFound = "The ARN of the secret specified in the pull through cache rule was not found. Update the pull through cache rule with a valid secret ARN and try again."
 )
 
 // sdkRuleExceptions asks for rules that Create refuses, in ECR's words where they

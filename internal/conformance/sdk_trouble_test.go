@@ -40,8 +40,8 @@ func sdkSecretTroubles(t *testing.T, log *sdkLog) {
 		return err
 	}
 	const (
-		noAccess  = "The secret could not be read. Verify the permissions on it and try again."
-		noDecrypt = "The secret could not be decrypted. Verify the permissions on its key and try again."
+		noAccess  = "The secret is unable to be accessed. Verify the resource permissions for the secret and try again."
+		noDecrypt = "The secret is accessible but is unable to be decrypted. Verify the resource permissions and try again."
 	)
 	secretErr = ecrapi.ErrSecretAccess
 	assertException[*types.UnableToAccessSecretException](t, create(), noAccess)
