@@ -43,11 +43,11 @@ func (a *API) GetDownloadUrlForLayer(ctx context.Context, id pullthrough.Identit
 	if err := fails(shape.LayerDigest.Need("layerDigest", in.LayerDigest)); err != nil {
 		return out, err
 	}
-	if !a.exists(ctx, at) {
+	if missing := a.find(ctx, at); missing != nil {
 		if err := a.ask(ctx, at, id, string(pullthrough.ActionPull)); err != nil {
 			return out, err
 		}
-		return out, a.noSuchRepository(at)
+		return out, missing
 	}
 	b, err := a.Images.Proxy.Blob(ctx, pullthrough.Request{Repo: at.repo, Ref: *in.LayerDigest, Head: true, Caller: id.Caller})
 	if err != nil {
@@ -98,8 +98,7 @@ type LayerFailure struct {
 }
 
 // BatchCheckLayerAvailability tells which layers are stored in the repository. A layer
-// that only upstream has is not available. A layer that was just pulled becomes available
-// a moment after its last byte was sent. See [BatchCheckLayerAvailability] for the errors.
+// that only upstream has is not available. See [BatchCheckLayerAvailability] for the errors.
 //
 // [BatchCheckLayerAvailability]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchCheckLayerAvailability.html
 func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Identity, in BatchCheckLayerAvailabilityInput) (out BatchCheckLayerAvailabilityOutput, err error) {
@@ -116,8 +115,8 @@ func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Id
 	if err := a.ask(ctx, at, id, "BatchCheckLayerAvailability"); err != nil {
 		return out, err
 	}
-	if !a.exists(ctx, at) {
-		return out, a.noSuchRepository(at)
+	if err := a.find(ctx, at); err != nil {
+		return out, err
 	}
 	out.Layers, out.Failures = []Layer{}, []LayerFailure{}
 	for _, d := range in.LayerDigests {
@@ -165,7 +164,7 @@ func (a *API) findMediaTypes(ctx context.Context, at place, layers []Layer) erro
 	if len(wanted) == 0 {
 		return nil
 	}
-	images, err := a.Images.Catalog.storedImages(ctx, at.repo)
+	images, err := a.Images.Catalog.images(ctx, at.repo)
 	for _, img := range images {
 		if len(wanted) == 0 {
 			return nil

@@ -2,7 +2,9 @@ package ecrapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
@@ -33,19 +35,17 @@ func (a *API) settings(ctx context.Context, id pullthrough.Identity, op string, 
 	if err := a.ask(ctx, at, id, op); err != nil {
 		return r, err
 	}
-	if !a.exists(ctx, at) {
-		return r, a.noSuchRepository(at)
-	}
-	ok := false
+	a.await(ctx, at.repo)
 	if change == nil {
-		r, ok = a.Images.Catalog.Repository(at.repo)
+		r, err = a.Images.Catalog.Repository(ctx, at.repo)
 	} else {
-		r, ok, err = a.Images.Catalog.change(ctx, at.repo, func(r *CatalogRepository) error { return change(at, r) })
+		err = a.Images.Catalog.UpdateRepository(ctx, at.repo, func(s *CatalogRepository) error {
+			err := change(at, s)
+			r = *s
+			return err
+		})
 	}
-	if !ok {
-		return r, a.noSuchRepository(at)
-	}
-	return r, err
+	return r, a.asNoRepository(at, err)
 }
 
 // CreateRepositoryInput is a request; nil members were not sent.
@@ -74,13 +74,14 @@ func (a *API) CreateRepository(ctx context.Context, id pullthrough.Identity, in 
 	if err != nil {
 		return out, err
 	}
-	settings := a.Images.Catalog.newSettings(Template{
+	settings := fromTemplate(Template{
 		ResourceTags: in.Tags, ImageTagMutability: value(in.ImageTagMutability),
 		ImageTagMutabilityExclusionFilters: in.ImageTagMutabilityExclusionFilters, EncryptionConfiguration: in.EncryptionConfiguration,
 	})
 	if in.ImageScanningConfiguration != nil {
 		settings.ImageScanningConfiguration = *in.ImageScanningConfiguration
 	}
+	settings = a.Images.Catalog.complete(settings)
 	err = fails(
 		checkMutability(in.ImageTagMutability, in.ImageTagMutabilityExclusionFilters),
 		checkFilters(settings.ImageTagMutability, in.ImageTagMutabilityExclusionFilters),
@@ -93,25 +94,17 @@ func (a *API) CreateRepository(ctx context.Context, id pullthrough.Identity, in 
 	if err != nil {
 		return out, err
 	}
-	if a.exists(ctx, at) {
-		return out, a.repositoryExists(at)
+	a.await(ctx, at.repo)
+	err = a.Images.Catalog.CreateRepository(ctx, at.repo, settings)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		err = &Error{"RepositoryAlreadyExistsException", "The repository with name '" + at.repo.Name + "' already exists in the registry with id '" + at.reg.account + "'"}
+	case errors.Is(err, errManyRepositories):
+		err = &Error{limitExceeded, fmt.Sprintf("There are %d repositories already, which is as many as there may be", maxRepositories)}
+	case err == nil:
+		out.Repository = new(a.repository(at, settings))
 	}
-	if a.Images.Catalog.count() >= maxRepositories {
-		return out, &Error{limitExceeded, fmt.Sprintf("There are %d repositories already, which is as many as there may be", maxRepositories)}
-	}
-	if !a.Images.Catalog.add(at.repo, settings) {
-		return out, a.repositoryExists(at)
-	}
-	a.Images.Catalog.writeChange(ctx)
-	return CreateRepositoryOutput{new(a.repository(at, settings))}, nil
-}
-
-// maxRepositories is Amazon ECR's quota for one Region. Here it counts for all registries
-// together, since callers may be allowed to name any account. Pulls may go beyond it.
-const maxRepositories = 100_000
-
-func (a *API) repositoryExists(at place) error {
-	return &Error{"RepositoryAlreadyExistsException", "The repository with name '" + at.repo.Name + "' already exists in the registry with id '" + at.reg.account + "'"}
+	return out, err
 }
 
 // PutImageTagMutabilityInput is a request; nil members were not sent.
@@ -147,31 +140,4 @@ func (a *API) PutImageTagMutability(ctx context.Context, id pullthrough.Identity
 		return out, err
 	}
 	return PutImageTagMutabilityOutput{at.reg.account, at.repo.Name, r.ImageTagMutability, r.ImageTagMutabilityExclusionFilters}, nil
-}
-
-// count is the number of all repositories.
-func (c *Catalog) count() int {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return len(c.repos)
-}
-
-// change changes what is kept of a repository, all of it or, if f fails, nothing. f must
-// replace slices, not write to them. ok is false if there is no such repository.
-func (c *Catalog) change(ctx context.Context, repo pullthrough.Repo, f func(*CatalogRepository) error) (r CatalogRepository, ok bool, err error) {
-	c.mu.Lock()
-	have := c.repos[repo]
-	if have == nil {
-		c.mu.Unlock()
-		return r, false, nil
-	}
-	r = have.CatalogRepository
-	if err = f(&r); err == nil {
-		have.CatalogRepository = r
-	}
-	c.mu.Unlock()
-	if err == nil {
-		c.writeChange(ctx)
-	}
-	return r, true, err
 }

@@ -2,7 +2,9 @@ package ecrapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -239,12 +241,15 @@ func (a *API) BatchGetRepositoryScanningConfiguration(ctx context.Context, id pu
 		return out, err
 	}
 	out.ScanningConfigurations, out.Failures = []RepositoryScanningConfiguration{}, []ScanningConfigurationFailure{}
-	a.Images.Catalog.awaitNew(ctx, at.repo.Account, at.repo.Region)
 	for _, at.repo.Name = range in.RepositoryNames {
-		r, ok := a.Images.Catalog.Repository(at.repo)
-		if !ok {
+		a.await(ctx, at.repo)
+		r, err := a.Images.Catalog.Repository(ctx, at.repo)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			out.Failures = append(out.Failures, ScanningConfigurationFailure{at.repo.Name, "REPOSITORY_NOT_FOUND", a.noSuchRepository(at).Message})
 			continue
+		case err != nil:
+			return BatchGetRepositoryScanningConfigurationOutput{}, err
 		}
 		frequency, by := s.scanning().frequency(at.repo.Name, r)
 		out.ScanningConfigurations = append(out.ScanningConfigurations, RepositoryScanningConfiguration{
