@@ -54,7 +54,7 @@ func sdkRuleExceptions(t *testing.T, log *sdkLog) {
 	assertException[*types.InvalidParameterException](t, create(sdkAccount+".dkr.ecr."+sdkRegion+".amazonaws.com", nil),
 		"Upstream registry URL cannot be the same as the cache registry.")
 	assertException[*types.SecretNotFoundException](t, create(hubURL, withSecret(strings.Replace(hubARN, sdkRegion, "eu-west-1", 1))),
-		"Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in")
+		"The ARN of the secret specified in the pull through cache rule was not found. Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in")
 	assertException[*types.SecretNotFoundException](t, create(hubURL, withSecret(secretARNs+"ecr-pullthroughcache/nothing")), secretNotFound)
 	assertException[*types.InvalidParameterException](t, create(hubURL, withSecret(secretARNs+"other/secret-with-a-name")),
 		constraint("credentialArn", `Member must satisfy regular expression pattern: ^arn:aws(-\w+)*:secretsmanager:[a-zA-Z0-9-:]+:secret:ecr\-pullthroughcache\/[a-zA-Z0-9\/_+=.@-]+$`))
