@@ -149,7 +149,7 @@ func (s *Store) attachLocked(ctx context.Context, w *writer, at layout.Repositor
 // have reports whether the content is here, in full, and whether the repository
 // has a link to it.
 func (s *Store) have(ctx context.Context, at layout.Repository, desc ocispec.Descriptor) (here, linked bool, err error) {
-	return filing.HaveBlob(ctx, reader{s}, at, desc, s.size)
+	return filing.HaveBlob(ctx, reader{s}, at, desc, func(ctx context.Context, name string, _ bool) (int64, error) { return s.size(ctx, name) })
 }
 
 // size is the size of the file. What is no file is a miss.

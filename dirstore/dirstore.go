@@ -80,9 +80,10 @@ type Store struct {
 
 	disk      disk
 	group     group
-	safe      *lru.Cache[string, struct{}] // directories that are there and cannot be lost
-	staging   string                       // this Store's own directory for files without a name yet
-	lock      *os.File                     // holds staging for as long as the process lives; nil: we may not write
+	commits   commits
+	safe      *lru.Cache[string, bool] // directories that are there; true: and cannot be lost
+	staging   string                   // this Store's own directory for files without a name yet
+	lock      *os.File                 // holds staging for as long as the process lives; nil: we may not write
 	manifests *filing.Manifests
 	sizes     *filing.Sizes
 	reads     *verify.Reads
@@ -114,7 +115,7 @@ func open(dir string, probe func(step) error) (*Store, error) {
 	}
 	sizes := filing.NewSizes()
 	s := &Store{
-		disk: disk{root, probe, newKeptDirs(mostKept())}, safe: lru.New[string, struct{}](maxSafe), manifests: filing.NewManifests(linkAge, linkAge, sizes), sweeper: newSweeper(),
+		disk: disk{root, probe, newKeptDirs(mostKept())}, safe: lru.New[string, bool](maxSafe), manifests: filing.NewManifests(linkAge, linkAge, sizes), sweeper: newSweeper(),
 		sizes: sizes, reads: verify.New(), small: verify.New(), seen: lru.New[digest.Digest, seen](maxSeen),
 		empty: lru.New[filing.Object, emptyList](maxEmpty), created: lru.New[layout.Repository, struct{}](maxCreated),
 	}

@@ -49,7 +49,7 @@ func (d *disk) before(s step) error {
 
 func (d *disk) open(name string) (f *os.File, err error) {
 	err = d.in("open", name, func(dir *keptDir, rest string) (err error) {
-		f, err = dir.root.Open(rest)
+		f, err = dir.open(rest)
 		return err
 	})
 	return f, err
@@ -142,6 +142,7 @@ func (d *disk) remove(name string) error {
 // closed when they are, and directories whose entries are new.
 type changes struct {
 	files []*os.File
+	bytes int64 // in the files
 	dirs  []string
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 )
 
 const (
@@ -13,6 +14,11 @@ const (
 	// syncsAtOnce is how many syncs of a pass run at a time. Most of them wait for the same
 	// write of the file system's journal.
 	syncsAtOnce = 8
+	// quickSync is how long a sync takes at most that did not wait for a disk.
+	quickSync = 100 * time.Microsecond
+	// maxBytesTogether is how many bytes of files one pass syncs, unless the first put
+	// has more.
+	maxBytesTogether = 8 << 20
 )
 
 // group has the puts that wait for the disk wait together. Whoever comes first leads a
@@ -61,7 +67,11 @@ func (g *group) enter(b *barrier) bool {
 func (g *group) take() []*barrier {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := min(len(g.waiting), maxTogether)
+	n, bytes := 0, int64(0)
+	for n < min(len(g.waiting), maxTogether) && (n == 0 || bytes+g.waiting[n].bytes <= maxBytesTogether) {
+		bytes += g.waiting[n].bytes
+		n++
+	}
 	pass := g.waiting[:n:n]
 	g.waiting = slices.Clone(g.waiting[n:])
 	return pass
@@ -124,8 +134,19 @@ func (b *barrier) fail(mu *sync.Mutex, err error) {
 
 func (d *disk) syncAndClose(f *os.File) error { return errors.Join(d.sync(f), d.close(f)) }
 
-// inParallel runs the jobs, some at a time, and returns when all have ended.
+// inParallel runs the jobs, and returns when all have ended. Where one has to wait for the
+// disk, the others run at the same time, some at a time.
 func inParallel(jobs []func()) {
+	for i, job := range jobs {
+		start := time.Now()
+		if job(); time.Since(start) > quickSync {
+			jobs = jobs[i+1:]
+			break
+		}
+		if i == len(jobs)-1 {
+			return
+		}
+	}
 	next := make(chan func(), len(jobs))
 	for _, job := range jobs {
 		next <- job

@@ -116,6 +116,16 @@ func (k *keptDirs) find(name string) (dir *keptDir, fresh bool) {
 	return dir, time.Since(dir.seen) < linkAge
 }
 
+// isFresh reports whether the directory was what its name says a moment ago.
+func (k *keptDirs) isFresh(dir *keptDir) bool {
+	if dir.name == "" {
+		return true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return time.Since(dir.seen) < linkAge
+}
+
 // add keeps the directory, and closes those that are too many. The caller releases it.
 func (k *keptDirs) add(dir *keptDir) {
 	k.mu.Lock()
@@ -256,7 +266,8 @@ func (d *disk) isStill(dir *keptDir) bool {
 
 // in calls f with an open directory on the way to name, and the rest of the way. When
 // nothing is found there, and somebody has removed that directory meanwhile, it looks for
-// the directory once more.
+// the directory once more. Whoever only reads believes for a second that the directory is
+// what its name says.
 func (d *disk) in(op, name string, f func(dir *keptDir, rest string) error) error {
 	for again := true; ; again = false {
 		dir, rest, err := d.keep(name)
@@ -266,7 +277,8 @@ func (d *disk) in(op, name string, f func(dir *keptDir, rest string) error) erro
 		if err = d.before(step{op: op, name: strings.TrimSuffix(name, here), walks: dir.walks(rest)}); err == nil {
 			err = f(dir, rest)
 		}
-		if gone := again && errors.Is(err, fs.ErrNotExist) && !d.isStill(dir); gone {
+		reads := op == "open" || op == "stat"
+		if gone := again && errors.Is(err, fs.ErrNotExist) && !(reads && d.kept.isFresh(dir)) && !d.isStill(dir); gone {
 			d.kept.release(dir)
 			d.kept.drop()
 			continue

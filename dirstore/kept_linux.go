@@ -1,6 +1,7 @@
 package dirstore
 
 import (
+	"errors"
 	"os"
 	"path"
 	"strings"
@@ -34,6 +35,41 @@ func (dir *keptDir) in(op, rest string, f func(fd int) error) error {
 		err = &os.PathError{Op: op, Path: rest, Err: err}
 	}
 	return err
+}
+
+// open opens what is there for reading. A [os.Root] would ask the system whether it could wait for
+// the file, which is no use for one on a disk; it follows links where there are any.
+func (dir *keptDir) open(rest string) (f *os.File, err error) {
+	if dir.name == "" {
+		return dir.root.Open(rest)
+	}
+	err = dir.in("open", rest, func(fd int) error {
+		fd, err := openBelow(fd, rest)
+		if err == nil {
+			f = os.NewFile(uintptr(fd), path.Join(dir.root.Name(), rest))
+		}
+		return err
+	})
+	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENOTDIR) {
+		return dir.root.Open(rest)
+	}
+	return f, err
+}
+
+// openBelow opens a file below a directory. A link on the way is an error.
+func openBelow(fd int, rest string) (int, error) {
+	const flags = syscall.O_RDONLY | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
+	first, more, found := strings.Cut(rest, "/")
+	if !found {
+		return syscall.Openat(fd, rest, flags, 0)
+	}
+	below, err := syscall.Openat(fd, first, flags|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return 0, err
+	}
+	file, err := openBelow(below, more)
+	_ = syscall.Close(below)
+	return file, err
 }
 
 // create makes a new file.

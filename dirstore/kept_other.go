@@ -7,6 +7,8 @@ import "os"
 // direct reports whether the system may follow the way by itself.
 func (dir *keptDir) direct(string) bool { return false }
 
+func (dir *keptDir) open(rest string) (*os.File, error) { return dir.root.Open(rest) }
+
 func (dir *keptDir) create(rest string) (*os.File, error) {
 	return dir.root.OpenFile(rest, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 }

@@ -37,7 +37,6 @@ func TestTheLayoutIsTheRegistrys(t *testing.T) {
 		in + "/_layers/sha256/" + l + "/size":                               "5",
 		in + "/_manifests/revisions/sha256/" + m + "/link":                  img.Digest.String(),
 		in + "/_manifests/tags/v1/current/link":                             img.Digest.String(),
-		in + "/_manifests/tags/v1/index/sha256/" + m + "/link":              img.Digest.String(),
 		in + "/_manifests/tags/v1/current/sha256-" + m + ".json":            strings.TrimSuffix(sidecarJSON(img), "}") + `,"tag":"v1"}`,
 		in + "/_manifests/revisions/sha256/" + m + "/sha256-" + m + ".json": sidecarJSON(img),
 	} {

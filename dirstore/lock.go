@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"sync"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
@@ -14,17 +15,56 @@ import (
 // is held for a few renames and syncs, never while content is copied. It may have
 // to wait: f is not run when the context has ended by then.
 func (s *Store) commit(ctx context.Context, f func() error) error {
-	unlock, err := s.lockBoth(lockShared)
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) { // without locks nothing is evicted, either
-		return err
-	}
-	if err == nil {
-		defer unlock()
+	h := s.commits.enter()
+	defer s.commits.leave(h)
+	h.once.Do(func() { h.unlock, h.err = s.lockBoth(lockShared) })
+	if h.err != nil && !errors.Is(h.err, errors.ErrUnsupported) { // without locks nothing is evicted, either
+		return h.err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return f()
+}
+
+// commits lets commits that run at the same time have the lock together. Whoever waits to
+// have it alone gets it: after [maxTogether] of them the next one takes the lock anew.
+type commits struct {
+	mu  sync.Mutex
+	now *hold // nil: none runs
+}
+
+// hold is the lock for as long as somebody of those who have it together needs it.
+type hold struct {
+	users, came int // guarded by commits.mu
+
+	once   sync.Once
+	unlock func() // nil: it could not be locked
+	err    error
+}
+
+func (c *commits) enter() *hold {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.now == nil || c.now.came == maxTogether {
+		c.now = new(hold)
+	}
+	c.now.users++
+	c.now.came++
+	return c.now
+}
+
+func (c *commits) leave(h *hold) {
+	c.mu.Lock()
+	h.users--
+	over := h.users == 0
+	if over && c.now == h {
+		c.now = nil
+	}
+	c.mu.Unlock()
+	if over && h.unlock != nil {
+		h.unlock()
+	}
 }
 
 // alone runs f, which removes names, while no process makes any.

@@ -14,7 +14,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
 
-// maxSafe is of how many directories is known that they cannot be lost.
+// maxSafe is of how many directories is known that they are there.
 const maxSafe = 4096
 
 // errTaken says that somebody has made the directory that was to get its name just now.
@@ -142,7 +142,7 @@ func (w *writer) plantFile(name string, f filing.File) error {
 		_, err = file.Write(f.Content)
 	}
 	if err == nil && !f.Note {
-		w.changes.files = append(w.changes.files, file)
+		w.changes.files, w.changes.bytes = append(w.changes.files, file), w.changes.bytes+int64(len(f.Content))
 		return nil
 	}
 	return errors.Join(err, d.close(file))
@@ -211,7 +211,7 @@ func (w *writer) Reuse(_ context.Context, v filing.Revision) error {
 
 // ensureNamed sees to it that the directory, which is there, cannot be lost.
 func (w *writer) ensureNamed(dir string) error {
-	if _, safe := w.s.safe.Get(dir); safe {
+	if w.isSafe(dir) {
 		return nil
 	}
 	w.changes.add(path.Dir(dir))
@@ -222,23 +222,38 @@ func (w *writer) ensureNamed(dir string) error {
 // Remove implements [filing.Writer].
 func (w *writer) Remove(_ context.Context, name string) error { return w.s.disk.remove(name) }
 
+// isSafe reports whether the directory is known to be there, and not to be lost.
+func (w *writer) isSafe(dir string) bool {
+	safe, _ := w.s.safe.Get(dir)
+	return safe
+}
+
 // Sync implements [filing.Writer].
 func (w *writer) Sync() error {
-	if err := w.Name(); err != nil {
+	if err := w.nameAll(w.ensure); err != nil {
 		return err
 	}
 	return w.flush()
 }
 
-// Name implements [filing.Writer].
-func (w *writer) Name() error {
+// Name implements [filing.Writer]. What is named last may be lost, with its parent.
+func (w *writer) Name() error { return w.nameAll(w.ensureThere) }
+
+// nameAll names what was planted. The parent of the last one is made by last.
+func (w *writer) nameAll(last func(dir string) error) error {
 	for len(w.planted) > 0 {
-		p := w.planted[0]
+		p, ensure := w.planted[0], w.ensure
+		if len(w.planted) == 1 {
+			ensure = last
+		}
 		if err := w.flush(); err != nil {
 			return err
 		}
+		if err := ensure(path.Dir(p.dir)); err != nil {
+			return w.unnamed(err)
+		}
 		if err := w.name(p); err != nil {
-			return err
+			return w.unnamed(err)
 		}
 		w.planted, w.added = w.planted[1:], w.added+p.size
 	}
@@ -247,19 +262,21 @@ func (w *writer) Name() error {
 
 // name gives what was planted its name.
 func (w *writer) name(p planted) error {
-	parent := path.Dir(p.dir)
-	err := w.ensure(parent)
+	err := w.s.disk.rename(p.temp, p.dir)
 	if err == nil {
-		err = w.s.disk.rename(p.temp, p.dir)
-	}
-	switch {
-	case err == nil:
-		w.changes.add(parent)
+		w.changes.add(path.Dir(p.dir))
 		w.made = append(w.made, p.dir)
-	case errors.Is(err, fs.ErrNotExist): // somebody has removed directories, such as the registry's garbage collection
+	}
+	return err
+}
+
+// unnamed is the error of what could not be named.
+func (w *writer) unnamed(err error) error {
+	gone := errors.Is(err, fs.ErrNotExist) // somebody has removed directories, such as the registry's garbage collection
+	if gone {
 		w.s.safe.Clear()
-		err = errors.Join(errTaken, err)
-	case isTaken(err):
+	}
+	if gone || isTaken(err) {
 		err = errors.Join(errTaken, err)
 	}
 	return err
@@ -278,10 +295,22 @@ func (w *writer) makeRepo(at layout.Repository) error {
 // ensure makes the directory and those above it, unless they are known to be there and
 // safe. They are safe when the changes are on the disk.
 func (w *writer) ensure(dir string) error {
-	if _, safe := w.s.safe.Get(dir); safe || dir == "." {
+	if dir == "." || w.isSafe(dir) {
 		return nil
 	}
 	return w.make(dir)
+}
+
+// ensureThere is ensure for a directory that may be lost.
+func (w *writer) ensureThere(dir string) error {
+	if _, known := w.s.safe.Get(dir); known {
+		return nil
+	}
+	err := w.ensure(dir)
+	if err == nil && !w.isSafe(dir) {
+		w.s.safe.Put(dir, false)
+	}
+	return err
 }
 
 // roots are made when the Store is opened, each after the one that it is in. They become
@@ -299,12 +328,11 @@ func (w *writer) make(dir string) error {
 	if err == nil {
 		err = w.s.disk.mkdir(dir)
 	}
-	_, safe := w.s.safe.Get(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && w.s.safe.Len() > 0:
 		w.s.safe.Clear() // those above have gone
 		return w.make(dir)
-	case errors.Is(err, fs.ErrExist) && safe:
+	case errors.Is(err, fs.ErrExist) && w.isSafe(dir):
 		return nil
 	case err == nil, errors.Is(err, fs.ErrExist):
 		w.changes.add(path.Dir(dir))
@@ -331,7 +359,7 @@ func (w *writer) flush() error {
 	err := w.s.group.sync(&w.s.disk, &w.changes)
 	if err == nil {
 		for _, dir := range w.made {
-			w.s.safe.Put(dir, struct{}{})
+			w.s.safe.Put(dir, true)
 		}
 	}
 	w.made = nil

@@ -3,6 +3,7 @@ package diststore
 import (
 	"context"
 	"io"
+	"io/fs"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -67,7 +68,8 @@ func (s *Store) find(ctx context.Context, at layout.Repository, d digest.Digest)
 	return found, verdict, err
 }
 
-// PutBlob implements [pullthrough.Store]. It does not read r if the blob is here.
+// PutBlob implements [pullthrough.Store]. It does not read r if the blob is here; a
+// small blob that only another repository has is stored once more.
 func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec.Descriptor, r io.ReadSeeker) error {
 	at, err := s.owner().LocateDigest(ctx, repo, desc.Digest)
 	if err != nil {
@@ -77,7 +79,12 @@ func (s *Store) PutBlob(ctx context.Context, repo pullthrough.Repo, desc ocispec
 }
 
 func (s *Store) putBlob(ctx context.Context, at layout.Repository, desc ocispec.Descriptor, r io.Reader) error {
-	here, linked, err := filing.HaveBlob(ctx, files{s}, at, desc, s.bucket.size)
+	here, linked, err := filing.HaveBlob(ctx, files{s}, at, desc, func(ctx context.Context, name string, linked bool) (int64, error) {
+		if !linked && s.sentAtOnce(desc.Size) && !s.habits.files {
+			return 0, fs.ErrNotExist // to ask would be as much work as to send it
+		}
+		return s.bucket.size(ctx, name)
+	})
 	here = here && s.sizes.JudgeByMemory(desc.Digest, desc.Size) != filing.Damaged
 	if err != nil || here && linked {
 		return err

@@ -61,7 +61,10 @@ func (s *Store) makeRepo(ctx context.Context, at layout.Repository) error {
 	if s.places.exists(at) {
 		return nil
 	}
-	err := s.bucket.exists(ctx, at.Layers())
+	err := error(fs.ErrNotExist)
+	if s.habits.emptyDirs { // elsewhere to ask would be as much work as to note it again
+		err = s.bucket.exists(ctx, at.Layers())
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = s.makeLayers(ctx, at)
 	}

@@ -1,11 +1,13 @@
 package diststore_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -89,18 +91,67 @@ func TestWhatAPutCosts(t *testing.T) {
 		call func()
 		want []string
 	}{
-		{"repository", func() { require.NoError(t, s.CreateRepo(t.Context(), repo, pullthrough.Rule{}, pullthrough.Request{})) }, []string{"stat", "put"}},
+		{"repository", func() { require.NoError(t, s.CreateRepo(t.Context(), repo, pullthrough.Rule{}, pullthrough.Request{})) }, []string{"put"}},
 		{"repository, again", func() { require.NoError(t, s.CreateRepo(t.Context(), repo, pullthrough.Rule{}, pullthrough.Request{})) }, nil},
-		{"manifest with a tag", func() { put(t, s, repo, m) }, []string{"get", "get", "put", "put", "put", "get", "put", "put", "put", "get"}},
+		{"manifest with a tag", func() { put(t, s, repo, m) }, []string{"get", "get", "put", "put", "put", "get", "put", "put", "get"}},
 		{"manifest, again", func() { put(t, s, repo, m) }, []string{"get", "get", "get", "get", "get"}},
-		{"blob", func() { putBlob(t, s, repo, content) }, []string{"get", "stat", "put", "put"}},
+		{"blob", func() { putBlob(t, s, repo, content) }, []string{"get", "put", "put"}},
 		{"blob, again", func() { putBlob(t, s, repo, content) }, []string{"get", "stat"}},
-		{"blob that another repository has", func() { putBlob(t, s, other, content) }, []string{"get", "stat", "put"}},
+		{"blob that another repository has", func() { putBlob(t, s, other, content) }, []string{"get", "put", "put"}},
 		{"large blob", func() { putBlob(t, s, repo, noise(2, large)) }, []string{"get", "stat", "writer", "write", "commit", "put"}},
 	} {
 		p.asked()
 		step.call()
 		assert.ElementsMatch(t, step.want, p.asked(), step.name)
+	}
+}
+
+// amongTags returns what a hit, a move and a new tag ask of the driver in a repository of n tags.
+func amongTags(tb testing.TB, n int) (asked map[string][]string) {
+	tb.Helper()
+	p := &probe{StorageDriver: inmemory.New(), name: "s3aws"}
+	s := diststore.New(p)
+	put := func(img int64, tag string) {
+		require.NoError(tb, s.PutManifest(tb.Context(), repo, manifestOf(image(img), tag)))
+	}
+	put(2, "")
+	for i := range n {
+		put(1, fmt.Sprint("v", i))
+	}
+	asked = make(map[string][]string)
+	for _, step := range []struct {
+		name string
+		call func()
+	}{
+		{"hit", func() {
+			_, err := diststore.New(p).Manifest(tb.Context(), repo, "v0")
+			require.NoError(tb, err)
+		}},
+		{"move", func() { put(2, "v0") }},
+		{"new", func() { put(2, "new") }},
+	} {
+		p.asked()
+		step.call()
+		asked[step.name] = p.asked()
+	}
+	return asked
+}
+
+// TestMoreTagsAreNotMoreRequests: with S3 the time of a hit and a put is that of its requests.
+func TestMoreTagsAreNotMoreRequests(t *testing.T) {
+	assert.Equal(t, amongTags(t, 1), amongTags(t, 200))
+}
+
+// BenchmarkTags prints the driver's calls for a hit and for puts among more and more tags.
+func BenchmarkTags(b *testing.B) {
+	for n := 1; n <= 10_000; n *= 10 {
+		b.Run(fmt.Sprint("tags=", n), func(b *testing.B) {
+			for b.Loop() {
+				for name, calls := range amongTags(b, n) {
+					b.ReportMetric(float64(len(calls)), "calls-"+name)
+				}
+			}
+		})
 	}
 }
 

@@ -34,7 +34,7 @@ const (
 func (s *Store) upload(ctx context.Context, name string, r io.Reader, size int64) error {
 	r = filing.WithContext(ctx, io.LimitReader(r, size+1))
 	switch {
-	case size <= maxPut && s.habits.wholePuts:
+	case s.sentAtOnce(size):
 		return s.sendAtOnce(ctx, name, r, size)
 	case s.habits.atomic:
 		return s.send(ctx, name, r, size)
@@ -50,6 +50,9 @@ func (s *Store) upload(ctx context.Context, name string, r io.Reader, size int64
 	}
 	return err
 }
+
+// sentAtOnce reports whether a blob is sent in one request.
+func (s *Store) sentAtOnce(size int64) bool { return size <= maxPut && s.habits.wholePuts }
 
 func (s *Store) sendAtOnce(ctx context.Context, name string, r io.Reader, size int64) error {
 	content := make([]byte, size+1)

@@ -412,3 +412,50 @@ func BenchmarkManifest(b *testing.B) {
 		})
 	}
 }
+
+// amongTags is a hit and a move of a tag in a repository of n tags.
+func amongTags(tb testing.TB, n int) (hit, move func()) {
+	tb.Helper()
+	s, repo := &memstore.Store{MaxBytes: 1 << 40}, testkit.Repo("a")
+	put := func(m *pullthrough.Manifest) {
+		if err := s.PutManifest(tb.Context(), repo, m); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	one, two := testkit.LocalManifest("1"), testkit.LocalManifest("2")
+	for i := range n {
+		m := *one
+		m.Tag = fmt.Sprint("v", i)
+		put(&m)
+	}
+	one.Tag, two.Tag = "v0", "v0"
+	hit = func() {
+		if _, err := s.Manifest(tb.Context(), repo, "v0"); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return hit, func() { put(two); put(one) }
+}
+
+// TestMoreTagsCostNothing: a hit and a move allocate the same.
+func TestMoreTagsCostNothing(t *testing.T) {
+	fewHit, fewMove := amongTags(t, 1)
+	manyHit, manyMove := amongTags(t, 10_000)
+	assert.Equal(t, testing.AllocsPerRun(100, fewHit), testing.AllocsPerRun(100, manyHit))
+	assert.Equal(t, testing.AllocsPerRun(100, fewMove), testing.AllocsPerRun(100, manyMove))
+}
+
+// BenchmarkTags is the same work in a repository of more and more tags.
+func BenchmarkTags(b *testing.B) {
+	for n := 1; n <= 100_000; n *= 10 {
+		hit, move := amongTags(b, n)
+		for name, work := range map[string]func(){"hit": hit, "move": move} {
+			b.Run(fmt.Sprintf("tags=%d/%s", n, name), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					work()
+				}
+			})
+		}
+	}
+}

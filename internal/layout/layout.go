@@ -145,7 +145,8 @@ func (r Repository) TagInUpperCase(tag string) string {
 	return r.join(ManifestsDir, "tags", tag, "CURRENT")
 }
 
-// History is the directory of the registry's note that the tag once was d.
+// History is the directory of the note that the tag was d before. The registry, which
+// writes one also of what the tag is now, uses it when it removes a manifest.
 func (r Repository) History(tag string, d digest.Digest) string {
 	return r.join(ManifestsDir, "tags", tag, "index", digestPath(d))
 }

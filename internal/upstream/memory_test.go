@@ -1,6 +1,8 @@
 package upstream_test
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -8,12 +10,15 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 // padded is a text as long as an upstream likes, that our own text is cut from.
@@ -98,6 +103,44 @@ func TestPoolsOfConnectionsAreFew(t *testing.T) {
 		}
 	}
 	assert.LessOrEqual(t, len(pools), 16)
+}
+
+// Bodies that nobody reads hold what a connection may send ahead, and no more.
+func TestBodiesThatNobodyReadsHoldLittle(t *testing.T) {
+	const bodies = 100
+	for name, c := range map[string]pullthroughtest.Config{
+		"HTTP/1.1": {}, "HTTP/1.1 with TLS": {TLS: true}, "HTTP/2": {TLS: true, HTTP2: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := pullthroughtest.New(t, c)
+			layer := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 8 << 20})
+			up.Push("a", "1", layer)
+			synctest.Test(t, func(t *testing.T) {
+				own := upstream.New(upstream.Config{})
+				defer own.Close()
+				pool := own.HTTPTransport(&upstream.Target{Base: mustParse(t, up.URL())})
+				pool.DialContext, pool.TLSClientConfig = up.DialPipe, &tls.Config{RootCAs: up.Roots()}
+				before := testkit.InUse()
+				ctx, leave := context.WithCancel(t.Context())
+				for range bodies {
+					req, err := http.NewRequestWithContext(ctx, http.MethodGet, up.URL()+"/v2/a/blobs/"+layer.Layers[0].Digest.String(), nil)
+					require.NoError(t, err)
+					resp, err := pool.RoundTrip(req)
+					require.NoError(t, err)
+					require.Equal(t, http.StatusOK, resp.StatusCode)
+					assert.Equal(t, c.HTTP2, resp.ProtoMajor == 2)
+					defer func() { _ = resp.Body.Close() }()
+				}
+				synctest.Wait() // upstream sends nothing more
+				held := testkit.InUse() - before
+				t.Logf("%.1f MiB", float64(held)/(1<<20))
+				assert.Less(t, held, uint64(64<<20))
+				leave()
+				synctest.Wait()
+				pool.CloseIdleConnections()
+			})
+		})
+	}
 }
 
 // Of secrets the beginnings are remembered, of those that were sent last.

@@ -11,8 +11,9 @@ import (
 )
 
 // HaveBlob reports whether the content of the blob is here, in full, and whether
-// the repository at has a link to it. The function size returns the size of a file.
-func HaveBlob(ctx context.Context, r Reader, at layout.Repository, desc ocispec.Descriptor, size func(ctx context.Context, name string) (int64, error)) (here, linked bool, err error) {
+// the repository at has a link to it. The function size returns the size of a file; it
+// is told whether there is a link to it.
+func HaveBlob(ctx context.Context, r Reader, at layout.Repository, desc ocispec.Descriptor, size func(ctx context.Context, name string, linked bool) (int64, error)) (here, linked bool, err error) {
 	target, err := ReadLink(ctx, r, at.Layer(desc.Digest), desc.Digest)
 	switch {
 	case err == nil:
@@ -22,7 +23,7 @@ func HaveBlob(ctx context.Context, r Reader, at layout.Repository, desc ocispec.
 	default:
 		return false, false, err
 	}
-	have, err := size(ctx, layout.Registry.Data(target))
+	have, err := size(ctx, layout.Registry.Data(target), linked)
 	if errors.Is(err, fs.ErrNotExist) {
 		have, err = -1, nil
 	}

@@ -8,7 +8,7 @@
 //
 //  1. the content
 //  2. the sidecar of the revision, then its link
-//  3. the sidecar of the tag, then its link, then the note of its history
+//  3. the sidecar of the tag, then its link, then the note of what it was before
 //
 // each when what stands before it cannot be lost any more, and stops at the first
 // failure. Whatever has been written by then is whole, it leads somewhere or nobody sees it, and

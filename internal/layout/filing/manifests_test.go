@@ -183,7 +183,6 @@ func TestTheOrderOfAPut(t *testing.T) {
 		"write " + layout.SidecarFile(w.at.Tag("v1"), d),
 		"sync",
 		"write " + layout.Link(w.at.Tag("v1")),
-		"write " + layout.Link(w.at.History("v1", d)),
 	}, w.steps)
 	require.NoError(t, w.put(two))
 	assert.Equal(t, []string{
@@ -192,7 +191,7 @@ func TestTheOrderOfAPut(t *testing.T) {
 		"write " + layout.Link(w.at.Tag("v1")),
 		"sync",
 		"remove " + layout.SidecarFile(w.at.Tag("v1"), d),
-		"write " + layout.Link(w.at.History("v1", e)),
+		"write " + layout.Link(w.at.History("v1", d)),
 	}, w.steps[len(w.steps)-6:])
 
 	w.steps = nil

@@ -99,10 +99,8 @@ func (f *Manifests) writeTag(ctx context.Context, w Writer, at layout.Repository
 		return err
 	}
 	current := path.Base(dir)
-	history := strings.TrimPrefix(at.History(tag, d), path.Dir(dir)+"/")
 	planted, err := w.Plant(ctx, Tree{path.Dir(dir), []File{
 		{Name: layout.SidecarFile(current, d), Content: content},
-		{Name: layout.Link(history), Content: []byte(d)},
 		{Name: layout.Link(current), Content: []byte(d)},
 	}})
 	if err != nil {
@@ -142,7 +140,10 @@ func moveTag(ctx context.Context, w Writer, at layout.Repository, side layout.Si
 		}
 		dropSidecar(ctx, w, dir, old, have)
 	}
-	return WriteLink(ctx, w, at.History(tag, d), d) // a note
+	if old == "" {
+		return nil
+	}
+	return WriteLink(ctx, w, at.History(tag, old), old) // a note
 }
 
 // keepSidecar writes the sidecar if it is gone.
