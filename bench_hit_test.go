@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
@@ -88,6 +90,19 @@ func BenchmarkManifestHit(b *testing.B) {
 		ratios = append(ratios, many(p)/many(plain))
 	}
 	b.ReportMetric(testkit.Median(ratios), "x-map")
+}
+
+// A hit costs no memory of its own, once the object has been answered before.
+func TestAManifestHitDoesNotAllocate(t *testing.T) {
+	store, m := memstore.New(), testkit.LocalManifest("1")
+	require.NoError(t, store.PutManifest(t.Context(), registryRepo, m))
+	p := &pullthrough.Proxy{Store: store, Rules: pullthrough.StaticRules{}, Identify: pullthrough.HostIdentity}
+	r := httptest.NewRequest(http.MethodGet, "/v2/"+testkit.Prefix+"/a/manifests/"+m.Descriptor.Digest.String(), nil)
+	r.Host = testkit.RegistryHost
+	w := &discard{h: make(http.Header, 8)}
+	got := testing.AllocsPerRun(100, func() { clear(w.h); p.ServeHTTP(w, r) })
+	assert.Equal(t, http.StatusOK, w.status)
+	assert.LessOrEqual(t, got, 0.0)
 }
 
 // discard is a ResponseWriter without a connection, used again and again: what

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"net/http"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -29,11 +31,36 @@ type blobs struct {
 	memory *memory
 	fills  *fill.Group[objectKey]
 	heads  flight.Group[objectKey, int64]
+	puts   putCounts
+}
+
+// putCounts are how many blobs have been put, or could not be, by their digests. Several
+// digests share a count.
+type putCounts struct {
+	seed   maphash.Seed
+	counts [256]atomic.Uint64
+}
+
+func (p *putCounts) of(d digest.Digest) *atomic.Uint64 {
+	return &p.counts[maphash.String(p.seed, string(d))%uint64(len(p.counts))]
+}
+
+// look is what the Store has said of a blob that a fetch is begun for.
+type look struct {
+	puts   uint64 // how many there had been right before
+	failed bool
+}
+
+// isOld reports whether the Store may have got the blob since. Whoever looked before the
+// end of a put may begin a fetch of its own after it.
+func (bl *blobs) isOld(l look, d digest.Digest) bool {
+	return l.failed || bl.puts.of(d).Load() != l.puts
 }
 
 func newBlobs(c *core, o fill.Options) *blobs {
 	bl := &blobs{core: c, memory: c.registries.memory, fills: fill.New[objectKey](o)}
 	bl.heads.Join(o.Flights, "size of")
+	bl.puts.seed = maphash.MakeSeed()
 	return bl
 }
 
@@ -43,6 +70,7 @@ func (bl *blobs) pull(ctx context.Context, r Request, want fill.Want) (*Blob, ou
 	if err != nil {
 		return nil, outcome{}, err
 	}
+	puts := bl.puts.of(d).Load()
 	b, storeErr := bl.store.blob(ctx, r.Repo, d)
 	if b != nil {
 		return bl.sure(ctx, r, b), outcome{}, nil
@@ -56,7 +84,7 @@ func (bl *blobs) pull(ctx context.Context, r Request, want fill.Want) (*Blob, ou
 	case r.Head:
 		b, err = bl.head(ctx, rt, d)
 	default:
-		b, err = bl.get(ctx, rt, d, want)
+		b, err = bl.get(ctx, rt, d, want, look{puts, storeErr != nil})
 	}
 	out.repository = unknown // upstream was asked for the blob, and its answer counts
 	return b, out, err
@@ -192,11 +220,14 @@ func (bl *blobs) sizeOfExisting(rt *route, d digest.Digest) (int64, bool) {
 
 // get opens a reader on the fill of d, and starts one if none runs. A blob that the
 // Store has got since we looked is the Store's, unless it is gone again by now.
-func (bl *blobs) get(ctx context.Context, rt *route, d digest.Digest, want fill.Want) (*Blob, error) {
+func (bl *blobs) get(ctx context.Context, rt *route, d digest.Digest, want fill.Want, last look) (*Blob, error) {
 	for range maxLosses {
 		a, err := bl.fills.Open(ctx, rt.key(d.String()), func() fill.Job {
 			j := bl.job(rt, d, false)
 			j.Want = want
+			if !bl.isOld(last, d) {
+				j.Stored = nil
+			}
 			return j
 		})
 		if err == nil {
@@ -263,7 +294,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 			}
 			return -1
 		},
-		Place:       func(ctx context.Context) fill.Place { return bl.place(ctx, rt, d) },
+		Place:       func(ctx context.Context) (fill.Place, error) { return bl.place(ctx, rt, d) },
 		PlaceFailed: func(ctx context.Context, err error) { bl.store.failed(ctx, rt.repo, d.String(), err) },
 		Explain: func(err error) error {
 			return outcome{}.words(context.Background(), rt.repo, d.String(), fromFill(rt, err))
@@ -276,6 +307,9 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		},
 	}
 	rt.limit(&j)
+	if rt.policy.Offline {
+		j.Place = nil // nothing comes
+	}
 	return j
 }
 
@@ -321,6 +355,7 @@ func fromFill(rt *route, err error) error {
 // now: what goes wrong here is an event. The context is no client's: only a Shutdown
 // that runs out of time ends it.
 func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
+	defer bl.puts.of(f.Digest()).Add(1) // the fill can still be joined
 	place, _ := f.Place().(*stagePlace)
 	if err := bl.router.unchanged(ctx, rt); err != nil {
 		place.Abort()
@@ -381,11 +416,10 @@ func (bl *blobs) successor(ctx context.Context, rt *route, f *fill.Fill) (io.Rea
 }
 
 // place asks the Store for a place; nil: it lends none.
-func (bl *blobs) place(ctx context.Context, rt *route, d digest.Digest) fill.Place {
+func (bl *blobs) place(ctx context.Context, rt *route, d digest.Digest) (fill.Place, error) {
 	p, err := bl.store.stage(ctx, rt.repo, d)
-	bl.store.failed(ctx, rt.repo, d.String(), err)
 	if p == nil || err != nil {
-		return nil // and no nil *stagePlace
+		return nil, err // and no nil *stagePlace
 	}
-	return p
+	return p, nil
 }

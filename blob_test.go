@@ -1,15 +1,19 @@
 package pullthrough_test
 
 import (
+	"context"
 	"io"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -61,4 +65,42 @@ func TestDownloadsShowWhatIsOnItsWayAndWhoReads(t *testing.T) {
 		assert.Empty(t, w.Downloads())
 		assert.Equal(t, 1, up.Count(testkit.Blobs))
 	})
+}
+
+// lateMiss is a Store whose look-up of a blob, the nth, answers when the gate is open: with
+// what it saw before that.
+type lateMiss struct {
+	*memstore.Store
+	nth   int64
+	looks atomic.Int64
+	seen  chan struct{}
+	gate  *testkit.Gate
+}
+
+func (s *lateMiss) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
+	b, err := s.Store.Blob(ctx, repo, d)
+	if s.looks.Add(1) == s.nth {
+		close(s.seen)
+		<-s.gate.C
+	}
+	return b, err
+}
+
+// A cold pull looks into the Store once. Who has looked before a put, and comes to fetch
+// after it, looks once more and fetches nothing.
+func TestABlobIsLookedUpAgainAfterAPut(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	store := &lateMiss{Store: w.Mem, nth: 1, seen: make(chan struct{}), gate: testkit.NewGate(t)}
+	w.Store = store
+	layer := w.Layer(100_000)
+	late := make(chan error, 1)
+	go func() { late <- w.Whole(t.Context(), layer.Digest) }()
+	<-store.seen
+	require.NoError(t, w.Whole(t.Context(), layer.Digest))
+	w.Settled(t)
+	assert.EqualValues(t, 2, store.looks.Load(), "one for each")
+	store.gate.Open()
+	require.NoError(t, <-late)
+	assert.EqualValues(t, 4, store.looks.Load(), "and two more, of which one is the hit")
+	assert.Equal(t, 1, w.Up.Count(testkit.Blobs+layer.Digest.Encoded()+" 200"))
 }

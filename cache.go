@@ -136,7 +136,8 @@ type ReferrerStore interface {
 }
 
 // BlobStager is what a [Store] may also be: it lends the place where a download
-// goes, so that storing the blob is a rename and no copy. A Store whose
+// goes, so that storing the blob is a rename and no copy. StageBlob is called while
+// upstream is asked: where that has no such blob, Abort follows. A Store whose
 // StageBlob fails is given the blob by PutBlob in the end.
 type BlobStager interface {
 	StageBlob(ctx context.Context, repo Repo, d digest.Digest) (Stage, error)

@@ -85,7 +85,7 @@ func TestSmallObjectsAreVerifiedBeforeTheHeader(t *testing.T) {
 	for protocol, pull := range testkit.Protocols {
 		t.Run(protocol, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 1 << 20})
+			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 128 << 10})
 			w.Up.Push("a", "v1", img)
 			w.Up.Fault(pullthroughtest.Fault{Flip: new(int64(-1))})
 			w.Up.Reset()

@@ -241,7 +241,7 @@ type Policy struct {
 	// stored in any case.
 	Orphans     int
 	OrphanBytes int64
-	// MaxBlobBytes limits the size of a blob. 0: 52,000 MiB, Amazon ECR's limit
+	// MaxBlobBytes limits the size of a blob. 0: 200,000,000,000, Amazon ECR's limit (layer-limit)
 	// for a layer.
 	MaxBlobBytes int64
 
@@ -320,7 +320,7 @@ const (
 	defaultTagTTL       = 24 * time.Hour
 	defaultReferrersTTL = 6 * time.Hour
 	defaultNotFoundTTL  = 10 * time.Second
-	defaultMaxBlob      = 52_000 << 20
+	defaultMaxBlob      = 200_000_000_000
 	defaultMaxDownloads = 64
 	defaultOrphans      = 4
 	defaultOrphanBytes  = 1 << 30

@@ -2,6 +2,7 @@ package pullthrough_test
 
 import (
 	"context"
+	"io"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -18,11 +19,12 @@ import (
 )
 
 // deafStore is a Store that blocks in the nth look-up of one repository, whatever becomes
-// of the context.
+// of the context. Those of blobs before that fail.
 type deafStore struct {
 	*memstore.Store
 	repo  pullthrough.Repo
 	nth   int64
+	first error // what they say; nil: none fails
 	calls atomic.Int64
 	gate  *testkit.Gate
 }
@@ -40,6 +42,9 @@ func (s *deafStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref str
 
 func (s *deafStore) Blob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	s.wait(repo)
+	if s.first != nil && s.calls.Load() < s.nth {
+		return nil, s.first
+	}
 	return s.Store.Blob(ctx, repo, d)
 }
 
@@ -91,15 +96,16 @@ func pullObject(ctx context.Context, w *testkit.World, object, ref string) error
 	return w.Whole(ctx, digest.Digest(ref))
 }
 
-// A fetch looks into the Store again. A Store that blocks there holds up that fetch for
-// ten seconds, also where clients leave and come back to it.
+// A fetch looks into the Store again, of a blob where the first look has failed. A Store
+// that blocks there holds up that fetch for ten seconds, also where clients leave and come
+// back to it.
 func TestALookUpThatBlocksHoldsUpNoFetchForLong(t *testing.T) {
 	for object, ref := range objects {
 		t.Run(object, func(t *testing.T) {
 			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
 				heard := &testkit.Events{}
 				w.OnEvent = heard.On
-				store := &deafStore{Store: w.Mem, repo: testkit.Repo("a"), nth: 2, gate: testkit.NewGate(t)}
+				store := &deafStore{Store: w.Mem, repo: testkit.Repo("a"), nth: 2, gate: testkit.NewGate(t), first: io.ErrNoProgress}
 				w.Store = store
 				img := testkit.Image(1)
 				w.Up.Push("a", "1", img)
@@ -112,7 +118,7 @@ func TestALookUpThatBlocksHoldsUpNoFetchForLong(t *testing.T) {
 				assert.NoError(t, pullObject(t.Context(), w, object, ref(img)))
 				assert.Equal(t, 10*time.Second, time.Since(start))
 				w.Settled(t)
-				assert.Len(t, heard.StoreFailures(), 1)
+				assert.Len(t, heard.StoreFailures(), map[string]int{"manifest": 1, "blob": 2}[object])
 				assert.Equal(t, 1, w.Up.Count("*"))
 				store.gate.Open()
 				synctest.Wait()

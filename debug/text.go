@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/recent"
 )
 
 // How many bytes are kept of each text that comes from clients or upstreams.
@@ -21,7 +23,7 @@ const (
 // change the direction of text.
 func clean(s string, max int) string {
 	if len(s) <= max && isPlain(s) {
-		return strings.Clone(s)
+		return keep(s)
 	}
 	var b strings.Builder
 	b.Grow(min(len(s), max) + len("…"))
@@ -35,6 +37,23 @@ func clean(s string, max int) string {
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// kept are names, tags and digests that were kept last: most events are about the same few.
+var kept = recent.New[string]()
+
+// keep returns a copy of s, which may be one that others keep, too.
+func keep(s string) string {
+	if s == "" {
+		return ""
+	}
+	slot := kept.At(s)
+	if known := slot.Load(); known != nil && *known == s {
+		return *known
+	}
+	own := strings.Clone(s)
+	slot.Store(&own)
+	return own
 }
 
 // isPlain reports whether s is printable ASCII, as names and digests are.

@@ -75,9 +75,9 @@ type Catalog struct {
 }
 
 // CatalogRepository is what a [Catalog] knows about a repository beside its images: when
-// it was created, and its settings. At first those are the members of the creation
-// template that applied. It is a value: its slices, and what they point to, are never
-// changed in place.
+// it was created, and its settings. At first those are of the request that created it, or
+// of the creation template that applied. It is a value: its slices, and what they point to,
+// are never changed in place.
 type CatalogRepository struct {
 	CreatedAt                          time.Time               `json:"createdAt,omitzero"`
 	EncryptionConfiguration            EncryptionConfiguration `json:"encryptionConfiguration"`
@@ -86,6 +86,9 @@ type CatalogRepository struct {
 	ImageTagMutabilityExclusionFilters []ExclusionFilter       `json:"imageTagMutabilityExclusionFilters,omitempty"`
 	RepositoryPolicy                   string                  `json:"repositoryPolicy,omitempty"`
 	LifecyclePolicy                    string                  `json:"lifecyclePolicy,omitempty"`
+	// LifecycleEvaluatedAt is when the host last ran the lifecycle policy. Zero: never.
+	LifecycleEvaluatedAt       time.Time                  `json:"lifecycleEvaluatedAt,omitzero"`
+	ImageScanningConfiguration ImageScanningConfiguration `json:"imageScanningConfiguration,omitzero"`
 }
 
 // Repository returns the settings of a repository. If it does not exist, the error Is
@@ -121,7 +124,7 @@ func (c *Catalog) Repositories(ctx context.Context, account, region string) (nam
 // CreateRepository creates an empty repository with the settings. If CreatedAt is zero,
 // it is now; other members that are zero are those of a repository without a template.
 // No template is applied. If the repository exists already, the error Is
-// [io/fs.ErrExist].
+// [io/fs.ErrExist]. It creates none if 100,000 are known.
 func (c *Catalog) CreateRepository(ctx context.Context, repo pullthrough.Repo, settings CatalogRepository) error {
 	err := c.find(ctx, repo)
 	if err == nil {
@@ -130,11 +133,25 @@ func (c *Catalog) CreateRepository(ctx context.Context, repo pullthrough.Repo, s
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	if c.count() >= maxRepositories {
+		return errManyRepositories
+	}
 	if !c.add(repo, c.complete(settings)) {
 		return errRepositoryExists
 	}
 	c.writeChange(ctx)
 	return nil
+}
+
+// maxRepositories is Amazon ECR's quota for one Region. Here it counts for all registries
+// together, since callers may be allowed to name any account. Pulls may go beyond it.
+const maxRepositories = 100_000
+
+// count is the number of all repositories that are known.
+func (c *Catalog) count() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.repos)
 }
 
 // UpdateRepository changes the settings of a repository: policies, AWS tags, the
@@ -171,6 +188,7 @@ func (c *Catalog) change(repo pullthrough.Repo, change func(*CatalogRepository) 
 var (
 	errNoRepository     = fmt.Errorf("the repository does not exist: %w", fs.ErrNotExist)
 	errRepositoryExists = fmt.Errorf("the repository exists already: %w", fs.ErrExist)
+	errManyRepositories = errors.New("as many repositories as there may be were created")
 )
 
 // find returns errNoRepository if the repository does not exist. One that exists has

@@ -37,7 +37,7 @@ func TestImagesAreDescribedAfterARestart(t *testing.T) {
 		}
 	}
 	before, end := open()
-	before.template(t, `"imageTagMutability":"IMMUTABLE","lifecyclePolicy":"{}"`)
+	before.template(t, `"imageTagMutability":"IMMUTABLE","lifecyclePolicy":`+quote(aLifecycle))
 	index := pullthroughtest.NewIndex(image(1), image(2))
 	before.up.Push("a", "v1", index)
 	before.bring(t, "a", "v1")
@@ -62,7 +62,7 @@ func TestImagesAreDescribedAfterARestart(t *testing.T) {
 	again, err := after.catalog.Repository(t.Context(), repo("a"))
 	require.NoError(t, err)
 	assert.True(t, settings.CreatedAt.Equal(again.CreatedAt))
-	assert.Equal(t, "{}", again.LifecyclePolicy)
+	assert.Equal(t, aLifecycle, again.LifecyclePolicy)
 	assert.Equal(t, epoch.Unix()+60, after.pulledAt(t, index))
 	after.pull(t, "a", "v1")
 	assert.Empty(t, after.up.Log())

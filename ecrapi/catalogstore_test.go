@@ -111,7 +111,7 @@ func TestTagsAndRepositoriesAreListed(t *testing.T) {
 func TestARepositoryIsMadeByItsTemplate(t *testing.T) {
 	r := newRegistry(t, memstore.New(), nil)
 	r.template(t, `"imageTagMutability":"IMMUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"late*"}],`+
-		`"encryptionConfiguration":{"encryptionType":"KMS"},"customRoleArn":"`+role+`","resourceTags":[{"Key":"team","Value":"a"}],"repositoryPolicy":"{}","lifecyclePolicy":"{\"rules\":[]}"`)
+		`"encryptionConfiguration":{"encryptionType":"KMS"},"customRoleArn":"`+role+`","resourceTags":[{"Key":"team","Value":"a"}],"repositoryPolicy":`+quote(aPolicy)+`,"lifecyclePolicy":`+quote(aLifecycle))
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
 	r.ok(t, "DescribeRepositories", `{}`, `{"repositories":[{"repositoryArn":"arn:aws:ecr:us-east-1:123456789012:repository/hub/a","registryId":"123456789012","repositoryName":"hub/a",
@@ -119,8 +119,8 @@ func TestARepositoryIsMadeByItsTemplate(t *testing.T) {
 		"imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"late*"}],"imageScanningConfiguration":{"scanOnPush":false},"encryptionConfiguration":{"encryptionType":"KMS"}}]}`)
 	settings, err := r.catalog.Repository(t.Context(), repo("a"))
 	require.NoError(t, err)
-	assert.Equal(t, "{}", settings.RepositoryPolicy)
-	assert.Equal(t, `{"rules":[]}`, settings.LifecyclePolicy)
+	assert.Equal(t, aPolicy, settings.RepositoryPolicy)
+	assert.Equal(t, aLifecycle, settings.LifecyclePolicy)
 	require.Len(t, settings.ResourceTags, 1)
 	assert.Equal(t, "team", *settings.ResourceTags[0].Key)
 

@@ -65,6 +65,8 @@ var ecrLayers = []trait{
 	{"Y04", "whatever is wrong upstream, or with the secret, is that exception", "documented, `upstream-exception-texts`", "the same, without upstream's address", testY04},
 	{"Y05", "without `ecr:BatchImportUpstreamImage` a layer that is not stored is `LayersNotFoundException`", "inferred", "the same, and upstream is not asked", testY05},
 	{"Y06", "`BatchCheckLayerAvailability` knows what is stored: what only upstream has is `UNAVAILABLE`", "inferred", "the same, and upstream is not asked", TestBatchCheckLayerAvailability},
+	{"Y09", "it tells a layer's `mediaType`", "documented", "the same, as a manifest of the repository has it", TestBatchCheckLayerAvailability},
+	{"Y10", "layers of a repository that was never made: `RepositoryNotFoundException`, and `NAME_UNKNOWN` below `/v2/`", "documented", "the same; with `Policy.BlobsFirst` `/v2/` serves them", TestLayersOfARepositoryThatWasNeverMade},
 	{"Y07", "an authorization token is base64 of `AWS:` and a password, good for 12 hours, with the registry's address", "documented", "the same; `Images.Password` makes the password", TestGetAuthorizationToken},
 	{"Y08", "passwords are not guessed", "inferred", "random ones, where the host makes none", TestPasswordsAreRandom},
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strconv"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ var ecrCreate = []trait{
 	{"N02", "`credentialArn`, `customRoleArn` and `upstreamRepositoryPrefix` that were left out are absent from answers", "measured", "the same: no `ROOT`, which Terraform would take for a change", fromCreateToDelete("the least")},
 	{"N03", "an upstream prefix that was sent as `ROOT` is answered as `ROOT`", "measured", "the same", fromCreateToDelete("ROOT as it was sent")},
 	{"N04", "an upstream prefix that was left out of a rule for ECR itself", "chosen, `ecr-upstream-prefix-echo`", "absent from answers, and means `ROOT`", fromCreateToDelete("ECR without an upstream prefix or a role")},
-	{"N05", "`upstreamRegistry` in answers", "chosen, `upstream-registry-echo`", "what the caller sent, also where it is the wrong one for an open URL, which is taken (measured); nothing is derived from the URL", fromCreateToDelete("another registry's name on an open URL")},
+	{"N05", "`upstreamRegistry` in answers", "documented, `upstream-registry-echo`", "what the caller sent, also where it is the wrong one for an open URL, which is taken (measured); where the caller sent nothing, the name that goes with the URL if the registry needs a secret, and none for others", testN05},
 	{"N06", "prefixes may end in a slash, and upstream prefixes too; ECR upstreams take a role", "documented", "the same, answered as sent", fromCreateToDelete("ECR with a role, prefixes with slashes")},
 	{"N07", "`foo/` beside `foo`", "chosen, `slash-prefix`", "`PullThroughCacheRuleAlreadyExistsException`; each operation finds the one by the other", TestASlashAtTheEndIsTheSamePrefix},
 	{"N08", "`docker/hub` beside `docker`", "chosen, `nested-prefixes`", "both are created", TestPrefixesMayNest},
@@ -44,7 +45,7 @@ var ecrRefusals = []trait{
 	{"N35", "a role for another registry than ECR: \"Upstream registry URL and provided credential type do not match\"", "chosen, `create-error-types`, `create-error-tails`", "the beginning was seen; `InvalidParameterException`, and a full stop", refused("an open registry with a role", "a registry by secret with a role")},
 	{"N36", "a secret for ECR", "inferred", "refused as the line before", refused("ECR with a secret")},
 	{"N37", "the upstream is this very registry: \"Upstream registry URL cannot be the same as the cache registry\"", "chosen, `create-error-types`, `create-error-tails`", "the beginning was seen; `InvalidParameterException`, and a full stop", refused("this very registry")},
-	{"N38", "the secret is in another Region or account: \"… Please verify the secret exists in the same region and account …\"", "chosen, `create-error-types`, `create-error-tails`", "the middle was seen; `SecretNotFoundException`, and nothing around it", refused("a secret in another Region", "a secret in another account")},
+	{"N38", "the secret is in another Region or account: \"The ARN of the secret specified in the pull through cache rule was not found\", \"Please verify the secret exists in the same region and account …\"", "chosen, `create-error-types`, `create-error-tails`", "both parts were seen, not together; `SecretNotFoundException`, with a full stop between them", refused("a secret in another Region", "a secret in another account")},
 	{"N39", "the prefix `ROOT` with an upstream prefix of its own", "chosen, `root-upstream-prefix`", "refused (documented), by `InvalidParameterException` with a sentence of our own", refused("ROOT with an upstream prefix")},
 }
 
@@ -55,7 +56,7 @@ var ecrRules = []trait{
 	{"U01", "Update changes the secret", "documented", "the same", updated("another secret")},
 	{"U02", "and the role, in place", "measured", "the same", updated("a role")},
 	{"U03", "but neither URL nor upstream prefix", "documented", "such members are ignored, as all that Update does not have", updated("what is fixed")},
-	{"U04", "Update with neither secret nor role", "chosen, `empty-update`", "accepted; moves `updatedAt`", updated("nothing", "nothing of an open one")},
+	{"U04", "Update with neither secret nor role: \"Invalid input: Please set either credential arn or role arn to update the credentials\"", "measured", "the same, `InvalidParameterException`; a rule that does not exist is told first", TestUpdateRefuses},
 	{"U05", "Update with a role of no characters", "chosen, `empty-role`", "the rule has none from then on", updated("no role")},
 	{"U06", "Update refuses what Create would, by exceptions of its own", "chosen, `create-error-types`", "the same sentences; `InvalidParameterException` in place of `UnsupportedUpstreamRegistryException`, which Update does not declare. Nothing changes, not even a time", TestUpdateRefuses},
 	{"U07", "Update of a rule that Create would have refused", "chosen", "such rules are the host's (`fakeecr -rule`); their secret can be updated", TestUpdateOfARuleThatCreateWouldRefuse},
@@ -66,9 +67,29 @@ var ecrRules = []trait{
 	{"V03", "it always does", "documented", "departs where `API.Validate` is nil: then the secret is all that is looked at, and without `API.Secrets` not even that", validatedAlone("hub", "near")},
 	{"V04", "open registries can be validated", "documented", "the same; they are asked for no secret", validatedAlone("open")},
 	{"V05", "what is wrong upstream stands in the answer", "chosen, `validate-failure-text`", "`isValid` false with a sentence of our own for each class: refused, rate limited, not reached", TestValidationOfARuleWithoutUpstream},
-	{"V06", "and so does what is wrong with the secret", "chosen, `validate-failure-text`", "one sentence for each of missing, unreadable, undecryptable, malformed; upstream is then not reached", TestValidationOfARuleWithoutASecret},
+	{"V06", "and so does what is wrong with the secret", "chosen, `validate-failure-text`", "the sentences of S01 to S03, and one of our own for a malformed one; upstream is then not reached", TestValidationOfARuleWithoutASecret},
 	{"V07", "another account's ECR without a role", "chosen, `cross-account-no-role`", "`isValid` false, and that is what `failure` says", validatedAlone("far")},
 	{"V08", "Validate cannot tell", "inferred", "`ServerException`, not a rule that is called invalid", TestValidationThatFails},
+}
+
+func testN05(t *testing.T) {
+	fromCreateToDelete("another registry's name on an open URL")(t)
+	for url, name := range map[string]string{
+		"registry-1.docker.io": "docker-hub", "ghcr.io": "github-container-registry", "registry.gitlab.com": "gitlab-container-registry",
+		"cgr.dev": "chainguard", "mine.azurecr.io": "azure-container-registry",
+	} {
+		c := start(t, &ecrapi.API{})
+		resp, body := c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", url, "credentialArn", secret))
+		require.Equal(t, http.StatusOK, resp.StatusCode, body)
+		assert.Equal(t, name, parse(t, body)["upstreamRegistry"])
+		assert.Equal(t, name, c.described(t, "hub")["upstreamRegistry"])
+	}
+	c := start(t, &ecrapi.API{})
+	for i, url := range []string{"quay.io", "public.ecr.aws", "registry.k8s.io", "111122223333.dkr.ecr.us-east-1.amazonaws.com"} {
+		prefix := "open" + strconv.Itoa(i)
+		_, _ = c.send(t, target+"CreatePullThroughCacheRule", object("ecrRepositoryPrefix", prefix, "upstreamRegistryUrl", url))
+		assert.NotContains(t, c.described(t, prefix), "upstreamRegistry")
+	}
 }
 
 func testN12(t *testing.T) {
@@ -77,7 +98,7 @@ func testN12(t *testing.T) {
 	c.now = epoch.Add(time.Hour)
 	rule := c.described(t, "hub")
 	assert.Equal(t, []any{946684800.0, 946684800.0}, []any{rule["createdAt"], rule["updatedAt"]})
-	_, _ = c.send(t, target+"UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"))
+	_, _ = c.send(t, target+"UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "customRoleArn", ""))
 	rule = c.described(t, "hub")
 	assert.Equal(t, []any{946684800.0, 946688400.0}, []any{rule["createdAt"], rule["updatedAt"]})
 }
@@ -97,7 +118,7 @@ func testU09(t *testing.T) {
 	}
 	pull()
 	r.wait(23 * time.Hour)
-	r.ok(t, "UpdatePullThroughCacheRule", `{"ecrRepositoryPrefix":"quay"}`, `{"ecrRepositoryPrefix":"quay","registryId":"123456789012","updatedAt":946767600}`)
+	r.ok(t, "UpdatePullThroughCacheRule", `{"ecrRepositoryPrefix":"quay","customRoleArn":""}`, `{"ecrRepositoryPrefix":"quay","registryId":"123456789012","updatedAt":946767600}`)
 	pull()
 	resp, body := r.send(t, target+"DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"quay"}`)
 	require.Equal(t, http.StatusOK, resp.StatusCode, body)

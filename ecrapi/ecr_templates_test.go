@@ -14,9 +14,9 @@ import (
 )
 
 var ecrSecrets = []trait{
-	{"S01", "Create and Update want a secret that exists: `SecretNotFoundException`", "documented", "the same, by what `API.Secrets` says, with a sentence of our own; a refused rule is not kept", badSecret("not found")},
-	{"S02", "that can be read: `UnableToAccessSecretException`", "documented", "the same", badSecret("unreadable")},
-	{"S03", "and decrypted: `UnableToDecryptSecretValueException`", "documented", "the same", badSecret("undecrypted")},
+	{"S01", "Create and Update want a secret that exists: `SecretNotFoundException`, \"The ARN of the secret specified in the pull through cache rule was not found\"", "measured", "the same, by what `API.Secrets` says; the sentence goes on as its documentation does. A refused rule is not kept", badSecret("not found")},
+	{"S02", "that can be read: `UnableToAccessSecretException`", "documented", "the same, with the sentence of its documentation", badSecret("unreadable")},
+	{"S03", "and decrypted: `UnableToDecryptSecretValueException`", "documented", "the same, with the sentence of its documentation", badSecret("undecrypted")},
 	{"S04", "what it says is looked at when it is used, not before: plain `test` is taken", "measured, `empty-secret`", "the same, also for a secret that has no version yet", TestTheContentOfASecretIsNotCheckedAtCreate},
 	{"S05", "it is a JSON object with `username` and `accessToken`, in this case, of 65,536 bytes at most", "documented", "the same; everything else is of no use", TestSecretsThatAreOfNoUse},
 	{"S06", "it is read at the time of a pull", "chosen, `secret-cache`", "anew each time that `Proxy` asks `API.Credentials`", TestASecretIsReadAnew},
@@ -32,6 +32,7 @@ var ecrTemplates = []trait{
 	{"T04", "\"ImageTagMutabilityExclusionFilters are not allowed when imageTagMutability is set to …\"", "measured", "the same words, in the frame of A10", brokenTemplate("ImageTagMutabilityExclusionFilters are not allowed")},
 	{"T05", "\"ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set to …\"", "measured", "the same words, in the frame of A10", brokenTemplate("ImageTagMutabilityExclusionFilters can't be null")},
 	{"T06", "\"Invalid encryption configuration: Encryption key should not be set for AES256 encryption.\"", "measured", "the same words, in the frame of A10", brokenTemplate("Invalid encryption configuration")},
+	{"T22", "policies that are no policies", "inferred", "refused, in the words of K12 and K16", brokenTemplate("Lifecycle policy validation failure")},
 	{"T07", "a key of another Region is a `KmsException`, \"Invalid arn\" and the Region", "measured", "the same", TestAKeyOfAnotherRegion},
 	{"T08", "the prefix is taken: `TemplateAlreadyExistsException`", "documented", "the same, with a sentence of our own; `foo/` is `foo`", TestATemplateThatExists},
 	{"T09", "there is a limit: `LimitExceededException`", "chosen, `template-quota`", "100 templates in a registry", TestThe101stTemplate},
@@ -66,7 +67,7 @@ func testT19(t *testing.T) {
 	r.up.Push("a", "v1", image(1))
 	r.up.Push("a", "v2", image(2))
 	r.pull(t, "a", "v1")
-	r.template(t, `"imageTagMutability":"IMMUTABLE","repositoryPolicy":"{}"`)
+	r.template(t, `"imageTagMutability":"IMMUTABLE","repositoryPolicy":`+quote(aPolicy))
 	r.pull(t, "a", "v2")
 	settings, err := r.catalog.Repository(t.Context(), repo("a"))
 	require.NoError(t, err)

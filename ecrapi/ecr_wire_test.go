@@ -11,12 +11,13 @@ import (
 
 var ecrWire = []trait{
 	{"A01", "an operation is a POST of JSON, and `X-Amz-Target` names it", "documented", "the same, on any path; answers have a request id", TestAnyPathAndContentType},
-	{"A02", "there are many more operations: policies, lifecycle, scanning, replication, pushes", "documented", "`API.Next` gets them, untouched", TestUnknownTargetsAreNext},
+	{"A02", "there are more operations: pushes, scans, replication, signing, storage classes, previews of lifecycle policies", "documented", "`API.Next` gets them, untouched; without it they are refused by name. `ecrapi.Operations` lists who answers which", TestOperationsAreAnsweredByName},
 	{"A03", "an operation that nobody knows", "inferred", "`UnknownOperationException`, where there is no `API.Next`", TestUnknownTargetsWithoutNext},
 	{"A04", "an exception is `{\"__type\":…,\"message\":…}` with status 400, never 404 or 409", "documented", "the same", testA04},
 	{"A05", "ECR's own trouble is `ServerException`, status 500", "documented", "the same, without details; `API.Logger` gets them", TestAStateThatFails},
 	{"A06", "timestamps are numbers: seconds since 1970, with a fraction if need be", "documented", "the same, to the millisecond", TestTimestampsHaveMilliseconds},
 	{"A07", "members that are not set are absent", "inferred", "the same in answers; in requests null is absent, and what is not known is ignored", TestMembersThatAreNullOrUnknown},
+	{"A22", "the names of members are case-sensitive", "documented", "the same, at every depth, in policies and secrets too: one that is spelled otherwise is not known", TestNamesOfMembersMatchExactly},
 	{"A08", "what is no JSON, or has a member of the wrong type", "inferred", "`SerializationException`, with the member's name", TestGarbage},
 	{"A09", "a request of more than 1 MiB", "chosen", "`SerializationException`; no more than that is read", TestBodiesAreReadThroughALimit},
 	{"A10", "a member outside the API model: `Invalid parameter at 'x' failed to satisfy constraint: '…'`", "chosen, `invalid-vs-validation`", "the sentence, which was seen, in an `InvalidParameterException`, never a `ValidationException`; the first such member is told", TestBrokenConstraints},

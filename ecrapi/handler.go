@@ -32,6 +32,15 @@ var operations = map[string]operation{
 	"RegisterPullTimeUpdateExclusion":   of((*API).RegisterPullTimeUpdateExclusion),
 	"DeregisterPullTimeUpdateExclusion": of((*API).DeregisterPullTimeUpdateExclusion),
 	"ListPullTimeUpdateExclusions":      of((*API).ListPullTimeUpdateExclusions),
+
+	"GetRegistryPolicy":                of((*API).GetRegistryPolicy),
+	"PutRegistryPolicy":                of((*API).PutRegistryPolicy),
+	"DeleteRegistryPolicy":             of((*API).DeleteRegistryPolicy),
+	"DescribeRegistry":                 of((*API).DescribeRegistry),
+	"GetAccountSetting":                of((*API).GetAccountSetting),
+	"PutAccountSetting":                of((*API).PutAccountSetting),
+	"GetRegistryScanningConfiguration": of((*API).GetRegistryScanningConfiguration),
+	"PutRegistryScanningConfiguration": of((*API).PutRegistryScanningConfiguration),
 }
 
 // operation reads a request's body and answers it.
@@ -84,7 +93,11 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 		a.Next.ServeHTTP(w, r)
 		return
 	}
-	a.refuse(w, r, "", &Error{unknownOperation, "The operation is not known."})
+	op, ours := strings.CutPrefix(r.Header.Get("X-Amz-Target"), targetPrefix)
+	if !ours {
+		op = ""
+	}
+	a.refuse(w, r, "", notServed(op))
 }
 
 func (a *API) answer(w http.ResponseWriter, r *http.Request, do operation) (any, error) {
@@ -140,22 +153,6 @@ func requestID() string {
 	_, _ = rand.Read(b[:]) // never fails
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// decode reads a request. It ignores members that it does not know. A member that is
-// null counts as absent.
-func decode(body []byte, in any) error {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return nil
-	}
-	err := json.Unmarshal(body, in)
-	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
-		return &Error{serialization, "The member '" + wrong.Field + "' has the wrong type."}
-	}
-	if err != nil {
-		return &Error{serialization, "The request is no valid JSON object."}
-	}
-	return nil
 }
 
 // encode writes an answer. It does not escape for HTML, since no browser shows it.

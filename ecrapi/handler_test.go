@@ -22,6 +22,8 @@ var allOperations = []string{
 	"CreatePullThroughCacheRule", "DescribePullThroughCacheRules", "UpdatePullThroughCacheRule", "DeletePullThroughCacheRule", "ValidatePullThroughCacheRule",
 	"CreateRepositoryCreationTemplate", "DescribeRepositoryCreationTemplates", "UpdateRepositoryCreationTemplate", "DeleteRepositoryCreationTemplate",
 	"RegisterPullTimeUpdateExclusion", "DeregisterPullTimeUpdateExclusion", "ListPullTimeUpdateExclusions",
+	"GetRegistryPolicy", "PutRegistryPolicy", "DeleteRegistryPolicy", "DescribeRegistry", "GetAccountSetting", "PutAccountSetting",
+	"GetRegistryScanningConfiguration", "PutRegistryScanningConfiguration",
 }
 
 func TestUnknownTargetsAreNext(t *testing.T) {
@@ -191,7 +193,7 @@ func TestAStateThatFails(t *testing.T) {
 	c := start(t, api)
 	for _, op := range allOperations {
 		log.Reset()
-		body := object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "quay.io", "prefix", "hub", "principalArn", role)
+		body := object("ecrRepositoryPrefix", "hub", "upstreamRegistryUrl", "quay.io", "prefix", "hub", "principalArn", role, "policyText", strings.Replace(aPolicy, `"Action"`, `"Resource":"*","Action"`, 1), "name", "BLOB_MOUNTING", "value", "ENABLED")
 		body = strings.TrimSuffix(body, "}") + `,"appliedFor":[]}`
 		resp, answer := c.send(t, target+op, body)
 		assertException(t, resp, answer, "ServerException")

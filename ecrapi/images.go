@@ -58,6 +58,20 @@ var imageOperations = map[string]operation{
 	"GetDownloadUrlForLayer":      of((*API).GetDownloadUrlForLayer),
 	"BatchCheckLayerAvailability": of((*API).BatchCheckLayerAvailability),
 	"GetAuthorizationToken":       of((*API).GetAuthorizationToken),
+
+	"CreateRepository":                        of((*API).CreateRepository),
+	"PutImageTagMutability":                   of((*API).PutImageTagMutability),
+	"PutImageScanningConfiguration":           of((*API).PutImageScanningConfiguration),
+	"BatchGetRepositoryScanningConfiguration": of((*API).BatchGetRepositoryScanningConfiguration),
+	"GetRepositoryPolicy":                     of((*API).GetRepositoryPolicy),
+	"SetRepositoryPolicy":                     of((*API).SetRepositoryPolicy),
+	"DeleteRepositoryPolicy":                  of((*API).DeleteRepositoryPolicy),
+	"GetLifecyclePolicy":                      of((*API).GetLifecyclePolicy),
+	"PutLifecyclePolicy":                      of((*API).PutLifecyclePolicy),
+	"DeleteLifecyclePolicy":                   of((*API).DeleteLifecyclePolicy),
+	"ListTagsForResource":                     of((*API).ListTagsForResource),
+	"TagResource":                             of((*API).TagResource),
+	"UntagResource":                           of((*API).UntagResource),
 }
 
 // operation returns the operation for a target.

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/manifest"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
@@ -28,7 +29,8 @@ type GetDownloadUrlForLayerOutput struct {
 
 // GetDownloadUrlForLayer returns the URL where a layer can be downloaded, see
 // [Images.LayerURL]. If the layer is not stored but upstream has it, the download pulls
-// it through. See [GetDownloadUrlForLayer] for the errors.
+// it through. The repository must exist, whatever [pullthrough.Policy] says of blobs that
+// come first. See [GetDownloadUrlForLayer] for the errors.
 //
 // [GetDownloadUrlForLayer]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetDownloadUrlForLayer.html
 func (a *API) GetDownloadUrlForLayer(ctx context.Context, id pullthrough.Identity, in GetDownloadUrlForLayerInput) (out GetDownloadUrlForLayerOutput, err error) {
@@ -39,6 +41,12 @@ func (a *API) GetDownloadUrlForLayer(ctx context.Context, id pullthrough.Identit
 	}
 	if err := fails(shape.LayerDigest.Need("layerDigest", in.LayerDigest)); err != nil {
 		return out, err
+	}
+	if missing := a.find(ctx, at); missing != nil {
+		if err := a.ask(ctx, at, id, string(pullthrough.ActionPull)); err != nil {
+			return out, err
+		}
+		return out, missing
 	}
 	b, err := a.Images.Proxy.Blob(ctx, pullthrough.Request{Repo: at.repo, Ref: *in.LayerDigest, Head: true, Caller: id.Caller})
 	if err != nil {
@@ -79,6 +87,7 @@ type Layer struct {
 	LayerDigest       string `json:"layerDigest,omitempty"`
 	LayerAvailability string `json:"layerAvailability,omitempty"` // AVAILABLE, UNAVAILABLE
 	LayerSize         int64  `json:"layerSize,omitempty"`
+	MediaType         string `json:"mediaType,omitempty"` // as a manifest of the repository has it
 }
 
 // LayerFailure says why there is no layer in an answer.
@@ -124,7 +133,7 @@ func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Id
 			out.Layers = append(out.Layers, layer)
 		}
 	}
-	return out, nil
+	return out, a.findMediaTypes(ctx, at, out.Layers)
 }
 
 // layer asks the Store for one layer. It never asks upstream.
@@ -140,5 +149,43 @@ func (a *API) layer(ctx context.Context, at place, d digest.Digest) (Layer, erro
 	if seeker, ok := b.Body.(io.Seeker); ok && size == 0 {
 		size, err = seeker.Seek(0, io.SeekEnd)
 	}
-	return Layer{d.String(), "AVAILABLE", size}, errors.Join(err, b.Body.Close())
+	return Layer{LayerDigest: d.String(), LayerAvailability: "AVAILABLE", LayerSize: size}, errors.Join(err, b.Body.Close())
+}
+
+// findMediaTypes looks for the layers that are available in the repository's manifests, one
+// after the other until it has found all. A Store knows blobs by digest and size only.
+func (a *API) findMediaTypes(ctx context.Context, at place, layers []Layer) error {
+	wanted := map[digest.Digest][]*Layer{}
+	for i, l := range layers {
+		if l.LayerAvailability == "AVAILABLE" {
+			wanted[digest.Digest(l.LayerDigest)] = append(wanted[digest.Digest(l.LayerDigest)], &layers[i])
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	images, err := a.Images.Catalog.images(ctx, at.repo)
+	for _, img := range images {
+		if len(wanted) == 0 {
+			return nil
+		}
+		m, err := a.Images.Proxy.Store.Manifest(ctx, at.repo, img.Digest.String())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		info, err := manifest.Inspect(m.Descriptor.MediaType, m.Content, manifest.Stored)
+		if err != nil {
+			continue // the host has stored it: nothing is known of its layers
+		}
+		for _, d := range info.Blobs {
+			for _, l := range wanted[d.Digest] {
+				l.MediaType = d.MediaType
+			}
+			delete(wanted, d.Digest)
+		}
+	}
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -51,6 +52,35 @@ func TestGetDownloadUrlForLayer(t *testing.T) {
 	assert.Equal(t, 1, r.up.Count("GET /v2/a/blobs/* 200"))
 	r.ok(t, "GetDownloadUrlForLayer", `{`+hubA+`,"layerDigest":"`+layer+`"}`, `{"downloadUrl":"`+want+`","layerDigest":"`+layer+`"}`)
 	assert.Equal(t, 2, r.up.Count("GET /v2/a/blobs/*"))
+}
+
+// A layer is no way into a repository that no image has made, also where /v2/ is one.
+func TestLayersOfARepositoryThatWasNeverMade(t *testing.T) {
+	for _, blobsFirst := range []bool{false, true} {
+		var refused error
+		r := newRegistry(t, memstore.New(), func(r *registry) {
+			r.proxy.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+				return pullthrough.Policy{Retries: -1, NotFoundTTL: -1, BlobsFirst: blobsFirst}
+			}
+			r.proxy.Authorize = func(context.Context, pullthrough.Action, pullthrough.Request) error { return refused }
+		})
+		img := image(1)
+		r.up.Push("a", "v1", img)
+		for _, d := range []string{img.Layers[0].Digest.String(), nowhere} {
+			resp, body := r.send(t, target+"GetDownloadUrlForLayer", `{`+hubA+`,"layerDigest":"`+d+`"}`)
+			assertException(t, resp, body, "RepositoryNotFoundException")
+			if !blobsFirst {
+				w := httptest.NewRecorder()
+				r.proxy.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v2/hub/a/blobs/"+d, nil))
+				assert.Equal(t, http.StatusNotFound, w.Code)
+				assert.Contains(t, w.Body.String(), "NAME_UNKNOWN")
+			}
+		}
+		assert.Empty(t, r.up.Log())
+		refused = errors.New("you may not")
+		resp, body := r.send(t, target+"GetDownloadUrlForLayer", `{`+hubA+`,"layerDigest":"`+nowhere+`"}`)
+		assertException(t, resp, body, "AccessDeniedException")
+	}
 }
 
 func TestTheHostSignsLayerURLs(t *testing.T) {
@@ -105,7 +135,7 @@ func TestBatchCheckLayerAvailability(t *testing.T) {
 	require.NoError(t, r.proxy.Store.PutBlob(t.Context(), repo("a"), stored.Descriptor(), stored.Open()))
 	before := len(r.up.Log())
 	r.ok(t, "BatchCheckLayerAvailability", `{`+hubA+`,"layerDigests":["`+stored.Digest.String()+`","`+other.Digest.String()+`","","sha256:12"]}`,
-		`{"layers":[{"layerDigest":"`+stored.Digest.String()+`","layerAvailability":"AVAILABLE","layerSize":`+strconv.FormatInt(stored.Size, 10)+`},{"layerDigest":"`+other.Digest.String()+`","layerAvailability":"UNAVAILABLE"}],
+		`{"layers":[{"layerDigest":"`+stored.Digest.String()+`","layerAvailability":"AVAILABLE","layerSize":`+strconv.FormatInt(stored.Size, 10)+`,"mediaType":"application/vnd.oci.image.config.v1+json"},{"layerDigest":"`+other.Digest.String()+`","layerAvailability":"UNAVAILABLE"}],
 		"failures":[{"failureCode":"MissingLayerDigest","failureReason":"Invalid request parameters: layer digest cannot be empty"},
 		{"layerDigest":"sha256:12","failureCode":"InvalidLayerDigest","failureReason":"Invalid request parameters: layer digest should satisfy the regex '[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+'"}]}`)
 	assert.Len(t, r.up.Log(), before, "upstream is not asked")

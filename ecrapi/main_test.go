@@ -36,6 +36,15 @@ const (
 	role    = "arn:aws:iam::123456789012:role/pull"
 )
 
+// Policies that ECR takes.
+const (
+	aPolicy    = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"ecr:BatchGetImage"}]}`
+	aLifecycle = `{"rules":[{"rulePriority":1,"description":"old ones","selection":{"tagStatus":"untagged","countType":"sinceImagePushed","countUnit":"days","countNumber":14},"action":{"type":"expire"}}]}`
+)
+
+// quote is text as JSON.
+func quote(text string) string { return quoted([]byte(text)) }
+
 // epoch is 946684800 on the wire, as in AWS's own examples.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 

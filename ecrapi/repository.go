@@ -36,7 +36,8 @@ type Repository struct {
 	EncryptionConfiguration            EncryptionConfiguration    `json:"encryptionConfiguration"`
 }
 
-// ImageScanningConfiguration says whether images are scanned. Here none is.
+// ImageScanningConfiguration says whether images are to be scanned. It is kept; none is
+// scanned here.
 type ImageScanningConfiguration struct {
 	ScanOnPush bool `json:"scanOnPush"`
 }
@@ -107,7 +108,7 @@ func (a *API) repository(ctx context.Context, at place, r CatalogRepository) Rep
 		RepositoryArn: repositoryARN(at.reg, at.repo.Name), RegistryId: at.reg.account, RepositoryName: at.repo.Name,
 		RepositoryUri: host + "/" + at.repo.Name, CreatedAt: Time{r.CreatedAt},
 		ImageTagMutability: r.ImageTagMutability, ImageTagMutabilityExclusionFilters: r.ImageTagMutabilityExclusionFilters,
-		EncryptionConfiguration: r.EncryptionConfiguration,
+		ImageScanningConfiguration: r.ImageScanningConfiguration, EncryptionConfiguration: r.EncryptionConfiguration,
 	}
 }
 

@@ -27,8 +27,8 @@ type UpdatePullThroughCacheRuleOutput struct {
 }
 
 // UpdatePullThroughCacheRule changes the secret and the role of a rule, under the
-// conditions of Create, and nothing else. If the request has neither, only UpdatedAt
-// changes (empty-update). Cached tags stay as fresh as they were (update-resets-window). See
+// conditions of Create, and nothing else. A request that has neither is refused. Cached
+// tags stay as fresh as they were (update-resets-window). See
 // [UpdatePullThroughCacheRule] for the errors.
 //
 // [UpdatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_UpdatePullThroughCacheRule.html
@@ -76,6 +76,9 @@ func (in *UpdatePullThroughCacheRuleInput) apply(reg registry, s *Settings, now 
 	rule, i, err := rules.find(reg, s.Rules, *in.EcrRepositoryPrefix)
 	if err != nil {
 		return rule, err
+	}
+	if in.CredentialArn == nil && in.CustomRoleArn == nil {
+		return rule, &Error{invalidParameter, "Invalid input: Please set either credential arn or role arn to update the credentials"}
 	}
 	ours := rule.Validate(reg.account, reg.region) == nil
 	set(&rule.CredentialARN, in.CredentialArn)

@@ -116,7 +116,8 @@ var refusals = map[string]struct{ request, code, message string }{
 const (
 	sayNeedsSecret     = "The specified upstream registry requires authentication. Specify a valid Secrets Manager ARN containing the upstream registry credentials and try again."
 	sayCredentialType  = "Upstream registry URL and provided credential type do not match."
-	saySecretElsewhere = "Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in"
+	sayEmptyUpdate     = "Invalid input: Please set either credential arn or role arn to update the credentials"
+	saySecretElsewhere = "The ARN of the secret specified in the pull through cache rule was not found. Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in"
 )
 
 // refused is the test of some of refusals.
@@ -164,13 +165,8 @@ var updates = map[string]struct{ request, answer string }{
 		`{"ecrRepositoryPrefix":"hub","credentialArn":"` + secret2 + `","upstreamRegistryUrl":"cgr.dev","upstreamRegistry":"chainguard","upstreamRepositoryPrefix":"else"}`,
 		`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret2 + `","upstreamRepositoryPrefix":"up"}`,
 	},
-	"nothing": {
-		`{"ecrRepositoryPrefix":"hub/"}`,
-		`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946688400,"credentialArn":"` + secret + `","upstreamRepositoryPrefix":"up"}`,
-	},
-	"nothing of an open one": {`{"ecrRepositoryPrefix":"open"}`, `{"ecrRepositoryPrefix":"open","registryId":"123456789012","updatedAt":946688400}`},
-	"a role":                 {`{"ecrRepositoryPrefix":"near","customRoleArn":"` + role + `"}`, `{"ecrRepositoryPrefix":"near","registryId":"123456789012","updatedAt":946688400,"customRoleArn":"` + role + `"}`},
-	"no role":                {`{"ecrRepositoryPrefix":"far","customRoleArn":""}`, `{"ecrRepositoryPrefix":"far","registryId":"123456789012","updatedAt":946688400}`},
+	"a role":  {`{"ecrRepositoryPrefix":"near","customRoleArn":"` + role + `"}`, `{"ecrRepositoryPrefix":"near","registryId":"123456789012","updatedAt":946688400,"customRoleArn":"` + role + `"}`},
+	"no role": {`{"ecrRepositoryPrefix":"far","customRoleArn":""}`, `{"ecrRepositoryPrefix":"far","registryId":"123456789012","updatedAt":946688400}`},
 }
 
 // updated is the test of some of updates.
@@ -221,11 +217,14 @@ func TestUpdateRefuses(t *testing.T) {
 	require.NoError(t, err)
 	api.now = epoch.Add(time.Hour)
 	for body, want := range map[string][2]string{
-		`{"ecrRepositoryPrefix":"hub","customRoleArn":"` + role + `"}`:    {"InvalidParameterException", "Upstream registry URL and provided credential type do not match."},
-		`{"ecrRepositoryPrefix":"open","customRoleArn":"` + role + `"}`:   {"InvalidParameterException", "Upstream registry URL and provided credential type do not match."},
-		`{"ecrRepositoryPrefix":"open","credentialArn":"` + secret + `"}`: {"InvalidParameterException", "The specified upstream registry doesn't require authentication."},
+		`{"ecrRepositoryPrefix":"hub","customRoleArn":"` + role + `"}`:                                   {"InvalidParameterException", "Upstream registry URL and provided credential type do not match."},
+		`{"ecrRepositoryPrefix":"open","customRoleArn":"` + role + `"}`:                                  {"InvalidParameterException", "Upstream registry URL and provided credential type do not match."},
+		`{"ecrRepositoryPrefix":"open","credentialArn":"` + secret + `"}`:                                {"InvalidParameterException", "The specified upstream registry doesn't require authentication."},
+		`{"ecrRepositoryPrefix":"hub"}`:                                                                  {"InvalidParameterException", sayEmptyUpdate},
+		`{"ecrRepositoryPrefix":"open","upstreamRegistryUrl":"quay.io"}`:                                 {"InvalidParameterException", sayEmptyUpdate},
+		`{"ecrRepositoryPrefix":"hub","credentialarn":"` + secret2 + `","CustomRoleArn":"` + role + `"}`: {"InvalidParameterException", sayEmptyUpdate},
 		`{"ecrRepositoryPrefix":"hub","credentialArn":"` + strings.Replace(secret, account, "111122223333", 1) + `"}`: {
-			"SecretNotFoundException", "Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in",
+			"SecretNotFoundException", saySecretElsewhere,
 		},
 	} {
 		api.fails(t, "UpdatePullThroughCacheRule", body, want[0], want[1])

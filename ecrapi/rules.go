@@ -41,10 +41,11 @@ type CreatePullThroughCacheRuleOutput struct {
 
 // CreatePullThroughCacheRule creates a rule that [pullthrough.Rule.Validate] accepts.
 // API.Secrets must have its secret, whatever the content is (empty-secret). Rules may nest
-// (nested-prefixes). What the caller has left out is not in the answers: an upstream
-// registry is not derived from the URL (upstream-registry-echo), and an absent upstream
-// prefix does not become ROOT (ecr-upstream-prefix-echo). The first time of update is the
-// time of creation (first-update-time). See [CreatePullThroughCacheRule] for the errors.
+// (nested-prefixes). What the caller has left out is not in the answers, except that the
+// name of an upstream registry which needs a secret is derived from its URL
+// (upstream-registry-echo). An absent upstream prefix does not become ROOT
+// (ecr-upstream-prefix-echo). The first time of update is the time of creation
+// (first-update-time). See [CreatePullThroughCacheRule] for the errors.
 //
 // [CreatePullThroughCacheRule]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreatePullThroughCacheRule.html
 func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Identity, in CreatePullThroughCacheRuleInput) (out CreatePullThroughCacheRuleOutput, err error) {
@@ -77,7 +78,7 @@ func (a *API) CreatePullThroughCacheRule(ctx context.Context, id pullthrough.Ide
 	}
 	return CreatePullThroughCacheRuleOutput{
 		EcrRepositoryPrefix: rule.Prefix, UpstreamRegistryUrl: rule.UpstreamURL, CreatedAt: Time{rule.CreatedAt},
-		RegistryId: reg.account, UpstreamRegistry: rule.Upstream, CredentialArn: rule.CredentialARN,
+		RegistryId: reg.account, UpstreamRegistry: upstreamName(rule), CredentialArn: rule.CredentialARN,
 		CustomRoleArn: rule.CustomRoleARN, UpstreamRepositoryPrefix: rule.UpstreamPrefix,
 	}, nil
 }
@@ -183,8 +184,13 @@ func describeRule(reg registry, rule pullthrough.Rule) PullThroughCacheRule {
 	return PullThroughCacheRule{
 		EcrRepositoryPrefix: rule.Prefix, UpstreamRegistryUrl: rule.UpstreamURL, CreatedAt: Time{rule.CreatedAt},
 		RegistryId: reg.account, CredentialArn: rule.CredentialARN, CustomRoleArn: rule.CustomRoleARN,
-		UpstreamRepositoryPrefix: rule.UpstreamPrefix, UpstreamRegistry: rule.Upstream, UpdatedAt: Time{rule.UpdatedAt},
+		UpstreamRepositoryPrefix: rule.UpstreamPrefix, UpstreamRegistry: upstreamName(rule), UpdatedAt: Time{rule.UpdatedAt},
 	}
+}
+
+// upstreamName is the member upstreamRegistry of answers.
+func upstreamName(rule pullthrough.Rule) string {
+	return or(rule.Upstream, ecr.SecretUpstream(rule.UpstreamURL))
 }
 
 func value(s *string) string {

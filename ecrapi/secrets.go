@@ -91,15 +91,16 @@ func (a *API) checkSecret(ctx context.Context, reg registry, arn string) error {
 	return err
 }
 
-// secretTroubles has the exceptions of Create and Update, and the sentences of Validate
-// (validate-failure-text). The sentences are our own.
+// secretTroubles has the exceptions of Create and Update, with the sentences of their
+// documentation. The beginning of the first was seen in an answer. Validate says the same
+// (validate-failure-text). The last sentence is our own.
 var secretTroubles = []struct {
 	err       error
 	exception string // "": Create and Update do not notice it
 	message   string
 }{
-	{ErrSecretNotFound, "SecretNotFoundException", "The secret was not found. Verify that it exists in this account and Region and try again."},
-	{ErrSecretAccess, "UnableToAccessSecretException", "The secret could not be read. Verify the permissions on it and try again."},
-	{ErrSecretDecrypt, "UnableToDecryptSecretValueException", "The secret could not be decrypted. Verify the permissions on its key and try again."},
+	{ErrSecretNotFound, "SecretNotFoundException", "The ARN of the secret specified in the pull through cache rule was not found. Update the pull through cache rule with a valid secret ARN and try again."},
+	{ErrSecretAccess, "UnableToAccessSecretException", "The secret is unable to be accessed. Verify the resource permissions for the secret and try again."},
+	{ErrSecretDecrypt, "UnableToDecryptSecretValueException", "The secret is accessible but is unable to be decrypted. Verify the resource permissions and try again."},
 	{errSecretForm, "", "The secret must be a JSON object with the members username and accessToken."},
 }

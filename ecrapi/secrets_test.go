@@ -32,9 +32,9 @@ var secretErrors = map[string]struct {
 	err           error
 	code, message string
 }{
-	"not found":   {fmt.Errorf("canary-vault: %w", ecrapi.ErrSecretNotFound), "SecretNotFoundException", "The secret was not found. Verify that it exists in this account and Region and try again."},
-	"unreadable":  {ecrapi.ErrSecretAccess, "UnableToAccessSecretException", "The secret could not be read. Verify the permissions on it and try again."},
-	"undecrypted": {ecrapi.ErrSecretDecrypt, "UnableToDecryptSecretValueException", "The secret could not be decrypted. Verify the permissions on its key and try again."},
+	"not found":   {fmt.Errorf("canary-vault: %w", ecrapi.ErrSecretNotFound), "SecretNotFoundException", "The ARN of the secret specified in the pull through cache rule was not found. Update the pull through cache rule with a valid secret ARN and try again."},
+	"unreadable":  {ecrapi.ErrSecretAccess, "UnableToAccessSecretException", "The secret is unable to be accessed. Verify the resource permissions for the secret and try again."},
+	"undecrypted": {ecrapi.ErrSecretDecrypt, "UnableToDecryptSecretValueException", "The secret is accessible but is unable to be decrypted. Verify the resource permissions and try again."},
 }
 
 // badSecret is the test of one of secretErrors at Create and Update.
@@ -54,8 +54,7 @@ func badSecret(name string) func(*testing.T) {
 
 		v.err = e.err
 		c.fails(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub", "credentialArn", secret2), e.code, e.message)
-		c.ok(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"),
-			`{"ecrRepositoryPrefix":"hub","registryId":"123456789012","updatedAt":946684800,"credentialArn":"`+secret+`"}`)
+		c.fails(t, "UpdatePullThroughCacheRule", object("ecrRepositoryPrefix", "hub"), "InvalidParameterException", sayEmptyUpdate)
 		assert.Len(t, v.asked, 3, "an empty update asks for no secret")
 	}
 }

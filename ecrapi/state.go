@@ -26,6 +26,10 @@ type Settings struct {
 	Rules      []pullthrough.Rule
 	Templates  []Template
 	Exclusions []Exclusion
+
+	RegistryPolicy  string                         `json:",omitempty"` // "": there is none
+	AccountSettings []AccountSetting               `json:",omitempty"` // those that were put, each once
+	Scanning        *RegistryScanningConfiguration `json:",omitempty"` // nil: none was put
 }
 
 // MemState keeps settings in memory, for up to 10,000 registries. The zero value is

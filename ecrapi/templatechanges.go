@@ -115,7 +115,7 @@ func (in *CreateRepositoryCreationTemplateInput) apply(t *Template) error {
 	if in.ImageTagMutabilityExclusionFilters != nil {
 		t.ImageTagMutabilityExclusionFilters = in.ImageTagMutabilityExclusionFilters
 	}
-	if err := t.checkFilters(); err != nil {
+	if err := fails(checkFilters(t.ImageTagMutability, t.ImageTagMutabilityExclusionFilters)); err != nil {
 		return err
 	}
 	set(&t.Description, in.Description)
@@ -136,14 +136,13 @@ func (in *CreateRepositoryCreationTemplateInput) apply(t *Template) error {
 
 // checkFilters checks that there are filters if the setting has exclusions, and none
 // otherwise.
-func (t *Template) checkFilters() error {
+func checkFilters(mutability string, filters []ExclusionFilter) error {
 	const at = "imageTagMutabilityExclusionFilters"
-	plain := t.ImageTagMutability == mutable || t.ImageTagMutability == immutable
-	switch filters := len(t.ImageTagMutabilityExclusionFilters) > 0; {
-	case plain && filters:
-		return fails(&shape.Error{At: at, Constraint: "ImageTagMutabilityExclusionFilters are not allowed when imageTagMutability is set to " + t.ImageTagMutability})
-	case !plain && !filters:
-		return fails(&shape.Error{At: at, Constraint: "ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set to " + t.ImageTagMutability})
+	switch plain := mutability == mutable || mutability == immutable; {
+	case plain && len(filters) > 0:
+		return &shape.Error{At: at, Constraint: "ImageTagMutabilityExclusionFilters are not allowed when imageTagMutability is set to " + mutability}
+	case !plain && len(filters) == 0:
+		return &shape.Error{At: at, Constraint: "ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set to " + mutability}
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ const (
 	// maxTags is ECR's limit for the tags of a repository.
 	maxTags    = 50
 	maxFilters = 5
+	// maxWildcards is documented. The sentence is our own.
+	maxWildcards = 2
 )
 
 // check checks the constraints of the API model, except for members that only Create
@@ -19,35 +21,45 @@ func (in *CreateRepositoryCreationTemplateInput) check(reg registry) error {
 	return fails(
 		shape.TemplatePrefix.Need("prefix", in.Prefix),
 		shape.Description.May("description", in.Description),
-		in.EncryptionConfiguration.check(reg),
+		in.EncryptionConfiguration.check(reg, shape.KMSKey),
 		checkTags(in.ResourceTags),
-		shape.Mutability.May("imageTagMutability", in.ImageTagMutability),
-		checkFilters(in.ImageTagMutabilityExclusionFilters),
+		checkMutability(in.ImageTagMutability, in.ImageTagMutabilityExclusionFilters),
 		shape.RepositoryPolicy.May("repositoryPolicy", in.RepositoryPolicy),
+		checkPolicy("repositoryPolicy", unlessEmpty(in.RepositoryPolicy), "repository"),
 		shape.LifecyclePolicy.May("lifecyclePolicy", in.LifecyclePolicy),
+		checkLifecycle("lifecyclePolicy", unlessEmpty(in.LifecyclePolicy)),
 		shape.AppliedFor.Each("appliedFor", in.AppliedFor, 0, 0),
 		shape.RoleARN.May("customRoleArn", in.CustomRoleArn),
 	)
 }
 
-func (c *EncryptionConfiguration) check(reg registry) error {
+// unlessEmpty is nil for a policy of no characters, which means none.
+func unlessEmpty(policy *string) *string {
+	if value(policy) == "" {
+		return nil
+	}
+	return policy
+}
+
+// check checks how a repository is to be encrypted. key is what the name of a key looks like.
+func (c *EncryptionConfiguration) check(reg registry, key shape.String) error {
 	const at = "encryptionConfiguration"
 	if c == nil {
 		return nil
 	}
 	err := fails(
 		shape.EncryptionType.Need(at+".encryptionType", c.EncryptionType),
-		shape.KMSKey.May(at+".kmsKey", c.KmsKey),
+		key.May(at+".kmsKey", c.KmsKey),
 	)
-	key := value(c.KmsKey)
 	switch {
-	case err != nil || key == "":
+	case err != nil || value(c.KmsKey) == "":
 		return err
 	case *c.EncryptionType == aes256:
 		return &shape.Error{At: at, Constraint: "Invalid encryption configuration: Encryption key should not be set for AES256 encryption."}
 	}
-	if region := strings.Split(key, ":")[3]; region != reg.region { // the shape ensures that there are four parts
-		return &Error{"KmsException", "Invalid arn " + region}
+	// A repository's key may be named by an alias or an id, too, which have no Region.
+	if part := strings.Split(*c.KmsKey, ":"); len(part) > 3 && part[3] != reg.region {
+		return &Error{"KmsException", "Invalid arn " + part[3]}
 	}
 	return nil
 }
@@ -65,8 +77,13 @@ func checkTags(tags []Tag) error {
 	return nil
 }
 
-func checkFilters(filters []ExclusionFilter) error {
+// checkMutability checks the constraints of the API model. Whether there are filters only
+// where they belong is checkFilters' to tell.
+func checkMutability(mutability *string, filters []ExclusionFilter) error {
 	const at = "imageTagMutabilityExclusionFilters"
+	if err := shape.Mutability.May("imageTagMutability", mutability); err != nil {
+		return err
+	}
 	if filters == nil {
 		return nil
 	}
@@ -77,6 +94,9 @@ func checkFilters(filters []ExclusionFilter) error {
 		at := fmt.Sprintf(at+".%d.member.", i+1)
 		if err := fails(shape.FilterType.Need(at+"filterType", f.FilterType), shape.Filter.Need(at+"filter", f.Filter)); err != nil {
 			return err
+		}
+		if strings.Count(*f.Filter, "*") > maxWildcards {
+			return &shape.Error{At: at + "filter", Constraint: fmt.Sprintf("Member must have at most %d wildcards", maxWildcards)}
 		}
 	}
 	return nil

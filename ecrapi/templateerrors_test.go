@@ -50,6 +50,11 @@ var brokenTemplates = map[string]struct{ at, text string }{
 	`"imageTagMutability":"IMMUTABLE",` + oneFilter:                                                                {filters, "ImageTagMutabilityExclusionFilters are not allowed when imageTagMutability is set to IMMUTABLE"},
 	`"imageTagMutability":"MUTABLE",` + oneFilter:                                                                  {filters, "ImageTagMutabilityExclusionFilters are not allowed when imageTagMutability is set to MUTABLE"},
 	oneFilter: {filters, "ImageTagMutabilityExclusionFilters are not allowed when imageTagMutability is set to MUTABLE"},
+	`"imageTagMutability":"IMMUTABLE_WITH_EXCLUSION","` + filters + `":[{"filterType":"WILDCARD","filter":"*a*b*"}]`: {filters + ".1.member.filter", "Member must have at most 2 wildcards"},
+	`"repositoryPolicy":"{}"`:                         {"repositoryPolicy", "Invalid repository policy provided"},
+	`"repositoryPolicy":"Allow"`:                      {"repositoryPolicy", "Invalid repository policy provided"},
+	`"lifecyclePolicy":"{}"`:                          {"lifecyclePolicy", "Lifecycle policy validation failure: object has missing required properties ([\"rules\"])"},
+	`"lifecyclePolicy":"[]"`:                          {"lifecyclePolicy", "Lifecycle policy validation failure: Could not map policyString into LifecyclePolicy."},
 	`"imageTagMutability":"IMMUTABLE_WITH_EXCLUSION"`: {filters, "ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set to IMMUTABLE_WITH_EXCLUSION"},
 	`"imageTagMutability":"MUTABLE_WITH_EXCLUSION"`:   {filters, "ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set to MUTABLE_WITH_EXCLUSION"},
 }

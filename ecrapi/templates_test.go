@@ -18,7 +18,7 @@ import (
 const templateRequest = `{"prefix":"eng/test","appliedFor":["REPLICATION","PULL_THROUGH_CACHE","CREATE_ON_PUSH"],"description":"Repos for testing images",
 	"encryptionConfiguration":{"encryptionType":"KMS","kmsKey":"arn:aws:kms:us-east-1:123456789012:key/0a1b-2c"},
 	"imageTagMutability":"IMMUTABLE_WITH_EXCLUSION","imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"latest"},{"filterType":"WILDCARD","filter":"dev-*"}],
-	"lifecyclePolicy":"{\"rules\":[]}","repositoryPolicy":"{\"Version\":\"2012-10-17\"}","resourceTags":[{"Key":"environment","Value":"test"},{"Key":"empty","Value":""}],
+	"lifecyclePolicy":"{\"rules\":[]}","repositoryPolicy":"{\"Statement\":{\"Effect\":\"Deny\",\"Principal\":{\"AWS\":\"*\"},\"Action\":[\"ecr:*\"]}}","resourceTags":[{"Key":"environment","Value":"test"},{"Key":"empty","Value":""}],
 	"customRoleArn":"arn:aws:iam::123456789012:role/create"}`
 
 // with adds members to a JSON object.
@@ -116,7 +116,7 @@ var templateUpdates = map[string]struct {
 	"filters alone": {`{"imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"x*"}]}`, func(m map[string]any) {
 		m["imageTagMutabilityExclusionFilters"] = []any{map[string]any{"filterType": "WILDCARD", "filter": "x*"}}
 	}},
-	"policies": {`{"repositoryPolicy":"{}","lifecyclePolicy":"[]"}`, func(m map[string]any) { m["repositoryPolicy"], m["lifecyclePolicy"] = "{}", "[]" }},
+	"policies": {`{"repositoryPolicy":` + quote(aPolicy) + `,"lifecyclePolicy":` + quote(aLifecycle) + `}`, func(m map[string]any) { m["repositoryPolicy"], m["lifecyclePolicy"] = aPolicy, aLifecycle }},
 }
 
 // templateUpdated is the test of some of templateUpdates. What was not sent is kept.
@@ -188,7 +188,7 @@ func TestTemplatesThatNeedARole(t *testing.T) {
 		`"resourceTags":[{"Key":"a","Value":"b"}]`:                                          true,
 		`"encryptionConfiguration":{"encryptionType":"KMS"}`:                                true,
 		`"encryptionConfiguration":{"encryptionType":"AES256"}`:                             false,
-		`"repositoryPolicy":"{}","lifecyclePolicy":"{}","imageTagMutability":"IMMUTABLE"`:   false,
+		`"repositoryPolicy":` + quote(aPolicy) + `,"imageTagMutability":"IMMUTABLE"`:        false,
 		`"resourceTags":[{"Key":"a","Value":"b"}],"customRoleArn":"` + role + `"`:           false,
 		`"encryptionConfiguration":{"encryptionType":"KMS"},"customRoleArn":"` + role + `"`: false,
 	} {

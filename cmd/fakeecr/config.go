@@ -31,8 +31,8 @@ type config struct {
 type arguments struct {
 	listen, account, region, tagTTL, fill, log           string
 	maxBytes, debugPage, progress, tags                  string
-	offline, debug, verifyBlobs, referrersTag            bool
-	anyUpstream, requireLogin                            bool
+	offline, debug, verifyBlobs, blobsFirst              bool
+	referrersTag, anyUpstream, requireLogin              bool
 	data, rules, credentials, realms, endpoints, secrets []string
 }
 
@@ -48,6 +48,7 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.BoolVar(&a.referrersTag, "referrers-tag", false, "list what refers to an image by the tag sha256-<hex> where an upstream has no referrers API")
 	fs.BoolVar(&a.anyUpstream, "any-upstream", false, "let the API make rules for any upstream, such as http://127.0.0.1:5001; Amazon ECR takes\nthose that it knows")
 	fs.BoolVar(&a.requireLogin, "require-login", false, "answer 401 until docker login, with a password of GetAuthorizationToken; it can be used for 12 hours")
+	fs.BoolVar(&a.blobsFirst, "blobs-first", true, "pull blobs of repositories that no image has made yet; -blobs-first=false: as in Amazon ECR,\nthere is no such repository")
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
 	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
 	fs.BoolVar(&a.verifyBlobs, "verify-blobs", false, "read each blob in -data in full, once, when it is first asked for; one that is damaged is fetched again")
@@ -99,7 +100,7 @@ func parse(args []string) (*config, error) {
 func (a *arguments) config() (*config, error) {
 	c := &config{listen: a.listen, debug: a.debug, jsonLog: a.log == "json", noPulls: a.log == "off"}
 	c.Account, c.Region = a.account, a.region
-	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, true, a.verifyBlobs
+	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, a.blobsFirst, a.verifyBlobs
 	c.Policy.UpstreamTags, c.Policy.ReferrersTag = a.tags == "upstream", a.referrersTag
 	c.AnyUpstream, c.RequireLogin = a.anyUpstream, a.requireLogin
 	for _, c.Data = range a.data {

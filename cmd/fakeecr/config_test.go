@@ -200,7 +200,7 @@ func TestDefaults(t *testing.T) {
 func TestFlags(t *testing.T) {
 	c, err := parse([]string{
 		"-listen", "localhost:0", "-account", "000000000000", "-region", "eu-west-1", "-data", "images", "-max-bytes", "1KiB",
-		"-verify-blobs", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
+		"-verify-blobs", "-blobs-first=false", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
 		"-tags", "upstream", "-referrers-tag", "-any-upstream", "-require-login",
 	})
 	require.NoError(t, err)
@@ -208,7 +208,7 @@ func TestFlags(t *testing.T) {
 		Config: fakeecr.Config{
 			Account: "000000000000", Region: "eu-west-1", Data: "images", MaxBytes: 1 << 10, VerifyBlobs: true,
 			Fill: pullthrough.FillEager, DebugPage: fakeecr.PageAll, AnyUpstream: true, RequireLogin: true,
-			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true, Offline: true, UpstreamTags: true, ReferrersTag: true},
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, Offline: true, UpstreamTags: true, ReferrersTag: true},
 		},
 		listen: "localhost:0", progress: "never", jsonLog: true, debug: true,
 	}, c)
@@ -223,7 +223,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill tags referrers-tag any-upstream require-login offline max-bytes verify-blobs log progress debug-page debug") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill tags referrers-tag any-upstream require-login offline max-bytes verify-blobs blobs-first log progress debug-page debug") {
 		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

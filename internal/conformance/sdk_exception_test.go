@@ -37,17 +37,53 @@ var exceptions = map[string][]string{
 	"BatchGetImage":               {"InvalidParameterException", "RepositoryNotFoundException", "UnableToGetUpstreamImageException", "LimitExceededException"},
 	"GetDownloadUrlForLayer":      {"InvalidParameterException", "RepositoryNotFoundException", "LayersNotFoundException", "LayerInaccessibleException", "UnableToGetUpstreamLayerException"},
 	"BatchCheckLayerAvailability": {"InvalidParameterException", "RepositoryNotFoundException"},
-	"ListImageReferrers":          {"InvalidParameterException", "RepositoryNotFoundException", "UnableToListUpstreamImageReferrersException"},
+	"CreateRepository": {
+		"InvalidParameterException", "InvalidTagParameterException", "TooManyTagsException", "RepositoryAlreadyExistsException", "LimitExceededException", "KmsException",
+	},
+	"PutImageTagMutability":                   {"InvalidParameterException", "RepositoryNotFoundException"},
+	"PutImageScanningConfiguration":           {"InvalidParameterException", "RepositoryNotFoundException"},
+	"BatchGetRepositoryScanningConfiguration": {"InvalidParameterException", "RepositoryNotFoundException"},
+	"GetRepositoryPolicy":                     {"InvalidParameterException", "RepositoryNotFoundException", "RepositoryPolicyNotFoundException"},
+	"SetRepositoryPolicy":                     {"InvalidParameterException", "RepositoryNotFoundException"},
+	"DeleteRepositoryPolicy":                  {"InvalidParameterException", "RepositoryNotFoundException", "RepositoryPolicyNotFoundException"},
+	"GetLifecyclePolicy":                      {"InvalidParameterException", "RepositoryNotFoundException", "LifecyclePolicyNotFoundException"},
+	"PutLifecyclePolicy":                      {"InvalidParameterException", "RepositoryNotFoundException"},
+	"DeleteLifecyclePolicy":                   {"InvalidParameterException", "RepositoryNotFoundException", "LifecyclePolicyNotFoundException"},
+	"ListTagsForResource":                     {"InvalidParameterException", "RepositoryNotFoundException"},
+	"TagResource":                             {"InvalidParameterException", "InvalidTagParameterException", "TooManyTagsException", "RepositoryNotFoundException"},
+	"UntagResource":                           {"InvalidParameterException", "InvalidTagParameterException", "TooManyTagsException", "RepositoryNotFoundException"},
+
+	"GetRegistryPolicy":                {"InvalidParameterException", "RegistryPolicyNotFoundException"},
+	"PutRegistryPolicy":                {"InvalidParameterException"},
+	"DeleteRegistryPolicy":             {"InvalidParameterException", "RegistryPolicyNotFoundException"},
+	"DescribeRegistry":                 {"InvalidParameterException"},
+	"GetAccountSetting":                {"InvalidParameterException"},
+	"PutAccountSetting":                {"InvalidParameterException", "LimitExceededException"},
+	"GetRegistryScanningConfiguration": {"InvalidParameterException"},
+	"PutRegistryScanningConfiguration": {"InvalidParameterException", "BlockedByOrganizationPolicyException"},
+
+	"ListImageReferrers": {"InvalidParameterException", "RepositoryNotFoundException", "UnableToListUpstreamImageReferrersException"},
 }
 
 // neverAnswered are exceptions and failure codes that are never answered, and why.
 var neverAnswered = map[string]string{
-	"BatchGetImage LimitExceededException":              "nothing limits repositories and images",
-	"GetDownloadUrlForLayer LayerInaccessibleException": "nothing is archived",
-	"ImageFailureCode ImageInaccessible":                "nothing is archived",
-	"ImageFailureCode ImageReferencedByManifestList":    "of BatchDeleteImage",
-	"ImageFailureCode KmsError":                         "nothing is encrypted",
-	"LayerAvailability ARCHIVED":                        "nothing is archived",
+	"BatchGetImage LimitExceededException":     "nothing limits repositories and images",
+	"CreateRepository LimitExceededException":  "after 100,000 repositories only",
+	"PutAccountSetting LimitExceededException": "nothing limits settings",
+	"UntagResource TooManyTagsException":       "they become fewer",
+
+	"BatchGetRepositoryScanningConfiguration RepositoryNotFoundException":   "it is a failure of its own",
+	"PutRegistryScanningConfiguration BlockedByOrganizationPolicyException": "there are no organizations",
+
+	"DescribeRegistry InvalidParameterException":                 "the request has no members",
+	"GetRegistryPolicy InvalidParameterException":                "the request has no members",
+	"DeleteRegistryPolicy InvalidParameterException":             "the request has no members",
+	"GetRegistryScanningConfiguration InvalidParameterException": "the request has no members",
+	"GetDownloadUrlForLayer LayerInaccessibleException":          "nothing is archived",
+	"ImageFailureCode ImageInaccessible":                         "nothing is archived",
+	"ImageFailureCode ImageReferencedByManifestList":             "of BatchDeleteImage",
+	"ImageFailureCode KmsError":                                  "nothing is encrypted",
+	"LayerAvailability ARCHIVED":                                 "nothing is archived",
 }
 
 // allExceptions are all of them, each once.

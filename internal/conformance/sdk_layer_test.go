@@ -66,7 +66,7 @@ func sdkAvailability(t *testing.T, f *fakeAWS, cached *pullthroughtest.Blob, oth
 	require.NoError(t, err)
 	assertAnswer(t, &ecr.BatchCheckLayerAvailabilityOutput{
 		Layers: []types.Layer{
-			{LayerDigest: str(cached.Digest.String()), LayerAvailability: types.LayerAvailabilityAvailable, LayerSize: &cached.Size},
+			{LayerDigest: str(cached.Digest.String()), LayerAvailability: types.LayerAvailabilityAvailable, LayerSize: &cached.Size, MediaType: &cached.MediaType},
 			{LayerDigest: &other, LayerAvailability: types.LayerAvailabilityUnavailable},
 		},
 		Failures: []types.LayerFailure{

@@ -18,12 +18,13 @@ import (
 // notAnswered are the members of the SDK's outputs that ecrapi never sends, and why.
 // A member stands for all below it.
 var notAnswered = map[string]string{
-	"BatchCheckLayerAvailability.layers.mediaType":         "a Store knows blobs by digest and size",
-	"DescribeImages.imageDetails.imageScanFindingsSummary": "nothing is scanned",
-	"DescribeImages.imageDetails.imageScanStatus":          "nothing is scanned",
-	"DescribeImages.imageDetails.lastActivatedAt":          "nothing is archived",
-	"DescribeImages.imageDetails.lastArchivedAt":           "nothing is archived",
-	"ListImageReferrers.referrers.artifactStatus":          "AWS was seen not to send it either",
+	"DescribeImages.imageDetails.imageScanFindingsSummary":              "nothing is scanned",
+	"DescribeImages.imageDetails.imageScanStatus":                       "nothing is scanned",
+	"DescribeImages.imageDetails.lastActivatedAt":                       "nothing is archived",
+	"DescribeImages.imageDetails.lastArchivedAt":                        "nothing is archived",
+	"DescribeRegistry.replicationConfiguration.rules.destinations":      "nothing is replicated",
+	"DescribeRegistry.replicationConfiguration.rules.repositoryFilters": "nothing is replicated",
+	"ListImageReferrers.referrers.artifactStatus":                       "AWS was seen not to send it either",
 }
 
 // Each member that the SDK can send is one that ecrapi reads, and the other way

@@ -16,7 +16,7 @@ const (
 	rulePattern    = `Member must satisfy regular expression pattern: ^([a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*\/?|ROOT)$`
 	tooShort       = "Member must have length greater than or equal to "
 	tooLong        = "Member must have length less than or equal to "
-	secretNotFound = "The secret was not found. Verify that it exists in this account and Region and try again."
+	secretNotFound = "The ARN of the secret specified in the pull through cache rule was not found. Update the pull through cache rule with a valid secret ARN and try again."
 )
 
 // sdkRuleExceptions asks for rules that Create refuses, in ECR's words where they
@@ -54,7 +54,7 @@ func sdkRuleExceptions(t *testing.T, log *sdkLog) {
 	assertException[*types.InvalidParameterException](t, create(sdkAccount+".dkr.ecr."+sdkRegion+".amazonaws.com", nil),
 		"Upstream registry URL cannot be the same as the cache registry.")
 	assertException[*types.SecretNotFoundException](t, create(hubURL, withSecret(strings.Replace(hubARN, sdkRegion, "eu-west-1", 1))),
-		"Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in")
+		"The ARN of the secret specified in the pull through cache rule was not found. Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in")
 	assertException[*types.SecretNotFoundException](t, create(hubURL, withSecret(secretARNs+"ecr-pullthroughcache/nothing")), secretNotFound)
 	assertException[*types.InvalidParameterException](t, create(hubURL, withSecret(secretARNs+"other/secret-with-a-name")),
 		constraint("credentialArn", `Member must satisfy regular expression pattern: ^arn:aws(-\w+)*:secretsmanager:[a-zA-Z0-9-:]+:secret:ecr\-pullthroughcache\/[a-zA-Z0-9\/_+=.@-]+$`))

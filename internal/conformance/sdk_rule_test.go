@@ -98,7 +98,7 @@ func sdkUpdate(t *testing.T, f *fakeAWS) {
 		in   ecr.UpdatePullThroughCacheRuleInput
 		want ecr.UpdatePullThroughCacheRuleOutput
 	}{
-		{ecr.UpdatePullThroughCacheRuleInput{EcrRepositoryPrefix: str("quay")}, ecr.UpdatePullThroughCacheRuleOutput{EcrRepositoryPrefix: str("quay")}},
+		{ecr.UpdatePullThroughCacheRuleInput{EcrRepositoryPrefix: str("quay"), CustomRoleArn: str("")}, ecr.UpdatePullThroughCacheRuleOutput{EcrRepositoryPrefix: str("quay")}},
 		{
 			ecr.UpdatePullThroughCacheRuleInput{EcrRepositoryPrefix: str("cache/hub"), CredentialArn: str(ghcrARN), RegistryId: str(sdkAccount)},
 			ecr.UpdatePullThroughCacheRuleOutput{EcrRepositoryPrefix: str("cache/hub"), CredentialArn: str(ghcrARN), UpstreamRepositoryPrefix: str("library")},

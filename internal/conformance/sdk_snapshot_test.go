@@ -74,6 +74,9 @@ func TestSDKRequestSnapshots(t *testing.T) {
 		require.NoError(t, strictly(s.body, read.Interface()))
 		assert.JSONEq(t, string(s.body), string(ours(t, read.Interface())))
 
+		if op.in.NumField() == 0 {
+			return // nothing can be wrong with it
+		}
 		resp, body := h.post(t, s.header.Get("X-Amz-Target"), string(s.body))
 		assert.Equal(t, http.StatusBadRequest, resp.StatusCode, body)
 		assert.Contains(t, body, `{"__type":"InvalidParameterException","message":"Invalid parameter at '`)

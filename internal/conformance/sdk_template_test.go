@@ -28,7 +28,7 @@ func fullTemplate() *ecr.CreateRepositoryCreationTemplateInput {
 		EncryptionConfiguration:            &types.EncryptionConfigurationForRepositoryCreationTemplate{EncryptionType: types.EncryptionTypeKms, KmsKey: &kmsKey},
 		ImageTagMutability:                 types.ImageTagMutabilityImmutableWithExclusion,
 		ImageTagMutabilityExclusionFilters: wildcard,
-		LifecyclePolicy:                    str(`{"rules":[]}`), RepositoryPolicy: str(`{"Version":"2012-10-17"}`),
+		LifecyclePolicy:                    &lifecycleText, RepositoryPolicy: &policyText,
 		ResourceTags: []types.Tag{{Key: str("team"), Value: str("tools")}, {Key: str("empty"), Value: str("")}},
 	}
 }
@@ -74,13 +74,13 @@ func sdkTemplates(t *testing.T, log *sdkLog) {
 	updated, err := f.UpdateRepositoryCreationTemplate(t.Context(), &ecr.UpdateRepositoryCreationTemplateInput{
 		Prefix: str("quay"), ImageTagMutability: types.ImageTagMutabilityImmutable, Description: str("less"), AppliedFor: forPulls,
 		EncryptionConfiguration: aes256, ResourceTags: []types.Tag{{Key: str("team"), Value: str("other")}},
-		RepositoryPolicy: str("{}"), LifecyclePolicy: str("{}"), CustomRoleArn: str(roleARN + "2"),
+		RepositoryPolicy: str(""), LifecyclePolicy: str(""), CustomRoleArn: str(roleARN + "2"),
 	})
 	require.NoError(t, err)
 	assertAnswer(t, &ecr.UpdateRepositoryCreationTemplateOutput{RegistryId: str(sdkAccount), RepositoryCreationTemplate: &types.RepositoryCreationTemplate{
 		Prefix: str("quay"), ImageTagMutability: types.ImageTagMutabilityImmutable, Description: str("less"), AppliedFor: forPulls,
 		EncryptionConfiguration: aes256, ResourceTags: []types.Tag{{Key: str("team"), Value: str("other")}},
-		RepositoryPolicy: str("{}"), LifecyclePolicy: str("{}"), CustomRoleArn: str(roleARN + "2"), CreatedAt: recent, UpdatedAt: recent,
+		CustomRoleArn: str(roleARN + "2"), CreatedAt: recent, UpdatedAt: recent,
 	}}, updated)
 	deleted, err := f.DeleteRepositoryCreationTemplate(t.Context(), &ecr.DeleteRepositoryCreationTemplateInput{Prefix: str("ROOT")})
 	require.NoError(t, err)

@@ -33,6 +33,7 @@ var sdkTests = map[string]func(*testing.T, *sdkLog){
 	"repository pages":    sdkRepositoryPages,
 	"layers":              sdkLayers,
 	"referrers":           sdkReferrers,
+	"settings":            sdkSettings,
 	"restart":             sdkRestart,
 	"login":               sdkLogin,
 	"guarded login":       sdkGuardedLogin,

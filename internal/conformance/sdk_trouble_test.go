@@ -40,8 +40,8 @@ func sdkSecretTroubles(t *testing.T, log *sdkLog) {
 		return err
 	}
 	const (
-		noAccess  = "The secret could not be read. Verify the permissions on it and try again."
-		noDecrypt = "The secret could not be decrypted. Verify the permissions on its key and try again."
+		noAccess  = "The secret is unable to be accessed. Verify the resource permissions for the secret and try again."
+		noDecrypt = "The secret is accessible but is unable to be decrypted. Verify the resource permissions and try again."
 	)
 	secretErr = ecrapi.ErrSecretAccess
 	assertException[*types.UnableToAccessSecretException](t, create(), noAccess)
@@ -98,7 +98,31 @@ func validInputs() map[string]any {
 		"BatchGetImage":               &ecr.BatchGetImageInput{RepositoryName: repo, ImageIds: ids},
 		"GetDownloadUrlForLayer":      &ecr.GetDownloadUrlForLayerInput{RepositoryName: repo, LayerDigest: str(nowhere)},
 		"BatchCheckLayerAvailability": &ecr.BatchCheckLayerAvailabilityInput{RepositoryName: repo, LayerDigests: []string{nowhere}},
-		"ListImageReferrers":          &ecr.ListImageReferrersInput{RepositoryName: repo, SubjectId: &types.SubjectIdentifier{ImageDigest: str(nowhere)}},
+
+		"CreateRepository":                        &ecr.CreateRepositoryInput{RepositoryName: repo},
+		"PutImageTagMutability":                   &ecr.PutImageTagMutabilityInput{RepositoryName: repo, ImageTagMutability: types.ImageTagMutabilityMutable},
+		"PutImageScanningConfiguration":           &ecr.PutImageScanningConfigurationInput{RepositoryName: repo, ImageScanningConfiguration: &types.ImageScanningConfiguration{}},
+		"BatchGetRepositoryScanningConfiguration": &ecr.BatchGetRepositoryScanningConfigurationInput{RepositoryNames: []string{sdkRepo}},
+		"GetRepositoryPolicy":                     &ecr.GetRepositoryPolicyInput{RepositoryName: repo},
+		"SetRepositoryPolicy":                     &ecr.SetRepositoryPolicyInput{RepositoryName: repo, PolicyText: &policyText},
+		"DeleteRepositoryPolicy":                  &ecr.DeleteRepositoryPolicyInput{RepositoryName: repo},
+		"GetLifecyclePolicy":                      &ecr.GetLifecyclePolicyInput{RepositoryName: repo},
+		"PutLifecyclePolicy":                      &ecr.PutLifecyclePolicyInput{RepositoryName: repo, LifecyclePolicyText: &lifecycleText},
+		"DeleteLifecyclePolicy":                   &ecr.DeleteLifecyclePolicyInput{RepositoryName: repo},
+		"ListTagsForResource":                     &ecr.ListTagsForResourceInput{ResourceArn: str(sdkRepoARN)},
+		"TagResource":                             &ecr.TagResourceInput{ResourceArn: str(sdkRepoARN), Tags: []types.Tag{}},
+		"UntagResource":                           &ecr.UntagResourceInput{ResourceArn: str(sdkRepoARN), TagKeys: []string{}},
+
+		"GetRegistryPolicy":                &ecr.GetRegistryPolicyInput{},
+		"PutRegistryPolicy":                &ecr.PutRegistryPolicyInput{PolicyText: &registryPolicyText},
+		"DeleteRegistryPolicy":             &ecr.DeleteRegistryPolicyInput{},
+		"DescribeRegistry":                 &ecr.DescribeRegistryInput{},
+		"GetAccountSetting":                &ecr.GetAccountSettingInput{Name: str("BLOB_MOUNTING")},
+		"PutAccountSetting":                &ecr.PutAccountSettingInput{Name: str("BLOB_MOUNTING"), Value: str("ENABLED")},
+		"GetRegistryScanningConfiguration": &ecr.GetRegistryScanningConfigurationInput{},
+		"PutRegistryScanningConfiguration": &ecr.PutRegistryScanningConfigurationInput{},
+
+		"ListImageReferrers": &ecr.ListImageReferrersInput{RepositoryName: repo, SubjectId: &types.SubjectIdentifier{ImageDigest: str(nowhere)}},
 	}
 }
 
@@ -128,6 +152,9 @@ func sdkInvalidParameters(t *testing.T, log *sdkLog) {
 	for _, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {
 			in := validInputs()[op.name]
+			if op.in.NumField() == 0 {
+				return // nothing can be wrong with it
+			}
 			message := spoil(in)
 			require.NotEmpty(t, message)
 			_, err := op.do(t.Context(), f.Client, in)
@@ -195,6 +222,8 @@ func spoilImages(in any) (message string) {
 		in.LayerDigests, message = make([]string, 101), constraint("layerDigests", tooLong+"100")
 	case *ecr.ListImageReferrersInput:
 		in.MaxResults, message = aws.Int32(51), constraint("maxResults", tooMuch+"50")
+	default:
+		return spoilSettings(in)
 	}
 	return message
 }

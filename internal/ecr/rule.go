@@ -111,6 +111,16 @@ func secretIsIn(arn, account, region string) bool {
 	return len(part) == 6 && (region == "" || part[3] == region) && (account == "" || part[4] == account)
 }
 
+// SecretUpstream is ECR's name of the upstream registry that has the URL, if it is one of
+// those that need a secret, and "" for all others. ECR's answers have it where the caller
+// did not send it (upstream-registry-echo).
+func SecretUpstream(url string) string {
+	if kind, ok := upstreamOf(url); ok && kind.access == bySecret {
+		return kind.name
+	}
+	return ""
+}
+
 // access is how ECR gets into a kind of upstream registry.
 type access int
 
@@ -173,7 +183,7 @@ const (
 )
 
 // The messages of CreatePullThroughCacheRule. Of those that end in a guess
-// (create-error-tails) only the beginning was seen, of saySecretElsewhere the middle.
+// (create-error-tails) only the beginning was seen, of saySecretElsewhere the two parts.
 const (
 	sayNeedsSecret = "The specified upstream registry requires authentication. Specify a valid Secrets Manager ARN " +
 		"containing the upstream registry credentials and try again."
@@ -183,7 +193,8 @@ const (
 	sayOpen            = "The specified upstream registry doesn't require authentication" + "."
 	sayCredentialType  = "Upstream registry URL and provided credential type do not match" + "."
 	saySameRegistry    = "Upstream registry URL cannot be the same as the cache registry" + "."
-	saySecretElsewhere = "Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in"
+	saySecretElsewhere = "The ARN of the secret specified in the pull through cache rule was not found. " +
+		"Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in"
 
 	// The sentence is our own.
 	sayRootPrefix = "A pull through cache rule with the prefix ROOT takes no upstream repository prefix but ROOT."

@@ -14,7 +14,12 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
-const copyBuffer = 256 << 10
+// A read is firstRead at first, so that who waits for the first bytes has them soon, and
+// twice as much each time, up to copyBuffer.
+const (
+	firstRead  = 32 << 10
+	copyBuffer = 256 << 10
+)
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
@@ -37,6 +42,7 @@ type copier struct {
 	size    int64 // -1: not known
 	hash    hash.Hash
 	buf     []byte
+	most    int   // of the next read
 	at      int64 // how far the source has come
 	until   int64 // where it ends
 	dropped int64 // what was read in vain
@@ -49,7 +55,7 @@ func (f *Fill) copy(ctx context.Context, w *windows, source Source, size int64) 
 	defer copyBuffers.Put(buf)
 	c := copier{
 		fill: f, windows: w, source: source, size: size,
-		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], until: math.MaxInt64,
+		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], most: firstRead, until: math.MaxInt64,
 	}
 	for {
 		done, err := c.step(ctx)
@@ -64,7 +70,8 @@ func (f *Fill) copy(ctx context.Context, w *windows, source Source, size int64) 
 
 // step reads once. done reports whether there is no more.
 func (c *copier) step(ctx context.Context) (done bool, err error) {
-	buf := c.buf
+	buf := c.buf[:c.most]
+	c.most = min(2*c.most, len(c.buf))
 	if c.windows.used.Load() {
 		if done, err := c.meet(ctx); done || err != nil {
 			return done, err

@@ -7,7 +7,7 @@
 // that comes from and goes to, so the package knows no registry and no Store.
 //
 // The way of one fill: the Store is asked once more, a turn in the lane is taken,
-// the source is opened, a place for the content is found, the content comes and
+// the source is opened and beside it a place for the content, the content comes and
 // is verified, the readers are released, the Store gets it.
 //
 // A fill that nobody waits for has two lives. Before its source is open it is a call of
@@ -36,8 +36,11 @@ import (
 const (
 	// A blob this small is verified before it is shown, unless its source takes longer
 	// than smallBlobWait.
-	smallBlob     = 1 << 20
+	smallBlob     = 128 << 10
 	smallBlobWait = 2 * time.Second
+	// placeWait is how long a fill whose source has said no waits for a place that it does
+	// not need any more.
+	placeWait = time.Second
 )
 
 // call is the flight of a fill, a [flight.Call] by any type of key.
@@ -166,6 +169,8 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	defer hostcall.Recover("the source of a blob", &err)
 	w := newWindows(ctx, f)
 	defer w.stop()
+	place := f.lease(ctx)
+	defer place.end()
 	source, err := f.job.Open(ctx)
 	if err != nil {
 		return err
@@ -175,7 +180,7 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := f.openSpool(ctx, size, w.plan); err != nil {
+	if err := f.openSpool(ctx, size, place, w.plan); err != nil {
 		return err
 	}
 	w.begin(size)
@@ -217,10 +222,10 @@ func (f *Fill) declare(size int64) (int64, error) {
 
 // openSpool makes the fill's spool: in a Place of the owner, in memory, or in a
 // file for which there is room.
-func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error {
-	var place Place
-	if f.job.Place != nil {
-		place = f.job.Place(ctx)
+func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, changed func()) error {
+	place, err := l.wait()
+	if err != nil && f.job.PlaceFailed != nil {
+		f.job.PlaceFailed(ctx, err)
 	}
 	r := &room{budget: f.budget, lent: place != nil, unwanted: f.unwanted}
 	if size > spool.MemoryLimit {
@@ -249,10 +254,62 @@ func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error 
 			place.Close()
 		}
 	}
+	l.taken = true
 	s = spool.New(o)
 	f.spool, f.place, f.room = s, place, r
 	f.budget.spools.Store(s, Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now()})
 	return nil
+}
+
+// lease is a place that a fill asks for while its source is opened.
+type lease struct {
+	ready chan struct{} // closed when it is there, or is not lent
+	place Place
+	err   error
+	taken bool // by the spool; else it is given back
+}
+
+func (f *Fill) lease(ctx context.Context) *lease {
+	l := &lease{ready: make(chan struct{})}
+	if f.job.Place == nil {
+		close(l.ready)
+		return l
+	}
+	go func() {
+		defer close(l.ready)
+		defer hostcall.Recover("the place of a blob", &l.err)
+		l.place, l.err = f.job.Place(ctx)
+	}()
+	return l
+}
+
+// wait returns the place, nil: none is lent.
+func (l *lease) wait() (Place, error) {
+	<-l.ready
+	return l.place, l.err
+}
+
+// end gives back a place that was not taken. A Store that hangs must not hold up what the
+// source has said.
+func (l *lease) end() {
+	if l.taken {
+		return
+	}
+	timer := time.NewTimer(placeWait)
+	defer timer.Stop()
+	select {
+	case <-l.ready:
+		l.giveBack()
+	case <-timer.C:
+		go func() { <-l.ready; l.giveBack() }()
+	}
+}
+
+func (l *lease) giveBack() {
+	if l.place != nil {
+		l.place.Abort()
+		l.place.Close()
+	}
 }
 
 // show publishes a fill of that size, now or later. unseen stops what is still to

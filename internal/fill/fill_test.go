@@ -16,7 +16,9 @@ import (
 )
 
 // lend makes the owner lend p.
-func (o *owner) lend(p *memoryPlace) { o.Place = func(context.Context) fill.Place { return p } }
+func (o *owner) lend(p *memoryPlace) {
+	o.Place = func(context.Context) (fill.Place, error) { return p, nil }
+}
 
 func TestAPlaceIsUsedWhole(t *testing.T) {
 	// It takes no room of ours, and also what is small.
@@ -71,14 +73,15 @@ func TestAPlaceIsAborted(t *testing.T) {
 		"when the content is wrong":   {[]*body{wholeBody(content)}, 1},
 		"before each new try":         {[]*body{wholeBody(flipped(small)), wholeBody(flipped(small))}, 2},
 		"when nobody would commit it": {[]*body{wholeBody(small)}, 1},
+		"when there is no content":    {nil, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := &memoryPlace{room: 2 * len(content)}
 			w, o := newWorld(t, fill.Options{}), newOwner(small, c.bodies...)
 			o.Retry, o.Put = true, nil
-			o.Place = func(context.Context) fill.Place {
+			o.Place = func(context.Context) (fill.Place, error) {
 				p.b = nil
-				return p
+				return p, nil
 			}
 			_, _ = w.read(t.Context(), o)
 			w.idle(t)

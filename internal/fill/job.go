@@ -14,8 +14,8 @@ import (
 )
 
 // Job says what to fill and how. The funcs are the owner's. The fill's own
-// goroutine calls them, one at a time and in the order of the fields, and no
-// client's context reaches them. Digest, Open and Explain must be set.
+// goroutine calls them, one at a time and in the order of the fields, where they
+// do not say otherwise, and no client's context reaches them. Digest, Open and Explain must be set.
 type Job struct {
 	Digest digest.Digest
 	Owner  any // for the owner, which finds it in a [Snapshot]; the fill does not look at it
@@ -59,11 +59,12 @@ type Job struct {
 	// meanwhile. It counts only where the source does not say how long the blob is. nil: no
 	// manifest is known.
 	Size func() int64
-	// Place returns where the content goes, nil for a spool's own place.
-	// nil: never elsewhere.
-	Place func(ctx context.Context) Place
-	// PlaceFailed is told that the place failed and that the rest goes to a file of
-	// the spool's own. nil: nobody is told.
+	// Place returns where the content goes, nil for a spool's own place. It is called
+	// beside Open, on a goroutine of its own; where there is no content the place is
+	// aborted. nil: never elsewhere.
+	Place func(ctx context.Context) (Place, error)
+	// PlaceFailed is told that there is content and no place for it, or that the place
+	// failed, and that the rest goes to a file of the spool's own. nil: nobody is told.
 	PlaceFailed func(ctx context.Context, err error)
 	// Explain puts an error in the owner's words before any client sees it. It gets an
 	// [*Error], or an error of one of these funcs. It keeps the cause, for errors.Is.

@@ -11,6 +11,9 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"sync/atomic"
+
+	"github.com/ecr-pullthrough/pullthrough/internal/recent"
 )
 
 // Kind says which resource of the API a path names.
@@ -68,11 +71,27 @@ func (p Path) String() string {
 	return "/v2/"
 }
 
+// parsed are paths that Parse has parsed. Only what has no escape gets there, and they are
+// compared as they were written. Pulls ask for the same few again and again.
+var parsed = recent.New[written]()
+
+// maxPath is longer than a valid path of a manifest or a blob.
+const maxPath = 512
+
+// written is a valid path of a manifest or a blob, as it was written.
+type written struct {
+	path  string
+	value Path
+}
+
 // Parse is [Split] and then [Path.Check]: what it returns without an error is valid.
 func Parse(u *url.URL) (Path, error) {
-	if u.RawPath == "" && isAlone(u) && strings.IndexByte(u.Path, '%') < 0 {
-		// What the grammar allows is written without an escape.
-		if p, ok := split(u.Path); ok && p.Check() == nil {
+	if u.RawPath == "" && isAlone(u) && len(u.Path) <= maxPath {
+		slot := parsed.At(u.Path)
+		if w := slot.Load(); w != nil && w.path == u.Path {
+			return w.value, nil
+		}
+		if p, ok := parsePlain(u.Path, slot); ok {
 			return p, nil
 		}
 	}
@@ -86,6 +105,25 @@ func Parse(u *url.URL) (Path, error) {
 	return p, nil
 }
 
+// parsePlain parses a path that is written without an escape, as all that the grammar allows
+// can be, and remembers that of content.
+func parsePlain(s string, slot *atomic.Pointer[written]) (Path, bool) {
+	if strings.IndexByte(s, '%') >= 0 {
+		return Path{}, false
+	}
+	p, ok := split(s)
+	if !ok || p.Check() != nil {
+		return Path{}, false
+	}
+	if p.Kind == Manifest || p.Kind == Blob {
+		w := &written{path: strings.Clone(s)} // it is not to keep more in memory than itself
+		w.value, _ = split(w.path)
+		slot.Store(w)
+		return w.value, true
+	}
+	return p, true
+}
+
 // Split finds the parts of the path of u, and does not check them. The error is
 // ErrNotRegistry if the path does not have the shape of a registry path.
 //
@@ -97,14 +135,14 @@ func Parse(u *url.URL) (Path, error) {
 // The shape includes a component for the name. "/v2/manifests/x" and "/v2/tags/list" have
 // none, so the error is ErrNotRegistry.
 func Split(u *url.URL) (Path, error) {
-	written := own(u)
-	p, ok := split(written)
+	s := own(u)
+	p, ok := split(s)
 	switch {
-	case !ok && hasOtherReading(written):
-		return Path{}, &Error{Spelling, written}
+	case !ok && hasOtherReading(s):
+		return Path{}, &Error{Spelling, s}
 	case !ok:
 		return Path{}, ErrNotRegistry
-	case strings.IndexByte(p.Name, '%') >= 0 || strings.IndexByte(p.Ref, '%') >= 0 || !isClean(written):
+	case strings.IndexByte(p.Name, '%') >= 0 || strings.IndexByte(p.Ref, '%') >= 0 || !isClean(s):
 		return Path{}, p.Check()
 	}
 	return p, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
+	"github.com/ecr-pullthrough/pullthrough/internal/recent"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
@@ -23,7 +24,7 @@ const MediaTypeBlob = "application/octet-stream"
 // Manifest answers r, a GET or HEAD, with content: 304 where the client has it.
 func Manifest(w http.ResponseWriter, r *http.Request, d digest.Digest, mediaType string, content []byte) {
 	h := w.Header()
-	length := setHeaders(h, d, mediaType, len(content))
+	length := setHeaders(h, d, mediaType, int64(len(content)))
 	if matchesETag(r.Header.Values("If-None-Match"), d) {
 		h.Del("Content-Type")
 		w.WriteHeader(http.StatusNotModified)
@@ -85,22 +86,40 @@ var contentHeaders = []string{"Accept-Ranges", "Content-Length", "Content-Range"
 // Unsure is a body that may turn out not to be there when it is read.
 type Unsure interface{ Unsure() }
 
+// headers are what every answer with some content has. They are shared by answers: a slice
+// with one value has no room for another one.
+type headers struct {
+	digest digest.Digest
+	size   int64
+	values [6]string
+}
+
+// made are the headers of what was sent last: hits are many, and of few objects.
+var made = recent.New[headers]()
+
 // setHeaders sets what every answer with content has, and returns the value of its
-// Content-Length. It is on the way of every hit, so it allocates twice and no more:
-// the keys are as net/http spells them, one array has all values, and one string
-// has those that have to be made.
-func setHeaders(h http.Header, d digest.Digest, mediaType string, size int) (length []string) {
-	var buf [160]byte
-	made := append(append(append(buf[:0], '"'), d...), '"')
-	etag := len(made)
-	text := string(strconv.AppendInt(made, int64(size), 10))
-	v := []string{mediaType, string(d), "registry/2.0", text[:etag], "nosniff", text[etag:]}
+// Content-Length. It is on the way of every hit: the keys are as net/http spells them.
+func setHeaders(h http.Header, d digest.Digest, mediaType string, size int64) (length []string) {
+	slot := made.At(string(d))
+	m := slot.Load()
+	if m == nil || m.digest != d || m.size != size || m.values[0] != mediaType {
+		m = makeHeaders(d, mediaType, size)
+		slot.Store(m)
+	}
+	v := &m.values
 	h["Content-Type"] = v[0:1:1]
 	h["Docker-Content-Digest"] = v[1:2:2]
 	h["Docker-Distribution-Api-Version"] = v[2:3:3]
 	h["Etag"] = v[3:4:4]
 	h["X-Content-Type-Options"] = v[4:5:5]
 	return v[5:6:6]
+}
+
+func makeHeaders(d digest.Digest, mediaType string, size int64) *headers {
+	etag := `"` + string(d) + `"`
+	own := etag[1 : len(etag)-1] // what is kept for long has no larger string in memory
+	values := [6]string{strings.Clone(mediaType), own, "registry/2.0", etag, "nosniff", strconv.FormatInt(size, 10)}
+	return &headers{digest.Digest(own), size, values}
 }
 
 // matchesETag reports whether one of the entity tags of If-None-Match is d's

@@ -10,4 +10,7 @@ var (
 	TagStatus      = String{Enum: []string{"TAGGED", "UNTAGGED", "ANY"}}
 	ImageStatus    = String{Enum: []string{"ACTIVE", "ARCHIVED", "ACTIVATING", "ANY"}}
 	ArtifactType   = String{Min: 1, Max: 255}
+
+	LifecyclePolicyText = String{Min: 100, Max: 30720}
+	RepositoryKMSKey    = String{Min: 1, Max: 2048} // KmsKey: an ARN, an alias or an id
 )
