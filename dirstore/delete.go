@@ -25,13 +25,15 @@ func (s *Store) DeleteImage(ctx context.Context, repo pullthrough.Repo, ref stri
 		return err
 	}
 	if !ocipath.IsDigest(ref) {
-		err = s.manifests.DeleteTag(ctx, remover{reader{s}}, at, repo, ref, "")
+		err = s.removing(func(r remover) error { return s.manifests.DeleteTag(ctx, r, at, repo, ref, "") })
 		return during(err, "delete tag", repo, ref)
 	}
 	tags := names{}
 	err = s.tags(ctx, at, tags.add)
 	if err == nil {
-		err = s.manifests.DeleteManifest(ctx, remover{reader{s}}, at, repo, digest.Digest(ref), tags.all)
+		err = s.removing(func(r remover) error {
+			return s.manifests.DeleteManifest(ctx, r, at, repo, digest.Digest(ref), tags.all)
+		})
 	}
 	return during(err, "delete manifest", repo, ref)
 }
@@ -46,10 +48,14 @@ func (s *Store) DeleteRepo(ctx context.Context, repo pullthrough.Repo) error {
 	defer s.manifests.ForgetAll()
 	_, found := s.created.Get(at)
 	s.created.RemoveIf(at, func(struct{}) bool { return true })
-	had, err := filing.Delete(ctx, remover{reader{s}}, at, func(dir string) ([]string, error) {
-		all := names{}
-		err := s.disk.list(dir, func(e fs.DirEntry) error { return all.add(e.Name()) })
-		return all.all, err
+	had := false
+	err = s.removing(func(r remover) (err error) {
+		had, err = filing.Delete(ctx, r, at, func(dir string) ([]string, error) {
+			all := names{}
+			err := s.disk.list(dir, func(e fs.DirEntry) error { return all.add(e.Name()) })
+			return all.all, err
+		})
+		return err
 	})
 	if err == nil && !had && !found {
 		err = fs.ErrNotExist
@@ -60,21 +66,39 @@ func (s *Store) DeleteRepo(ctx context.Context, repo pullthrough.Repo) error {
 	return during(err, "delete repository", repo, "")
 }
 
-// remover is the disk as a [filing.Remover].
-type remover struct{ reader }
+// removing calls f, which removes names, while no process makes any, but where the file
+// system has no locks. What f has moved aside is removed afterwards. A put has its tag's
+// lock while it has that of the directory, so f takes a tag's lock as the second one, too.
+func (s *Store) removing(f func(remover) error) error {
+	r := remover{reader{s}, new([]string)}
+	unlock, err := s.lockBoth(lockAlone)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	locked := err == nil
+	err = f(r)
+	s.safe.Clear() // it knows of what has gone
+	if locked {
+		unlock()
+	}
+	for _, aside := range *r.gone {
+		err = errors.Join(err, s.disk.removeTree(aside))
+	}
+	return err
+}
 
-// RemoveDir implements [filing.Remover]. No process makes names meanwhile, but where the
-// file system has no locks.
+// remover is the disk as a [filing.Remover].
+type remover struct {
+	reader
+	gone *[]string // what was moved aside
+}
+
+// RemoveDir implements [filing.Remover].
 func (r remover) RemoveDir(_ context.Context, dir string) error {
 	aside := path.Join(r.s.staging, rand.Text())
-	move := func() error { return r.s.disk.aside(dir, aside) }
-	err := r.s.alone(move)
-	if errors.Is(err, errors.ErrUnsupported) {
-		err = move()
-	}
-	r.s.safe.Clear() // it knows of what has gone
+	err := r.s.disk.aside(dir, aside)
 	if err == nil {
-		err = r.s.disk.removeTree(aside)
+		*r.gone = append(*r.gone, aside)
 	}
 	return ignoreMissing(err)
 }
