@@ -102,7 +102,7 @@ func (a *API) CreateRepository(ctx context.Context, id pullthrough.Identity, in 
 	case errors.Is(err, errManyRepositories):
 		err = &Error{limitExceeded, fmt.Sprintf("There are %d repositories already, which is as many as there may be", maxRepositories)}
 	case err == nil:
-		out.Repository = new(a.repository(at, settings))
+		out.Repository = new(a.repository(ctx, at, settings))
 	}
 	return out, err
 }

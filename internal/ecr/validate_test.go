@@ -130,11 +130,11 @@ var messageRows = map[string]struct {
 	},
 	"secret in another Region": {
 		pullthrough.Rule{Prefix: "hub", UpstreamURL: "ghcr.io", CredentialARN: strings.Replace(ruleSecret, "us-east-1", "eu-west-1", 1)}, "SecretNotFoundException",
-		"Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in",
+		"The ARN of the secret specified in the pull through cache rule was not found. Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in",
 	},
 	"secret in another account": {
 		pullthrough.Rule{Prefix: "hub", UpstreamURL: "ghcr.io", CredentialARN: strings.Replace(ruleSecret, "123456789012", "111122223333", 1)}, "SecretNotFoundException",
-		"Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in",
+		"The ARN of the secret specified in the pull through cache rule was not found. Please verify the secret exists in the same region and account that the pullthrough cache rule will be created in",
 	},
 	"ROOT with another upstream prefix": {
 		pullthrough.Rule{Prefix: "ROOT", UpstreamURL: "quay.io", UpstreamPrefix: "team"}, "InvalidParameterException",
