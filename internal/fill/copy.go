@@ -196,7 +196,7 @@ func (f *Fill) append(ctx context.Context, p []byte, verifier hash.Hash, size in
 // margin is how much more may come than size. A manifest's word may be a little off,
 // which does no harm as long as nobody has been told.
 func (f *Fill) margin(size int64) int64 {
-	if f.told && size <= smallBlob {
+	if f.told && size <= f.small() {
 		return spool.Withheld
 	}
 	return 0

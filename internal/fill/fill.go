@@ -318,7 +318,7 @@ func (f *Fill) show(size int64) (unseen func() bool) {
 	switch {
 	case size < 0:
 		return func() bool { return true }
-	case size > smallBlob && !f.room.mayRunOut():
+	case size > f.small() && !f.room.mayRunOut():
 		f.call.Publish(f)
 		f.shown = true
 		return func() bool { return false }
@@ -327,9 +327,19 @@ func (f *Fill) show(size int64) (unseen func() bool) {
 	return func() bool { return later.Stop() && !f.shown }
 }
 
+// small is how large content may be that is verified before it is shown. Where upstream has
+// not said how large it is, what a manifest has told may be wrong: then it is what stays in
+// memory.
+func (f *Fill) small() int64 {
+	if f.told {
+		return spool.MemoryLimit
+	}
+	return smallBlob
+}
+
 // showLarge publishes a larger fill whose first bytes have been written.
 func (f *Fill) showLarge(size int64) {
-	if size > smallBlob && !f.shown {
+	if size > f.small() && !f.shown {
 		f.call.Publish(f)
 		f.shown = true
 	}

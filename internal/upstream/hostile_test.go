@@ -14,7 +14,7 @@ func TestUpstreamHostile(t *testing.T) { testkit.RunRows(t, hostileUpstreams) }
 var hostileUpstreams = []row{
 	{"U1", "sends another manifest than the digest asked for", "the pull fails after one more try; nothing of it is served or stored", testWrongManifestIsRefused},
 	{"U2", "sends another blob of the right length", "the client's connection ends before the last 64 KiB; nothing is stored", testWrongBlobBreaksBeforeItsEnd},
-	{"U3", "flips the last byte of a blob", "the same; blobs up to 1 MiB are verified before their first byte leaves", testLastByteFlipped},
+	{"U3", "flips the last byte of a blob", "the same; blobs up to 128 KiB are verified before their first byte leaves", testLastByteFlipped},
 	{"U4", "ends a blob early", "the rest is asked for; if it never comes the pull fails and nothing is stored", testBlobThatEndsEarly},
 	{"U5", "ends a blob early in a way that looks complete (HTTP/1.0)", "size and digest tell; nothing is stored", testBlobThatEndsEarlyAndLooksComplete},
 	{"U6", "sends more than it announced, or goes on for ever", "no more is read than that; where it announced nothing, no more than the size that the manifest tells, or the rule's limit", testBlobThatGoesOnForEver},
