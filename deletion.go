@@ -145,6 +145,7 @@ func (e *engine) delete(ctx context.Context, repo Repo, ref string) error {
 	if !ok {
 		return fmt.Errorf("the Store is no ImageDeleter: %w", errors.ErrUnsupported)
 	}
+	e.settled(ctx, repo) // what was answered before is there, and is deleted
 	unlink := func() { e.forget(repo, ref) }
 	return e.store.deletions.delete(ctx, deleted{repo, ref}, unlink, func() error {
 		return e.store.delete(ctx, deleter, repo, ref)

@@ -254,8 +254,8 @@ func (p *Proxy) Shutdown(ctx context.Context) error { return p.engine().shutdown
 // not bring it back, but those that wait for it are served. A host that deletes from its
 // Store in another way leaves that to chance. The errors are those of
 // [ImageDeleter]; a Store that is none is one that Is [errors.ErrUnsupported]. DeleteImage
-// waits for a put of the same object that is under way, as long as ctx allows. Authorize
-// is not asked.
+// waits for what was answered from the repository before, for a second at most, and for a
+// put of the same object that is under way, as long as ctx allows. Authorize is not asked.
 func (p *Proxy) DeleteImage(ctx context.Context, repo Repo, ref string) error {
 	if err := ocipath.CheckRef(ref); err != nil {
 		return invalid(repo, ref, err)
