@@ -69,13 +69,6 @@ func openSettings(file, own string, given []pullthrough.Rule, log *slog.Logger) 
 	return s, nil
 }
 
-// isDamaged reports whether err is that of a file that is no JSON, or other JSON.
-func isDamaged(err error) bool {
-	_, syntax := errors.AsType[*json.SyntaxError](err)
-	_, kind := errors.AsType[*json.UnmarshalTypeError](err)
-	return syntax || kind
-}
-
 // setAside renames a damaged file. Where that fails it is no use all the same.
 func setAside(file string, err error, log *slog.Logger) {
 	aside := file + ".damaged"
