@@ -569,6 +569,7 @@ func TestHandlerMergesTags(t *testing.T) {
 		next.status = status
 		assert.Equal(t, want, b.Get(t, "/v2/hub/a/tags/list").StatusCode)
 	}
+	next.status = 404
 	b.Up.Push("b", "1", img)
 	assert.JSONEq(t, `{"name":"hub/b","tags":["1"]}`, string(b.Get(t, "/v2/hub/b/tags/list").Content), "next has no such repository")
 	testkit.AssertOCI(t, b.Get(t, "/v2/hub/none/tags/list"), 404, "NAME_UNKNOWN")
