@@ -66,7 +66,7 @@ const (
 )
 
 // ServeHTTP answers POST requests whose X-Amz-Target is an operation of the API, on any
-// path. Next gets all other requests. An error is {"__type":…,"message":…} with status
+// path. Next gets all other requests, see [API].Next. An error is {"__type":…,"message":…} with status
 // 400, or 500 for ServerException, and never 404 or 409.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	op, ours := strings.CutPrefix(r.Header.Get("X-Amz-Target"), targetPrefix)
@@ -75,12 +75,19 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.next(w, r)
 		return
 	}
-	out, err := a.answer(w, r, do)
-	if err != nil {
-		a.refuse(w, r, op, err)
+	id, body, err := a.read(w, r)
+	if err == nil && a.isForeign(r.Context(), id, op, body) {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		a.next(w, r)
 		return
 	}
-	body, err := encode(out)
+	var out any
+	if err == nil {
+		out, err = do(a, withRequest(r), id, body)
+	}
+	if err == nil {
+		body, err = encode(out)
+	}
 	if err != nil {
 		a.refuse(w, r, op, err)
 		return
@@ -100,19 +107,19 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 	a.refuse(w, r, "", notServed(op))
 }
 
-func (a *API) answer(w http.ResponseWriter, r *http.Request, do operation) (any, error) {
-	id, err := a.identify(r)
-	if err != nil {
-		return nil, err
+// read returns who has sent the request, and its body.
+func (a *API) read(w http.ResponseWriter, r *http.Request) (id pullthrough.Identity, body []byte, err error) {
+	if id, err = a.identify(r); err != nil {
+		return id, nil, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	switch _, long := errors.AsType[*http.MaxBytesError](err); {
 	case long:
-		return nil, &Error{serialization, "The request is longer than " + strconv.Itoa(maxBody) + " bytes."}
+		err = &Error{serialization, "The request is longer than " + strconv.Itoa(maxBody) + " bytes."}
 	case err != nil:
-		return nil, &Error{serialization, "The request could not be read."}
+		err = &Error{serialization, "The request could not be read."}
 	}
-	return do(a, withRequest(r), id, body)
+	return id, body, err
 }
 
 func (a *API) identify(r *http.Request) (pullthrough.Identity, error) {
