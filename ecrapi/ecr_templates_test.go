@@ -1,6 +1,7 @@
 package ecrapi_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
 	"time"
@@ -48,6 +49,8 @@ var ecrTemplates = []trait{
 	{"T19", "templates apply when a repository is made, not later", "documented", "the same", testT19},
 	{"T20", "tags and a KMS key need a `customRoleArn`", "documented", "the same: the template can be created without, but not applied", TestTemplatesThatNeedARole},
 	{"T21", "tags that the template makes immutable do not move", "documented, `immutable-refresh`", "the same, filters included; a tag may come once, and is checked once a day", TestTagsThatMustNotMove},
+	{"T23", "templates are those of the caller's registry: answers have a `registryId`, requests none", "documented", "the same; one that is sent is ignored, as all that is not known", testT23},
+	{"T24", "who pulls is commonly granted `ecr:TagResource`, where a template has tags", "documented", "departs: it is not asked for, since the template's role tags", testT24},
 }
 
 var ecrPulls = []trait{
@@ -78,6 +81,34 @@ func testT19(t *testing.T) {
 	settings, err = r.catalog.Repository(t.Context(), repo("b"))
 	require.NoError(t, err)
 	assert.Equal(t, "IMMUTABLE", settings.ImageTagMutability)
+}
+
+func testT23(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	for _, op := range []string{"CreateRepositoryCreationTemplate", "DescribeRepositoryCreationTemplates", "UpdateRepositoryCreationTemplate", "DeleteRepositoryCreationTemplate"} {
+		resp, body := c.send(t, target+op, `{"prefix":"hub","appliedFor":["PULL_THROUGH_CACHE"],"registryId":"111122223333"}`)
+		assert.Equal(t, http.StatusOK, resp.StatusCode, body)
+		assert.Equal(t, account, parse(t, body)["registryId"], op)
+	}
+}
+
+func testT24(t *testing.T) {
+	var asked []pullthrough.Action
+	r := newRegistry(t, memstore.New(), func(r *registry) {
+		r.proxy.Authorize = func(_ context.Context, a pullthrough.Action, _ pullthrough.Request) error {
+			asked = append(asked, a)
+			return nil
+		}
+	})
+	r.template(t, `"resourceTags":[{"Key":"team","Value":"a"}],"customRoleArn":"`+role+`"`)
+	r.up.Push("a", "v1", image(1))
+	r.pull(t, "a", "v1")
+	assert.Equal(t, []pullthrough.Action{pullthrough.ActionPull, pullthrough.ActionImport, pullthrough.ActionCreate}, asked)
+	settings, err := r.catalog.Repository(t.Context(), repo("a"))
+	require.NoError(t, err)
+	require.Len(t, settings.ResourceTags, 1)
+	assert.Equal(t, "team", *settings.ResourceTags[0].Key)
+	assert.Equal(t, []string{"GET /v2/a/manifests/v1 200"}, r.up.Log())
 }
 
 func testT14(t *testing.T) {
