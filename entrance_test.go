@@ -94,7 +94,8 @@ var entrances = []entrance{
 	{"`API.BatchGetImage`", pulls, sayDenied + "; without import `ImageNotFound`; without create `RepositoryNotFoundException`", func(t *testing.T, h *house) string {
 		return said(h.api.BatchGetImage(t.Context(), h.caller(), ecrapi.BatchGetImageInput{RepositoryName: &h.cold.Name, ImageIds: []ecrapi.ImageIdentifier{{ImageTag: new("1")}}}))
 	}},
-	{"`API.GetDownloadUrlForLayer`", pulls, sayDenied + "; without import `LayersNotFoundException`; without create `RepositoryNotFoundException`", func(t *testing.T, h *house) string {
+	{"`API.GetDownloadUrlForLayer`", looks, sayDenied + "; without import `LayersNotFoundException`. No layer makes a repository", func(t *testing.T, h *house) string {
+		require.NoError(t, h.api.Images.Catalog.CreateRepository(t.Context(), h.cold, ecrapi.CatalogRepository{}))
 		return said(h.api.GetDownloadUrlForLayer(t.Context(), h.caller(), ecrapi.GetDownloadUrlForLayerInput{RepositoryName: &h.cold.Name, LayerDigest: new(h.img.Layers[0].Digest.String())}))
 	}},
 	{"`API.ListImageReferrers`", append([]pullthrough.Action{"ListImageReferrers"}, looks...), sayDenied + "; without import the list that is known, else an empty one", func(t *testing.T, h *house) string {
@@ -115,11 +116,51 @@ var entrances = []entrance{
 	{"`API.DeleteRepository`", only("DeleteRepository"), sayDenied, func(t *testing.T, h *house) string {
 		return said(h.api.DeleteRepository(t.Context(), h.caller(), ecrapi.DeleteRepositoryInput{RepositoryName: &h.warm.Name, Force: new(true)}))
 	}},
+	setting("CreateRepository", (*ecrapi.API).CreateRepository, func(*house) ecrapi.CreateRepositoryInput {
+		return ecrapi.CreateRepositoryInput{RepositoryName: new("mine/new")}
+	}),
+	setting("GetRepositoryPolicy", (*ecrapi.API).GetRepositoryPolicy, func(h *house) ecrapi.GetRepositoryPolicyInput {
+		return ecrapi.GetRepositoryPolicyInput{RepositoryName: &h.warm.Name}
+	}),
+	setting("SetRepositoryPolicy", (*ecrapi.API).SetRepositoryPolicy, func(h *house) ecrapi.SetRepositoryPolicyInput {
+		return ecrapi.SetRepositoryPolicyInput{RepositoryName: &h.warm.Name, PolicyText: new(`{"Version":"2012-10-17","Statement":[]}`)}
+	}),
+	setting("DeleteRepositoryPolicy", (*ecrapi.API).DeleteRepositoryPolicy, func(h *house) ecrapi.DeleteRepositoryPolicyInput {
+		return ecrapi.DeleteRepositoryPolicyInput{RepositoryName: &h.warm.Name}
+	}),
+	setting("GetLifecyclePolicy", (*ecrapi.API).GetLifecyclePolicy, func(h *house) ecrapi.GetLifecyclePolicyInput {
+		return ecrapi.GetLifecyclePolicyInput{RepositoryName: &h.warm.Name}
+	}),
+	setting("PutLifecyclePolicy", (*ecrapi.API).PutLifecyclePolicy, func(h *house) ecrapi.PutLifecyclePolicyInput {
+		return ecrapi.PutLifecyclePolicyInput{RepositoryName: &h.warm.Name, LifecyclePolicyText: new(
+			`{"rules":[{"rulePriority":1,"selection":{"tagStatus":"untagged","countType":"imageCountMoreThan","countNumber":1},"action":{"type":"expire"}}]}`)}
+	}),
+	setting("DeleteLifecyclePolicy", (*ecrapi.API).DeleteLifecyclePolicy, func(h *house) ecrapi.DeleteLifecyclePolicyInput {
+		return ecrapi.DeleteLifecyclePolicyInput{RepositoryName: &h.warm.Name}
+	}),
+	setting("PutImageTagMutability", (*ecrapi.API).PutImageTagMutability, func(h *house) ecrapi.PutImageTagMutabilityInput {
+		return ecrapi.PutImageTagMutabilityInput{RepositoryName: &h.warm.Name, ImageTagMutability: new("IMMUTABLE")}
+	}),
+	setting("PutImageScanningConfiguration", (*ecrapi.API).PutImageScanningConfiguration, func(h *house) ecrapi.PutImageScanningConfigurationInput {
+		return ecrapi.PutImageScanningConfigurationInput{RepositoryName: &h.warm.Name, ImageScanningConfiguration: &ecrapi.ImageScanningConfiguration{ScanOnPush: true}}
+	}),
+	setting("BatchGetRepositoryScanningConfiguration", (*ecrapi.API).BatchGetRepositoryScanningConfiguration, func(h *house) ecrapi.BatchGetRepositoryScanningConfigurationInput {
+		return ecrapi.BatchGetRepositoryScanningConfigurationInput{RepositoryNames: []string{h.warm.Name}}
+	}),
+	setting("ListTagsForResource", (*ecrapi.API).ListTagsForResource, func(h *house) ecrapi.ListTagsForResourceInput {
+		return ecrapi.ListTagsForResourceInput{ResourceArn: h.arn()}
+	}),
+	setting("TagResource", (*ecrapi.API).TagResource, func(h *house) ecrapi.TagResourceInput {
+		return ecrapi.TagResourceInput{ResourceArn: h.arn(), Tags: []ecrapi.Tag{{Key: new("a"), Value: new("b")}}}
+	}),
+	setting("UntagResource", (*ecrapi.API).UntagResource, func(h *house) ecrapi.UntagResourceInput {
+		return ecrapi.UntagResourceInput{ResourceArn: h.arn(), TagKeys: []string{"a"}}
+	}),
 	{"`API.DescribeRepositories`", only("DescribeRepositories"), sayDenied, func(t *testing.T, h *house) string {
 		return said(h.api.DescribeRepositories(t.Context(), h.caller(), ecrapi.DescribeRepositoriesInput{}))
 	}},
 	{"`API.GetAuthorizationToken`", nil, "`API.Identify` may refuse it; `Images.Password` gives the password", nil},
-	{"`API`: rules, templates, exclusions", nil, sayControl, nil},
+	{"`API`: rules, templates, exclusions, settings of the registry", nil, sayControl, nil},
 	{"`API.Rules`, `Template`, `Credentials`, `Excluded`, `PullThroughCacheEvent`", nil, sayHost, nil},
 
 	{"`debug.Page`", nil, "who reaches it sees the names of all tenants' images: put it behind a login. `fakeecr` shows it to this machine only", nil},
@@ -163,6 +204,16 @@ func newHouse(t *testing.T) *house {
 	}))
 	return h
 }
+
+// setting is the entrance of an operation that asks for its own name.
+func setting[In, Out any](name string, do func(*ecrapi.API, context.Context, pullthrough.Identity, In) (Out, error), in func(*house) In) entrance {
+	return entrance{"`API." + name + "`", only(pullthrough.Action(name)), sayDenied, func(t *testing.T, h *house) string {
+		return said(do(h.api, t.Context(), h.caller(), in(h)))
+	}}
+}
+
+// arn names the repository that is there.
+func (h *house) arn() *string { return new("arn:aws:ecr:us-east-1:123456789012:repository/" + h.warm.Name) }
 
 func (h *house) authorize(_ context.Context, a pullthrough.Action, _ pullthrough.Request) error {
 	h.mu.Lock()
@@ -265,7 +316,7 @@ func TestEveryEntranceHasItsRow(t *testing.T) {
 		}
 	}
 	for m := range reflect.TypeFor[*ecrapi.API]().Methods() {
-		control := slices.ContainsFunc([]string{"Rule", "Template", "Exclusion"}, func(s string) bool { return strings.Contains(m.Name, s) }) && m.Type.NumIn() == 4
+		control := slices.ContainsFunc([]string{"Rule", "Template", "Exclusion", "RegistryPolicy", "RegistryScanning", "AccountSetting", "DescribeRegistry"}, func(s string) bool { return strings.Contains(m.Name, s) }) && m.Type.NumIn() == 4
 		hosts := slices.Contains([]string{"Rules", "Template", "Credentials", "Excluded", "PullThroughCacheEvent", "ServeHTTP"}, m.Name)
 		assert.True(t, named("`API."+m.Name+"`") || control || hosts, "API.%s has no row", m.Name)
 	}

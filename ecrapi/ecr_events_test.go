@@ -2,8 +2,10 @@ package ecrapi_test
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -11,10 +13,12 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
+	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
 var ecrEvents = []trait{
 	{"Z01", "EventBridge gets an `ECR Pull Through Cache Action`", "documented", "`API.PullThroughCacheEvent` makes it of the `Proxy`'s event, member by member; the host sends it", TestTheWholeEvent},
+	{"Z13", "its detail has `sync-status`, `ecr-repository-prefix`, `repository-name` and `upstream-registry-url`, and may have `image-tag`, `image-digest`, `failure-code` and `failure-reason`", "documented", "the same, and the `rule-version` of AWS's example", testZ13},
 	{"Z02", "one for the tag or digest that was asked for, not for what comes with it", "chosen, `event-granularity`", "the same, however much is filled; none for what is cached", TestOneEventForWhatWasAskedFor},
 	{"Z03", "a check of a tag that is due", "chosen, `event-granularity`", "is told like a first pull, also when it fails and the old image is served", TestChecksAreTold},
 	{"Z04", "`sync-status` of a failure", "chosen, `event-failure-status`", "`FAILURE`; without a `failure-code` when upstream does not have the image", failureIsTold(`"failure-reason":"Requested image not found"`, 404)},
@@ -45,4 +49,34 @@ func testW11(t *testing.T) {
 	r.up.Push("library/alpine", "v1", image(1))
 	require.Equal(t, 200, r.request(http.MethodGet, "/v2/docker-hub/library/alpine/manifests/v1"))
 	assert.Equal(t, []string{"GET /v2/library/alpine/manifests/v1 200"}, r.up.Log())
+}
+
+func testZ13(t *testing.T) {
+	required := []string{"ecr-repository-prefix", "repository-name", "rule-version", "sync-status", "upstream-registry-url"}
+	img := image(1)
+	for name, c := range map[string]struct {
+		ref  string
+		more []string
+		with int // upstream's status, if not 0
+	}{
+		"a tag":             {"v1", []string{"image-digest", "image-tag"}, 0},
+		"a digest":          {img.Digest.String(), []string{"image-digest"}, 0},
+		"a missing tag":     {"gone", []string{"failure-reason", "image-tag"}, 0},
+		"a refused tag":     {"v1", []string{"failure-code", "failure-reason", "image-tag"}, 401},
+		"a digest too many": {img.Digest.String(), []string{"failure-code", "failure-reason", "image-digest"}, 429},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t, memstore.New(), nil)
+			r.up.Push("a", "v1", img)
+			if c.with != 0 {
+				r.up.Fault(pullthroughtest.Fault{Match: "* /v2/a/*", Status: c.with})
+			}
+			_ = r.request(http.MethodGet, "/v2/hub/a/manifests/"+c.ref)
+			r.idle(t)
+			details := r.told(t)
+			require.Len(t, details, 1)
+			assert.ElementsMatch(t, append(c.more, required...), slices.Collect(maps.Keys(parse(t, details[0]))))
+			assert.NotEmpty(t, r.up.Log())
+		})
+	}
 }

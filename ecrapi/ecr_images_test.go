@@ -39,11 +39,12 @@ var ecrImages = []trait{
 	{"J18", "the next pull of a deleted tag asks upstream", "documented", "the same; a fetch that began before the deletion does not bring the tag back", TestTheNextPullOfADeletedTagAsksUpstream},
 	{"J19", "`DeleteRepository` of one that has images: `RepositoryNotEmptyException`, unless `force` is set", "documented", "the same, with ECR's sentence", TestDeleteRepository},
 	{"J20", "an image that was pushed in any way is listed", "documented", "the same: what other programs put into the Store shows, and what they remove does not", TestTheStoreIsTheTruth},
+	{"J21", "an image that a lifecycle policy has expired is imported again by the next pull", "inferred", "the same, whoever runs the policy: through `Catalog.Around`, or in the Store itself", testJ21},
 }
 
 var ecrBatch = []trait{
 	{"B01", "`BatchGetImage` pulls through, as a GET of the manifest does", "documented", "the same, by tag and by digest; one that does not fit the other, or is malformed, is a failure of its own", TestBatchGetImage},
-	{"B02", "1 to 100 images in a request", "documented", "the same, in the words of A10", TestBatchGetImageRequests},
+	{"B02", "1 to 100 images in a request, 1 to 100 media types, tags of up to 300 characters", "documented", "the same, in the words of A10; a tag of more than 128 is a failure of its own", TestBatchGetImageRequests},
 	{"B03", "an image of a media type that is not among `acceptedMediaTypes`", "chosen, `accepted-media-types`", "`ImageNotFound`: nothing is converted", TestAcceptedMediaTypes},
 	{"B04", "upstream answers 401 or 403: `UpstreamAccessDenied`", "inferred", "the same, for the one image", imageFails("UpstreamAccessDenied", 401, 403)},
 	{"B05", "429: `UpstreamTooManyRequests`", "inferred", "the same", imageFails("UpstreamTooManyRequests", 429)},
@@ -66,6 +67,8 @@ var ecrLayers = []trait{
 	{"Y05", "without `ecr:BatchImportUpstreamImage` a layer that is not stored is `LayersNotFoundException`", "inferred", "the same, and upstream is not asked", testY05},
 	{"Y06", "`BatchCheckLayerAvailability` knows what is stored: what only upstream has is `UNAVAILABLE`", "inferred", "the same, and upstream is not asked", TestBatchCheckLayerAvailability},
 	{"Y09", "it tells a layer's `mediaType`", "documented", "the same, as a manifest of the repository has it", TestBatchCheckLayerAvailability},
+	{"Y11", "a `layerDigest` is of the form `algorithm:hex`", "documented", "the same, in the words of A10", TestLayersThatAreNotThere},
+	{"Y12", "1 to 100 layers in a request; one whose digest is none fails by itself", "documented", "the same", TestBatchCheckLayerAvailability},
 	{"Y10", "layers of a repository that was never made: `RepositoryNotFoundException`, and `NAME_UNKNOWN` below `/v2/`", "documented", "the same; with `Policy.BlobsFirst` `/v2/` serves them", TestLayersOfARepositoryThatWasNeverMade},
 	{"Y07", "an authorization token is base64 of `AWS:` and a password, good for 12 hours, with the registry's address", "documented", "the same; `Images.Password` makes the password", TestGetAuthorizationToken},
 	{"Y08", "passwords are not guessed", "inferred", "random ones, where the host makes none", TestPasswordsAreRandom},
@@ -78,6 +81,7 @@ var ecrReferrers = []trait{
 	{"Q04", "a list counts as fresh for 6 hours", "measured, `referrers-window`", "the same", TestAListOfReferrersIsKeptFor6Hours},
 	{"Q05", "upstream fails: `UnableToListUpstreamImageReferrersException`", "documented, `referrers-stale`", "the same, unless a list is known: that is answered", TestAListOfReferrersWhenUpstreamFails},
 	{"Q06", "whatever is wrong upstream, or with the secret, is that exception", "documented, `upstream-exception-texts`", "the same, without upstream's address", testQ06},
+	{"Q08", "referrers are filtered by `artifactStatus`", "documented, `archived-pull`", "the same; all are active, since nothing is archived here, and answers do not say so", TestListImageReferrers},
 	{"Q07", "requests outside the API model", "documented", "refused in the words of A10", TestListImageReferrersRequests},
 }
 
@@ -217,6 +221,29 @@ func testY05(t *testing.T) {
 	resp, body := r.send(t, target+"GetDownloadUrlForLayer", `{`+hubA+`,"layerDigest":"`+img.Config.Digest.String()+`"}`)
 	assertException(t, resp, body, "LayersNotFoundException")
 	assert.Empty(t, r.up.Log())
+}
+
+func testJ21(t *testing.T) {
+	store := memstore.New()
+	r := newRegistry(t, store, nil)
+	img := image(1)
+	r.up.Push("a", "v1", img)
+	for i, expire := range []func() error{
+		func() error { return nil },
+		func() error {
+			return r.proxy.Store.(pullthrough.ImageDeleter).DeleteImage(t.Context(), repo("a"), img.Digest.String())
+		},
+		func() error { return store.DeleteImage(t.Context(), repo("a"), img.Digest.String()) },
+	} {
+		require.NoError(t, expire())
+		if i > 0 {
+			assert.Empty(t, r.tagged(t))
+		}
+		r.wait(time.Minute)
+		r.pull(t, "a", "v1")
+		assert.Equal(t, map[string][]string{"v1": {img.Digest.String()}}, r.tagged(t))
+		assert.Equal(t, i+1, r.up.Count("GET /v2/a/manifests/v1 200"))
+	}
 }
 
 func testJ14(t *testing.T) {

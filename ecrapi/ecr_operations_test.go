@@ -1,11 +1,22 @@
 package ecrapi_test
 
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/ecr-pullthrough/pullthrough/ecrapi"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
+)
+
 var ecrOperations = []trait{
 	{"K01", "`CreateRepository` takes tags, mutability with filters, scanning and encryption", "documented", "the same; templates are for repositories that ECR makes itself, and do not apply", TestARepositoryIsCreated},
 	{"K02", "the name is taken: `RepositoryAlreadyExistsException`, \"The repository with name '…' already exists in the registry with id '…'\"", "measured", "the same words", TestARepositoryIsCreated},
 	{"K03", "members outside the API model; a key of another Region is a `KmsException`", "documented", "the same, in the words of A10; nothing is made", TestRepositoriesThatAreNotCreated},
 	{"K09", "100,000 repositories in a Region, and no more: `LimitExceededException`", "documented", "the same, for all registries together, with a sentence of our own; pulls may make more", TestRepositoriesAreLimited},
-	{"K04", "with `KMS` the key is answered as an ARN, whatever was sent", "documented", "departs: as it was sent, and none where none was; there is no KMS here", TestARepositoryIsCreated},
+	{"K04", "with `KMS` the key is answered as an ARN, whatever was sent", "documented", "departs: as it was sent, and none where none was; there is no KMS here", testK04},
 	{"K05", "`PutImageTagMutability` changes mutability and filters together", "documented", "the same; tags that must not move stay from then on", TestTheMutabilityOfARepository},
 	{"K06", "a filter has two `*` at most", "documented", "the same, in templates too, with a sentence of our own", TestTheMutabilityOfARepository},
 	{"K07", "no such repository: `RepositoryNotFoundException`", "documented", "the same, from each of these operations; before, `Proxy.Authorize` is asked for the operation by its name", TestSettingsOfARepositoryThatDoesNotExist},
@@ -17,6 +28,7 @@ var ecrOperations = []trait{
 	{"K14", "`lastEvaluatedAt` of a policy that was never run is 0", "documented", "the same", TestTheLifecyclePolicyOfARepository},
 	{"K15", "no policy: `LifecyclePolicyNotFoundException`, \"Lifecycle policy does not exist for the repository with name '…' in the registry with id '…'\"", "measured", "the same words", TestTheLifecyclePolicyOfARepository},
 	{"K16", "what is no lifecycle policy: \"Lifecycle policy validation failure: …\" at `LifecyclePolicyText`", "measured", "the same, in ECR's words where they were seen, for templates at `lifecyclePolicy`; `sinceImagePulled` goes with `transition` only. moto knows neither `tagPatternList` nor `transition`", TestTheLifecyclePolicyOfARepository},
+	{"K17", "policies of repositories and registries have up to 10,240 characters, lifecycle policies 30,720", "documented", "the same, in the words of A10", testK17},
 	{"K20", "`TagResource` adds and overwrites, `UntagResource` ignores keys that are not there, `ListTagsForResource` lists", "documented", "the same, in the order of keys", TestTagsOfARepository},
 	{"K21", "50 tags at most: `TooManyTagsException`; keys of 1 to 128 and values of up to 256 characters: `InvalidTagParameterException`", "documented", "the same, with the sentences of their documentation; keys do not begin with `aws:`", TestTagsOfARepository},
 	{"K22", "one key twice in a request", "chosen, `tag-twice`", "`InvalidTagParameterException`", TestTagsOfARepository},
@@ -33,4 +45,40 @@ var ecrOperations = []trait{
 	{"K43", "where no rule matches, or both do", "chosen, `scan-frequency`", "`MANUAL`, or `SCAN_ON_PUSH` by the repository's own setting with `BASIC`; `CONTINUOUS_SCAN` goes before. All filters of the rule that match are listed (moto lists the last)", TestTheScanningConfigurationOfRepositories},
 	{"K44", "`BatchGetRepositoryScanningConfiguration` of a repository that is not there: `REPOSITORY_NOT_FOUND`", "documented", "the same: a failure of its own among the others", TestTheScanningConfigurationOfRepositories},
 	{"K45", "`PutImageScanningConfiguration` sets what `DescribeRepositories` shows", "documented", "the same", TestTheScanningConfigurationOfRepositories},
+}
+
+func testK04(t *testing.T) {
+	r := newRegistry(t, memstore.New(), nil)
+	for _, key := range []string{``, `,"kmsKey":"alias/mine"`, `,"kmsKey":"arn:aws:kms:us-east-1:123456789012:key/a"`} {
+		settings := `"imageTagMutability":"MUTABLE","imageScanningConfiguration":{"scanOnPush":false},"encryptionConfiguration":{"encryptionType":"KMS"` + key + `}`
+		r.ok(t, "CreateRepository", `{`+hubA+`,`+settings+`}`, `{"repository":`+made("hub/a", settings)+`}`)
+		r.ok(t, "DescribeRepositories", `{}`, `{"repositories":[`+made("hub/a", settings)+`]}`)
+		r.ok(t, "DeleteRepository", `{`+hubA+`}`, `{"repository":`+made("hub/a", settings)+`}`)
+	}
+	require.Empty(t, r.up.Log())
+}
+
+func testK17(t *testing.T) {
+	r := newRegistry(t, memstore.New(), nil)
+	require.NoError(t, r.catalog.CreateRepository(t.Context(), repo("a"), ecrapi.CatalogRepository{}))
+	for _, c := range []struct {
+		op, at, policy string
+		most           int
+	}{
+		{"SetRepositoryPolicy", "policyText", aPolicy, 10_240},
+		{"PutRegistryPolicy", "policyText", strings.Replace(aPolicy, `"Principal"`, `"Resource":"*","Principal"`, 1), 10_240},
+		{"PutLifecyclePolicy", "lifecyclePolicyText", aLifecycle, 30_720},
+	} {
+		send := func(length int) string {
+			body := object(c.at, c.policy+strings.Repeat(" ", length-len(c.policy)), "repositoryName", "hub/a")
+			resp, answer := r.send(t, target+c.op, body)
+			if resp.StatusCode == 200 {
+				return ""
+			}
+			return messageOf(t, answer)
+		}
+		require.Empty(t, send(c.most), c.op)
+		require.Equal(t, constraint(c.at, tooLong+strconv.Itoa(c.most)), send(c.most+1), c.op)
+	}
+	require.Empty(t, r.up.Log())
 }

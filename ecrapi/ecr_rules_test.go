@@ -33,6 +33,8 @@ var ecrCreate = []trait{
 	{"N13", "pulls use the rule as it was sent", "inferred", "`API.Rules` is the `Proxy`'s source of rules", TestAProxyGetsTheRulesAsTheyWereSent},
 	{"N14", "another account's ECR without a `customRoleArn`", "chosen, `cross-account-no-role`", "Create accepts; pulls are denied", TestAPullFromAnotherAccountWithoutARole},
 	{"N15", "a Region without pull through cache: \"This feature is disabled\"", "chosen, `region-error`", "with `API.CheckRegion` these words (seen) in an `InvalidParameterException`, from all five operations; by default every Region has it", TestRegionsWithoutPullThroughCache},
+	{"N16", "members have constraints: a `registryId` of 12 digits, a `customRoleArn` of 2,048 characters, `upstreamRegistry` one of nine names, 1 to 100 prefixes", "documented", "the same, in the words of A10, from all five operations", TestBrokenConstraints},
+	{"N17", "each operation declares exceptions: all do `InvalidParameterException`; all but Create `PullThroughCacheRuleNotFoundException`; Create and Update those about secrets; Create alone the unsupported upstream, the prefix that is taken and the limit", "documented", "the same, and no other one", TestEachOperationHasItsExceptions},
 }
 
 // The truth table itself is Rule.Validate's: R20 and following.

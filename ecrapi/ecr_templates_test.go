@@ -1,7 +1,10 @@
 package ecrapi_test
 
 import (
+	"context"
 	"net/http"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -41,13 +44,16 @@ var ecrTemplates = []trait{
 	{"T12", "Update of some members", "chosen, `template-update`", "keeps the others, and `\"\"` or `[]` clears", templateUpdated("nothing", "description", "cleared", "applied for", "tags", "encryption", "filters alone", "policies")},
 	{"T13", "Update of the mutability alone", "chosen, `template-update`", "takes the filters with it", templateUpdated("mutability, and the filters go")},
 	{"T14", "`KMS_DSSE` is for GovCloud only", "documented", "departs: taken in every Region", testT14},
-	{"T15", "of the templates for pull through cache the one with the longest prefix applies, `ROOT` last", "documented", "the same, on whole path components", TestTemplateForARepository},
+	{"T15", "of the templates for pull through cache the one with the longest prefix applies, `ROOT` last", "documented", "the same, on whole path components; its prefix need not be a rule's", TestTemplateForARepository},
 	{"T16", "a longer one for other occasions", "chosen, `template-shadowing`", "does not stand before it", TestTemplatesForOtherOccasions},
 	{"T17", "a repository that a pull makes has the template's settings", "documented", "the same, in a `Catalog`: `DescribeRepositories` and `Catalog.Repository` show them", TestARepositoryIsMadeByItsTemplate},
 	{"T18", "without a template it is mutable, `AES256`, without policies and tags", "documented", "the same", TestARepositoryWithoutATemplate},
 	{"T19", "templates apply when a repository is made, not later", "documented", "the same", testT19},
 	{"T20", "tags and a KMS key need a `customRoleArn`", "documented", "the same: the template can be created without, but not applied", TestTemplatesThatNeedARole},
 	{"T21", "tags that the template makes immutable do not move", "documented, `immutable-refresh`", "the same, filters included; a tag may come once, and is checked once a day", TestTagsThatMustNotMove},
+	{"T23", "templates are those of the caller's registry: answers have a `registryId`, requests none", "documented", "the same; one that is sent is ignored, as all that is not known", testT23},
+	{"T24", "who pulls is commonly granted `ecr:TagResource`, where a template has tags", "documented", "departs: it is not asked for, since the template's role tags", testT24},
+	{"T25", "each operation declares exceptions: all do `InvalidParameterException`, Create the prefix that is taken and the limit, Update and Delete `TemplateNotFoundException`, Describe no other", "documented", "the same, and no other one but the `KmsException` of T07", testT25},
 }
 
 var ecrPulls = []trait{
@@ -78,6 +84,68 @@ func testT19(t *testing.T) {
 	settings, err = r.catalog.Repository(t.Context(), repo("b"))
 	require.NoError(t, err)
 	assert.Equal(t, "IMMUTABLE", settings.ImageTagMutability)
+}
+
+func testT23(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	for _, op := range []string{"CreateRepositoryCreationTemplate", "DescribeRepositoryCreationTemplates", "UpdateRepositoryCreationTemplate", "DeleteRepositoryCreationTemplate"} {
+		resp, body := c.send(t, target+op, `{"prefix":"hub","appliedFor":["PULL_THROUGH_CACHE"],"registryId":"111122223333"}`)
+		assert.Equal(t, http.StatusOK, resp.StatusCode, body)
+		assert.Equal(t, account, parse(t, body)["registryId"], op)
+	}
+}
+
+func testT24(t *testing.T) {
+	var asked []pullthrough.Action
+	r := newRegistry(t, memstore.New(), func(r *registry) {
+		r.proxy.Authorize = func(_ context.Context, a pullthrough.Action, _ pullthrough.Request) error {
+			asked = append(asked, a)
+			return nil
+		}
+	})
+	r.template(t, `"resourceTags":[{"Key":"team","Value":"a"}],"customRoleArn":"`+role+`"`)
+	r.up.Push("a", "v1", image(1))
+	r.pull(t, "a", "v1")
+	assert.Equal(t, []pullthrough.Action{pullthrough.ActionPull, pullthrough.ActionImport, pullthrough.ActionCreate}, asked)
+	settings, err := r.catalog.Repository(t.Context(), repo("a"))
+	require.NoError(t, err)
+	require.Len(t, settings.ResourceTags, 1)
+	assert.Equal(t, "team", *settings.ResourceTags[0].Key)
+	assert.Equal(t, []string{"GET /v2/a/manifests/v1 200"}, r.up.Log())
+}
+
+func testT25(t *testing.T) {
+	c := start(t, &ecrapi.API{})
+	seen := map[string][]string{}
+	send := func(op, body string) {
+		if resp, answer := c.send(t, target+op, body); resp.StatusCode != http.StatusOK {
+			if code := parse(t, answer)["__type"].(string); !slices.Contains(seen[op], code) {
+				seen[op] = append(seen[op], code)
+			}
+		}
+	}
+	const create, update, remove, describe = "CreateRepositoryCreationTemplate", "UpdateRepositoryCreationTemplate", "DeleteRepositoryCreationTemplate", "DescribeRepositoryCreationTemplates"
+	send(create, `{"prefix":"hub","appliedFor":[]}`)
+	for _, op := range []string{create, update, remove, describe} {
+		for members := range brokenTemplates {
+			send(op, `{"prefix":"hub","appliedFor":[],`+members+`}`)
+			send(create, `{"prefix":"hub","appliedFor":[]}`)
+		}
+		for _, body := range []string{`{"prefix":"Hub","prefixes":["Hub"]}`, `{"prefix":"gone","prefixes":["gone"]}`, `{"prefix":"","maxResults":0}`} {
+			send(op, body)
+		}
+	}
+	for i := range 100 {
+		send(create, `{"prefix":"more`+strconv.Itoa(i)+`","appliedFor":[]}`)
+	}
+	for op, want := range map[string][]string{
+		create:   {"InvalidParameterException", "TemplateAlreadyExistsException", "LimitExceededException"},
+		update:   {"InvalidParameterException", "TemplateNotFoundException"},
+		remove:   {"InvalidParameterException", "TemplateNotFoundException"},
+		describe: {"InvalidParameterException"},
+	} {
+		assert.ElementsMatch(t, want, seen[op], op)
+	}
 }
 
 func testT14(t *testing.T) {

@@ -32,6 +32,7 @@ var ecrWire = []trait{
 	{"A19", "a `nextToken` of no characters, as AWS's own examples send it", "chosen, `empty-token`", "counts as absent", testA19},
 	{"A20", "a `nextToken` along with prefixes", "chosen, `token-with-filter`", "`InvalidParameterException`; what is asked for by prefix comes on one page", TestATokenDoesNotGoWithAFilter},
 	{"A21", "settings last", "inferred", "as long as `API.State` keeps them: by default in memory, of 10,000 registries at most", TestRegistriesInMemoryAreLimited},
+	{"A23", "requests are signed for the service `ecr`, and sent to `api.ecr.REGION.amazonaws.com`", "documented", "departs: the API answers on any host and checks no signature. `ScopeIdentity` reads from a signature's scope the Region, and the account where the key's ID is the number of one", TestScopeIdentity},
 }
 
 func testA04(t *testing.T) {

@@ -146,9 +146,10 @@ func TestBatchGetImageRequests(t *testing.T) {
 		``:                 constraint("imageIds", mustNotBeNull),
 		`,"imageIds":[]`:   constraint("imageIds", "Member must have length greater than or equal to 1"),
 		`,"imageIds":null`: constraint("imageIds", mustNotBeNull),
-		`,"imageIds":[` + strings.TrimSuffix(many, ",") + `]`:           constraint("imageIds", "Member must have length less than or equal to 100"),
-		`,"imageIds":[{"imageTag":"` + strings.Repeat("a", 301) + `"}]`: constraint("imageIds.1.member.imageTag", "Member must have length less than or equal to 300"),
-		`,"imageIds":[{"imageTag":"v1"}],"acceptedMediaTypes":[]`:       constraint("acceptedMediaTypes", "Member must have length greater than or equal to 1"),
+		`,"imageIds":[` + strings.TrimSuffix(many, ",") + `]`:                                                                   constraint("imageIds", "Member must have length less than or equal to 100"),
+		`,"imageIds":[{"imageTag":"` + strings.Repeat("a", 301) + `"}]`:                                                         constraint("imageIds.1.member.imageTag", "Member must have length less than or equal to 300"),
+		`,"imageIds":[{"imageTag":"v1"}],"acceptedMediaTypes":[]`:                                                               constraint("acceptedMediaTypes", "Member must have length greater than or equal to 1"),
+		`,"imageIds":[{"imageTag":"v1"}],"acceptedMediaTypes":[` + strings.TrimSuffix(strings.Repeat(`"x/y",`, 101), ",") + `]`: constraint("acceptedMediaTypes", "Member must have length less than or equal to 100"),
 	} {
 		r.fails(t, "BatchGetImage", `{`+hubA+request+`}`, "InvalidParameterException", want)
 	}

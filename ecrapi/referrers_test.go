@@ -112,6 +112,7 @@ func TestListImageReferrersRequests(t *testing.T) {
 		`,"subjectId":{"imageDigest":"` + nowhere + `"},"maxResults":51`:                                      constraint("maxResults", "Member must have value less than or equal to 50"),
 		`,"subjectId":{"imageDigest":"` + nowhere + `"},"maxResults":0`:                                       constraint("maxResults", "Member must have value greater than or equal to 1"),
 		`,"subjectId":{"imageDigest":"` + nowhere + `"},"filter":{"artifactTypes":["1","2","3","4","5","6"]}`: constraint("filter.artifactTypes", "Member must have length less than or equal to 5"),
+		`,"subjectId":{"imageDigest":"` + nowhere + `"},"filter":{"artifactTypes":[""]}`:                      constraint("filter.artifactTypes", "Member must satisfy constraint: [Member must have length greater than or equal to 1]"),
 		`,"subjectId":{"imageDigest":"` + nowhere + `"},"filter":{"artifactStatus":"x"}`:                      constraint("filter.artifactStatus", "Member must satisfy enum value set: [ACTIVE, ARCHIVED, ACTIVATING, ANY]"),
 	} {
 		r.fails(t, "ListImageReferrers", `{`+hubA+more+`}`, "InvalidParameterException", why)

@@ -21,6 +21,7 @@ func TestAccountSettings(t *testing.T) {
 	c.ok(t, "GetAccountSetting", `{"name":"BLOB_MOUNTING"}`, `{"name":"BLOB_MOUNTING","value":"ENABLED"}`)
 	c.ok(t, "GetAccountSetting", `{"name":"BLOB_MOUNTING"}`, `{"name":"BLOB_MOUNTING","value":"DISABLED"}`, "X-Account", "111111111111")
 	c.fails(t, "PutAccountSetting", `{"name":"REGISTRY_POLICY_SCOPE","value":"V1"}`, "InvalidParameterException", constraint("value", "Member must satisfy enum value set: [V2]"))
+	c.fails(t, "PutAccountSetting", `{"name":"BASIC_SCAN_TYPE_VERSION","value":"CLAIR"}`, "InvalidParameterException", constraint("value", "Member must satisfy enum value set: [AWS_NATIVE]"))
 	for _, op := range []string{"GetAccountSetting", "PutAccountSetting"} {
 		c.fails(t, op, `{"name":"NONE","value":"V2"}`, "InvalidParameterException", constraint("name", "Member must be the name of an account setting"))
 		c.fails(t, op, `{}`, "InvalidParameterException", constraint("name", mustNotBeNull))

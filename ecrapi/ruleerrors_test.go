@@ -1,6 +1,10 @@
 package ecrapi_test
 
 import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +76,61 @@ func TestBrokenConstraints(t *testing.T) {
 	rules, err := api.api.Rules(t.Context(), "", "")
 	require.NoError(t, err)
 	assert.Empty(t, rules)
+}
+
+// Each operation about rules answers the exceptions that the API model declares for it, and
+// no other one, whatever it is sent.
+func TestEachOperationHasItsExceptions(t *testing.T) {
+	const invalid, notFound = "InvalidParameterException", "PullThroughCacheRuleNotFoundException"
+	secrets := []string{"SecretNotFoundException", "UnableToAccessSecretException", "UnableToDecryptSecretValueException"}
+	declared := map[string][]string{
+		"CreatePullThroughCacheRule":    append([]string{invalid, "LimitExceededException", "PullThroughCacheRuleAlreadyExistsException", "UnsupportedUpstreamRegistryException"}, secrets...),
+		"DescribePullThroughCacheRules": {invalid, notFound},
+		"UpdatePullThroughCacheRule":    append([]string{invalid, notFound}, secrets...),
+		"DeletePullThroughCacheRule":    {invalid, notFound},
+		"ValidatePullThroughCacheRule":  {invalid, notFound},
+	}
+	v := &vault{content: goodSecret}
+	c := start(t, &ecrapi.API{Secrets: v.secret})
+	seen := map[string]map[string]bool{}
+	send := func(op, body string) {
+		resp, answer := c.send(t, target+op, body)
+		if resp.StatusCode != http.StatusOK {
+			if seen[op] == nil {
+				seen[op] = map[string]bool{}
+			}
+			seen[op][parse(t, answer)["__type"].(string)] = true
+		}
+	}
+	private := `{"ecrRepositoryPrefix":"private","upstreamRegistryUrl":"ghcr.io","credentialArn":"` + secret + `"}`
+	send("CreatePullThroughCacheRule", private)
+	c.create(t, "hub")
+	for op, broken := range brokenConstraints {
+		for body := range broken {
+			send(op, body)
+		}
+		send(op, `{"ecrRepositoryPrefix":"gone","ecrRepositoryPrefixes":["gone"],"upstreamRegistryUrl":"docker.io","credentialArn":"`+secret+`"}`)
+		for _, r := range refusals {
+			for _, prefix := range []string{"hub", "private"} { // a URL is Create's alone
+				send(op, strings.Replace(r.request, `"hub"`, `"`+prefix+`"`, 1))
+			}
+		}
+		for _, e := range secretErrors {
+			v.err = e.err
+			send(op, strings.Replace(private, `"private"`, `"other"`, 1))
+			if op != "DeletePullThroughCacheRule" {
+				send(op, private)
+			}
+			v.err = nil
+		}
+		send("CreatePullThroughCacheRule", private)
+	}
+	for i := range 51 {
+		send("CreatePullThroughCacheRule", object("ecrRepositoryPrefix", fmt.Sprint("more", i), "upstreamRegistryUrl", "quay.io"))
+	}
+	for op, want := range declared {
+		assert.ElementsMatch(t, want, slices.Collect(maps.Keys(seen[op])), op)
+	}
 }
 
 // refusals are requests that Create refuses, as Rule.Validate does, whose table is

@@ -72,7 +72,7 @@ var (
 		"slash-prefix", "nested-prefixes", "cross-account-no-role", "empty-secret", "update-resets-window", "secret-cache",
 		"window-basis", "failed-check-window", "failed-check-pause", "fill-mode", "keep-local", "digest-first-pull", "import-timing",
 		"blob-before-import", "get-digest-header", "head-counts-pull", "schema1", "archived-pull",
-		"referrers-window", "referrers-tag-schema", "referrers-stale", "list-n-status", "layer-limit",
+		"referrers-window", "referrers-tag-schema", "referrers-stale", "list-n-status", "layer-limit", "accept-conversion",
 		"repo-after-404", "wire-429", "wire-unavailable", "import-permission", "template-role-missing", "immutable-refresh", "event-granularity",
 	}
 	grounds = []string{"documented", "measured", "inferred", "chosen"}

@@ -47,6 +47,7 @@ var ecrLists = []trait{
 	{"L30", "only `ecr:BatchGetImage` is needed", "measured", "departs: upstream is asked for those who have `BatchImportUpstreamImage`; others get the list that is known, or an empty one. No repository is made", testReferrersNeedImportPermission},
 	{"L31", "the artifacts of a list are imported with it", "measured", "with `FillBackground` and `FillEager` in the background, where the subject is stored", testArtifactsComeInTheBackground},
 	{"L36", "they are imported by a service-linked role, whatever the client pulls", "measured", "departs with `FillLazy`: they come when they are pulled, by the digest in the list", testArtifactsComeWhenPulled},
+	{"L37", "`cosign verify` finds a signature by the list of referrers", "measured", "the same, also where only the image was pulled before: the list, the signature by its digest, and its layer are served", testASignatureIsFound},
 	{"L32", "lists are kept with the registry", "inferred", "by a Store that is a `ReferrerStore`; else in memory, the last used ones", testReferrersAreKept},
 	{"L33", "many clients ask for a list at once", "inferred", "upstream is asked once", testHerdSharesOneList},
 	{"L34", "signatures of the older kind, `sha256-<hex>.sig`, are tags like others", "inferred", "the same", testOldSignaturesAreTags},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -303,6 +304,24 @@ func testArtifactsComeWhenPulled(t *testing.T) {
 	e.servesBlobs(t, signature)
 	e.goesOffline(t, signature)
 	assert.Equal(t, []string{"1"}, e.tagsOf(t, "a"))
+}
+
+// What cosign asks for: the digest of the tag, its referrers of one type, the signature and
+// the payload that it signs.
+func testASignatureIsFound(t *testing.T) {
+	e, _ := startRepoECR(t, nil)
+	subject, signature, _ := e.signed()
+	r := e.Ask(t, http.MethodHead, testkit.ManifestPath("a", "1"))
+	testkit.AssertManifest(t, r, http.MethodHead, subject, subject.Digest)
+	e.listsAt(t, referrersPath("a", subject.Digest)+"?artifactType="+url.QueryEscape(signatureType), signature)
+	e.serves(t, signature.Digest.String(), signature)
+	e.servesBlobs(t, signature)
+	e.Settled(t)
+	for _, want := range []string{"GET /v2/a/manifests/1 200", "GET /v2/a/referrers/* 200", "GET /v2/a/manifests/" + signature.Digest.String() + " 200"} {
+		assert.Equal(t, 1, e.Up.Count(want), "upstream: %s", e.Up.Log())
+	}
+	assert.Equal(t, len(signature.Blobs()), e.Up.Count(testkit.Blobs+" 200"))
+	e.goesOffline(t, signature)
 }
 
 func testArtifactsComeInTheBackground(t *testing.T) {

@@ -27,6 +27,11 @@ var ecrRules = []trait{
 	{"R09", "a repository that was made by hand under a prefix is covered too; with `ROOT` every one is", "documented", "the same: tags that it lacks come from upstream", testRepositoriesMadeByHand},
 	{"R10", "Docker Hub's official images need `library/`: nothing is added or taken away", "documented", "the same", testOfficialImagesNeedLibrary},
 	{"R11", "a rule works as soon as it was created, and no longer once it was deleted", "inferred", "the same: rules are asked for on each miss", testRulesWorkAtOnce},
+	{"R12", "images of each kind of upstream have the name that AWS documents: `kubernetes/pause`, `gitlab/group/project/image`", "documented", "the same; a name upstream may have one component or many", testNamesByUpstream},
+	{"R13", "open registries are asked anonymously, and count by address; with a secret its user's limits count", "documented", "the same: nothing authenticates a rule without a credential", testOpenRegistriesAreAskedAnonymously},
+	{"R14", "a secret is used by Basic at upstream's token service, whose token is then used by Bearer", "inferred", "the same; a registry that asks for Basic gets that", testASecretBuysAToken},
+	{"R15", "an ECR upstream may itself pull through", "inferred", "the same: digests stay those of the last upstream", testUpstreamsMayPullThrough},
+	{"R16", "FIPS endpoints do not serve the first pull of an image", "documented", "departs: `HostIdentity` knows their names, and they are as others", testFIPSEndpoints},
 	{"R20", "ECR knows nine kinds of upstream, each by a URL and with one kind of credential: none, a secret that must be given, a role", "measured", "`Rule.Validate` has the same table, which `CreatePullThroughCacheRule` goes by (N30 and following); a host's own rules may name any upstream", TestValidateUpstreams},
 	{"R21", "each URL has one spelling, without scheme, port, path or upper case; `docker.io`, `gcr.io`, Harbor and others are none of them", "measured", "the same", TestValidateRefusesOtherSpellings},
 	{"R22", "prefixes, and upstream prefixes, have 2 to 30 characters of the grammar, or are `ROOT`", "documented", "the same, to the words", TestValidatePrefixes},
@@ -195,6 +200,94 @@ func testOfficialImagesNeedLibrary(t *testing.T) {
 	e.push("1", testkit.Image(1), "library/redis")
 	e.refusesAt(t, "/v2/docker-hub/redis/manifests/1", 404, "MANIFEST_UNKNOWN", testkit.SayNotFound)
 	e.asked(t, "GET /v2/redis/manifests/1 404")
+}
+
+func testNamesByUpstream(t *testing.T) {
+	for prefix, names := range map[string]struct{ url, local, there string }{
+		"ecr-public": {"public.ecr.aws", "ecr-public/docker/library/alpine", "docker/library/alpine"},
+		"kubernetes": {"registry.k8s.io", "kubernetes/pause", "pause"},
+		"quay":       {"quay.io", "quay/org/image", "org/image"},
+		"docker-hub": {"registry-1.docker.io", "docker-hub/library/alpine", "library/alpine"},
+		"github":     {"ghcr.io", "github/owner/image", "owner/image"},
+		"gitlab":     {"registry.gitlab.com", "gitlab/group/project/image", "group/project/image"},
+		"chainguard": {"cgr.dev", "chainguard/org/image", "org/image"},
+		"azure":      {"mine.azurecr.io", "azure/image", "image"},
+	} {
+		t.Run(prefix, func(t *testing.T) {
+			mapped(t, pullthrough.Rule{Prefix: prefix, UpstreamURL: names.url}).maps(t, names.local, names.there)
+		})
+	}
+}
+
+// schemes are the requests that upstream had, each with the scheme of its credentials.
+func (e *ecr) schemes() (all []string) {
+	for _, r := range e.Up.Requests() {
+		scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		all = append(all, strings.TrimSpace(r.Method+" "+r.Path+" "+scheme))
+	}
+	return all
+}
+
+func testOpenRegistriesAreAskedAnonymously(t *testing.T) {
+	img := testkit.Image(1)
+	open := startECR(t, pullthroughtest.Config{})
+	open.push("1", img)
+	open.serves(t, "1", img)
+	assert.Equal(t, []string{"GET /v2/a/manifests/1"}, open.schemes())
+
+	public := startECR(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: testkit.Users, Anonymous: true})
+	public.push("1", img)
+	public.serves(t, "1", img)
+	assert.Equal(t, []string{"GET /v2/a/manifests/1", "GET /token", "GET /v2/a/manifests/1 Bearer"}, public.schemes())
+}
+
+func testASecretBuysAToken(t *testing.T) {
+	img := testkit.Image(1)
+	for name, c := range map[string]struct {
+		auth pullthroughtest.Auth
+		want []string
+	}{
+		"Bearer": {pullthroughtest.Bearer, []string{"GET /v2/a/manifests/1", "GET /token Basic", "GET /v2/a/manifests/1 Bearer"}},
+		"Basic":  {pullthroughtest.Basic, []string{"GET /v2/a/manifests/1", "GET /v2/a/manifests/1 Basic"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := startECR(t, pullthroughtest.Config{Auth: c.auth, Users: testkit.Users}, testkit.WithSecret(nil))
+			e.push("1", img)
+			e.serves(t, "1", img)
+			assert.Equal(t, c.want, e.schemes())
+		})
+	}
+}
+
+func testUpstreamsMayPullThrough(t *testing.T) {
+	far := startECR(t, pullthroughtest.Config{})
+	near := startECR(t, pullthroughtest.Config{}, fills(pullthrough.FillBackground), func(p *pullthrough.Proxy) {
+		p.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: far.Server.URL, UpstreamPrefix: testkit.Prefix}}
+	})
+	list, children := index()
+	far.push("1", list)
+	near.serves(t, "1", list)
+	far.Settled(t)
+	assert.Equal(t, 1, far.Up.Count("GET /v2/a/manifests/1 200"))
+	assert.Len(t, far.Up.Log(), 3+3+2, "upstream: %s", far.Up.Log())
+	far.goesOffline(t, append(children, list)...)
+	assert.Empty(t, near.Up.Log())
+	far.Server.Close()
+	for _, img := range append(children, list) {
+		near.serves(t, img.Digest.String(), img)
+		near.servesBlobs(t, img)
+	}
+}
+
+func testFIPSEndpoints(t *testing.T) {
+	for _, host := range []string{".dkr.ecr-fips.eu-west-1.amazonaws.com", ".dkr-ecr-fips.eu-west-1.on.aws"} {
+		e := startECR(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Identify = pullthrough.HostIdentity })
+		e.push("1", testkit.Image(1))
+		e.serves(t, "1", testkit.Image(1), "Host", testkit.RegistryAccount+host)
+		e.asked(t, asks("GET", "1", 200))
+		_, err := e.Store.Manifest(t.Context(), ecrRepo("a"), "1")
+		assert.NoError(t, err)
+	}
 }
 
 // refusesAt is refuses for any path.

@@ -33,6 +33,8 @@ var ecrStored = []trait{
 	{"I14", "images show up in lists some time after the first pull", "measured, `import-timing`", "departs: as soon as the Store has it, a moment after the answer", testStoredImagesAreListed},
 	{"I15", "an event tells of each action", "documented, `event-granularity`", "`Proxy.OnEvent` is told of one fetch for the tag or digest that was asked for, and of one for each object that came behind it", testEventsOfAnImport},
 	{"I16", "the pull of an archived image", "chosen, `archived-pull`", "the library knows no archive: a host that has one refuses by `Proxy.Authorize`, in its words, and nothing is imported", testArchivedImages},
+	{"I17", "by tag, Docker schema 2 is converted to OCI and back when `Accept` leaves out the type that is stored; by digest never (user guide, \"Container image manifest formats\")", "documented, `accept-conversion`", "departs: nothing is converted. The image comes as upstream has it, with upstream's digest, whatever `Accept` says", testNothingIsConverted},
+	{"I18", "an image has 1,000 tags at most, a repository 100,000 images", "documented", "departs: there is no such limit", testTagsAreNotLimited},
 }
 
 // index makes one of two images.
@@ -307,4 +309,51 @@ func testArchivedImages(t *testing.T) {
 	e.push("1", testkit.Image(1))
 	e.refuses(t, "1", 404, "MANIFEST_UNKNOWN", say)
 	e.asked(t)
+}
+
+// accept-conversion: digests are upstream's.
+func testNothingIsConverted(t *testing.T) {
+	docker := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, Docker: true})
+	const dockerManifest, dockerList = "application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json"
+	for name, c := range map[string]struct {
+		img     *pullthroughtest.Image
+		accepts string
+	}{
+		"Docker image for clients of OCI":  {docker, ocispec.MediaTypeImageManifest},
+		"Docker list for clients of OCI":   {pullthroughtest.NewIndex(docker), ocispec.MediaTypeImageIndex},
+		"OCI image for clients of Docker":  {testkit.Image(2), dockerManifest},
+		"OCI index for clients of Docker":  {pullthroughtest.NewIndex(testkit.Image(3)), dockerList},
+		"Docker list for one image of OCI": {pullthroughtest.NewIndex(docker), ocispec.MediaTypeImageManifest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NotEqual(t, c.accepts, c.img.MediaType)
+			e := startECR(t, pullthroughtest.Config{})
+			e.push("1", c.img)
+			for range 2 { // first pull, and stored
+				e.serves(t, "1", c.img, "Accept", c.accepts)
+			}
+			r := e.Ask(t, http.MethodHead, testkit.ManifestPath("a", "1"), "Accept", c.accepts)
+			testkit.AssertManifest(t, r, http.MethodHead, c.img, c.img.Digest)
+			e.serves(t, c.img.Digest.String(), c.img, "Accept", c.accepts)
+			e.asked(t, asks("GET", "1", 200))
+		})
+	}
+}
+
+func testTagsAreNotLimited(t *testing.T) {
+	const most = 1000
+	e := startECR(t, pullthroughtest.Config{})
+	img := testkit.Image(1)
+	for i := range most + 1 {
+		e.Up.Push("a", strconv.Itoa(i), img)
+	}
+	for i := range most + 1 {
+		_, err := e.Manifest(t.Context(), pullthrough.Request{Repo: ecrRepo("a"), Ref: strconv.Itoa(i)})
+		require.NoError(t, err)
+	}
+	e.Settled(t)
+	assert.Equal(t, most+1, e.Up.Count("GET /v2/a/manifests/* 200"))
+	tags, err := e.Mem.Tags(t.Context(), ecrRepo("a"))
+	require.NoError(t, err)
+	assert.Len(t, tags, most+1)
 }
