@@ -77,7 +77,7 @@ does 'pullThroughCacheRules[].ecrRepositoryPrefix' docker-hub describe-pull-thro
 fails RepositoryNotFoundException describe-repositories --repository-names "$repo"
 refused UNAUTHORIZED
 does 'authorizationData[].proxyEndpoint' "$AWS_ENDPOINT_URL" get-authorization-token
-aws ecr get-login-password | "$CRANE" auth login "$host" -u AWS --password-stdin
+aws ecr get-login-password | "$CRANE" auth login "$host" -u AWS --password-stdin 2>"$work/err" || fail "crane auth login: $(cat "$work/err")"
 first=$(pull)
 asked 1 2 "a cold pull"
 
