@@ -96,6 +96,10 @@ func (l *sdkLog) record(ctx context.Context, in middleware.InitializeInput, next
 		for _, failure := range out.Failures {
 			l.add("ImageFailureCode", string(failure.FailureCode))
 		}
+	case *ecr.BatchDeleteImageOutput:
+		for _, failure := range out.Failures {
+			l.add("ImageFailureCode", string(failure.FailureCode))
+		}
 	case *ecr.BatchCheckLayerAvailabilityOutput:
 		for _, failure := range out.Failures {
 			l.add("LayerFailureCode", string(failure.FailureCode))

@@ -37,6 +37,8 @@ var exceptions = map[string][]string{
 	"BatchGetImage":               {"InvalidParameterException", "RepositoryNotFoundException", "UnableToGetUpstreamImageException", "LimitExceededException"},
 	"GetDownloadUrlForLayer":      {"InvalidParameterException", "RepositoryNotFoundException", "LayersNotFoundException", "LayerInaccessibleException", "UnableToGetUpstreamLayerException"},
 	"BatchCheckLayerAvailability": {"InvalidParameterException", "RepositoryNotFoundException"},
+	"BatchDeleteImage":            {"InvalidParameterException", "RepositoryNotFoundException"},
+	"DeleteRepository":            {"InvalidParameterException", "RepositoryNotFoundException", "RepositoryNotEmptyException", "KmsException"},
 	"CreateRepository": {
 		"InvalidParameterException", "InvalidTagParameterException", "TooManyTagsException", "RepositoryAlreadyExistsException", "LimitExceededException", "KmsException",
 	},
@@ -80,8 +82,8 @@ var neverAnswered = map[string]string{
 	"DeleteRegistryPolicy InvalidParameterException":             "the request has no members",
 	"GetRegistryScanningConfiguration InvalidParameterException": "the request has no members",
 	"GetDownloadUrlForLayer LayerInaccessibleException":          "nothing is archived",
+	"DeleteRepository KmsException":                              "nothing is encrypted",
 	"ImageFailureCode ImageInaccessible":                         "nothing is archived",
-	"ImageFailureCode ImageReferencedByManifestList":             "of BatchDeleteImage",
 	"ImageFailureCode KmsError":                                  "nothing is encrypted",
 	"LayerAvailability ARCHIVED":                                 "nothing is archived",
 }

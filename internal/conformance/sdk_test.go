@@ -32,6 +32,7 @@ var sdkTests = map[string]func(*testing.T, *sdkLog){
 	"repositories":        sdkRepositories,
 	"repository pages":    sdkRepositoryPages,
 	"layers":              sdkLayers,
+	"deletion":            sdkDeletion,
 	"referrers":           sdkReferrers,
 	"settings":            sdkSettings,
 	"restart":             sdkRestart,

@@ -98,6 +98,8 @@ func validInputs() map[string]any {
 		"BatchGetImage":               &ecr.BatchGetImageInput{RepositoryName: repo, ImageIds: ids},
 		"GetDownloadUrlForLayer":      &ecr.GetDownloadUrlForLayerInput{RepositoryName: repo, LayerDigest: str(nowhere)},
 		"BatchCheckLayerAvailability": &ecr.BatchCheckLayerAvailabilityInput{RepositoryName: repo, LayerDigests: []string{nowhere}},
+		"BatchDeleteImage":            &ecr.BatchDeleteImageInput{RepositoryName: repo, ImageIds: ids},
+		"DeleteRepository":            &ecr.DeleteRepositoryInput{RepositoryName: repo},
 
 		"CreateRepository":                        &ecr.CreateRepositoryInput{RepositoryName: repo},
 		"PutImageTagMutability":                   &ecr.PutImageTagMutabilityInput{RepositoryName: repo, ImageTagMutability: types.ImageTagMutabilityMutable},
@@ -220,6 +222,10 @@ func spoilImages(in any) (message string) {
 		in.LayerDigest, message = str("x"), constraint("layerDigest", "Member must satisfy regular expression pattern: [a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 	case *ecr.BatchCheckLayerAvailabilityInput:
 		in.LayerDigests, message = make([]string, 101), constraint("layerDigests", tooLong+"100")
+	case *ecr.BatchDeleteImageInput:
+		in.ImageIds, message = make([]types.ImageIdentifier, 101), constraint("imageIds", tooLong+"100")
+	case *ecr.DeleteRepositoryInput:
+		in.RepositoryName, message = str("a"), constraint("repositoryName", tooShort+"2")
 	case *ecr.ListImageReferrersInput:
 		in.MaxResults, message = aws.Int32(51), constraint("maxResults", tooMuch+"50")
 	default:

@@ -56,6 +56,14 @@ func TestTerraformRepository(t *testing.T) {
 	want.ImageScanningConfiguration = &types.ImageScanningConfiguration{}
 	assert.Equal(t, want, read())
 	assert.Equal(t, []types.Tag{{Key: str("team"), Value: str("a")}}, tags())
+
+	destroy := &ecr.DeleteRepositoryInput{RepositoryName: name, RegistryId: registry} // force_delete is not set
+	_, err = f.DeleteRepository(ctx, destroy)
+	require.NoError(t, err)
+	_, err = f.DeleteRepository(ctx, destroy)
+	assert.ErrorAs(t, err, new(*types.RepositoryNotFoundException), "it is gone already")
+	_, err = f.DescribeRepositories(ctx, &ecr.DescribeRepositoriesInput{RepositoryNames: []string{*name}})
+	assert.ErrorAs(t, err, new(*types.RepositoryNotFoundException))
 }
 
 func TestTerraformPolicies(t *testing.T) {
