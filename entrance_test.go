@@ -123,7 +123,7 @@ var entrances = []entrance{
 		return ecrapi.GetRepositoryPolicyInput{RepositoryName: &h.warm.Name}
 	}),
 	setting("SetRepositoryPolicy", (*ecrapi.API).SetRepositoryPolicy, func(h *house) ecrapi.SetRepositoryPolicyInput {
-		return ecrapi.SetRepositoryPolicyInput{RepositoryName: &h.warm.Name, PolicyText: new(`{"Version":"2012-10-17","Statement":[]}`)}
+		return ecrapi.SetRepositoryPolicyInput{RepositoryName: &h.warm.Name, PolicyText: new(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"ecr:BatchGetImage"}]}`)}
 	}),
 	setting("DeleteRepositoryPolicy", (*ecrapi.API).DeleteRepositoryPolicy, func(h *house) ecrapi.DeleteRepositoryPolicyInput {
 		return ecrapi.DeleteRepositoryPolicyInput{RepositoryName: &h.warm.Name}
@@ -213,7 +213,9 @@ func setting[In, Out any](name string, do func(*ecrapi.API, context.Context, pul
 }
 
 // arn names the repository that is there.
-func (h *house) arn() *string { return new("arn:aws:ecr:us-east-1:123456789012:repository/" + h.warm.Name) }
+func (h *house) arn() *string {
+	return new("arn:aws:ecr:us-east-1:123456789012:repository/" + h.warm.Name)
+}
 
 func (h *house) authorize(_ context.Context, a pullthrough.Action, _ pullthrough.Request) error {
 	h.mu.Lock()
