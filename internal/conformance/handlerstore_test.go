@@ -88,6 +88,7 @@ func newDistribution(t testing.TB, storage configuration.Storage, change func(*c
 	c.HTTP.Secret = "only-for-tests"
 	c.Catalog.MaxEntries = 2 // a page
 	c.Storage["maintenance"] = configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}}
+	c.Storage["delete"] = configuration.Parameters{"enabled": true}
 	if change != nil {
 		change(c)
 	}
@@ -136,6 +137,7 @@ func newRedirecting(t *testing.T) http.Handler {
 	files := httptest.NewServer(http.FileServer(http.Dir(dir)))
 	t.Cleanup(files.Close)
 	return newDistribution(t, configuration.Storage{"filesystem": {"rootdirectory": dir}}, func(c *configuration.Configuration) {
+		delete(c.Storage, "delete") // the files of distribution do not stand a deletion beside a push
 		c.Middleware = map[string][]configuration.Middleware{
 			"storage": {{Name: "redirect", Options: configuration.Parameters{"baseurl": files.URL}}},
 		}
