@@ -19,6 +19,15 @@ import (
 // a client would accept: a tag must have one answer.
 var acceptManifests = http.Header{"Accept": {manifest.Accept}}
 
+// readUpTo reads the body of an answer, and one byte more than most if it is longer.
+func (t *Target) readUpTo(ctx context.Context, resp *http.Response, most int64) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
+	if err != nil {
+		return nil, t.fail(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redact(ctx, err)))
+	}
+	return body, nil
+}
+
 // errCut is the cause of an error for a body that broke off.
 var errCut = errors.New("the answer broke off")
 
@@ -138,9 +147,9 @@ func (c *Client) readManifest(ctx context.Context, t *Target, ref string, tries 
 	if resp.ContentLength > manifest.MaxSize {
 		return nil, nil, t.fail(ErrTooLarge, fmt.Errorf("manifest of %d bytes", resp.ContentLength))
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, manifest.MaxSize+1))
+	body, err := t.readUpTo(ctx, resp, manifest.MaxSize)
 	if err != nil {
-		return nil, nil, t.fail(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redact(ctx, err)))
+		return nil, nil, err
 	}
 	if len(body) > manifest.MaxSize {
 		return nil, nil, t.fail(ErrTooLarge, fmt.Errorf("manifest of more than %d bytes", manifest.MaxSize))

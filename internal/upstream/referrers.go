@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
@@ -72,9 +71,9 @@ func (c *Client) addPage(ctx context.Context, t *Target, o object, all *referrer
 		}
 		return "", e
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, referrerlist.MaxBytes+1))
+	body, err := t.readUpTo(ctx, resp, referrerlist.MaxBytes)
 	if err != nil {
-		return "", t.fail(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redact(ctx, err)))
+		return "", err
 	}
 	if err := all.Add(body); err != nil {
 		return "", t.failList(err)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
@@ -50,9 +49,9 @@ func (c *Client) addTags(ctx context.Context, t *Target, o object, tags []string
 	if resp.StatusCode != http.StatusOK {
 		return nil, "", statusError(t, resp)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTagPage+1))
+	body, err := t.readUpTo(ctx, resp, maxTagPage)
 	if err != nil {
-		return nil, "", t.fail(ErrUnavailable, fmt.Errorf("%w: %w", errCut, redact(ctx, err)))
+		return nil, "", err
 	}
 	var document struct{ Tags []string }
 	switch {
