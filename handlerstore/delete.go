@@ -31,14 +31,8 @@ func (s *Store) DeleteImage(ctx context.Context, repo pullthrough.Repo, ref stri
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) && !isMiss(err) {
 		return err
 	}
-	for _, tag := range tags {
-		d, err := s.digestOf(ctx, at, tag)
-		if err == nil && d == digest.Digest(ref) {
-			err = s.delete(ctx, at, tag)
-		}
-		if err != nil && !isMiss(err) && !errors.Is(err, errors.ErrUnsupported) {
-			return err
-		}
+	if err := s.deleteTags(ctx, at, tags, func(d digest.Digest) bool { return d == digest.Digest(ref) }); err != nil {
+		return err
 	}
 	return s.delete(ctx, at, ref)
 }
@@ -61,18 +55,27 @@ func (s *Store) DeleteRepo(ctx context.Context, repo pullthrough.Repo) error {
 		return err
 	}
 	named := map[digest.Digest]struct{}{}
-	for _, tag := range tags {
-		d, err := s.digestOf(ctx, at, tag)
-		if err == nil {
-			named[d] = struct{}{}
-			err = s.delete(ctx, at, tag)
-		}
-		if err != nil && !isMiss(err) && !errors.Is(err, errors.ErrUnsupported) {
-			return err
-		}
+	err = s.deleteTags(ctx, at, tags, func(d digest.Digest) bool { named[d] = struct{}{}; return true })
+	if err != nil {
+		return err
 	}
 	for d := range named {
 		if err := s.delete(ctx, at, d.String()); err != nil && !isMiss(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteTags deletes those of the tags that name what match accepts, if the registry deletes
+// tags.
+func (s *Store) deleteTags(ctx context.Context, at innerRepo, tags []string, match func(digest.Digest) bool) error {
+	for _, tag := range tags {
+		d, err := s.digestOf(ctx, at, tag)
+		if err == nil && match(d) {
+			err = s.delete(ctx, at, tag)
+		}
+		if err != nil && !isMiss(err) && !errors.Is(err, errors.ErrUnsupported) {
 			return err
 		}
 	}
@@ -95,7 +98,7 @@ func (s *Store) delete(ctx context.Context, at innerRepo, ref string) error {
 		return err
 	case a.status == http.StatusNotFound:
 		return missError(at.Repo, ref)
-	case a.refusesDelete():
+	case a.isUnsupported():
 		return fmt.Errorf("%w: %w", errors.ErrUnsupported, a.refusal())
 	case !a.isSuccess():
 		return a.refusal()
@@ -104,9 +107,9 @@ func (s *Store) delete(ctx context.Context, at innerRepo, ref string) error {
 	return nil
 }
 
-// refusesDelete reports whether the registry does not delete what was asked for. The
-// spec wants 405 or 400 of one that deletes no tags; 501 is used, too.
-func (a *innerAnswer) refusesDelete() bool {
+// isUnsupported reports whether the registry does not do what it was asked for. The spec
+// wants 405 or 400 of one that deletes no tags; 501 is used, too.
+func (a *innerAnswer) isUnsupported() bool {
 	return slices.Contains([]int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotImplemented}, a.status)
 }
 
@@ -121,7 +124,7 @@ func (s *Store) listTags(ctx context.Context, at innerRepo) (tags []string, err 
 			return nil, err
 		case a.status == http.StatusNotFound:
 			return nil, &fs.PathError{Op: "list", Path: at.Name, Err: fs.ErrNotExist}
-		case a.refusesDelete():
+		case a.isUnsupported():
 			return nil, fmt.Errorf("%w: %w", errors.ErrUnsupported, a.refusal())
 		case a.status != http.StatusOK:
 			return nil, a.refusal()
