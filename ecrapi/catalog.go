@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"path"
 	"slices"
 	"sync"
 	"time"
@@ -293,8 +292,7 @@ func (c *Catalog) complete(r CatalogRepository) CatalogRepository {
 // mustNotMove reports whether the tag must not move once the repository has it.
 func (r CatalogRepository) mustNotMove(tag string) bool {
 	excluded := slices.ContainsFunc(r.ImageTagMutabilityExclusionFilters, func(f ExclusionFilter) bool {
-		match, err := path.Match(value(f.Filter), tag) // neither has a slash: * is any text
-		return err == nil && match
+		return matchesWildcard(value(f.Filter), tag)
 	})
 	switch r.ImageTagMutability {
 	case immutable, immutableWithExclusion:

@@ -4,9 +4,9 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"regexp"
 	"strings"
 
+	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 )
@@ -46,17 +46,15 @@ func hostOf(r *http.Request) string {
 	return "localhost"
 }
 
-// registryHost is a host that is named as Amazon ECR's registries are.
-var registryHost = regexp.MustCompile(`\A[0-9]{12}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.(.+)\z`)
-
 // hostOfRegistry returns the host of a registry on a server that was reached by host. One
 // server has registries of several accounts if they have names of their own, as
 // [pullthrough.HostIdentity] reads them: so they are named where the server has been
 // reached by such a name, and where the account is not the API's own. What has no name,
 // and localhost, cannot have names below it.
 func (a *API) hostOfRegistry(reg registry, host string) string {
-	if own := registryHost.FindStringSubmatch(host); own != nil {
-		return ownHost(reg, own[len(own)-1])
+	if own, _ := pullthrough.HostIdentity(&http.Request{Host: host}); own.Account != "" {
+		_, domain, _ := strings.Cut(host, "."+own.Region+".")
+		return ownHost(reg, domain)
 	}
 	if reg.account == a.registry("", "").account || !isNamed(host) {
 		return host

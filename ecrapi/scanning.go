@@ -93,7 +93,12 @@ func matchesName(filter, name string) bool {
 	if !strings.Contains(filter, "*") {
 		return strings.Contains(name, filter)
 	}
-	// A * stands for slashes, too, which it does not for path.Match.
+	return matchesWildcard(filter, name)
+}
+
+// matchesWildcard reports whether a filter of the type WILDCARD matches the whole name: a *
+// stands for any text. For path.Match it does not stand for slashes.
+func matchesWildcard(filter, name string) bool {
 	flat := strings.NewReplacer("/", "\x00")
 	match, err := path.Match(flat.Replace(filter), flat.Replace(name))
 	return err == nil && match
