@@ -381,7 +381,7 @@ func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
 func (bl *blobs) commit(ctx context.Context, rt *route, f *fill.Fill, place *stagePlace) error {
 	desc := ocispec.Descriptor{MediaType: serve.MediaTypeBlob, Digest: f.Digest(), Size: f.Size()}
 	if place != nil && f.Whole() {
-		err := bl.store.commitStage(ctx, rt, place.stage, desc)
+		err := bl.store.commitStage(ctx, rt.beginning, place.stage, desc)
 		if errors.Is(err, hostcall.ErrNotCalled) || errors.Is(err, errDeleted) {
 			place.Abort()
 		}
@@ -394,7 +394,7 @@ func (bl *blobs) commit(ctx context.Context, rt *route, f *fill.Fill, place *sta
 	}
 	// A Store that was given up at Shutdown must not read a spool that is gone.
 	defer func() { _ = body.Close() }()
-	return bl.store.putBlob(ctx, rt, desc, body)
+	return bl.store.putBlob(ctx, rt.beginning, desc, body)
 }
 
 // successor is the Store's blob for a reader of the spool, which can go then.

@@ -137,7 +137,7 @@ func (k *keeper) put(f *fetching, m *Manifest) *Manifest {
 	if err == nil && m.Source == SourceFill && m.Tag != "" && canonical(m) != m.Descriptor.Digest {
 		also := *m
 		also.Tag, also.Descriptor.Digest = "", canonical(m)
-		err = k.store.putManifest(ctx, f.rt, &also)
+		err = k.store.putManifest(ctx, f.rt.beginning, &also)
 	}
 	if errors.Is(err, errDeleted) {
 		return k.unstored(f, m, err)
@@ -171,7 +171,7 @@ func (k *keeper) putAs(f *fetching, m *Manifest) (*Manifest, error) {
 	}
 	ctx, put := f.Context(), *m
 	put.KeepLocal = f.keepsLocal(m)
-	err := k.store.putManifest(ctx, f.rt, &put)
+	err := k.store.putManifest(ctx, f.rt.beginning, &put)
 	if !errors.Is(err, ErrImmutable) {
 		return m, err
 	}
@@ -183,7 +183,7 @@ func (k *keeper) putAs(f *fetching, m *Manifest) (*Manifest, error) {
 		return m, err
 	}
 	m = asConfirmed(have, f.r.Ref, m.CheckedAt)
-	return m, k.store.putManifest(ctx, f.rt, m) // that it was checked
+	return m, k.store.putManifest(ctx, f.rt.beginning, m) // that it was checked
 }
 
 // canonical is the sha256 digest of m. A tag to which upstream gives a digest of another

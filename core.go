@@ -148,7 +148,7 @@ func (c *core) createRepo(ctx context.Context, rt *route, r Request) error {
 	if found != absent || c.router.unchanged(ctx, rt) != nil {
 		return err
 	}
-	return c.store.createRepo(ctx, rt, r)
+	return c.store.createRepo(ctx, rt.beginning, rt.rule, r)
 }
 
 // presence says whether the repository is there, if the words of err depend on it.

@@ -3,7 +3,6 @@ package pullthrough
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"sync"
 
@@ -39,6 +38,13 @@ type deleted struct {
 	ref  string
 }
 
+// beginning is where a fetch brings something, and the number of the last deletion before
+// it began.
+type beginning struct {
+	repo  Repo
+	since uint64
+}
+
 // putting is a put under way. A put of nothing but content has no refs.
 type putting struct {
 	repo Repo
@@ -57,11 +63,11 @@ func (d *deletions) now() uint64 {
 	return d.count
 }
 
-// put calls f, which puts what a fetch has brought that began after the deletion since.
-// If some of it was deleted later, f is not called, and the error is errDeleted.
-func (d *deletions) put(since uint64, repo Repo, refs [2]string, f func() error) error {
-	p := &putting{repo, refs, make(chan struct{})}
-	if !d.begin(since, p) {
+// put calls f, which puts what a fetch has brought. If some of it was deleted since that
+// began, f is not called, and the error is errDeleted.
+func (d *deletions) put(b beginning, refs [2]string, f func() error) error {
+	p := &putting{b.repo, refs, make(chan struct{})}
+	if !d.begin(b.since, p) {
 		return errDeleted
 	}
 	defer d.end(p)
@@ -137,28 +143,4 @@ func await(ctx context.Context, puts []*putting) error {
 		}
 	}
 	return nil
-}
-
-// delete deletes what ref names in the repository, or the repository if ref is "".
-func (e *engine) delete(ctx context.Context, repo Repo, ref string) error {
-	deleter, ok := e.store.host.(ImageDeleter)
-	if !ok {
-		return fmt.Errorf("the Store is no ImageDeleter: %w", errors.ErrUnsupported)
-	}
-	e.settled(ctx, repo) // what was answered before is there, and is deleted
-	unlink := func() { e.forget(repo, ref) }
-	return e.store.deletions.delete(ctx, deleted{repo, ref}, unlink, func() error {
-		return e.store.delete(ctx, deleter, repo, ref)
-	})
-}
-
-// forget has the next pull of ref, or of all in the repository if ref is "", ask anew.
-func (e *engine) forget(repo Repo, ref string) {
-	match := func(key objectKey) bool { return key.isOf(repo) && (ref == "" || key.ref == ref) }
-	e.manifests.flights.Unlink(match)
-	e.registries.memory.forget(match)
-	if ref == "" {
-		e.referrers.lists.RemoveAll(match)
-		e.importer.looked.RemoveAll(func(key imageKey) bool { return key.repo == repo })
-	}
 }

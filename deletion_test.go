@@ -48,6 +48,26 @@ func TestDeletingATagForcesARefresh(t *testing.T) {
 	assert.Equal(t, testkit.Image(1).Digest, pull().Descriptor.Digest, "that it was missing is forgotten")
 }
 
+// What names nothing deletes nothing: an empty name does not stand for a whole account, nor an
+// empty reference for the repository.
+func TestOnlyWhatIsNamedIsDeleted(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	w.Up.Push("a", "1", testkit.Image(1))
+	_, err := w.Tagged(t, "1")
+	require.NoError(t, err)
+	require.NoError(t, w.Idle(t.Context()))
+	for _, repo := range []pullthrough.Repo{{}, testkit.Repo(""), {Name: "../a"}} {
+		assert.ErrorIs(t, w.DeleteRepo(t.Context(), repo), pullthrough.ErrInvalid)
+		assert.ErrorIs(t, w.DeleteImage(t.Context(), repo, "1"), pullthrough.ErrInvalid)
+	}
+	for _, ref := range []string{"", "a/b", "sha256:0"} {
+		assert.ErrorIs(t, w.DeleteImage(t.Context(), testkit.Repo("a"), ref), pullthrough.ErrInvalid)
+	}
+	_, err = w.Tagged(t, "1")
+	require.NoError(t, err)
+	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 200"), "it is stored still")
+}
+
 // A fetch that began before a deletion is answered and does not bring back what was deleted.
 func TestAFetchDoesNotBringBackWhatWasDeleted(t *testing.T) {
 	img := testkit.Image(1)

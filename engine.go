@@ -13,6 +13,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/referrerlist"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
 )
@@ -147,11 +148,41 @@ func (e *engine) allTags(ctx context.Context, r Request) ([]string, error) {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, err
 	}
-	return e.tagLists.withUpstream(ctx, r, stored, err)
+	rt := e.tagLists.wanted(ctx, r.Repo)
+	if rt != nil && e.mayImport(ctx, r) != nil {
+		rt = nil
+	}
+	return e.tagLists.withUpstream(ctx, rt, stored, err)
 }
 
 // repos lists the repositories of a registry, with those of the pulls before.
 func (e *engine) repos(ctx context.Context, r Request) ([]string, error) {
 	e.settled(ctx, r.Repo)
 	return e.core.repos(ctx, r)
+}
+
+// delete deletes what ref names in the repository, or the repository if ref is "".
+func (e *engine) delete(ctx context.Context, repo Repo, ref string) error {
+	if err := ocipath.CheckName(repo.Name); err != nil {
+		return invalid(repo, ref, err)
+	}
+	if !e.store.deletes() {
+		return fmt.Errorf("the Store is no ImageDeleter: %w", errors.ErrUnsupported)
+	}
+	e.settled(ctx, repo) // what was answered before is there, and is deleted
+	unlink := func() { e.forget(repo, ref) }
+	return e.store.deletions.delete(ctx, deleted{repo, ref}, unlink, func() error {
+		return e.store.delete(ctx, repo, ref)
+	})
+}
+
+// forget has the next pull of ref, or of all in the repository if ref is "", ask anew.
+func (e *engine) forget(repo Repo, ref string) {
+	match := func(key objectKey) bool { return key.isOf(repo) && (ref == "" || key.ref == ref) }
+	e.manifests.flights.Unlink(match)
+	e.registries.memory.forget(match)
+	if ref == "" {
+		e.referrers.lists.RemoveAll(match)
+		e.importer.looked.RemoveAll(func(key imageKey) bool { return key.repo == repo })
+	}
 }

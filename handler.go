@@ -51,14 +51,12 @@ type wrapper struct {
 
 func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, err := ocipath.Split(r.URL)
-	switch {
-	case !isPullMethod(r.Method) || errors.Is(err, ocipath.ErrNotRegistry):
-		h.next.ServeHTTP(w, r)
+	isPull := isPullMethod(r.Method)
+	if isPull && err == nil && path.Kind == ocipath.Tags && h.listTags(w, r, path) {
 		return
-	case err == nil && !isPullKind(path.Kind):
-		if path.Kind != ocipath.Tags || !h.listTags(w, r, path) {
-			h.next.ServeHTTP(w, r)
-		}
+	}
+	if !isPull || errors.Is(err, ocipath.ErrNotRegistry) || err == nil && !isPullKind(path.Kind) {
+		h.next.ServeHTTP(w, r)
 		return
 	}
 	if err != nil {
@@ -212,48 +210,52 @@ func listPath(req Request) ocipath.Path {
 }
 
 // listTags answers with the tags that next lists and those that upstream has, where the
-// Policy says so. Where it reports false nothing has been written, and the list is next's
-// alone.
+// Policy says so and the caller may pull and import. Where it reports false nothing has been
+// written, and the list is next's alone.
 func (h *wrapper) listTags(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
-	c := h.identify(r)
+	c, e := h.identify(r), h.engine()
 	req := Request{Repo: Repo{c.Account, c.Region, path.Name}, Head: r.Method == http.MethodHead, Caller: c.Caller}
-	lists := h.engine().tagLists
-	if c.err != nil || path.Check() != nil || lists.wanted(r.Context(), req) == nil {
+	if c.err != nil || path.Check() != nil {
 		return false
 	}
-	if authorize(r.Context(), lists.authorize, ActionPull, req) != nil {
+	rt := e.tagLists.wanted(r.Context(), req.Repo)
+	if rt == nil || authorize(r.Context(), e.authorize, ActionPull, req) != nil || e.mayImport(r.Context(), req) != nil {
 		return false
 	}
-	var tags []string
-	status, err := h.readNext(r, path, func(page []byte) error {
-		var document struct{ Tags []string }
-		if err := json.Unmarshal(page, &document); err != nil {
-			return err
-		}
-		tags = append(tags, document.Tags...)
-		return nil
-	})
-	if err != nil || status != http.StatusOK && status != http.StatusNotFound {
+	tags, err := h.nextTags(r, path)
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return false
 	}
-	var missing error
-	if status == http.StatusNotFound {
-		missing = asUnknownName(fs.ErrNotExist)
-	}
-	w, answer := h.engine().writes.Answer(w, r)
-	if page, ok := serve.ParsePage(w, r); ok {
-		all, err := lists.withUpstream(r.Context(), req, tags, missing)
-		if err == nil {
-			all, err = page.Of(w, r, all, nil)
-		}
+	w, answer := e.writes.Answer(w, r)
+	writeList(w, r, path.Kind, req, func(page serve.Page) ([]string, error) {
+		all, err := e.tagLists.withUpstream(r.Context(), rt, tags, err)
 		if err != nil {
-			refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
-		} else {
-			writeTags(w, req.Repo.Name, all)
+			return nil, err
 		}
-	}
+		return page.Of(w, r, all, nil)
+	})
 	answer.End()
 	return true
+}
+
+// nextTags is the whole list of tags that next has for the client of r. An error that Is
+// ErrNotFound says that next has no such repository, another one that there is no list.
+func (h *wrapper) nextTags(r *http.Request, path ocipath.Path) (tags []string, err error) {
+	status, err := h.readNext(r, path, func(page []byte) error {
+		var document struct{ Tags []string }
+		err := json.Unmarshal(page, &document)
+		tags = append(tags, document.Tags...)
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case status == http.StatusNotFound:
+		return nil, asUnknownName(fs.ErrNotExist)
+	case status != http.StatusOK:
+		return nil, fmt.Errorf("status %d", status)
+	}
+	return tags, nil
 }
 
 // readNext reads a list of next's to its end, page by page, as the client of r. Without a list

@@ -59,9 +59,10 @@ import (
 	"sync"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Proxy turns misses of a Store into pulls from upstream registries. It is a
@@ -201,9 +202,9 @@ func (p *Proxy) Blob(ctx context.Context, r Request) (*Blob, error) {
 // than [Policy.ReferrersTTL]; when upstream fails a known list is returned. Upstream has no
 // referrers API if it answers 404, and seems to have none if it answers 400, 405, 406 or
 // 501, or, to a rule without credentials, 401 or 403 without a challenge: that counts for
-// [Policy.NotFoundTTL], where no list is known. The artifacts in a list are fetched when they are pulled; with
-// [FillBackground] and [FillEager] those of a subject that is stored come in the background. A subject that nobody knows has an empty list.
-// Errors are as for [Proxy.Manifest]; where no rule covers the repository the
+// [Policy.NotFoundTTL], where no list is known. The artifacts in a list are fetched when
+// they are pulled; with [FillBackground] and [FillEager] those of a subject that is stored
+// come in the background. A subject that nobody knows has an empty list. Errors are as for [Proxy.Manifest]; where no rule covers the repository the
 // error Is [ErrNoRule], and it Is [ErrNotFound] for a caller who may not import,
 // where no list is known. Over HTTP both are an empty list.
 func (p *Proxy) Referrers(ctx context.Context, r Request, artifactType string) (*ocispec.Index, error) {

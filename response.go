@@ -194,30 +194,31 @@ func WriteError(w http.ResponseWriter, err error) {
 // ECR, a list never creates a repository, and asks upstream only where
 // [Policy.UpstreamTags] says so.
 func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request) {
+	writeList(w, r, kind, req, func(page serve.Page) ([]string, error) { return p.list(w, r, kind, req, page) })
+}
+
+// writeList answers with the part of a list that read returns for the page of the request.
+func writeList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, read func(serve.Page) ([]string, error)) {
 	page, ok := serve.ParsePage(w, r)
 	if !ok {
 		return
 	}
-	names, err := p.list(w, r, kind, req, page)
+	names, err := read(page)
 	switch {
 	case errors.Is(err, errNotListed):
 		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+kind.String()+".")
 	case err != nil:
 		refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
 	case kind == ocipath.Tags:
-		writeTags(w, req.Repo.Name, names)
+		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
+			Name string   `json:"name"`
+			Tags []string `json:"tags"`
+		}{req.Repo.Name, names})
 	default:
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
 			Repositories []string `json:"repositories"`
 		}{names})
 	}
-}
-
-func writeTags(w http.ResponseWriter, name string, tags []string) {
-	serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
-		Name string   `json:"name"`
-		Tags []string `json:"tags"`
-	}{name, tags})
 }
 
 // list returns the page's part of a list, and sets the Link header.

@@ -228,8 +228,9 @@ type Policy struct {
 	// MaxDownloads limits how many blobs the rule downloads at a time; more wait,
 	// for 10 seconds at most. Imports have at most half of them, stand behind clients,
 	// and wait as long as it takes. Of manifests and sizes 256 are fetched at a time,
-	// and of lists of referrers 8, apart from these. Further connections for clients that read far ahead of what
-	// has come are at most as many again, and are done without where none is free. 0: 64.
+	// and of lists of referrers and tags 8, apart from these. Further connections for clients
+	// that read far ahead of what has come are at most as many again, and are done without
+	// where none is free. 0: 64.
 	MaxDownloads int
 	// Orphans is how many downloads may finish after their last client has left,
 	// and OrphanBytes how much may be left of them together, counted over all
@@ -241,8 +242,8 @@ type Policy struct {
 	// stored in any case.
 	Orphans     int
 	OrphanBytes int64
-	// MaxBlobBytes limits the size of a blob. 0: 200,000,000,000, Amazon ECR's limit (layer-limit)
-	// for a layer.
+	// MaxBlobBytes limits the size of a blob. 0: 200,000,000,000 bytes, Amazon ECR's limit
+	// for a layer (layer-limit).
 	MaxBlobBytes int64
 
 	// Retries is how often a request of a first pull that failed in passing is sent

@@ -253,30 +253,36 @@ func sizeOf(b *Blob) (int64, error) {
 
 // putManifest stores m, in its turn, unless it was deleted since its fetch began: then the
 // error Is errDeleted.
-func (s *guardedStore) putManifest(ctx context.Context, rt *route, m *Manifest) error {
+func (s *guardedStore) putManifest(ctx context.Context, b beginning, m *Manifest) error {
 	return s.manifestPuts.Do(ctx, "Store.PutManifest", func(ctx context.Context, _ func()) error {
-		return s.deletions.put(rt.since, rt.repo, [2]string{m.Tag, m.Descriptor.Digest.String()}, func() error {
-			return s.host.PutManifest(ctx, rt.repo, m)
+		return s.deletions.put(b, [2]string{m.Tag, m.Descriptor.Digest.String()}, func() error {
+			return s.host.PutManifest(ctx, b.repo, m)
 		})
 	})
 }
 
-// delete has the Store delete what ref names, or the repository if ref is "".
-func (s *guardedStore) delete(ctx context.Context, host ImageDeleter, repo Repo, ref string) error {
+// deletes reports whether the Store is an ImageDeleter.
+func (s *guardedStore) deletes() bool {
+	_, ok := s.host.(ImageDeleter)
+	return ok
+}
+
+// delete has an ImageDeleter delete what ref names, or the repository if ref is "".
+func (s *guardedStore) delete(ctx context.Context, repo Repo, ref string) error {
 	return hostcall.Guard("Store.DeleteImage", func() error {
 		if ref == "" {
-			return host.DeleteRepo(ctx, repo)
+			return s.host.(ImageDeleter).DeleteRepo(ctx, repo)
 		}
-		return host.DeleteImage(ctx, repo, ref)
+		return s.host.(ImageDeleter).DeleteImage(ctx, repo, ref)
 	})
 }
 
 // putBlob stores the verified content of r, in its turn. As for errDeleted, see
 // putManifest.
-func (s *guardedStore) putBlob(ctx context.Context, rt *route, desc ocispec.Descriptor, r io.ReadSeeker) error {
+func (s *guardedStore) putBlob(ctx context.Context, b beginning, desc ocispec.Descriptor, r io.ReadSeeker) error {
 	return s.blobPuts.Do(ctx, "Store.PutBlob", func(ctx context.Context, progress func()) error {
-		return s.deletions.put(rt.since, rt.repo, [2]string{}, func() error {
-			return s.host.PutBlob(ctx, rt.repo, desc, hostcall.NewBody(ctx, r, desc.Size, progress))
+		return s.deletions.put(b, [2]string{}, func() error {
+			return s.host.PutBlob(ctx, b.repo, desc, hostcall.NewBody(ctx, r, desc.Size, progress))
 		})
 	})
 }
@@ -307,9 +313,9 @@ func (s *guardedStore) stage(ctx context.Context, repo Repo, d digest.Digest) (*
 
 // commitStage makes a blob of what was staged, in its turn. The error Is
 // [hostcall.ErrNotCalled] or errDeleted where the Stage was not asked to.
-func (s *guardedStore) commitStage(ctx context.Context, rt *route, stage Stage, desc ocispec.Descriptor) error {
+func (s *guardedStore) commitStage(ctx context.Context, b beginning, stage Stage, desc ocispec.Descriptor) error {
 	return s.blobPuts.Do(ctx, "Stage.Commit", func(ctx context.Context, _ func()) error {
-		return s.deletions.put(rt.since, rt.repo, [2]string{}, func() error { return stage.Commit(ctx, desc) })
+		return s.deletions.put(b, [2]string{}, func() error { return stage.Commit(ctx, desc) })
 	})
 }
 
@@ -335,10 +341,10 @@ func (s *guardedStore) repository(ctx context.Context, repo Repo) (presence, err
 }
 
 // createRepo has a RepoCreator make the repository.
-func (s *guardedStore) createRepo(ctx context.Context, rt *route, r Request) error {
+func (s *guardedStore) createRepo(ctx context.Context, b beginning, rule Rule, r Request) error {
 	_, err := hostcall.Do(ctx, s.lookups, "Store.CreateRepo", nil, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.deletions.put(rt.since, r.Repo, [2]string{}, func() error {
-			return s.host.(RepoCreator).CreateRepo(ctx, r.Repo, rt.rule, r)
+		return struct{}{}, s.deletions.put(b, [2]string{}, func() error {
+			return s.host.(RepoCreator).CreateRepo(ctx, b.repo, rule, r)
 		})
 	})
 	_, typed := errors.AsType[*Error](err)

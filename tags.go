@@ -40,9 +40,8 @@ func newTagLists(c *core, flights *flight.Set) *tagLists {
 }
 
 // withUpstream adds to a list of tags, which ended with err, what upstream has. Where
-// nothing is there upstream, or it is not to be asked, the list is returned as it is.
-func (tl *tagLists) withUpstream(ctx context.Context, r Request, ours []string, err error) ([]string, error) {
-	rt := tl.wanted(ctx, r)
+// nothing is there upstream the list is returned as it is, and so it is without a way.
+func (tl *tagLists) withUpstream(ctx context.Context, rt *route, ours []string, err error) ([]string, error) {
 	if rt == nil {
 		return ours, err
 	}
@@ -56,10 +55,11 @@ func (tl *tagLists) withUpstream(ctx context.Context, r Request, ours []string, 
 	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(ours, theirs)))), nil
 }
 
-// wanted is the way to upstream's list of tags; nil: it is not to be asked for it.
-func (tl *tagLists) wanted(ctx context.Context, r Request) *route {
-	rt, err := tl.router.routeBeside(ctx, r.Repo)
-	if err != nil || !rt.policy.UpstreamTags || rt.policy.Offline || tl.mayImport(ctx, r) != nil {
+// wanted is the way to upstream's list of tags; nil: the Policy does not say that it is to
+// be asked for it.
+func (tl *tagLists) wanted(ctx context.Context, repo Repo) *route {
+	rt, err := tl.router.routeBeside(ctx, repo)
+	if err != nil || !rt.policy.UpstreamTags || rt.policy.Offline {
 		return nil
 	}
 	return rt

@@ -23,13 +23,12 @@ import (
 // route is the way from one of our repositories to its upstream. It is made once
 // per request. Nothing after it looks at names again.
 type route struct {
+	beginning
 	id     routeID
-	repo   Repo
 	rule   Rule
 	policy Policy
 	base   *url.URL // /v2/ stands below it
 	name   string   // the repository's name upstream
-	since  uint64   // the number of the last deletion before, see [deletions]
 }
 
 // routeID is the identity of a rule. Whatever requests share is keyed by it, so a
@@ -149,7 +148,7 @@ func callBeside[T any](ctx context.Context, l *hostcall.Lookups, what string, f 
 
 // routeBy is the way that rule says, to name upstream.
 func (ro *router) routeBy(ctx context.Context, rule Rule, repo Repo, name string) (_ *route, err error) {
-	rt := &route{repo: repo, rule: rule, name: name, since: ro.deletions.now()}
+	rt := &route{beginning: beginning{repo, ro.deletions.now()}, rule: rule, name: name}
 	if rt.base, err = ro.base(ctx, repo, rule); err != nil {
 		return nil, err
 	}
