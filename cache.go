@@ -122,6 +122,12 @@ type BlobStager interface {
 // Commit or Abort, of which exactly one is called once, ReadAt and Open may
 // fail; files that Open returned before stay readable until they are closed. A
 // Stage that blocks in WriteAt holds up its own download.
+//
+// A Stage may also have a method Sparse() bool, called once at the beginning. If it returns
+// true, several goroutines call WriteAt at a time, in any order and with gaps, but no byte
+// twice; before Commit all bytes are there. Then what a client reads far ahead, and what
+// comes over several connections ([Policy.Connections]), goes where it belongs at once, and
+// is not written twice.
 type Stage interface {
 	io.WriterAt
 	io.ReaderAt
@@ -286,6 +292,11 @@ type Download struct {
 	Size     int64     // in bytes; -1: nobody knows yet
 	Written  int64     // bytes that have come from upstream
 	Readers  []int64   // how far each client has got, the slowest first; clients that a Store's file serves are not among them
+
+	// Connections is how many connections to upstream bring content at the moment: more than
+	// one by [Policy.Connections], or for clients that read far ahead. 0: all has come.
+	Connections int
+	Ahead       int64 // of Written, the bytes that have come before it was their turn
 }
 
 // ImportOptions choose what [Proxy.Import] brings in. The zero value is the

@@ -166,7 +166,7 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	defer hostcall.Recover("the source of a blob", &err)
 	w := newWindows(ctx, f)
 	defer w.stop()
-	source, err := f.job.Open(ctx)
+	source, err := f.job.Open(ctx, w.first)
 	if err != nil {
 		return err
 	}
@@ -175,10 +175,10 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := f.openSpool(ctx, size, w.plan); err != nil {
+	if err := f.openSpool(ctx, size, w); err != nil {
 		return err
 	}
-	w.begin(size)
+	w.begin(size, source.Until())
 	if !f.call.Keep() { // from here on the watch says how long the fill goes on
 		return context.Cause(ctx)
 	}
@@ -217,7 +217,7 @@ func (f *Fill) declare(size int64) (int64, error) {
 
 // openSpool makes the fill's spool: in a Place of the owner, in memory, or in a
 // file for which there is room.
-func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error {
+func (f *Fill) openSpool(ctx context.Context, size int64, w *windows) error {
 	var place Place
 	if f.job.Place != nil {
 		place = f.job.Place(ctx)
@@ -230,10 +230,10 @@ func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error 
 	}
 	o := spool.Options{Size: size, Dir: f.budget.dir, Files: f.budget.files}
 	if f.job.OpenPart != nil {
-		o.Changed = changed
+		o.Changed = w.plan
 	}
 	if place != nil {
-		o.Place = place
+		o.Place, o.Sparse = place, place.Sparse()
 	}
 	o.PlaceFailed = func(start int64, err error) error {
 		if r.lent && f.job.PlaceFailed != nil { // else it is the spool's own file that fails
@@ -251,7 +251,7 @@ func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error 
 	}
 	s = spool.New(o)
 	f.spool, f.place, f.room = s, place, r
-	f.budget.spools.Store(s, Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now()})
+	f.budget.spools.Store(s, Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now(), windows: w})
 	return nil
 }
 

@@ -378,6 +378,15 @@ func (s *Spool) Bytes() int64 {
 	return s.got.Bytes()
 }
 
+// Uncovered reports whether nobody brings the first byte that is not there.
+func (s *Spool) Uncovered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, _ := s.got.Ahead(s.got.Prefix())
+	front := s.got.Prefix() + n
+	return front < s.size && s.got.Free(s.size).From == front
+}
+
 // Ahead is how many bytes there are right behind the prefix already. If there are none and
 // a window is to bring them, wait is closed when there is news. Where nobody but windows
 // brings anything, it is in any case.
