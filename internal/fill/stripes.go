@@ -104,9 +104,7 @@ func (w *windows) runLead(ctx context.Context, source Source) error {
 	buf := copyBuffers.Get().(*[copyBuffer]byte)
 	defer copyBuffers.Put(buf)
 	for {
-		w.mu.Lock()
 		lead := w.lead
-		w.mu.Unlock()
 		err := w.fillLead(ctx, source, lead, buf[:])
 		lead.Close()
 		if err != nil {
@@ -163,17 +161,26 @@ func (w *windows) nextLead(ctx context.Context) (*spool.Window, error) {
 		case s.Bytes() == w.size:
 			return nil, nil
 		}
-		if next, err := s.OpenNext(); err == nil {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.lead = next
-			return next, nil
+		if w.openLead() {
+			return w.lead, nil
 		}
 		select {
 		case <-w.changed:
 		case <-ctx.Done():
 		}
 	}
+}
+
+// openLead takes the next free stretch for the main stream, if there is one. Only the main
+// stream's goroutine changes w.lead.
+func (w *windows) openLead() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next, err := w.fill.spool.OpenNext(w.aloneLocked())
+	if err == nil {
+		w.lead = next
+	}
+	return err == nil
 }
 
 // turnLead sends the main stream to what comes first, which nobody brings, if what it is

@@ -177,8 +177,11 @@ func (w *windows) mayOpenLocked(inOrder bool) bool {
 		}
 	}
 	most := windowsPerFill + int(max(0, w.size)>>20)
-	return !w.off && w.ctx.Err() == nil && now < limit && w.asked < most && !time.Now().Before(w.later)
+	return !w.aloneLocked() && w.ctx.Err() == nil && now < limit && w.asked < most
 }
+
+// aloneLocked reports whether there is to be no window for the time being.
+func (w *windows) aloneLocked() bool { return w.off || time.Now().Before(w.later) }
 
 // plan opens and closes what should be open and closed now. Nobody waits for it.
 func (w *windows) plan() {
@@ -200,7 +203,7 @@ func (w *windows) plan() {
 	}
 	for w.striped && w.wantedLocked() && w.mayOpenLocked(true) {
 		next := func() (*spool.Window, int64, error) {
-			place, err := w.fill.spool.OpenNext()
+			place, err := w.fill.spool.OpenNext(false)
 			return place, 0, err
 		}
 		if !w.openLocked(true, next) {

@@ -245,14 +245,19 @@ func (s *Spool) Open(span extent.Span) (*Window, error) {
 	return s.openLocked(span)
 }
 
-// OpenNext is Open of the next free stretch, for a connection that brings a part of all.
-func (s *Spool) OpenNext() (*Window, error) {
+// OpenNext is Open of the next free stretch, for a connection that brings a part of all;
+// alone: there is no other one for the time being, and it is a long stretch.
+func (s *Spool) OpenNext(alone bool) (*Window, error) {
 	if err := s.openAhead(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w, err := s.openLocked(s.got.Stretch(s.size))
+	span := s.got.Free(s.size)
+	if !alone {
+		span = s.got.Stretch(s.size)
+	}
+	w, err := s.openLocked(span)
 	if err == nil {
 		w.claim.InOrder = true
 	}
