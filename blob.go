@@ -275,6 +275,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		Ended: func(ctx context.Context, r fill.Result) {
 			bl.learn(rt, d, r)
 			desc := ocispec.Descriptor{Digest: d, Size: r.Size}
+			event.connections = r.Connections
 			bl.tellFetch(ctx, event, rt, d.String(), desc, SourceFill, r.Err)
 		},
 	}

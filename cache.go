@@ -248,16 +248,19 @@ type Request struct {
 // Event says what happened. Credentials and tokens are in none of its fields.
 type Event struct {
 	Kind     EventKind
-	Request  Request       // the request; of a fetch only Repo and Ref are set
-	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; "" of a request, and with Missing
-	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
-	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
-	Digest   string        // of the content; "" on failure
-	Source   Source        // of the answer; SourceFill for a fetch
-	Bytes    int64         // length of the content; 0 on failure
-	Upstream int           // requests that a fetch made to upstream, tokens included; 0 for a request
-	Duration time.Duration // until the answer was there, or the fetch was committed
-	Err      error         // nil: it went well. EventStoreFailed: what the Store said
+	Request  Request   // the request; of a fetch only Repo and Ref are set
+	Object   EventKind // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; "" of a request, and with Missing
+	Part     bool      // of a fetch: nobody asked for it, it is part of an image that is being imported
+	Rule     string    // of a fetch: the prefix of the rule it went by; else ""
+	Digest   string    // of the content; "" on failure
+	Source   Source    // of the answer; SourceFill for a fetch
+	Bytes    int64     // length of the content; 0 on failure
+	Upstream int       // requests that a fetch made to upstream, tokens included; 0 for a request
+	// Connections is how many connections have brought a blob at a time, at most; 0 of
+	// anything else, and of a blob that was not fetched.
+	Connections int
+	Duration    time.Duration // until the answer was there, or the fetch was committed
+	Err         error         // nil: it went well. EventStoreFailed: what the Store said
 
 	// What else a fetch has found out.
 	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)

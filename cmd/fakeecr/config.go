@@ -30,7 +30,7 @@ type config struct {
 // them: it quotes a value that it refuses, and a value may hold a password.
 type arguments struct {
 	listen, account, region, tagTTL, fill, log           string
-	maxBytes, debugPage, progress                        string
+	maxBytes, debugPage, progress, connections           string
 	offline, debug, verifyBlobs                          bool
 	data, rules, credentials, realms, endpoints, secrets []string
 }
@@ -43,6 +43,7 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.region, "region", "us-east-1", "the AWS `REGION`")
 	fs.StringVar(&a.tagTTL, "tag-ttl", "24h", "`DURATION` for which a tag counts as fresh;\n0: asked for on every pull, negative: never again")
 	fs.StringVar(&a.fill, "fill", "lazy", "`MODE`: how much of an image a pull brings in: lazy (what clients ask for),\nbackground (all of it, as Amazon ECR does) or eager (all of it, parts first)")
+	fs.StringVar(&a.connections, "connections", "1", "`N` connections to upstream for one large blob, 16 at most, where upstream limits the rate of each")
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
 	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
 	fs.BoolVar(&a.verifyBlobs, "verify-blobs", false, "read each blob in -data in full, once, when it is first asked for; one that is damaged is fetched again")
@@ -118,6 +119,9 @@ func (a *arguments) config() (*config, error) {
 		return nil, badFlag("-max-bytes", a.maxBytes, "want a size like 10GiB, 512MiB or 1000000, 0 for no limit")
 	}
 	var err error
+	if c.Policy.Connections, err = strconv.Atoi(a.connections); err != nil || c.Policy.Connections < 1 || c.Policy.Connections > 16 {
+		return nil, badFlag("-connections", a.connections, "want a number from 1 to 16")
+	}
 	if c.Policy.TagTTL, err = parseTTL(a.tagTTL); err != nil {
 		return nil, err
 	}

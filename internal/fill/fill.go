@@ -66,9 +66,10 @@ type Fill struct {
 	place Place        // where the spool is, if the owner lends it; nil: elsewhere
 	room  *room        // what the spool has reserved
 
-	shown  bool // by the fill's goroutine, before its digest was looked at
-	hidden bool // nobody was shown the spool before that
-	told   bool // its size is a manifest's word, which the source has not confirmed
+	shown       bool // by the fill's goroutine, before its digest was looked at
+	hidden      bool // nobody was shown the spool before that
+	connections int  // that have brought content at a time, at most
+	told        bool // its size is a manifest's word, which the source has not confirmed
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
@@ -95,7 +96,7 @@ func run(c call, b *budget, job Job, unwanted context.Context) (*Fill, error) {
 		f.err = err
 	}
 	if job.Ended != nil {
-		job.Ended(c.Context(), Result{Size: size, Err: err, Spooled: f.spool != nil})
+		job.Ended(c.Context(), Result{Size: size, Err: err, Spooled: f.spool != nil, Connections: f.connections})
 	}
 	return f, err
 }
@@ -165,7 +166,7 @@ func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
 func (f *Fill) receive(ctx context.Context) (err error) {
 	defer hostcall.Recover("the source of a blob", &err)
 	w := newWindows(ctx, f)
-	defer w.stop()
+	defer func() { f.connections = max(f.connections, w.stop()) }()
 	source, err := f.job.Open(ctx, w.first)
 	if err != nil {
 		return err

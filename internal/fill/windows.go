@@ -57,6 +57,7 @@ type windows struct {
 	lead  *spool.Window // what the main stream brings of a striped blob; nil: nothing
 	size  int64         // of the blob; -1: not known yet
 	off   bool          // no more of them
+	begun bool          // the main stream has been answered
 	over  bool          // the content is here, or will not come
 	later time.Time     // none before
 	rate  float64       // of the main stream; 0: not measured yet
@@ -129,7 +130,7 @@ func (w *windows) openEarly(told int64) {
 func (w *windows) begin(size, until int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.size = size
+	w.size, w.begun = size, true
 	if until > 0 && until < size {
 		w.stripeLocked(until)
 	}
@@ -339,12 +340,17 @@ func (w *windows) connections() int {
 	return len(w.open) + 1
 }
 
-// stop ends all windows, and waits until they have let go of the spool.
-func (w *windows) stop() {
+// stop ends all windows, and waits until they have let go of the spool. It returns how many
+// connections there were at a time, at most; 0: upstream has not answered.
+func (w *windows) stop() (most int) {
 	w.mu.Lock()
 	w.over = true
+	if w.begun {
+		most = w.most
+	}
 	w.mu.Unlock()
 	w.close()
+	return most
 }
 
 func (w *windows) close() {
