@@ -69,7 +69,7 @@ func (m *Map) Stretch(size int64) Span {
 	for length < maxWindow && free.From >= n*(2*length-leastStripe) {
 		length *= 2
 	}
-	length = max(leastStripe, min(length, (size-free.From)/(2*n)))
+	length = max(leastStripe, min(length, (size-free.From)/(2*n)>>20<<20))
 	if free.Len() >= length+leastStripe/2 {
 		free.To = free.From + length
 	}
@@ -126,7 +126,7 @@ func Next(m *Map, size int64, rate float64, demands []Demand) (s Span, ok bool) 
 // isFar reports whether it takes long until the byte at off comes.
 func (m *Map) isFar(off int64, rate float64) bool {
 	n, c := m.Ahead(off)
-	if m.Striped() && n <= 0 && c == nil {
+	if m.Striped() && off >= m.prefix && n <= 0 && c == nil {
 		return true // nobody is on the way to it
 	}
 	if n > 0 || off < m.prefix+Guard {
