@@ -188,7 +188,7 @@ func (w *windows) openLead() bool {
 func (w *windows) turnLead() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if float64(w.lead.Span().Len()) > w.rate*leadPatience.Seconds() {
+	if w.lead != nil && float64(w.lead.Span().Len()) > w.rate*leadPatience.Seconds() {
 		w.turn.Store(true)
 	}
 }

@@ -407,14 +407,15 @@ func (w *windows) tick(now time.Time, received int64) {
 	for one := range w.open {
 		one.look(now)
 	}
+	striped := w.striped
 	if w.lead != nil {
 		w.lead.SetRate(w.rate)
 	}
 	w.mu.Unlock()
-	if open > 0 || w.striped || w.fill.spool.AnyAhead() {
+	if open > 0 || striped || w.fill.spool.AnyAhead() {
 		w.plan()
 	}
-	if w.striped && w.fill.spool.Uncovered() {
+	if striped && w.fill.spool.Uncovered() {
 		w.turnLead()
 	}
 }
