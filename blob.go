@@ -270,6 +270,7 @@ func (bl *blobs) downloads() []Download {
 	for _, s := range bl.fills.All() {
 		d := s.Owner.(Download)
 		d.Began, d.Size, d.Written, d.Readers = s.Began, s.Size, s.Written, s.Readers
+		d.Ahead, d.Connections = s.Ahead, s.Connections
 		all = append(all, d)
 	}
 	return all
@@ -284,7 +285,9 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		Part:   part,
 		Owner:  Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
 		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
-		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(event.Attach(ctx), rt, d) },
+		Open: func(ctx context.Context, to int64) (fill.Source, error) {
+			return bl.registries.blob(event.Attach(ctx), rt, d, to)
+		},
 		OpenPart: func(ctx context.Context, span extent.Span) (fill.Part, error) {
 			return bl.registries.part(event.Attach(ctx), rt, d, span)
 		},
@@ -303,6 +306,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		Ended: func(ctx context.Context, r fill.Result) {
 			bl.learn(rt, d, r)
 			desc := ocispec.Descriptor{Digest: d, Size: r.Size}
+			event.connections = r.Connections
 			bl.tellFetch(ctx, event, rt, d.String(), desc, SourceFill, r.Err)
 		},
 	}

@@ -402,6 +402,17 @@ func (s *stagePlace) WriteAt(p []byte, off int64) (n int, err error) {
 
 func (s *stagePlace) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }
 
+// Sparse reports whether the Stage says that it takes content in any order.
+func (s *stagePlace) Sparse() bool {
+	sparse, ok := s.stage.(interface{ Sparse() bool })
+	return ok && hostcall.Guard("Stage.Sparse", func() error {
+		if !sparse.Sparse() {
+			return errors.ErrUnsupported
+		}
+		return nil
+	}) == nil
+}
+
 // Open opens the content once more: by way of our own file, since the Stage may be
 // gone, or by the Stage where the system cannot do that.
 func (s *stagePlace) Open() (*os.File, error) {

@@ -65,6 +65,7 @@ func (rt *route) limit(j *fill.Job) {
 	pol := &rt.policy
 	j.MaxBytes, j.Retry = pol.maxBlob(), pol.Retries >= 0
 	j.Lane, j.MaxPerLane = rt.id, pol.maxDownloads()
+	j.Connections = min(pol.Connections, maxConnections)
 	j.Orphans, j.OrphanBytes = pol.maxOrphans(), pol.maxOrphanBytes()
 }
 
@@ -414,13 +415,19 @@ func (g *registries) blobSize(ctx context.Context, rt *route, d digest.Digest) (
 	return size, fromClient(err)
 }
 
-// blob begins to download the blob. The errors of reading it are the client's.
-func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest) (fill.Source, error) {
+// blob begins to download the blob, or where to is not 0 its bytes up to there. The errors of
+// reading it are the client's.
+func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest, to int64) (fill.Source, error) {
 	t, err := g.target(rt, d.String())
 	if err != nil {
 		return nil, err
 	}
-	body, err := g.client.Transfer(ctx, t, d)
+	var body *upstream.Transfer
+	if to > 0 {
+		body, err = g.client.TransferTo(ctx, t, d, to)
+	} else {
+		body, err = g.client.Transfer(ctx, t, d)
+	}
 	if err != nil {
 		return nil, fromClient(err)
 	}

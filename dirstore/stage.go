@@ -60,6 +60,9 @@ func (t *stage) WriteAt(p []byte, off int64) (int, error) {
 	return t.file.WriteAt(p, off)
 }
 
+// Sparse says that content may come in any order: see [pullthrough.Stage].
+func (t *stage) Sparse() bool { return true }
+
 // ReadAt implements [pullthrough.Stage]. It goes on after Commit, which closes
 // the file: slow clients read on.
 func (t *stage) ReadAt(p []byte, off int64) (int, error) {

@@ -220,6 +220,9 @@ type plainStage struct {
 }
 
 func (st *plainStage) WriteAt(p []byte, off int64) (int, error) {
+	if st.s.has("a sparse stage appends") {
+		return st.f.Write(p)
+	}
 	if st.s.has("a stage keeps the caller's buffer") {
 		st.mu.Lock()
 		defer st.mu.Unlock()
@@ -228,6 +231,9 @@ func (st *plainStage) WriteAt(p []byte, off int64) (int, error) {
 	}
 	return st.f.WriteAt(p, off)
 }
+
+// Sparse is true of a plain file, and of one that appends whatever it is given.
+func (st *plainStage) Sparse() bool { return !st.s.has("a stage keeps the caller's buffer") }
 
 func (st *plainStage) ReadAt(p []byte, off int64) (int, error) { return st.f.ReadAt(p, off) }
 

@@ -82,6 +82,7 @@ var planted = map[string][]string{
 	"a stage keeps the caller's buffer":  {"a stage becomes a blob"},
 	"has no stages to lend":              {"a stage becomes a blob"},
 	"a stage's files share their offset": {"a stage can be read before, during and after"},
+	"a sparse stage appends":             {"a stage that is sparse takes any order"},
 	"a stage's files end with it":        {"a stage can be read before, during and after"},
 	"an abort keeps what came so far":    {"a stage that is aborted leaves nothing"},
 	"an abort takes away what was there": {"a stage that is aborted leaves what was there"},

@@ -17,6 +17,7 @@ import (
 var stageChecks = []storeCheck{
 	{"a stage becomes a blob", needsStager, checkStage},
 	{"a stage can be read before, during and after", needsStager, checkStageReaders},
+	{"a stage that is sparse takes any order", needsStager, checkSparseStage},
 	{"a stage that is aborted leaves nothing", needsStager, checkAbort},
 	{"a stage that is aborted leaves what was there", needsStager, checkAbortBeside},
 	{"stages of one blob at once", needsStager, checkStagesTogether},
@@ -141,6 +142,36 @@ func checkStageReaders(s *storeTest) {
 	s.wantRest(second, content[1<<20:], "after Commit")
 	s.wantRest(third, nil, "after Commit")
 	s.wantBlob(repo, digest.FromBytes(content), content)
+}
+
+// checkSparseStage writes a stage in any order, by several goroutines, if it says that it
+// takes that.
+func checkSparseStage(s *storeTest) {
+	repo, content := storeRepo("stage-sparse"), storeNoise(112, 4<<20+3)
+	d := digest.FromBytes(content)
+	stage := s.stage(repo, d)
+	if stage == nil {
+		return
+	}
+	if sparse, ok := stage.(interface{ Sparse() bool }); !ok || !sparse.Sparse() {
+		if err := stage.Abort(); err != nil {
+			s.Errorf("Abort failed: %v", err)
+		}
+		return
+	}
+	const piece = 1 << 20
+	s.write(stage, content, 4*piece, len(content))
+	var writers sync.WaitGroup
+	for _, from := range []int{2, 0, 3, 1} {
+		writers.Go(func() {
+			if n, err := stage.WriteAt(content[from*piece:(from+1)*piece], int64(from*piece)); err != nil || n != piece {
+				s.Errorf("WriteAt(%d bytes, %d) beside others returned %d, %v", piece, from*piece, n, err)
+			}
+		})
+	}
+	writers.Wait()
+	s.commit(stage, content)
+	s.wantBlob(repo, d, content)
 }
 
 func checkAbort(s *storeTest) {

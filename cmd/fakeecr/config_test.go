@@ -59,6 +59,9 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		{"huge size", nil, "-max-bytes", "8192PiB", ""},
 		{"huge number of bytes", nil, "-max-bytes", "9223372036854775808", ""},
 
+		{"no connection", nil, "-connections", "0", ""},
+		{"too many connections", nil, "-connections", "17", ""},
+		{"connections that are no number", nil, "-connections", "many", ""},
 		{"duration without unit", nil, "-tag-ttl", "24", ""},
 		{"no duration", nil, "-tag-ttl", "never", ""},
 		{"empty duration", nil, "-tag-ttl", "", ""},
@@ -190,7 +193,7 @@ func TestDefaults(t *testing.T) {
 	assert.Equal(t, &config{
 		Config: fakeecr.Config{
 			Account: "123456789012", Region: "us-east-1", DebugPage: fakeecr.PageLocal,
-			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true},
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true, Connections: 1},
 		},
 		listen: "127.0.0.1:5000", progress: "auto",
 	}, c)
@@ -201,14 +204,14 @@ func TestFlags(t *testing.T) {
 	c, err := parse([]string{
 		"-listen", "localhost:0", "-account", "000000000000", "-region", "eu-west-1", "-data", "images", "-max-bytes", "1KiB",
 		"-verify-blobs", "-blobs-first=false", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
-		"-tags", "upstream", "-referrers-tag", "-any-upstream", "-require-login",
+		"-tags", "upstream", "-referrers-tag", "-any-upstream", "-require-login", "-connections", "4",
 	})
 	require.NoError(t, err)
 	assert.Equal(t, &config{
 		Config: fakeecr.Config{
 			Account: "000000000000", Region: "eu-west-1", Data: "images", MaxBytes: 1 << 10, VerifyBlobs: true,
 			Fill: pullthrough.FillEager, DebugPage: fakeecr.PageAll, AnyUpstream: true, RequireLogin: true,
-			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, Offline: true, UpstreamTags: true, ReferrersTag: true},
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, Offline: true, UpstreamTags: true, ReferrersTag: true, Connections: 4},
 		},
 		listen: "localhost:0", progress: "never", jsonLog: true, debug: true,
 	}, c)
@@ -223,7 +226,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill tags referrers-tag any-upstream require-login offline max-bytes verify-blobs blobs-first log progress debug-page debug") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill connections tags referrers-tag any-upstream require-login offline max-bytes verify-blobs blobs-first log progress debug-page debug") {
 		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

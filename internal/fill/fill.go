@@ -69,9 +69,10 @@ type Fill struct {
 	place Place        // where the spool is, if the owner lends it; nil: elsewhere
 	room  *room        // what the spool has reserved
 
-	shown  bool // by the fill's goroutine, before its digest was looked at
-	hidden bool // nobody was shown the spool before that
-	told   bool // its size is a manifest's word, which the source has not confirmed
+	shown       bool // by the fill's goroutine, before its digest was looked at
+	hidden      bool // nobody was shown the spool before that
+	connections int  // that have brought content at a time, at most
+	told        bool // its size is a manifest's word, which the source has not confirmed
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
@@ -98,7 +99,7 @@ func run(c call, b *budget, job Job, unwanted context.Context) (*Fill, error) {
 		f.err = err
 	}
 	if job.Ended != nil {
-		job.Ended(c.Context(), Result{Size: size, Err: err, Spooled: f.spool != nil})
+		job.Ended(c.Context(), Result{Size: size, Err: err, Spooled: f.spool != nil, Connections: f.connections})
 	}
 	return f, err
 }
@@ -168,10 +169,10 @@ func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
 func (f *Fill) receive(ctx context.Context) (err error) {
 	defer hostcall.Recover("the source of a blob", &err)
 	w := newWindows(ctx, f)
-	defer w.stop()
+	defer func() { f.connections = max(f.connections, w.stop()) }()
 	place := f.lease(ctx)
 	defer place.end()
-	source, err := f.job.Open(ctx)
+	source, err := f.job.Open(ctx, w.first)
 	if err != nil {
 		return err
 	}
@@ -180,10 +181,10 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := f.openSpool(ctx, size, place, w.plan); err != nil {
+	if err := f.openSpool(ctx, size, place, w); err != nil {
 		return err
 	}
-	w.begin(size)
+	w.begin(size, source.Until())
 	if !f.call.Keep() { // from here on the watch says how long the fill goes on
 		return context.Cause(ctx)
 	}
@@ -222,7 +223,7 @@ func (f *Fill) declare(size int64) (int64, error) {
 
 // openSpool makes the fill's spool: in a Place of the owner, in memory, or in a
 // file for which there is room.
-func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, changed func()) error {
+func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, w *windows) error {
 	place, err := l.wait()
 	if err != nil && f.job.PlaceFailed != nil {
 		f.job.PlaceFailed(ctx, err)
@@ -235,10 +236,10 @@ func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, changed func
 	}
 	o := spool.Options{Size: size, Dir: f.budget.dir, Files: f.budget.files}
 	if f.job.OpenPart != nil {
-		o.Changed = changed
+		o.Changed = w.plan
 	}
 	if place != nil {
-		o.Place = place
+		o.Place, o.Sparse = place, place.Sparse()
 	}
 	o.PlaceFailed = func(start int64, err error) error {
 		if r.lent && f.job.PlaceFailed != nil { // else it is the spool's own file that fails
@@ -257,7 +258,7 @@ func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, changed func
 	l.taken = true
 	s = spool.New(o)
 	f.spool, f.place, f.room = s, place, r
-	f.budget.spools.Store(s, Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now()})
+	f.budget.spools.Store(s, Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now(), windows: w})
 	return nil
 }
 

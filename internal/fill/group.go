@@ -118,6 +118,11 @@ type Snapshot struct {
 	Size    int64     // -1: nobody knows yet
 	Written int64     // bytes that have come
 	Readers []int64   // how far each reader has got, the slowest first
+
+	Connections int   // how many bring content
+	Ahead       int64 // of Written, the bytes that have come before it was their turn
+
+	windows *windows
 }
 
 // All returns the fills whose content is held here, the oldest first. Those that
@@ -126,7 +131,8 @@ func (g *Group[K]) All() []Snapshot {
 	all := []Snapshot{}
 	g.budget.spools.Range(func(key, value any) bool {
 		s, one := key.(*spool.Spool), value.(Snapshot)
-		one.Size, one.Written, one.Readers = s.Size(), s.Written(), s.Readers()
+		one.Size, one.Written, one.Readers = s.Size(), s.Bytes(), s.Readers()
+		one.Ahead, one.Connections = one.Written-s.Written(), one.windows.connections()
 		slices.Sort(one.Readers)
 		all = append(all, one)
 		return true

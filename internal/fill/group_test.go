@@ -77,7 +77,7 @@ func TestTheLeaderLeavesAndNobodyElseNotices(t *testing.T) {
 func TestAllLeaveBeforeTheSourceAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := newWorld(t, fill.Options{}), newOwner(content)
-		o.Open = func(ctx context.Context) (fill.Source, error) {
+		o.Open = func(ctx context.Context, _ int64) (fill.Source, error) {
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
 		}

@@ -116,6 +116,8 @@ func (b *body) Jump(int64, int64) error { return errors.New("this one comes in o
 
 func (b *body) Total() int64 { return b.total }
 
+func (b *body) Until() int64 { return b.total }
+
 func (b *body) Interrupt(cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,7 +169,7 @@ func newOwner(want []byte, bodies ...*body) *owner {
 
 func (o *owner) job() fill.Job { return o.Job }
 
-func (o *owner) open(ctx context.Context) (fill.Source, error) {
+func (o *owner) open(ctx context.Context, _ int64) (fill.Source, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.opens == len(o.bodies) {
@@ -327,6 +329,8 @@ func (p *memoryPlace) ReadAt(b []byte, off int64) (int, error) {
 	defer p.mu.Unlock()
 	return bytes.NewReader(p.b).ReadAt(b, off)
 }
+
+func (p *memoryPlace) Sparse() bool { return false }
 
 func (p *memoryPlace) Open() (*os.File, error) { return nil, errors.ErrUnsupported }
 

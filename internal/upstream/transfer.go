@@ -41,7 +41,9 @@ const (
 //  2. It asks for the rest by Range. It asks the registry, and not the host that the
 //     registry had redirected us to, since such URLs expire.
 //  3. 206 goes on only if its one Content-Range begins at the offset where we are,
-//     reaches to the end, and is of a blob of the length announced before.
+//     reaches to the end of the blob, or not further than was asked for where that is
+//     a part, and is of a blob of the length announced before. A part that is shorter
+//     than was asked for is a body that breaks.
 //  4. 200 is the whole blob again: it is read up to the offset and thrown away, if
 //     its length is not another one. However long that takes, it is progress.
 //  5. 416, or 400 from object stores behind a CDN, refuses the Range. The blob is
@@ -92,6 +94,35 @@ func (c *Client) Transfer(ctx context.Context, t *Target, d digest.Digest) (*Tra
 	return x, nil
 }
 
+// TransferTo is Transfer of the bytes up to the offset end, which is not 0; [Transfer.Jump]
+// goes on. A registry that does not give parts of blobs gives all: [Transfer.Until] says so.
+// What else it says to a question for a part is no answer to one for the blob.
+func (c *Client) TransferTo(ctx context.Context, t *Target, d digest.Digest, end int64) (*Transfer, error) {
+	if c.sendsWhole(t) {
+		return c.Transfer(ctx, t, d)
+	}
+	x := &Transfer{client: c, target: t, digest: d, ctx: ctx, end: end, total: -1}
+	resp, err := x.ask(http.Header{"Range": {rangeOf(0, end)}}, t.Options.attempts(Pull))
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		c.noRanges.Put(t.ID, time.Now())
+		x.body, x.end, x.total = resp.Body, 0, resp.ContentLength
+		return x, nil
+	case resp.StatusCode == http.StatusPartialContent && !isEncoded(resp) && x.checkPart(resp) == nil:
+		x.body = resp.Body
+		return x, nil
+	}
+	err = statusError(t, resp)
+	drain(resp)
+	if mayPassStatus(resp.StatusCode) {
+		return nil, err
+	}
+	return c.Transfer(ctx, t, d)
+}
+
 // Total is the length of the blob that the registry has announced; -1: none yet.
 func (x *Transfer) Total() int64 { return x.total }
 
@@ -135,7 +166,7 @@ func (x *Transfer) Read(p []byte) (int, error) {
 		switch {
 		case n > 0, err == nil:
 			return n, nil // an error shows again at the next call
-		case err == io.EOF && (x.total < 0 || x.off >= x.last()):
+		case err == io.EOF && (x.total < 0 || x.off >= x.Until()):
 			return 0, io.EOF
 		case err == io.EOF:
 			err = io.ErrUnexpectedEOF
@@ -146,19 +177,19 @@ func (x *Transfer) Read(p []byte) (int, error) {
 	}
 }
 
-// last is where the body ends, if all goes well.
-func (x *Transfer) last() int64 {
-	if x.end > 0 {
+// Until is where the body ends, if all goes well; -1: nobody knows.
+func (x *Transfer) Until() int64 {
+	if x.end > 0 && (x.total < 0 || x.end < x.total) {
 		return x.end
 	}
 	return x.total
 }
 
-// Jump goes on at the offset off, which is not before what was read, and ends at the
-// offset end, for somebody who has what is between. The registry is asked for these
-// bytes. Where it does not give them by Range, the blob is read on as after a break.
+// Jump goes on at the offset off, and ends at the offset end, for somebody who has what is
+// between. The registry is asked for these bytes. Where it does not give them by Range, the
+// blob is read on as after a break.
 func (x *Transfer) Jump(off, end int64) error {
-	if x.whole { // what is open goes to the end of the blob
+	if x.whole && off >= x.off { // what is open goes to the end of the blob
 		n, err := io.Copy(io.Discard, io.LimitReader(x, off-x.off))
 		if err == nil && n == 0 && x.off < off {
 			err = io.ErrUnexpectedEOF
@@ -167,9 +198,6 @@ func (x *Transfer) Jump(off, end int64) error {
 	}
 	_ = x.body.Close()
 	x.off, x.mark, x.end = off, off, end
-	if end == x.total {
-		x.end = 0
-	}
 	again, err := x.reopen()
 	if err == nil {
 		return nil
@@ -319,7 +347,7 @@ func (x *Transfer) checkPart(resp *http.Response) error {
 		return x.target.fail(ErrUnavailable, fmt.Errorf("resume answered with %d Content-Range headers", len(ranges)))
 	}
 	first, last, total, ok := contentrange.Parse(ranges[0])
-	reaches := last == total-1 || x.end > 0 && last == x.end-1
+	reaches := last == total-1 || x.end > 0 && last < x.end
 	if !ok || first != x.off || !reaches || x.total >= 0 && total != x.total {
 		return x.target.fail(ErrUnavailable, fmt.Errorf("asked for byte %d on of %d, got Content-Range %.100q", x.off, x.total, ranges[0]))
 	}
