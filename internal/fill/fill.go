@@ -258,7 +258,7 @@ func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, w *windows) 
 	l.taken = true
 	s = spool.New(o)
 	f.spool, f.place, f.room = s, place, r
-	f.budget.spools.Store(s, Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now(), windows: w})
+	f.budget.spools.Store(s, holding{Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now()}, w})
 	return nil
 }
 

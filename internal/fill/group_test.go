@@ -48,7 +48,7 @@ func TestManyReadersShareOneSource(t *testing.T) {
 		assert.Equal(t, 19, shared)
 		<-b.gone
 		assert.True(t, bytes.Equal(content, o.stored(t)))
-		assert.Equal(t, fill.Result{Size: int64(len(content)), Spooled: true}, o.end(t))
+		assert.Equal(t, fill.Result{Size: int64(len(content)), Spooled: true, Connections: 1}, o.end(t))
 	})
 }
 
@@ -185,7 +185,7 @@ func TestAllShowsWhatIsHeld(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, []fill.Snapshot{{
 			Owner: "mine", Digest: o.Digest, Began: began,
-			Size: int64(len(content)), Written: mib, Readers: []int64{0, 1000},
+			Size: int64(len(content)), Written: mib, Readers: []int64{0, 1000}, Connections: 1,
 		}}, w.All())
 		size, known := w.Size("k")
 		assert.True(t, known)

@@ -48,7 +48,7 @@ type budget struct {
 	rates      *lru.Cache[any, float64]      // what a connection of a lane has brought last, in bytes a second
 	plain      *lru.Cache[plainKey, time.Time]
 	orphans    orphans
-	spools     sync.Map // of *spool.Spool to Snapshot: all that hold content
+	spools     sync.Map // of *spool.Spool to holding: all that hold content
 }
 
 func newBudget(o Options) *budget {
