@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/filelock"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
@@ -14,7 +15,7 @@ import (
 // is held for a few renames and syncs, never while content is copied. It may have
 // to wait: f is not run when the context has ended by then.
 func (s *Store) commit(ctx context.Context, f func() error) error {
-	unlock, err := s.lockBoth(lockShared)
+	unlock, err := s.lockBoth(filelock.Shared)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) { // without locks nothing is evicted, either
 		return err
 	}
@@ -29,7 +30,7 @@ func (s *Store) commit(ctx context.Context, f func() error) error {
 
 // alone runs f, which removes names, while no process makes any.
 func (s *Store) alone(f func() error) error {
-	unlock, err := s.lockBoth(lockAlone)
+	unlock, err := s.lockBoth(filelock.Alone)
 	if err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func (s *Store) lockFile(name string, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f, how); err != nil {
+	if err := filelock.Lock(f, how); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/filelock"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
@@ -118,7 +119,7 @@ func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	turn, err := s.lockFile(layout.Sweep, lockAlone|lockNow)
+	turn, err := s.lockFile(layout.Sweep, filelock.Alone|filelock.Now)
 	if err != nil {
 		return 0, err
 	}
