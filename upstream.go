@@ -49,6 +49,17 @@ type objectKey struct {
 	ref  string
 }
 
+// hash is the key for those who do not know what a rule is.
+func (k objectKey) hash() string { return digest.FromString(fmt.Sprintf("%+q", k.fields())).Encoded() }
+
+func (k objectKey) fields() []any {
+	r := k.rule
+	return []any{
+		r.account, r.region, r.prefix, r.upstreamURL, r.upstreamPrefix, r.upstream, r.credentialARN, r.roleARN,
+		r.createdAt, r.updatedAt, r.endpoint, k.repo, k.ref,
+	}
+}
+
 // String names the object, for people.
 func (k objectKey) String() string { return ocipath.Object(k.repo, k.ref) }
 
@@ -418,6 +429,20 @@ func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest) (fill
 		return nil, fromClient(err)
 	}
 	return body, nil
+}
+
+// rest asks for the blob from a part on that is missing here. It is the whole blob if the
+// registry does not give that part.
+func (g *registries) rest(ctx context.Context, rt *route, d digest.Digest, span extent.Span, size int64) (fill.Source, bool, error) {
+	t, err := g.target(rt, d.String())
+	if err != nil {
+		return nil, false, err
+	}
+	body, rest, err := g.client.Rest(ctx, t, d, span, size)
+	if err != nil {
+		return nil, false, fromClient(err)
+	}
+	return body, rest, nil
 }
 
 // part asks for some bytes of the blob on a connection of their own.

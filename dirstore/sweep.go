@@ -137,6 +137,7 @@ func (s *Store) sweepAlone(ctx context.Context) (freed int64, err error) {
 		}
 		return 0, errors.Join(err, countErr)
 	}
+	c.total += s.shelf.Tidy()
 	if s.MaxBytes > 0 && c.total > s.MaxBytes {
 		freed, err = c.evict(s.MaxBytes - s.MaxBytes/spare)
 	}

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"hash"
 	"io"
-	"math"
 	"runtime"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
@@ -42,14 +42,14 @@ type copier struct {
 	dropped int64 // what was read in vain
 }
 
-// copy moves the body into the spool and verifies it. Only the body's context
-// ends it early, and what the watch has to say.
-func (f *Fill) copy(ctx context.Context, w *windows, source Source, size int64) error {
+// copy moves the body into the spool and verifies it. The source brings the bytes of from.
+// Only the body's context ends it early, and what the watch has to say.
+func (f *Fill) copy(ctx context.Context, w *windows, source Source, from extent.Span, size int64) error {
 	buf := copyBuffers.Get().(*[copyBuffer]byte)
 	defer copyBuffers.Put(buf)
 	c := copier{
 		fill: f, windows: w, source: source, size: size,
-		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], until: math.MaxInt64,
+		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], at: from.From, until: from.To,
 	}
 	for {
 		done, err := c.step(ctx)
@@ -126,6 +126,8 @@ func (c *copier) meet(ctx context.Context) (done bool, err error) {
 // stored, and not what came: it is read back. For what a window is bringing it waits.
 func (c *copier) catchUp(ctx context.Context) error {
 	s := c.fill.spool
+	c.windows.resting.Store(true) // nothing is read meanwhile
+	defer c.windows.resting.Store(false)
 	for {
 		n, wait := s.Ahead()
 		switch {
@@ -141,12 +143,10 @@ func (c *copier) catchUp(ctx context.Context) error {
 		case wait == nil:
 			return nil
 		default:
-			c.windows.resting.Store(true)
 			select {
 			case <-wait:
 			case <-ctx.Done():
 			}
-			c.windows.resting.Store(false)
 		}
 		if cause := context.Cause(ctx); cause != nil {
 			return c.fill.explainBreak(ctx, cause)

@@ -65,10 +65,12 @@ type Fill struct {
 	spool *spool.Spool // nil: the Store has the blob
 	place Place        // where the spool is, if the owner lends it; nil: elsewhere
 	room  *room        // what the spool has reserved
+	kept  Keeper       // place, if it may outlive the fill; nil: it may not
 
 	shown  bool // by the fill's goroutine, before its digest was looked at
 	hidden bool // nobody was shown the spool before that
 	told   bool // its size is a manifest's word, which the source has not confirmed
+	broken bool // what has come is good, as far as anybody knows, and not all
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
@@ -113,6 +115,7 @@ func (f *Fill) fetch(ctx context.Context) (int64, error) {
 		f.discard(err)
 		err = f.receive(ctx)
 	}
+	f.broken = isBroken(err)
 	if err != nil {
 		err = f.job.Explain(err) // before it enters the spool: readers get it from there
 	}
@@ -164,13 +167,16 @@ func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
 // the last bytes gets the error: no reader ever completes content that is wrong.
 func (f *Fill) receive(ctx context.Context) (err error) {
 	defer hostcall.Recover("the source of a blob", &err)
+	f.resume(ctx)
+	defer f.returnKept()
 	w := newWindows(ctx, f)
 	defer w.stop()
-	source, err := f.job.Open(ctx)
+	source, from, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = source.Close() }() // all that counts has been read, or never will be
+	w.used.Store(f.kept != nil)           // there is something ahead already
 	size, err := f.declare(source.Total())
 	if err != nil {
 		return err
@@ -191,7 +197,7 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	}()
 	watch := newWatch(f, source, w)
 	defer watch.Stop()
-	err = f.copy(ctx, w, source, size)
+	err = f.copy(ctx, w, source, from, size)
 	watch.Stop()
 	if w.used.Load() && errors.Is(err, errWrongDigest) {
 		f.budget.plain.Put(plainKey{f.job.Lane, f.job.Digest}, time.Now())
@@ -218,11 +224,8 @@ func (f *Fill) declare(size int64) (int64, error) {
 // openSpool makes the fill's spool: in a Place of the owner, in memory, or in a
 // file for which there is room.
 func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error {
-	var place Place
-	if f.job.Place != nil {
-		place = f.job.Place(ctx)
-	}
-	r := &room{budget: f.budget, lent: place != nil, unwanted: f.unwanted}
+	place, lent := f.findPlace(ctx, size)
+	r := &room{budget: f.budget, lent: lent, sparse: f.kept != nil, unwanted: f.unwanted}
 	if size > spool.MemoryLimit {
 		if err := r.hold(ctx, size); err != nil {
 			return err
@@ -234,6 +237,10 @@ func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error 
 	}
 	if place != nil {
 		o.Place = place
+	}
+	if f.kept != nil {
+		o.Sparse = true
+		_, o.Have = f.kept.Have()
 	}
 	o.PlaceFailed = func(start int64, err error) error {
 		if r.lent && f.job.PlaceFailed != nil { // else it is the spool's own file that fails
@@ -247,6 +254,9 @@ func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error 
 		r.giveBack()
 		if place != nil {
 			place.Close()
+		}
+		if _, own := place.(*shelved); own {
+			f.budget.countKept()
 		}
 	}
 	s = spool.New(o)
@@ -284,7 +294,7 @@ func (f *Fill) discard(err error) {
 	f.spool.Fail(err)
 	f.abort()
 	f.spool.Release()
-	f.spool, f.place = nil, nil
+	f.spool, f.place, f.kept = nil, nil, nil
 }
 
 func (f *Fill) abort() {
@@ -298,15 +308,20 @@ func (f *Fill) conclude(err error) (int64, error) {
 	if err != nil {
 		f.call.Unlink() // first: a client that comes now starts afresh
 		f.spool.Fail(err)
-		f.abort()
+		if f.broken && f.kept != nil && f.Whole() {
+			f.kept.Keep()
+		} else {
+			f.abort()
+		}
 		return 0, err
 	}
 	f.spool.Finish()
 	f.call.Publish(f)
-	if f.job.Put == nil {
-		f.abort()
-	} else {
+	if f.job.Put != nil {
 		f.err = hostcall.Guard("the put of a blob", func() error { return f.job.Put(f.call.Context(), f) })
+	}
+	if _, own := f.place.(*shelved); own || f.job.Put == nil {
+		f.abort()
 	}
 	return f.spool.Size(), nil
 }

@@ -46,6 +46,18 @@ type Job struct {
 	Stored func(ctx context.Context) (bool, error)
 	// Open asks for the body. Its source lives as long as ctx.
 	Open func(ctx context.Context) (Source, error)
+	// Key names the content among all that is kept, and says who may share it. Its length is
+	// that of a hash. What has come of a blob by the time the fill is given up is then kept
+	// by its Place, or in [Options.Dir], and the next fill of the key goes on from there. "":
+	// nothing is kept.
+	Key string
+	// Resume returns the Place that an earlier fill of Key has kept; nil: there is none.
+	// nil: never. It is called before Open.
+	Resume func(ctx context.Context, key string) Keeper
+	// OpenRest is called in place of Open for a blob of size bytes of which all is here but
+	// what lies in and behind span. The source begins there if rest is true, and else at the
+	// start. It is set if Key is.
+	OpenRest func(ctx context.Context, span extent.Span, size int64) (s Source, rest bool, err error)
 	// OpenPart asks for the bytes of span, on a connection of their own, and must not
 	// wait. The bytes begin at span.From; there may be fewer. An error that Is [ErrLater]
 	// says that there may be parts later, any other that there are none of this blob.
@@ -137,6 +149,19 @@ type Place interface {
 	Abort()
 	// Close is called when the last reader has left.
 	Close()
+}
+
+// Keeper is a Place that may outlive the fill.
+type Keeper interface {
+	Place
+	// KeepAs says what it is to be kept as. WriteAt then takes bytes in any order, from
+	// several goroutines. It is not called for what was kept before.
+	KeepAs(key string, size int64)
+	// Have is what was kept: the size of the blob, and the bytes that are there, sorted. The
+	// last 64 KiB are never among them.
+	Have() (size int64, have []extent.Span)
+	// Keep is called in place of Abort: the content stays for the next fill.
+	Keep()
 }
 
 // Result is how a fill ended.

@@ -83,7 +83,9 @@ func newWindows(ctx context.Context, f *Fill) *windows {
 	w.off = found && time.Since(plain) < plainFor
 	w.rate, _ = f.budget.rates.Get(f.job.Lane)
 	w.lane = f.budget.windows.GetOrPut(f.job.Lane, func() *quota.Quota { return quota.New(int64(f.job.MaxPerLane)) })
-	w.openEarly()
+	if f.kept == nil { // else what the client wants may be there
+		w.openEarly()
+	}
 	return w
 }
 

@@ -15,10 +15,10 @@ const near = 1 << 20
 var errNoWindow = errors.New("spool: no window is needed here")
 
 // ahead is what a spool has ahead of its prefix. It lies in a file of its own until it
-// is its turn: a Place takes bytes in order, and the hash runs over what is stored, in
-// order. The spool's lock guards it. It is empty as long as nobody reads far ahead.
+// is its turn, unless the Place is sparse: others take bytes in order, and the hash runs over
+// what is stored, in order. The spool's lock guards it. It is empty as long as nobody reads far ahead.
 type ahead struct {
-	scratch segment // the file; the zero segment: none yet
+	scratch segment // the file, or the sparse Place; the zero segment: none yet
 	windows map[*Window]struct{}
 	readers map[*Reader]struct{} // those that are, or were, ahead of the prefix
 	parts   int                  // readers that may see the end
@@ -263,7 +263,7 @@ func (s *Spool) Open(span extent.Span) (*Window, error) {
 // openScratch makes sure that there is a file for what comes ahead.
 func (s *Spool) openScratch() error {
 	s.mu.Lock()
-	there := s.ahead.scratch.own != nil
+	there := s.ahead.scratch.Place != nil
 	s.mu.Unlock()
 	if there {
 		return nil
@@ -274,7 +274,7 @@ func (s *Spool) openScratch() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ahead.scratch.own != nil {
+	if s.ahead.scratch.Place != nil {
 		return f.Close()
 	}
 	s.ahead.scratch = segment{Place: f, own: f}

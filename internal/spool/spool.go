@@ -69,6 +69,11 @@ type Options struct {
 	// Place is where the content goes, whatever its size. The spool does not close
 	// it. nil: memory, or a file of the spool's own.
 	Place Place
+	// Sparse says that the Place takes bytes in any order, from several goroutines, and Have
+	// which of them are there already. They have not been hashed yet: the writer reads them
+	// by ReadAhead when it is their turn, and writes them as it does all others.
+	Sparse bool
+	Have   []extent.Span
 	// Files counts the files that readers open for themselves. nil: they open none.
 	Files *Files
 	// PlaceFailed is called when the Place, or the spool's own file, failed at the
@@ -99,6 +104,7 @@ type Spool struct {
 	ahead    ahead
 	mem      []byte
 	segments []segment // at most two; nil: mem
+	sparse   bool      // what is ahead lies in the segment, where it belongs
 	finished bool
 	err      error     // why the download failed
 	refs     int       // the owner, everyone who holds it, and every open reader
@@ -119,6 +125,10 @@ func New(o Options) *Spool {
 	if o.Place != nil {
 		s.segments = []segment{{Place: o.Place}}
 	}
+	if s.sparse = o.Sparse; s.sparse {
+		s.ahead.scratch = segment{Place: o.Place}
+		s.got.Have(o.Have)
+	}
 	return s
 }
 
@@ -129,7 +139,7 @@ func (s *Spool) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if seg != nil {
+	if seg != nil && !s.isThere(len(p)) {
 		if err := s.writeFile(seg, p); err != nil {
 			return 0, err
 		}
@@ -142,6 +152,14 @@ func (s *Spool) Write(p []byte) (int, error) {
 	s.got.Advance(int64(len(p)))
 	s.news.announce(&s.mu, s.readableLocked(s.ahead.parts > 0))
 	return len(p), nil
+}
+
+// isThere reports whether the next n bytes are where they belong.
+func (s *Spool) isThere(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	there, _ := s.got.Ahead(s.got.Prefix())
+	return s.sparse && there >= int64(n)
 }
 
 // writeFile writes p at the end. It needs no lock: readers do not look beyond
@@ -225,6 +243,7 @@ func (s *Spool) addFile(start int64) (*segment, error) {
 	defer s.mu.Unlock()
 	// Readers keep copies of segments: the slice is replaced, never changed.
 	s.segments = append(s.segments[:len(s.segments):len(s.segments)], segment{Place: f, start: start, own: f})
+	s.sparse = false
 	return &s.segments[len(s.segments)-1], nil
 }
 

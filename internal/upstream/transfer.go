@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 )
 
 const (
@@ -90,6 +91,37 @@ func (c *Client) Transfer(ctx context.Context, t *Target, d digest.Digest) (*Tra
 	}
 	x.body, x.total = resp.Body, resp.ContentLength
 	return x, nil
+}
+
+// Rest is Transfer for somebody who has bytes of a blob of total bytes, and wants those of span
+// first: the Transfer begins there, and ends there until Jump. rest is false where the registry
+// does not give them, or gives some of another blob: then the Transfer is of the whole blob.
+func (c *Client) Rest(ctx context.Context, t *Target, d digest.Digest, span extent.Span, total int64) (x *Transfer, rest bool, err error) {
+	x = &Transfer{client: c, target: t, digest: d, ctx: ctx, off: span.From, mark: span.From, total: total}
+	if span.To < total {
+		x.end = span.To
+	}
+	resp, err := x.ask(http.Header{"Range": {rangeOf(x.off, x.end)}}, t.Options.attempts(Pull))
+	if err != nil {
+		return nil, false, err
+	}
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		if x.checkPart(resp) == nil {
+			x.body = resp.Body
+			return x, true, nil
+		}
+	case http.StatusOK:
+		x.body, x.off, x.mark, x.end, x.total = resp.Body, 0, 0, 0, resp.ContentLength
+		return x, false, nil
+	case http.StatusRequestedRangeNotSatisfiable, http.StatusBadRequest:
+	default:
+		defer drain(resp)
+		return nil, false, statusError(t, resp)
+	}
+	_ = resp.Body.Close()
+	x, err = c.Transfer(ctx, t, d)
+	return x, false, err
 }
 
 // Total is the length of the blob that the registry has announced; -1: none yet.
