@@ -49,16 +49,9 @@ type objectKey struct {
 	ref  string
 }
 
-// hash is the key for those who do not know what a rule is.
-func (k objectKey) hash() string { return digest.FromString(fmt.Sprintf("%+q", k.fields())).Encoded() }
-
-func (k objectKey) fields() []any {
-	r := k.rule
-	return []any{
-		r.account, r.region, r.prefix, r.upstreamURL, r.upstreamPrefix, r.upstream, r.credentialARN, r.roleARN,
-		r.createdAt, r.updatedAt, r.endpoint, k.repo, k.ref,
-	}
-}
+// hash is the key for those who do not know what a rule is. It has all fields, each as Go
+// would write it.
+func (k objectKey) hash() string { return digest.FromString(fmt.Sprintf("%#v", k)).Encoded() }
 
 // String names the object, for people.
 func (k objectKey) String() string { return ocipath.Object(k.repo, k.ref) }
