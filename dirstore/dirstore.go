@@ -120,7 +120,7 @@ func open(dir string, probe func(step) error) (*Store, error) {
 		sizes: sizes, reads: verify.New(), small: verify.New(), seen: lru.New[digest.Digest, seen](maxSeen),
 		empty: lru.New[filing.Object, emptyList](maxEmpty), created: lru.New[layout.Repository, struct{}](maxCreated),
 	}
-	s.shelf = &shelf.Shelf{Root: root, Dir: layout.Kept, Limit: s.maxKept}
+	s.shelf = &shelf.Shelf{Root: root, Dir: layout.Partial, Limit: s.maxKept}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
 	}

@@ -66,7 +66,7 @@ func killPull(t *testing.T, dir string, up *pullthroughtest.Upstream, layer *pul
 // noted are the ends of the stretches that have been noted.
 func noted(t *testing.T, dir string) (ends []int64) {
 	t.Helper()
-	notes, err := filepath.Glob(filepath.Join(dir, "pullthrough/kept/*/note"))
+	notes, err := filepath.Glob(filepath.Join(dir, "pullthrough/partial/*/note"))
 	require.NoError(t, err)
 	for _, name := range notes {
 		text, err := os.ReadFile(name)
@@ -139,7 +139,7 @@ func TestWhatIsKeptCountsInMaxBytes(t *testing.T) {
 			}
 			require.NoError(t, stage.(interface{ Keep() error }).Keep())
 			s.WaitForSweep()
-			assert.Len(t, files(t, filepath.Join(dir, "pullthrough/kept")), 2*c.left)
+			assert.Len(t, files(t, filepath.Join(dir, "pullthrough/partial")), 2*c.left)
 			require.NoError(t, s.Sweep(t.Context()))
 			text, err := os.ReadFile(filepath.Join(dir, "pullthrough/size"))
 			require.NoError(t, err)
@@ -153,7 +153,7 @@ func TestWhatIsKeptCountsInMaxBytes(t *testing.T) {
 			assert.EqualValues(t, 12<<20, size)
 			assert.Equal(t, [][2]int64{{0, 6 << 20}}, have)
 			require.NoError(t, again.Abort())
-			assert.Empty(t, files(t, filepath.Join(dir, "pullthrough/kept")))
+			assert.Empty(t, files(t, filepath.Join(dir, "pullthrough/partial")))
 			assert.Empty(t, staged(t, dir))
 		})
 	}
@@ -162,9 +162,9 @@ func TestWhatIsKeptCountsInMaxBytes(t *testing.T) {
 // TestOpenTidiesWhatIsKept: what is too old or too much, or is nothing whole.
 func TestOpenTidiesWhatIsKept(t *testing.T) {
 	dir := scratch(t)
-	write(t, "half", filepath.Join(dir, "pullthrough/kept/DEAD/data"))
+	write(t, "half", filepath.Join(dir, "pullthrough/partial/DEAD/data"))
 	s, err := dirstore.Open(dir)
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
-	assert.Empty(t, files(t, filepath.Join(dir, "pullthrough/kept")))
+	assert.Empty(t, files(t, filepath.Join(dir, "pullthrough/partial")))
 }

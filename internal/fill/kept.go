@@ -16,7 +16,7 @@ import (
 )
 
 // shelfDir is where the spools of [Options.Dir] stay that ended early.
-const shelfDir = "pullthrough-kept"
+const shelfDir = "pullthrough-partial"
 
 // resume looks for what an earlier fill has left.
 func (f *Fill) resume(ctx context.Context) {

@@ -137,9 +137,9 @@ func (r *remains) whole(p *pullthrough.Proxy, q pullthrough.Request) {
 // files are those of downloads that have ended early, by kind.
 func (r *remains) files(kind string) []string {
 	r.t.Helper()
-	dir := "pullthrough-kept"
+	dir := "pullthrough-partial"
 	if r.store {
-		dir = "pullthrough/kept"
+		dir = "pullthrough/partial"
 	}
 	all, err := filepath.Glob(filepath.Join(r.dir, dir, "*", kind))
 	require.NoError(r.t, err)

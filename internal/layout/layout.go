@@ -35,8 +35,8 @@ const (
 	Staging = "pullthrough/staging"
 	Uploads = "pullthrough/uploads"
 
-	// Kept is where downloads are that ended early, in a directory.
-	Kept = "pullthrough/kept"
+	// Partial is where downloads are that ended early, in a directory.
+	Partial = "pullthrough/partial"
 
 	// Lock is the file that stores lock while they commit, shared, and while they
 	// remove, alone. Gate is locked before it, so that no process waits for ever. Sweep

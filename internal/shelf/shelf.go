@@ -191,7 +191,8 @@ func (s *Shelf) name(dir, key string) error {
 	return s.Root.Rename(dir, path.Join(s.Dir, key))
 }
 
-func (s *Shelf) remove(key string) { _ = s.Root.RemoveAll(path.Join(s.Dir, key)) } // it is tried again when it is too old
+// remove removes a download. What cannot be removed is tried again when it is too old.
+func (s *Shelf) remove(key string) bool { return s.Root.RemoveAll(path.Join(s.Dir, key)) == nil }
 
 // entry is a download that this process has not taken.
 type entry struct {
@@ -227,20 +228,18 @@ func (s *Shelf) entries() (all []entry) {
 	return all
 }
 
-// drop removes a download, unless somebody has taken it.
+// drop removes a download, unless somebody has taken it. It reports whether it did.
 func (s *Shelf) drop(e entry) bool {
 	f, err := s.lock(e.key)
 	switch {
 	case err == nil:
-		s.remove(e.key)
-		_ = f.Close()
+		defer func() { _ = f.Close() }()
+		return s.remove(e.key)
 	case errors.Is(err, fs.ErrNotExist): // half of one, which nobody can lock: a new one may come just now
 		_ = s.Root.Remove(path.Join(s.Dir, e.key, noteName))
-		_ = s.Root.Remove(path.Join(s.Dir, e.key))
-	default:
-		return false
+		return s.Root.Remove(path.Join(s.Dir, e.key)) == nil
 	}
-	return true
+	return false
 }
 
 // Tidy removes what is too old or too much, and returns how many bytes are left that
