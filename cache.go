@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"iter"
 	"os"
 	"slices"
 	"time"
@@ -95,6 +96,31 @@ type RepoLister interface {
 	// Repos returns the names of the repositories of one account in one Region, in
 	// any order.
 	Repos(ctx context.Context, account, region string) ([]string, error)
+}
+
+// ManifestLister is what a [Store] may also be, for a control plane that shows what is
+// stored, whoever has stored it. Package ecrapi is one.
+type ManifestLister interface {
+	// Manifests yields the digest of each manifest in the repository once, in any order:
+	// tagged and untagged ones, indexes and what they refer to. A repository that is not
+	// there is an error that Is [io/fs.ErrNotExist]; an error is the last that is yielded.
+	// To list is no use: it does not keep an image from being evicted.
+	Manifests(ctx context.Context, repo Repo) iter.Seq2[digest.Digest, error]
+}
+
+// ImageDeleter is what a [Store] may also be, for [Proxy.DeleteImage] and
+// [Proxy.DeleteRepo]. What it deletes need not be gone from its disk at once, but no
+// later call finds it. A client that reads a deleted blob reads on, or its read fails.
+type ImageDeleter interface {
+	// DeleteImage deletes what ref names in the repository: of a tag the tag alone, of a
+	// digest the manifest with all its tags. Blobs, and the manifests of an index, stay
+	// until the Store has a use for their room. Where there is nothing to delete the error
+	// Is [io/fs.ErrNotExist]. A Store that cannot delete says so by an error that Is
+	// [errors.ErrUnsupported].
+	DeleteImage(ctx context.Context, repo Repo, ref string) error
+	// DeleteRepo deletes the repository with all that is in it. Repositories whose names
+	// are longer, by another component, stay. The errors are those of DeleteImage.
+	DeleteRepo(ctx context.Context, repo Repo) error
 }
 
 // ReferrerStore is what a [Store] may also be: it keeps lists of referrers of manifests
@@ -259,9 +285,9 @@ type Request struct {
 
 // Event says what happened. Credentials and tokens are in none of its fields.
 type Event struct {
-	Kind     EventKind
+	Kind     string
 	Request  Request       // the request; of a fetch only Repo and Ref are set
-	Object   EventKind     // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; "" of a request, and with Missing
+	Object   string        // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; "" of a request, and with Missing
 	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
 	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
 	Digest   string        // of the content; "" on failure
@@ -282,15 +308,13 @@ type Event struct {
 	Missing []ocispec.Descriptor
 }
 
-// EventKind tells events apart.
-type EventKind string
-
+// What [Event.Kind] tells apart.
 const (
-	EventManifest    EventKind = "manifest"     // a manifest was asked for
-	EventBlob        EventKind = "blob"         // a blob was asked for
-	EventReferrers   EventKind = "referrers"    // a list of referrers was asked for
-	EventFetch       EventKind = "fetch"        // one of these was fetched from upstream, or could not be
-	EventStoreFailed EventKind = "store-failed" // the Store failed; the pull went on without it
+	EventManifest    = "manifest"     // a manifest was asked for
+	EventBlob        = "blob"         // a blob was asked for
+	EventReferrers   = "referrers"    // a list of referrers was asked for
+	EventFetch       = "fetch"        // one of these was fetched from upstream, or could not be
+	EventStoreFailed = "store-failed" // the Store failed; the pull went on without it
 )
 
 // Download is a blob on its way from an upstream registry to its clients, as it
@@ -313,19 +337,12 @@ type ImportOptions struct {
 	// if that is set. nil: all children, attestations included. What an index lists
 	// that is no manifest, such as the layers of a build cache, always comes.
 	Platforms []ocispec.Platform
-	// Progress is told of each object when it begins, as it grows, and when it is
-	// stored or will not be. It is called by several goroutines, must be safe for that,
+	// Progress is told of each manifest and blob when it begins, as it grows, and when it
+	// is stored or will not be. done is how many of its bytes are here, of d.Size; stored
+	// says that the Store has it, and err why this import does not bring it in: nil if it
+	// has, or goes on. Progress is called by several goroutines, must be safe for that,
 	// and must not block for long. One that panics ends the import. nil: nobody is told.
-	Progress func(ImportProgress)
-}
-
-// ImportProgress is how far one manifest or blob is.
-type ImportProgress struct {
-	Descriptor ocispec.Descriptor
-	Done       int64 // bytes that are here
-	Total      int64 // bytes in all
-	Stored     bool  // the Store has it
-	Err        error // why this import does not bring it in; nil: it has, or it goes on
+	Progress func(d ocispec.Descriptor, done int64, stored bool, err error)
 }
 
 func (o ImportOptions) wants(d ocispec.Descriptor) bool {

@@ -229,14 +229,14 @@ func (c *core) explain(ctx context.Context, r Request, out outcome, err error) e
 func (c *core) close() { c.registries.client.Close() }
 
 // fetchEvent is the event of a fetch before the fetch has begun.
-func (c *core) fetchEvent(object EventKind, part bool) *fetchEvent {
+func (c *core) fetchEvent(object string, part bool) *fetchEvent {
 	return &fetchEvent{Trace: new(upstream.Trace), object: object, part: part, start: c.now()}
 }
 
 // fetchEvent is what is to be told of a fetch. Its Trace notes what happens upstream.
 type fetchEvent struct {
 	*upstream.Trace
-	object EventKind
+	object string
 	part   bool
 	start  time.Time
 }

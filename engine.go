@@ -1,9 +1,12 @@
 package pullthrough
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -98,9 +101,43 @@ func (e *engine) shutdown(ctx context.Context) error {
 	return e.flights.Shutdown(ctx)
 }
 
-func (e *engine) idle(ctx context.Context) error {
+func (e *engine) idle(ctx context.Context, repos []Repo) error {
+	if len(repos) > 0 {
+		return e.settle(ctx, repos)
+	}
 	if err := e.flights.Idle(ctx); err != nil {
 		return fmt.Errorf("pullthrough: not idle: %s: %w", strings.Join(e.flights.Running(), ", "), err)
 	}
 	return nil
+}
+
+// settle waits until what was answered from these repositories is stored.
+func (e *engine) settle(ctx context.Context, repos []Repo) error {
+	match := func(key objectKey) bool { return slices.ContainsFunc(repos, key.isOf) }
+	err := e.manifests.flights.Settle(ctx, func(key objectKey, _ *Manifest) bool { return match(key) })
+	return cmp.Or(err, e.blobs.fills.Settle(ctx, match))
+}
+
+// listPatience is how long a list waits for what was answered before it was asked for.
+const listPatience = time.Second
+
+// settled is settle for a list, which does without in the end.
+func (e *engine) settled(ctx context.Context, repo Repo) {
+	ctx, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
+	_ = e.settle(ctx, []Repo{repo})
+}
+
+// tags lists the tags of a repository, with those of the pulls before.
+func (e *engine) tags(ctx context.Context, r Request) ([]string, error) {
+	if e.store.listsTags() {
+		e.settled(ctx, r.Repo)
+	}
+	return e.core.tags(ctx, r)
+}
+
+// repos lists the repositories of a registry, with those of the pulls before.
+func (e *engine) repos(ctx context.Context, r Request) ([]string, error) {
+	e.settled(ctx, r.Repo)
+	return e.core.repos(ctx, r)
 }

@@ -12,6 +12,8 @@ import (
 	"os"
 	"sync"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
@@ -170,8 +172,8 @@ func ExampleProxy_Import() {
 	stored := 0
 	_, err = proxy.Import(context.Background(), pullthrough.Request{
 		Repo: pullthrough.Repo{Name: "docker-hub/library/hello"}, Ref: "latest",
-	}, pullthrough.ImportOptions{Progress: func(p pullthrough.ImportProgress) {
-		if p.Stored {
+	}, pullthrough.ImportOptions{Progress: func(_ ocispec.Descriptor, _ int64, isStored bool, _ error) {
+		if isStored {
 			mu.Lock()
 			defer mu.Unlock()
 			stored++

@@ -81,13 +81,16 @@ func TestImportTellsItsProgress(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	index, children := platforms(w)
 	var mu sync.Mutex
-	seen := map[string][]pullthrough.ImportProgress{}
+	type step struct {
+		done, total int64
+		stored      bool
+	}
+	seen := map[string][]step{}
 	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
-		Progress: func(p pullthrough.ImportProgress) {
+		Progress: func(d ocispec.Descriptor, done int64, stored bool, _ error) {
 			mu.Lock()
 			defer mu.Unlock()
-			d := p.Descriptor.Digest.String()
-			seen[d] = append(seen[d], p)
+			seen[d.Digest.String()] = append(seen[d.Digest.String()], step{done, d.Size, stored})
 		},
 	})
 	require.NoError(t, err)
@@ -105,11 +108,11 @@ func TestImportTellsItsProgress(t *testing.T) {
 			steps := seen[d.Digest.String()]
 			if assert.NotEmpty(t, steps) {
 				last := steps[len(steps)-1]
-				assert.True(t, last.Stored)
-				assert.Equal(t, d.Size, last.Done)
-				assert.Equal(t, d.Size, last.Total)
+				assert.True(t, last.stored)
+				assert.Equal(t, d.Size, last.done)
+				assert.Equal(t, d.Size, last.total)
 				for i := 1; i < len(steps); i++ {
-					assert.GreaterOrEqual(t, steps[i].Done, steps[i-1].Done)
+					assert.GreaterOrEqual(t, steps[i].done, steps[i-1].done)
 				}
 			}
 		}
@@ -290,7 +293,7 @@ func TestAProgressThatPanicsEndsItsImportOnly(t *testing.T) {
 		platforms(w)
 		seen := new(atomic.Int32)
 		_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
-			Progress: func(pullthrough.ImportProgress) {
+			Progress: func(ocispec.Descriptor, int64, bool, error) {
 				if int(seen.Add(1)) > calls {
 					panic("no bar")
 				}
@@ -309,8 +312,8 @@ func TestAnImportReturnsWhenTheStoreHasItsManifest(t *testing.T) {
 		time.AfterFunc(5*time.Second, heldPuts(w)())
 		w.Up.Push("a", "1", testkit.Image(1))
 		_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
-			Progress: func(p pullthrough.ImportProgress) {
-				if p.Stored && p.Descriptor.Digest == testkit.Image(1).Digest {
+			Progress: func(d ocispec.Descriptor, _ int64, isStored bool, _ error) {
+				if isStored && d.Digest == testkit.Image(1).Digest {
 					_, err := w.Mem.Manifest(context.Background(), testkit.Repo("a"), "1")
 					assert.NoError(t, err, "it is told as stored")
 				}

@@ -255,4 +255,9 @@ func (p *Proxy) Shutdown(ctx context.Context) error { return p.engine().shutdown
 // said why not. It is for tests, and for hosts that read the Store themselves after
 // a pull. New pulls may begin while it waits, and are waited for too. When ctx ends
 // first, the error says what still goes on, and Is the cause of ctx's end.
-func (p *Proxy) Idle(ctx context.Context) error { return p.engine().idle(ctx) }
+//
+// With repos it waits for no download: only until the manifests, and the blobs that are
+// here to their last byte, are stored that were answered from these repositories before. A
+// Repo that has no Name stands for all of its account in its Region. The lists of tags and
+// repositories that a Proxy serves wait so, for a second at most.
+func (p *Proxy) Idle(ctx context.Context, repos ...Repo) error { return p.engine().idle(ctx, repos) }

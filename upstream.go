@@ -56,6 +56,12 @@ func (k objectKey) hash() string { return digest.FromString(fmt.Sprintf("%#v", k
 // String names the object, for people.
 func (k objectKey) String() string { return ocipath.Object(k.repo, k.ref) }
 
+// isOf reports whether the object is of the repository. One without a name stands for all
+// of its account in its Region.
+func (k objectKey) isOf(repo Repo) bool {
+	return k.rule.account == repo.Account && k.rule.region == repo.Region && (repo.Name == "" || k.repo == repo.Name)
+}
+
 func (rt *route) key(ref string) objectKey { return objectKey{rt.id, rt.repo.Name, ref} }
 
 // limit gives the job of a fill what the Policy allows it.

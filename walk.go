@@ -235,7 +235,7 @@ func (w *walk) tell(d ocispec.Descriptor, done int64, stored bool, failure error
 		return nil
 	}
 	err := hostcall.Guard("Progress", func() error {
-		w.options.Progress(ImportProgress{Descriptor: d, Done: done, Total: d.Size, Stored: stored, Err: failure})
+		w.options.Progress(d, done, stored, failure)
 		return nil
 	})
 	if err != nil {

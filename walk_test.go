@@ -143,12 +143,12 @@ func TestAnImportNamesWhatIsMissing(t *testing.T) {
 	var mu sync.Mutex
 	failed := map[digest.Digest]error{}
 	m, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "1"}, pullthrough.ImportOptions{
-		Progress: func(p pullthrough.ImportProgress) {
+		Progress: func(d ocispec.Descriptor, _ int64, stored bool, err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			if p.Err != nil {
-				failed[p.Descriptor.Digest] = p.Err
-				assert.False(t, p.Stored)
+			if err != nil {
+				failed[d.Digest] = err
+				assert.False(t, stored)
 			}
 		},
 	})
@@ -378,7 +378,7 @@ func TestAnImageOfTooManyObjectsIsNotImportedWhole(t *testing.T) {
 	w.Up.Push("a", "huge", &pullthroughtest.Image{MediaType: ocispec.MediaTypeImageIndex, Content: top})
 	var told sync.Map
 	_, err := w.Import(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: "huge"}, pullthrough.ImportOptions{
-		Progress: func(p pullthrough.ImportProgress) { told.Store(p.Descriptor.Digest, nil) },
+		Progress: func(d ocispec.Descriptor, _ int64, _ bool, _ error) { told.Store(d.Digest, nil) },
 	})
 	assert.ErrorIs(t, err, pullthrough.ErrTooLarge)
 	assert.Equal(t, 3, w.Up.Count("*"))

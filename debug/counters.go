@@ -12,7 +12,7 @@ import (
 
 // objects are the kinds of object that are counted separately. Events of other kinds are
 // not counted.
-var objects = [...]pullthrough.EventKind{pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers}
+var objects = [...]string{pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers}
 
 // sources are the sources of answers, in the order of [pullthrough.Source].
 var sources = [...]pullthrough.Source{

@@ -38,7 +38,7 @@ type entry struct {
 func newEntry(e pullthrough.Event, now time.Time) entry {
 	repo := e.Request.Repo
 	n := entry{
-		At: now.UTC(), Kind: clean(string(e.Kind), maxName), Object: clean(string(e.Object), maxName), Part: e.Part, Head: e.Request.Head,
+		At: now.UTC(), Kind: clean(e.Kind, maxName), Object: clean(e.Object, maxName), Part: e.Part, Head: e.Request.Head,
 		Rule: clean(e.Rule, maxName), Account: clean(repo.Account, maxName), Region: clean(repo.Region, maxName), Repo: clean(repo.Name, maxName),
 		Ref: clean(e.Request.Ref, maxRef), Digest: clean(e.Digest, maxRef),
 		Bytes: max(e.Bytes, 0), Upstream: int64(max(e.Upstream, 0)), Micros: max(e.Duration, 0).Microseconds(),

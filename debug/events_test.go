@@ -104,7 +104,7 @@ func TestHostileTextsAreHarmless(t *testing.T) {
 			Rules: pullthrough.StaticRules{{Prefix: text, UpstreamURL: text, UpstreamPrefix: text}},
 		}}
 		request := pullthrough.Request{Repo: pullthrough.Repo{Account: text, Region: text, Name: text}, Ref: text}
-		for _, kind := range []pullthrough.EventKind{pullthrough.EventManifest, pullthrough.EventFetch, pullthrough.EventStoreFailed, pullthrough.EventKind(text)} {
+		for _, kind := range []string{pullthrough.EventManifest, pullthrough.EventFetch, pullthrough.EventStoreFailed, text} {
 			for _, err := range []error{nil, errors.New(text), &pullthrough.Error{Kind: pullthrough.ErrDenied, Host: text, Err: errors.New(text)}} {
 				page.Record(t.Context(), pullthrough.Event{Kind: kind, Object: pullthrough.EventBlob, Rule: text, Request: request, Digest: text, Err: err, Warnings: []string{text, text, text, text}})
 			}

@@ -225,8 +225,8 @@ func TestAUseIsKnownToTheSecond(t *testing.T) {
 	assertWhole(t, s, repo, first, "first")
 }
 
-// TestToldOfIsNotUsed: HasManifest says what is there, and nothing stays for that.
-func TestToldOfIsNotUsed(t *testing.T) {
+// TestListedIsNotUsed: Manifests and Resolve say what is there, and nothing stays for that.
+func TestListedIsNotUsed(t *testing.T) {
 	dir := scratch(t)
 	s := open(t, dir)
 	first, second := large(1), large(2)
@@ -234,19 +234,27 @@ func TestToldOfIsNotUsed(t *testing.T) {
 	pull(t, s, repo, second, "second")
 	get(t, s, repo, "first")
 	get(t, s, repo, "second")
-	has := func(img *pullthroughtest.Image) bool {
-		ok, err := s.HasManifest(t.Context(), repo, img.Digest)
-		require.NoError(t, err)
-		return ok
+	has := func(img *pullthroughtest.Image) (has bool) {
+		for d, err := range s.Manifests(t.Context(), repo) {
+			require.NoError(t, err)
+			has = has || d == img.Digest
+		}
+		return has
 	}
+	d, err := s.Resolve(t.Context(), repo, "first")
+	require.NoError(t, err)
+	assert.Equal(t, first.Digest, d)
 	assert.True(t, has(first))
 	s.MaxBytes = contentBytes(t, dir) - 1
 	require.NoError(t, s.Sweep(t.Context()))
 	assert.False(t, has(first))
 	assert.True(t, has(second))
 	require.NoError(t, s.Close())
-	_, err := s.HasManifest(t.Context(), repo, second.Digest)
+	_, err = s.Resolve(t.Context(), repo, "second")
 	assert.ErrorIs(t, err, os.ErrClosed)
+	for _, err := range s.Manifests(t.Context(), repo) {
+		assert.ErrorIs(t, err, os.ErrClosed)
+	}
 }
 
 // TestWhatAKeptImageNeedsStays: the children of an index, and layers that another

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -66,23 +68,79 @@ func (s *Store) CreateRepo(ctx context.Context, repo pullthrough.Repo, _ pullthr
 	return nil
 }
 
-// HasManifest reports whether the manifest is stored in the repository. Unlike Manifest
-// it does not count as a use, and reads no content.
-func (s *Store) HasManifest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error) {
-	at, err := s.owner().Locate(ctx, repo, string(d))
+// Resolve returns the digest that a tag names. Unlike Manifest it does not count as a
+// use, and reads no content.
+func (s *Store) Resolve(ctx context.Context, repo pullthrough.Repo, tag string) (digest.Digest, error) {
+	at, err := s.owner().Locate(ctx, repo, tag)
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	for _, home := range at.Homes() {
-		target, err := s.readLink(home.Revision(d), d)
+	d, _, err := s.manifests.ReadTag(ctx, reader{s}, at, tag)
+	return d, during(err, "look for tag", repo, tag)
+}
+
+// Manifests implements [pullthrough.ManifestLister]. It yields what the links of the
+// directory lead to. More than a million manifests are an error that Is
+// [pullthrough.ErrTooLarge].
+func (s *Store) Manifests(ctx context.Context, repo pullthrough.Repo) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		at, err := s.owner().Locate(ctx, repo)
+		var found names
 		if err == nil {
-			_, err = s.disk.stat(home.Tree.Data(target))
+			err = during(s.revisions(ctx, at, found.add), "list manifests", repo, "")
 		}
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return err == nil, during(err, "look for manifest", repo, string(d))
+		if err != nil {
+			yield("", err)
+			return
+		}
+		slices.Sort(found.all)
+		for _, d := range slices.Compact(found.all) {
+			if !yield(digest.Digest(d), nil) {
+				return
+			}
 		}
 	}
-	return false, nil
+}
+
+// revisions calls f with the digest of each manifest of the repository that can be read.
+func (s *Store) revisions(ctx context.Context, at layout.Repository, f func(d string) error) error {
+	seen := false
+	for _, home := range at.Homes() {
+		for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+			err := s.disk.list(path.Join(home.Revisions(), algorithm.String()), func(e fs.DirEntry) error {
+				seen = true
+				d := digest.NewDigestFromEncoded(algorithm, e.Name())
+				if err := ctx.Err(); err != nil || !e.IsDir() || !ocipath.ValidDigest(string(d)) {
+					return err
+				}
+				has, err := s.hasRevision(home, d)
+				if has {
+					err = f(string(d))
+				}
+				return err
+			})
+			if ignoreMissing(err) != nil {
+				return err
+			}
+		}
+	}
+	if seen {
+		return nil
+	}
+	exists, err := s.exists(at)
+	if err == nil && !exists {
+		err = fs.ErrNotExist
+	}
+	return err
+}
+
+// hasRevision reports whether the link of the manifest leads to content.
+func (s *Store) hasRevision(home layout.Repository, d digest.Digest) (bool, error) {
+	target, err := s.readLink(home.Revision(d), d)
+	if err == nil {
+		_, err = s.disk.stat(home.Tree.Data(target))
+	}
+	return err == nil, ignoreMissing(err)
 }
 
 // Tags implements [pullthrough.TagLister]. More than a million tags are an error

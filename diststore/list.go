@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
@@ -45,6 +48,60 @@ func (s *Store) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, erro
 		return nil, during(err, "list tags", repo, "")
 	}
 	return slices.DeleteFunc(names, func(name string) bool { return !ocipath.ValidTag(name) }), nil
+}
+
+// Resolve returns the digest that a tag names. It makes fewer requests than Manifest.
+func (s *Store) Resolve(ctx context.Context, repo pullthrough.Repo, tag string) (digest.Digest, error) {
+	at, err := s.owner().Locate(ctx, repo, tag)
+	if err != nil {
+		return "", err
+	}
+	d, _, err := s.manifests.ReadTag(ctx, files{s}, at, tag)
+	return d, during(err, "look for tag", repo, tag)
+}
+
+// Manifests implements [pullthrough.ManifestLister]. It lists directories and reads
+// nothing, so it yields links that lead nowhere, too. More than 100,000 manifests are an
+// error that Is [pullthrough.ErrTooLarge].
+func (s *Store) Manifests(ctx context.Context, repo pullthrough.Repo) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		at, err := s.owner().Locate(ctx, repo)
+		var all []digest.Digest
+		if err == nil {
+			all, err = s.revisions(ctx, at)
+		}
+		if err != nil {
+			yield("", during(err, "list manifests", repo, ""))
+			return
+		}
+		slices.Sort(all)
+		for _, d := range slices.Compact(all) {
+			if !yield(d, nil) {
+				return
+			}
+		}
+	}
+}
+
+// revisions are the digests of the repository's manifests.
+func (s *Store) revisions(ctx context.Context, at layout.Repository) (all []digest.Digest, err error) {
+	for _, home := range at.Homes() {
+		for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+			names, err := s.bucket.list(ctx, path.Join(home.Revisions(), algorithm.String()))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			for _, name := range names {
+				if d := digest.NewDigestFromEncoded(algorithm, name); ocipath.ValidDigest(string(d)) {
+					all = append(all, d)
+				}
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil, s.exists(ctx, at)
+	}
+	return all, nil
 }
 
 // Repos implements [pullthrough.RepoLister]. It lists each directory above and of

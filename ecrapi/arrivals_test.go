@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,6 +62,7 @@ func took(f func()) time.Duration {
 }
 
 func TestAReadWaitsForWhatWasJustAnswered(t *testing.T) {
+	const wait = 300 * time.Millisecond
 	nobody := pullthrough.Identity{}
 	get := func(path string) func(*testing.T, *registry) any {
 		return func(_ *testing.T, r *registry) any {
@@ -74,45 +74,46 @@ func TestAReadWaitsForWhatWasJustAnswered(t *testing.T) {
 	for name, c := range map[string]struct {
 		read func(*testing.T, *registry) any
 		want any
+		wait time.Duration
 	}{
-		"ListImages": {func(t *testing.T, r *registry) any { return r.tagged(t)["v1"] }, []string{image(1).Digest.String()}},
+		"ListImages": {func(t *testing.T, r *registry) any { return r.tagged(t)["v1"] }, []string{image(1).Digest.String()}, wait},
 		"DescribeImages": {func(t *testing.T, r *registry) any {
 			return r.pulledAt(t, image(1))
-		}, epoch.Unix()},
+		}, epoch.Unix(), wait},
 		"DescribeRepositories": {func(t *testing.T, r *registry) any {
 			out, err := r.api.DescribeRepositories(t.Context(), nobody, ecrapi.DescribeRepositoriesInput{})
 			require.NoError(t, err)
 			return len(out.Repositories)
-		}, 1},
+		}, 1, 0},
 		"DescribeRepositories by name": {func(t *testing.T, r *registry) any {
 			out, err := r.api.DescribeRepositories(t.Context(), nobody, ecrapi.DescribeRepositoriesInput{RepositoryNames: []string{"hub/a"}})
 			require.NoError(t, err)
 			return len(out.Repositories)
-		}, 1},
+		}, 1, 0},
 		"BatchCheckLayerAvailability": {func(t *testing.T, r *registry) any {
 			out, err := r.api.BatchCheckLayerAvailability(t.Context(), nobody, ecrapi.BatchCheckLayerAvailabilityInput{
 				RepositoryName: new("hub/a"), LayerDigests: []string{image(1).Layers[0].Digest.String()},
 			})
 			require.NoError(t, err)
 			return out.Layers[0].LayerAvailability
-		}, "UNAVAILABLE"},
+		}, "UNAVAILABLE", wait},
 		"ListImageReferrers": {func(t *testing.T, r *registry) any {
 			out, err := r.api.ListImageReferrers(t.Context(), nobody, ecrapi.ListImageReferrersInput{
 				RepositoryName: new("hub/a"), SubjectId: &ecrapi.SubjectIdentifier{ImageDigest: new(image(1).Digest.String())},
 			})
 			require.NoError(t, err)
 			return len(out.Referrers)
-		}, 0},
-		"tags":         {get("/v2/hub/a/tags/list"), `{"name":"hub/a","tags":["old","v1"]}`},
-		"repositories": {get("/v2/_catalog"), `{"repositories":["hub/a"]}`},
+		}, 0, wait},
+		"tags":         {get("/v2/hub/a/tags/list"), `{"name":"hub/a","tags":["old","v1"]}`, wait},
+		"repositories": {get("/v2/_catalog"), `{"repositories":["hub/a"]}`, wait},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *registry, store *slowStore) {
 				// The Store has the repository, and nobody has noted it.
 				require.NoError(t, store.Store.PutManifest(t.Context(), repo("a"), manifestOf(image(3), "old")))
 				r.answer(t, "a")
-				time.AfterFunc(300*time.Millisecond, func() { close(store.gate) })
-				assert.Equal(t, 300*time.Millisecond, took(func() { assert.Equal(t, c.want, c.read(t, r)) }))
+				time.AfterFunc(wait, func() { close(store.gate) })
+				assert.Equal(t, c.wait, took(func() { assert.Equal(t, c.want, c.read(t, r)) }))
 				assert.Zero(t, took(func() { assert.Equal(t, c.want, c.read(t, r)) }), "it is there now")
 			})
 		})
@@ -124,9 +125,7 @@ func TestAReadDoesNotWaitLong(t *testing.T) {
 		run  func(t *testing.T, r *registry, store *slowStore)
 		want time.Duration
 	}{
-		"the Store is slow":                {func(*testing.T, *registry, *slowStore) {}, time.Second},
-		"it was answered some time before": {func(*testing.T, *registry, *slowStore) { time.Sleep(400 * time.Millisecond) }, 600 * time.Millisecond},
-		"it was answered long before":      {func(*testing.T, *registry, *slowStore) { time.Sleep(time.Second) }, 0},
+		"the Store is slow": {func(*testing.T, *registry, *slowStore) {}, time.Second},
 		"the Store fails": {func(_ *testing.T, _ *registry, store *slowStore) {
 			store.err = assert.AnError
 			time.AfterFunc(300*time.Millisecond, func() { close(store.gate) })
@@ -186,49 +185,5 @@ func TestAPullIsRecordedBeforeTheImageIsStored(t *testing.T) {
 		close(store.gate)
 		r.idle(t)
 		assert.Equal(t, pulled, r.pulledAt(t, image(1)))
-	})
-}
-
-// The Store may be faster than the event of the answer.
-func TestWhatIsStoredAlreadyIsNotWaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &ecrapi.Catalog{}
-		store, api := c.Around(memstore.New()), &ecrapi.API{}
-		api.Images = &ecrapi.Images{Proxy: &pullthrough.Proxy{Store: store, Rules: api}, Catalog: c}
-		for _, ref := range []string{"v1", image(1).Digest.String()} {
-			request := pullthrough.Request{Repo: repo("a"), Ref: ref}
-			m := manifestOf(image(1), "v1")
-			require.NoError(t, store.PutManifest(t.Context(), repo("a"), m))
-			c.RecordPull(t.Context(), pullthrough.Event{Kind: pullthrough.EventFetch, Object: pullthrough.EventManifest, Request: request, Digest: m.Descriptor.Digest.String()})
-			c.RecordPull(t.Context(), pullthrough.Event{Kind: pullthrough.EventManifest, Request: request, Source: pullthrough.SourceShared, Digest: m.Descriptor.Digest.String()})
-			assert.Zero(t, took(func() {
-				_, err := api.ListImages(t.Context(), pullthrough.Identity{}, ecrapi.ListImagesInput{RepositoryName: new("hub/a")})
-				assert.NoError(t, err)
-			}), ref)
-		}
-	})
-}
-
-// What is on its way takes bounded memory. What finds no room is not waited for.
-func TestManyArrivals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &ecrapi.Catalog{}
-		tags := c.Around(memstore.New()).(pullthrough.TagLister)
-		answer := func(name string) time.Duration {
-			c.RecordPull(t.Context(), pullthrough.Event{
-				Kind: pullthrough.EventManifest, Source: pullthrough.SourceFill, Digest: image(1).Digest.String(),
-				Request: pullthrough.Request{Repo: repo(name), Ref: "v1"},
-			})
-			return took(func() { _, _ = tags.Tags(t.Context(), repo(name)) })
-		}
-		for i := range 1024 {
-			c.RecordPull(t.Context(), pullthrough.Event{
-				Kind: pullthrough.EventManifest, Source: pullthrough.SourceFill, Digest: image(1).Digest.String(),
-				Request: pullthrough.Request{Repo: repo("many"), Ref: strconv.Itoa(i)},
-			})
-		}
-		assert.Zero(t, answer("a"))
-		time.Sleep(2 * time.Second)
-		assert.Equal(t, time.Second, answer("b"), "those of before were given up")
 	})
 }

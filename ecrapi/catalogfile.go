@@ -44,12 +44,15 @@ type fileRepository struct {
 	Account string `json:"account,omitempty"`
 	Region  string `json:"region,omitempty"`
 	Name    string `json:"name"`
+	Adopted bool   `json:"adopted,omitempty"` // it was not created here
 	CatalogRepository
 	Images []image `json:"images,omitempty"`
 }
 
 // Load reads the File and replaces all notes by its content. A File that does not exist
-// is no error. Load must be called before the first use.
+// is no error, nor is one that is damaged, such as by a disk that was full: it is renamed
+// to File + ".damaged", which the Logger is told, and what the Store has is noted anew.
+// A File of a newer version is an error. Load must be called before the first use.
 func (c *Catalog) Load() error {
 	if c.File == "" {
 		return nil
@@ -62,27 +65,37 @@ func (c *Catalog) Load() error {
 		return fmt.Errorf("catalog: %w", err)
 	}
 	var file catalogFile
-	if err := json.Unmarshal(content, &file); err != nil {
-		return fmt.Errorf("catalog: %s: %w", c.File, err)
-	}
-	if file.Version != catalogVersion {
+	err = json.Unmarshal(content, &file)
+	if err == nil && file.Version > catalogVersion {
 		return fmt.Errorf("catalog: %s: version %d is not known", c.File, file.Version)
+	}
+	if err == nil && file.Version != catalogVersion {
+		err = errors.New("it has no version")
+	}
+	if err != nil {
+		aside := c.File + ".damaged"
+		c.warn(context.Background(), "the damaged file of the catalog is set aside as "+aside, errors.Join(err, os.Rename(c.File, aside)))
+		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.loadLocked(file)
+	return nil
+}
+
+func (c *Catalog) loadLocked(file catalogFile) {
 	c.repos = nil
 	for _, from := range file.Repositories {
 		r := c.addLocked(pullthrough.Repo{Account: from.Account, Region: from.Region, Name: from.Name}, from.CatalogRepository)
+		r.adopted = from.Adopted
 		for _, img := range from.Images {
-			tags := img.Tags
-			img.Tags = nil
-			r.noteLocked(img, "")
-			for _, tag := range tags {
-				r.noteLocked(img, tag)
+			for _, tag := range img.Tags {
+				r.tags[tag] = img.Digest
 			}
+			img.Tags = nil
+			r.images[img.Digest] = img
 		}
 	}
-	return nil
 }
 
 // Save writes the File, if there is one. A program calls it at its end: after Save has
@@ -165,7 +178,7 @@ func (c *Catalog) saveLocked() error {
 func (c *Catalog) fileLocked() catalogFile {
 	file := catalogFile{Version: catalogVersion, Repositories: []fileRepository{}}
 	for repo, r := range c.repos {
-		to := fileRepository{Account: repo.Account, Region: repo.Region, Name: repo.Name, CatalogRepository: r.CatalogRepository}
+		to := fileRepository{Account: repo.Account, Region: repo.Region, Name: repo.Name, Adopted: r.adopted, CatalogRepository: r.CatalogRepository}
 		tags := tagsOf(r.tags)
 		for d, img := range r.images {
 			img.Tags = tags[d]

@@ -49,7 +49,8 @@ func TestImagesAreDescribedAfterARestart(t *testing.T) {
 		want = append(want, body)
 	}
 	_, repositories := before.send(t, target+"DescribeRepositories", `{}`)
-	settings, _ := before.catalog.Repository(repo("a"))
+	settings, err := before.catalog.Repository(t.Context(), repo("a"))
+	require.NoError(t, err)
 	end()
 
 	after, end := open()
@@ -58,8 +59,8 @@ func TestImagesAreDescribedAfterARestart(t *testing.T) {
 	after.ok(t, "DescribeImages", `{`+hubA+`}`, want[0])
 	after.ok(t, "ListImages", `{`+hubA+`}`, want[1])
 	after.ok(t, "DescribeRepositories", `{}`, repositories)
-	again, ok := after.catalog.Repository(repo("a"))
-	require.True(t, ok)
+	again, err := after.catalog.Repository(t.Context(), repo("a"))
+	require.NoError(t, err)
 	assert.True(t, settings.CreatedAt.Equal(again.CreatedAt))
 	assert.Equal(t, "{}", again.LifecyclePolicy)
 	assert.Equal(t, epoch.Unix()+60, after.pulledAt(t, index))
@@ -134,10 +135,20 @@ func TestFilesThatCannotBeLoaded(t *testing.T) {
 	require.NoError(t, (&ecrapi.Catalog{File: file}).Load(), "the first time")
 	require.NoError(t, (&ecrapi.Catalog{}).Load())
 	require.NoError(t, (&ecrapi.Catalog{}).Save())
-	for _, content := range []string{"", "{", "[]", `{"version":2,"repositories":[]}`, `{}`, `{"version":1,"repositories":[{"name":1}]}`} {
+	for _, content := range []string{"", "{", "[]", `{}`, `{"version":1,"repositories":[{"name":1}]}`} {
 		require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
-		assert.Error(t, (&ecrapi.Catalog{File: file}).Load(), content)
+		require.NoError(t, (&ecrapi.Catalog{File: file}).Load(), "a damaged file is set aside")
+		aside, err := os.ReadFile(file + ".damaged")
+		require.NoError(t, err)
+		assert.Equal(t, content, string(aside))
+		assert.NoFileExists(t, file)
 	}
+	newer := []byte(`{"version":2,"repositories":[]}`)
+	require.NoError(t, os.WriteFile(file, newer, 0o600))
+	assert.Error(t, (&ecrapi.Catalog{File: file}).Load())
+	kept, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, newer, kept, "a newer version has written it")
 	assert.Error(t, (&ecrapi.Catalog{File: filepath.Dir(file)}).Load())
 }
 
@@ -185,6 +196,7 @@ func TestManyAtATime(t *testing.T) {
 	require.NoError(t, r.catalog.Save())
 	other := &ecrapi.Catalog{File: file}
 	require.NoError(t, other.Load())
+	other.Around(r.proxy.Store)
 	r.api.Images.Catalog = other
 	assert.Len(t, r.tagged(t), n+1)
 }

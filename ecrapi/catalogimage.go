@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -80,31 +79,54 @@ func isGenuine(m *pullthrough.Manifest) bool {
 	return ocipath.ValidDigest(string(d)) && d.Algorithm().FromBytes(m.Content) == d
 }
 
-// noteLocked notes an image, unless it is known, and moves the tag, unless it is "".
-func (r *repository) noteLocked(img image, tag string) {
-	if _, known := r.images[img.Digest]; !known {
-		r.images[img.Digest] = img
-		r.change++
+// note notes an image that the Store has, unless it is known, and returns what is known.
+func (c *Catalog) note(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest, pushed time.Time) image {
+	d := m.Descriptor.Digest
+	if img, known := c.known(repo, d); known {
+		return img
 	}
-	if tag != "" && r.tags[tag] != img.Digest {
-		r.tags[tag] = img.Digest
-		r.change++
+	img := describe(m, pushed)
+	c.mu.Lock()
+	r := c.repos[repo]
+	if r == nil {
+		r = c.adoptLocked(repo)
 	}
+	key := imageKey{repo, d}
+	img.PulledAt = c.early[key]
+	delete(c.early, key)
+	r.noteLocked(img)
+	img = r.images[d]
+	c.mu.Unlock()
+	c.writeChange(ctx)
+	return img
 }
 
-// forgetLocked forgets a tag, or an image with its tags.
-func (r *repository) forgetLocked(ref string) {
-	r.change++
-	if !ocipath.IsDigest(ref) {
-		delete(r.tags, ref)
+// known returns what is known about an image. It reports false if its manifest was not
+// read yet.
+func (c *Catalog) known(repo pullthrough.Repo, d digest.Digest) (image, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if r := c.repos[repo]; r != nil {
+		img := r.images[d]
+		return img, img.isRead()
+	}
+	return image{}, false
+}
+
+// isRead reports whether more is known of an image than when it was pulled.
+func (i image) isRead() bool { return i.MediaType != "" }
+
+// noteLocked notes an image unless it is known. The time of a pull stays.
+func (r *repository) noteLocked(img image) {
+	have := r.images[img.Digest]
+	if have.isRead() {
 		return
 	}
-	delete(r.images, digest.Digest(ref))
-	for tag, d := range r.tags {
-		if d == digest.Digest(ref) {
-			delete(r.tags, tag)
-		}
+	if img.PulledAt.Before(have.PulledAt) {
+		img.PulledAt = have.PulledAt
 	}
+	r.images[img.Digest] = img
+	r.change++
 }
 
 // sizesOf returns the size of each image. The size of a list is that of the largest image
@@ -132,73 +154,29 @@ func sizesOf(images map[digest.Digest]image) map[digest.Digest]int64 {
 	return sizes
 }
 
-// errNoRepository says that there are no images since there is no repository.
-var errNoRepository = errors.New("the repository does not exist")
-
-// maxTidies is how often tidy is tried for a repository that changes meanwhile.
-const maxTidies = 3
-
-// storedImages returns the images of a repository, as images does. Before that it waits
-// for what was just pulled, and forgets the images that the Store has lost.
-func (c *Catalog) storedImages(ctx context.Context, repo pullthrough.Repo) ([]image, error) {
-	c.await(ctx, repo)
-	for range maxTidies {
-		done, err := c.tidy(ctx, repo)
-		if err != nil {
-			return nil, err
-		}
-		if done {
-			break
-		}
+// images returns the images that the Store has in a repository, with their tags and
+// sizes, in no order.
+func (c *Catalog) images(ctx context.Context, repo pullthrough.Repo) ([]image, error) {
+	if err := c.find(ctx, repo); err != nil {
+		return nil, err
 	}
-	return c.images(repo)
-}
-
-// tidy forgets the images that the Store has lost. It reports false if the repository
-// has changed meanwhile: then it has forgotten nothing.
-func (c *Catalog) tidy(ctx context.Context, repo pullthrough.Repo) (done bool, err error) {
-	store, change, all := c.digests(repo)
-	if store == nil {
-		return true, nil
+	s, change := c.around(), c.changes(repo)
+	stored, err := s.digests(ctx, repo)
+	if err != nil {
+		return nil, err
 	}
-	var lost []digest.Digest
-	for _, d := range all {
-		has, err := store.HasManifest(ctx, repo, d)
-		if err != nil {
-			return false, err
-		}
-		if !has {
-			lost = append(lost, d)
-		}
+	tagged, err := s.tagged(ctx, repo)
+	if err != nil {
+		return nil, err
 	}
-	if len(lost) == 0 {
-		return true, nil
+	for _, d := range tagged {
+		stored[d] = struct{}{} // it came after the manifests were listed
 	}
-	return c.edit(ctx, repo, change, func(r *repository) {
-		for _, d := range lost {
-			r.forgetLocked(string(d))
-		}
-	}), nil
-}
-
-// digests returns the digests of the repository's images, and the Store that tells
-// whether it still has them. store is nil if there is nothing to ask.
-func (c *Catalog) digests(repo pullthrough.Repo) (store ImageChecker, change uint64, all []digest.Digest) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	r := c.repos[repo]
-	if c.checker == nil || r == nil {
-		return nil, 0, nil
+	images, err := c.described(ctx, repo, stored)
+	if err != nil {
+		return nil, err
 	}
-	return c.checker, r.change, slices.Collect(maps.Keys(r.images))
-}
-
-// images returns the images of a repository with their tags and sizes, in no order.
-func (c *Catalog) images(repo pullthrough.Repo) ([]image, error) {
-	images, tagged := c.snapshot(repo)
-	if images == nil {
-		return nil, errNoRepository
-	}
+	c.prune(ctx, repo, change, images)
 	tags, sizes := tagsOf(tagged), sizesOf(images)
 	all := make([]image, 0, len(images))
 	for d, img := range images {
@@ -208,16 +186,73 @@ func (c *Catalog) images(repo pullthrough.Repo) ([]image, error) {
 	return all, nil
 }
 
-// snapshot returns copies of a repository's images and tags, so that no lock is held while
-// they are looked at. They are nil if there is no such repository.
-func (c *Catalog) snapshot(repo pullthrough.Repo) (map[digest.Digest]image, map[string]digest.Digest) {
+// described returns the images with these digests. It reads the manifests of those that
+// are not known, and leaves out what the Store does not have any more.
+func (c *Catalog) described(ctx context.Context, repo pullthrough.Repo, stored map[digest.Digest]struct{}) (map[digest.Digest]image, error) {
+	images := make(map[digest.Digest]image, len(stored))
+	unknown := []string{}
+	c.mu.RLock()
+	r := c.repos[repo]
+	for d := range stored {
+		var img image
+		if r != nil {
+			img = r.images[d]
+		}
+		if !img.isRead() {
+			unknown = append(unknown, string(d))
+			continue
+		}
+		images[d] = img
+	}
+	c.mu.RUnlock()
+	read := make([]*pullthrough.Manifest, len(unknown))
+	err := eachOf(ctx, unknown, func(i int) (err error) {
+		read[i], err = c.around().Store.Manifest(ctx, repo, unknown[i])
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range read {
+		if m != nil && isGenuine(m) {
+			images[m.Descriptor.Digest] = c.note(ctx, repo, m, c.pushTime(m))
+		}
+	}
+	return images, nil
+}
+
+// pushTime is when a manifest was pushed that the Store has got in another way, as far
+// as anybody knows.
+func (c *Catalog) pushTime(m *pullthrough.Manifest) time.Time {
+	if m.CheckedAt.IsZero() {
+		return c.now()
+	}
+	return m.CheckedAt
+}
+
+// prune forgets the notes on images that the Store does not have any more. It does
+// nothing if there are new ones since the Store was asked.
+func (c *Catalog) prune(ctx context.Context, repo pullthrough.Repo, change uint64, stored map[digest.Digest]image) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.repos[repo]
+	if r == nil || r.change != change || len(r.images) == len(stored) {
+		return
+	}
+	maps.DeleteFunc(r.images, func(d digest.Digest, _ image) bool {
+		_, has := stored[d]
+		return !has
+	})
+}
+
+// changes counts the changes of the repository.
+func (c *Catalog) changes(repo pullthrough.Repo) uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	r := c.repos[repo]
-	if r == nil {
-		return nil, nil
+	if r := c.repos[repo]; r != nil {
+		return r.change
 	}
-	return maps.Clone(r.images), maps.Clone(r.tags)
+	return 0
 }
 
 // tagsOf returns the tags of each image.

@@ -13,17 +13,14 @@ import (
 // maxEarly bounds the pulls whose image the Store does not have yet.
 const maxEarly = 1024
 
-// RecordPull notes the time of a pull, and that the Store may not have the image yet. It
-// fits [pullthrough.Proxy.OnEvent]. A host that has an OnEvent of its own must call
-// RecordPull with every event, and before its OnEvent returns. The event of an answer
-// makes reads of the repository wait. The event of a fetch ends the wait.
+// RecordPull notes the time of a pull. It fits [pullthrough.Proxy.OnEvent]. A host that has
+// an OnEvent of its own calls RecordPull with every event.
 //
 // A manifest that was asked for and answered is a pull, whether a registry client sent a
 // GET or a caller used BatchGetImage. A HEAD is none (head-counts-pull). The time is
 // exact, while ECR's own may be up to a day old. If Excluded fails, the time does not
 // change (pull-time).
 func (c *Catalog) RecordPull(ctx context.Context, e pullthrough.Event) {
-	c.hear(e)
 	if e.Kind != pullthrough.EventManifest || e.Request.Head || e.Err != nil || e.Digest == "" {
 		return
 	}
@@ -37,15 +34,20 @@ func (c *Catalog) RecordPull(ctx context.Context, e pullthrough.Event) {
 			return
 		}
 	}
-	c.notePull(imageKey{repo, digest.Digest(e.Digest)}, c.now())
+	stored := e.Source != pullthrough.SourceFill && e.Source != pullthrough.SourceShared
+	c.notePull(imageKey{repo, digest.Digest(e.Digest)}, c.now(), stored)
 }
 
-func (c *Catalog) notePull(key imageKey, at time.Time) {
+func (c *Catalog) notePull(key imageKey, at time.Time, stored bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.repos[key.repo]; r != nil {
-		if img, ok := r.images[key.digest]; ok {
-			img.PulledAt = at
+	r := c.repos[key.repo]
+	if r == nil && stored {
+		r = c.adoptLocked(key.repo)
+	}
+	if r != nil {
+		if img, known := r.images[key.digest]; known || stored {
+			img.Digest, img.PulledAt = key.digest, at
 			r.images[key.digest] = img
 			return
 		}

@@ -1,34 +1,42 @@
 package ecrapi
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io/fs"
+	"iter"
 	"maps"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
-	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 )
 
-// Around returns a Store that does what inner does and notes what goes into it. A Catalog
-// must be around one Store only. An image that inner got in another way is noted when it
-// is read, and an image that inner has lost is forgotten then. If inner is an
-// [ImageChecker], a list of images leaves out what inner has evicted. No lock is held
-// while inner works.
+// Around returns a Store that does what inner does, and notes when images go into it. A
+// Catalog must be around one Store only. No lock is held while inner works.
 //
-// The Store creates repositories by the Catalog's templates ([pullthrough.RepoCreator])
-// and lists tags and repositories ([pullthrough.TagLister], [pullthrough.RepoLister]). If
-// the repository's settings say that a tag must not move, it refuses to move it with
+// The Store creates repositories by the Catalog's templates ([pullthrough.RepoCreator]),
+// lists what inner has and the repositories that were created here
+// ([pullthrough.RepoLister], [pullthrough.TagLister], [pullthrough.ManifestLister]), and
+// deletes where inner is a [pullthrough.ImageDeleter]. If the
+// repository's settings say that a tag must not move, it refuses to move it with
 // [pullthrough.ErrImmutable]. It is a [pullthrough.ReferrerStore] or a
 // [pullthrough.BlobStager] if inner is one.
+//
+// To list images the Catalog asks what each tag names. A Store that has a method
+//
+//	Resolve(ctx context.Context, repo pullthrough.Repo, tag string) (digest.Digest, error)
+//
+// is asked by that, so that it neither reads the manifest nor counts that as a use.
 func (c *Catalog) Around(inner pullthrough.Store) pullthrough.Store {
-	s := &catalogStore{inner, c}
+	s := &catalogStore{Store: inner, catalog: c}
+	s.repos, _ = inner.(pullthrough.RepoLister)
+	s.tags, _ = inner.(pullthrough.TagLister)
+	s.manifests, _ = inner.(pullthrough.ManifestLister)
 	c.mu.Lock()
-	c.checker, _ = inner.(ImageChecker)
+	c.store = s
 	c.mu.Unlock()
 	// A Proxy finds out by type assertions what the Store can do, so each combination
 	// needs a type of its own.
@@ -55,20 +63,26 @@ func (c *Catalog) Around(inner pullthrough.Store) pullthrough.Store {
 	return s
 }
 
-// ImageChecker is a Store that evicts images of its own accord. On each request for a
-// list a [Catalog] asks it for every image in the list. The Stores of memstore and
-// dirstore are ImageCheckers.
-type ImageChecker interface {
-	// HasManifest reports whether the manifest with this digest is stored in the
-	// repository. Unlike Manifest it does not count as a use.
-	HasManifest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error)
-}
-
 // catalogStore is a Store whose changes the Catalog notes. It does not note blobs, since
 // manifests name them.
 type catalogStore struct {
 	pullthrough.Store
 	catalog *Catalog
+
+	// What the Store lists; nil: it does not.
+	repos     pullthrough.RepoLister
+	tags      pullthrough.TagLister
+	manifests pullthrough.ManifestLister
+}
+
+// around returns the Store that the Catalog is around. Before there is one it is empty.
+func (c *Catalog) around() *catalogStore {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.store == nil {
+		return &catalogStore{catalog: c}
+	}
+	return c.store
 }
 
 // ResumeBlob is what [pullthrough.BlobStager] says of Stores that keep downloads.
@@ -84,106 +98,55 @@ func (s *catalogStore) ResumeBlob(ctx context.Context, repo pullthrough.Repo, d 
 
 // Manifest implements [pullthrough.Store].
 func (s *catalogStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
-	known, change := s.catalog.lookUp(repo, ref)
-	m, err := s.Store.Manifest(ctx, repo, ref)
-	switch {
-	case err == nil && m != nil:
-		if m.Descriptor.Digest != known && isGenuine(m) {
-			s.catalog.adopt(ctx, repo, ref, m, change)
-		}
-	case known != "" && errors.Is(err, fs.ErrNotExist):
-		s.catalog.forget(ctx, repo, ref, change)
+	if s.listsImages() {
+		return s.Store.Manifest(ctx, repo, ref)
 	}
-	return m, err
-}
-
-// lookUp returns the digest that ref stands for, and the count of the repository's
-// changes. The digest is "" if it is not known.
-func (c *Catalog) lookUp(repo pullthrough.Repo, ref string) (d digest.Digest, change uint64) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	r := c.repos[repo]
-	if r == nil {
-		return "", 0
-	}
-	if !ocipath.IsDigest(ref) {
-		return r.tags[ref], r.change
-	}
-	return r.images[digest.Digest(ref)].Digest, r.change
-}
-
-// adopt notes what the Store has. It does nothing if the repository has changed since
-// the Store was asked: then the Store's answer may be old.
-func (c *Catalog) adopt(ctx context.Context, repo pullthrough.Repo, ref string, m *pullthrough.Manifest, change uint64) {
-	tag := ref
-	if ocipath.IsDigest(ref) {
-		tag = ""
-	}
-	pushed := m.CheckedAt
-	if pushed.IsZero() {
-		pushed = c.now()
-	}
-	c.edit(ctx, repo, change, func(r *repository) { r.noteLocked(describe(m, pushed), tag) })
-}
-
-// forget is adopt for what the Store does not have any more.
-func (c *Catalog) forget(ctx context.Context, repo pullthrough.Repo, ref string, change uint64) {
-	c.edit(ctx, repo, change, func(r *repository) { r.forgetLocked(ref) })
-}
-
-// edit changes a repository if the count of its changes is still change. It reports
-// whether it did.
-func (c *Catalog) edit(ctx context.Context, repo pullthrough.Repo, change uint64, f func(*repository)) bool {
-	c.mu.Lock()
-	r := c.repos[repo]
-	var now uint64
-	if r != nil {
-		now = r.change
-	}
-	if now != change {
-		c.mu.Unlock()
-		return false
-	}
-	if r == nil {
-		r = c.addLocked(repo, c.newSettings(Template{}))
-	}
-	f(r)
-	c.mu.Unlock()
-	c.writeChange(ctx)
-	return true
+	return s.watchManifest(ctx, repo, ref)
 }
 
 // PutManifest implements [pullthrough.Store].
 func (s *catalogStore) PutManifest(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
-	release, err := s.catalog.claim(repo, m)
+	mustNotMove, release, err := s.catalog.claim(repo, m)
 	if err != nil {
 		return err
 	}
 	defer release()
+	if mustNotMove {
+		have, err := s.resolve(ctx, repo, m.Tag)
+		if err == nil && have != m.Descriptor.Digest {
+			err = errMustNotMove(repo, m.Tag)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	if err := s.Store.PutManifest(ctx, repo, m); err != nil {
 		return err
 	}
-	s.catalog.note(ctx, repo, m)
+	s.catalog.note(ctx, repo, m, s.catalog.now())
+	if !s.listsImages() {
+		s.catalog.seeTag(ctx, repo, m)
+	}
 	return nil
 }
 
 // claim reserves a tag that must not move for the manifest, until release is called. So
-// only one of two manifests for the tag gets to the Store.
-func (c *Catalog) claim(repo pullthrough.Repo, m *pullthrough.Manifest) (release func(), err error) {
+// only one of two manifests for the tag gets to the Store. mustNotMove says that the tag
+// may be there with another digest, too.
+func (c *Catalog) claim(repo pullthrough.Repo, m *pullthrough.Manifest) (mustNotMove bool, release func(), err error) {
 	tag, d := m.Tag, m.Descriptor.Digest
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := c.repos[repo]
 	if r == nil || tag == "" || m.Source == pullthrough.SourceRevalidated || !r.mustNotMove(tag) {
-		return func() {}, nil
+		return false, func() {}, nil
 	}
-	have, there := r.tags[tag]
 	mine, claimed := r.claims[tag]
-	if there && have != d || claimed && mine.digest != d {
-		return nil, &pullthrough.Error{Kind: pullthrough.ErrImmutable, Repo: repo, Ref: tag}
+	if claimed && mine.digest != d {
+		return true, nil, errMustNotMove(repo, tag)
 	}
 	r.claims[tag] = claim{d, mine.puts + 1}
-	return func() {
+	return true, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if mine := r.claims[tag]; mine.puts > 1 {
@@ -194,47 +157,23 @@ func (c *Catalog) claim(repo pullthrough.Repo, m *pullthrough.Manifest) (release
 	}, nil
 }
 
-// note notes a manifest that the Store has got. One that a check has only confirmed does
-// not move a tag: the check may have ended late.
-func (c *Catalog) note(ctx context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) {
-	d, tag := m.Descriptor.Digest, m.Tag
-	if known, _ := c.lookUp(repo, cmp.Or(tag, d.String())); known == d {
-		return
-	}
-	img := describe(m, c.now())
-	c.mu.Lock()
-	r := c.repos[repo]
-	if r == nil {
-		r = c.addLocked(repo, c.newSettings(Template{}))
-	}
-	if _, moved := r.tags[tag]; moved && m.Source == pullthrough.SourceRevalidated {
-		tag = ""
-	}
-	key := imageKey{repo, d}
-	img.PulledAt = c.early[key]
-	delete(c.early, key)
-	before := r.change
-	r.noteLocked(img, tag)
-	changed := r.change != before
-	c.mu.Unlock()
-	if changed {
-		c.writeChange(ctx)
-	}
+func errMustNotMove(repo pullthrough.Repo, tag string) error {
+	return &pullthrough.Error{Kind: pullthrough.ErrImmutable, Repo: repo, Ref: tag}
 }
 
 // RepoExists implements [pullthrough.RepoCreator].
 func (s *catalogStore) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
+	if s.catalog.isCreated(repo) {
+		return true, nil
+	}
 	switch inner := s.Store.(type) {
 	case pullthrough.RepoCreator:
 		return inner.RepoExists(ctx, repo)
 	case pullthrough.RepoLister:
-		if s.catalog.has(repo) {
-			return true, nil
-		}
 		names, err := inner.Repos(ctx, repo.Account, repo.Region)
-		return slices.Contains(names, repo.Name), err
+		return slices.Contains(names, repo.Name), ignoreMissing(err)
 	}
-	return s.catalog.has(repo), nil
+	return s.catalog.changes(repo) > 0, nil // it is known, since something has come by
 }
 
 // CreateRepo implements [pullthrough.RepoCreator].
@@ -251,43 +190,151 @@ func (s *catalogStore) CreateRepo(ctx context.Context, repo pullthrough.Repo, ru
 			return err
 		}
 	}
-	if s.catalog.add(repo, s.catalog.newSettings(t)) {
+	if s.catalog.add(repo, s.catalog.complete(fromTemplate(t))) {
 		s.catalog.writeChange(ctx)
 	}
 	return nil
 }
 
-// Tags implements [pullthrough.TagLister].
-func (s *catalogStore) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
-	s.catalog.await(ctx, repo)
-	if inner, ok := s.Store.(pullthrough.TagLister); ok {
-		tags, err := inner.Tags(ctx, repo)
-		if errors.Is(err, fs.ErrNotExist) && s.catalog.has(repo) {
-			return []string{}, nil // the repository exists and is empty: nothing has come yet, or all is evicted
-		}
-		return tags, err
-	}
-	c := s.catalog
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	r := c.repos[repo]
-	if r == nil {
-		return nil, &fs.PathError{Op: "list", Path: repo.Name, Err: fs.ErrNotExist}
-	}
-	return slices.Collect(maps.Keys(r.tags)), nil
-}
-
 // Repos implements [pullthrough.RepoLister].
 func (s *catalogStore) Repos(ctx context.Context, account, region string) ([]string, error) {
-	s.catalog.awaitNew(ctx, account, region)
-	names := s.catalog.names(account, region)
-	if inner, ok := s.Store.(pullthrough.RepoLister); ok {
-		more, err := inner.Repos(ctx, account, region)
-		if err != nil {
-			return nil, err
+	return s.catalog.Repositories(ctx, account, region)
+}
+
+// Tags implements [pullthrough.TagLister].
+func (s *catalogStore) Tags(ctx context.Context, repo pullthrough.Repo) ([]string, error) {
+	if s.tags == nil {
+		tags := s.catalog.seenTags(repo)
+		if tags == nil {
+			return nil, errNoRepository
 		}
-		names = append(names, more...)
+		return slices.Collect(maps.Keys(tags)), nil
 	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
+	tags, err := s.tags.Tags(ctx, repo)
+	if errors.Is(err, fs.ErrNotExist) && s.catalog.isCreated(repo) {
+		return []string{}, nil // it is empty: nothing has come yet, or all is evicted
+	}
+	return tags, err
+}
+
+// Manifests implements [pullthrough.ManifestLister].
+func (s *catalogStore) Manifests(ctx context.Context, repo pullthrough.Repo) iter.Seq2[digest.Digest, error] {
+	if s.manifests == nil {
+		return s.catalog.seenManifests(repo)
+	}
+	return func(yield func(digest.Digest, error) bool) {
+		for d, err := range s.manifests.Manifests(ctx, repo) {
+			if errors.Is(err, fs.ErrNotExist) && s.catalog.isCreated(repo) {
+				return // as in Tags
+			}
+			if !yield(d, err) {
+				return
+			}
+		}
+	}
+}
+
+// digests are what Manifests yields. There are none in a repository that does not exist.
+func (s *catalogStore) digests(ctx context.Context, repo pullthrough.Repo) (map[digest.Digest]struct{}, error) {
+	all := map[digest.Digest]struct{}{}
+	for d, err := range s.Manifests(ctx, repo) {
+		if err != nil {
+			return all, ignoreMissing(err)
+		}
+		all[d] = struct{}{}
+	}
+	return all, nil
+}
+
+// tagged returns what the tags name.
+func (s *catalogStore) tagged(ctx context.Context, repo pullthrough.Repo) (map[string]digest.Digest, error) {
+	if s.tags == nil {
+		return s.catalog.seenTags(repo), nil
+	}
+	tags, err := s.Tags(ctx, repo)
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	digests := make([]digest.Digest, len(tags))
+	err = eachOf(ctx, tags, func(i int) (err error) {
+		digests[i], err = s.resolve(ctx, repo, tags[i])
+		return err
+	})
+	named := make(map[string]digest.Digest, len(tags))
+	for i, d := range digests {
+		if d != "" {
+			named[tags[i]] = d
+		}
+	}
+	return named, err
+}
+
+// resolver is a Store that tells what a tag names for less than Manifest.
+type resolver interface {
+	Resolve(ctx context.Context, repo pullthrough.Repo, tag string) (digest.Digest, error)
+}
+
+func (s *catalogStore) resolve(ctx context.Context, repo pullthrough.Repo, tag string) (digest.Digest, error) {
+	if inner, ok := s.Store.(resolver); ok {
+		return inner.Resolve(ctx, repo, tag)
+	}
+	m, err := s.Manifest(ctx, repo, tag)
+	if err != nil || m == nil {
+		return "", err
+	}
+	return m.Descriptor.Digest, nil
+}
+
+// DeleteImage implements [pullthrough.ImageDeleter].
+func (s *catalogStore) DeleteImage(ctx context.Context, repo pullthrough.Repo, ref string) error {
+	inner, ok := s.Store.(pullthrough.ImageDeleter)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	err := inner.DeleteImage(ctx, repo, ref)
+	if err == nil {
+		s.catalog.forget(ctx, repo, ref)
+	}
+	return err
+}
+
+// DeleteRepo implements [pullthrough.ImageDeleter].
+func (s *catalogStore) DeleteRepo(ctx context.Context, repo pullthrough.Repo) error {
+	err := errors.ErrUnsupported
+	if inner, ok := s.Store.(pullthrough.ImageDeleter); ok {
+		err = inner.DeleteRepo(ctx, repo)
+	}
+	if errors.Is(err, fs.ErrNotExist) && s.catalog.isCreated(repo) {
+		err = nil // it was empty
+	}
+	if err == nil {
+		s.catalog.remove(ctx, repo)
+	}
+	return err
+}
+
+// atATime is how many look-ups of one list a Store gets at a time.
+const atATime = 16
+
+// eachOf calls f for each of the items, some at a time. What is missing is no error: it
+// was deleted a moment ago.
+func eachOf(ctx context.Context, items []string, f func(i int) error) error {
+	workers := min(atATime, len(items))
+	failed := make(chan error, workers)
+	for w := range workers {
+		go func() {
+			var err error
+			for i := w; i < len(items) && err == nil; i += workers {
+				if err = ctx.Err(); err == nil {
+					err = ignoreMissing(hostcall.Guard("Store", func() error { return f(i) }))
+				}
+			}
+			failed <- err
+		}()
+	}
+	var err error
+	for range workers {
+		err = errors.Join(err, <-failed)
+	}
+	return err
 }

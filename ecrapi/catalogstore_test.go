@@ -70,7 +70,9 @@ func TestTheStoreIsWhatTheInnerOneIs(t *testing.T) {
 		_, repos := store.(pullthrough.RepoLister)
 		assert.Equal(t, c.keeps, keeps, name)
 		assert.Equal(t, c.stages, stager, name)
-		assert.True(t, creates && tags && repos, name)
+		_, manifests := store.(pullthrough.ManifestLister)
+		_, deletes := store.(pullthrough.ImageDeleter)
+		assert.True(t, creates && tags && repos && manifests && deletes, name)
 	}
 	dir, err := dirstore.Open(t.TempDir())
 	require.NoError(t, err)
@@ -115,8 +117,8 @@ func TestARepositoryIsMadeByItsTemplate(t *testing.T) {
 	r.ok(t, "DescribeRepositories", `{}`, `{"repositories":[{"repositoryArn":"arn:aws:ecr:us-east-1:123456789012:repository/hub/a","registryId":"123456789012","repositoryName":"hub/a",
 		"repositoryUri":"123456789012.dkr.ecr.us-east-1.amazonaws.com/hub/a","createdAt":946684800,"imageTagMutability":"IMMUTABLE_WITH_EXCLUSION",
 		"imageTagMutabilityExclusionFilters":[{"filterType":"WILDCARD","filter":"late*"}],"imageScanningConfiguration":{"scanOnPush":false},"encryptionConfiguration":{"encryptionType":"KMS"}}]}`)
-	settings, ok := r.catalog.Repository(repo("a"))
-	require.True(t, ok)
+	settings, err := r.catalog.Repository(t.Context(), repo("a"))
+	require.NoError(t, err)
 	assert.Equal(t, "{}", settings.RepositoryPolicy)
 	assert.Equal(t, `{"rules":[]}`, settings.LifecyclePolicy)
 	require.Len(t, settings.ResourceTags, 1)
@@ -124,18 +126,19 @@ func TestARepositoryIsMadeByItsTemplate(t *testing.T) {
 
 	resp, body := r.send(t, target+"DeleteRepositoryCreationTemplate", `{"prefix":"hub"}`)
 	require.Equal(t, 200, resp.StatusCode, body)
-	again, _ := r.catalog.Repository(repo("a"))
+	again, err := r.catalog.Repository(t.Context(), repo("a"))
+	require.NoError(t, err)
 	assert.Equal(t, settings, again, "what is made keeps its settings")
-	_, ok = r.catalog.Repository(repo("b"))
-	assert.False(t, ok)
+	_, err = r.catalog.Repository(t.Context(), repo("b"))
+	assert.ErrorIs(t, err, fs.ErrNotExist)
 }
 
 func TestARepositoryWithoutATemplate(t *testing.T) {
 	r := newRegistry(t, memstore.New(), nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
-	settings, ok := r.catalog.Repository(repo("a"))
-	require.True(t, ok)
+	settings, err := r.catalog.Repository(t.Context(), repo("a"))
+	require.NoError(t, err)
 	assert.Equal(t, ecrapi.CatalogRepository{
 		CreatedAt: r.time(), ImageTagMutability: "MUTABLE", EncryptionConfiguration: ecrapi.EncryptionConfiguration{EncryptionType: new("AES256")},
 	}, settings)
@@ -161,10 +164,10 @@ func noRepository(name string) string {
 	return "The repository with name '" + name + "' does not exist in the registry with id '123456789012'"
 }
 
-// What others did to the inner Store shows when it is read.
-func TestTheCatalogFollowsTheStore(t *testing.T) {
+// What others did to a Store that lists nothing shows when it is read.
+func TestTheCatalogFollowsAStoreThatListsNothing(t *testing.T) {
 	mem := &forgetfulStore{Store: memstore.New()}
-	r := newRegistry(t, mem, nil)
+	r := newRegistry(t, bare{mem}, nil)
 	one, two := image(1), image(2)
 	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), manifestOf(one, "v1")))
 	r.ok(t, "DescribeRepositories", `{}`, `{"repositories":[]}`)
@@ -196,7 +199,7 @@ func TestTheCatalogFollowsTheStore(t *testing.T) {
 }
 
 func TestDamagedManifestsAreNotNoted(t *testing.T) {
-	mem := memstore.New()
+	mem := bare{memstore.New()}
 	damaged := manifestOf(image(1), "v1")
 	damaged.Content = []byte("{}")
 	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), damaged))
@@ -225,7 +228,7 @@ func TestALateReadDoesNotUndoAPut(t *testing.T) {
 	one, two := image(1), image(2)
 	require.NoError(t, mem.PutManifest(t.Context(), repo("a"), manifestOf(one, "v1")))
 	inner := &lateStore{Store: mem, read: make(chan struct{}), gate: make(chan struct{})}
-	r := newRegistry(t, inner, nil)
+	r := newRegistry(t, bare{inner}, nil)
 	done := make(chan error)
 	go func() {
 		_, err := r.proxy.Store.Manifest(context.Background(), repo("a"), "v1")

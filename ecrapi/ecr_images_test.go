@@ -185,7 +185,7 @@ func inTrouble(t *testing.T, op, request, exception string) {
 	t.Helper()
 	for _, r := range troubles(t) {
 		for _, name := range []string{"hub/a", "private/secret"} {
-			if _, there := r.catalog.Repository(pullthrough.Repo{Name: name}); !there {
+			if _, err := r.catalog.Repository(t.Context(), pullthrough.Repo{Name: name}); err != nil {
 				continue
 			}
 			resp, body := r.send(t, target+op, `{"repositoryName":"`+name+`",`+request+`}`)

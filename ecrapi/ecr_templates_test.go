@@ -68,13 +68,14 @@ func testT19(t *testing.T) {
 	r.pull(t, "a", "v1")
 	r.template(t, `"imageTagMutability":"IMMUTABLE","repositoryPolicy":"{}"`)
 	r.pull(t, "a", "v2")
-	settings, ok := r.catalog.Repository(repo("a"))
-	require.True(t, ok)
+	settings, err := r.catalog.Repository(t.Context(), repo("a"))
+	require.NoError(t, err)
 	assert.Equal(t, "MUTABLE", settings.ImageTagMutability)
 	assert.Empty(t, settings.RepositoryPolicy)
 	r.up.Push("b", "v1", image(1))
 	r.pull(t, "b", "v1")
-	settings, _ = r.catalog.Repository(repo("b"))
+	settings, err = r.catalog.Repository(t.Context(), repo("b"))
+	require.NoError(t, err)
 	assert.Equal(t, "IMMUTABLE", settings.ImageTagMutability)
 }
 

@@ -3,6 +3,7 @@ package ecrapi_test
 import (
 	"context"
 	"errors"
+	"iter"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func TestARepositoryStaysWhenAllIsEvicted(t *testing.T) {
 
 // A Store that cannot say what it has is not taken for one that has nothing.
 func TestAStoreThatCannotBeAsked(t *testing.T) {
-	store := &brokenChecker{Store: memstore.New()}
+	store := &brokenLister{Store: memstore.New()}
 	r := newRegistry(t, store, nil)
 	r.up.Push("a", "v1", image(1))
 	r.pull(t, "a", "v1")
@@ -92,16 +93,16 @@ func TestAStoreThatCannotBeAsked(t *testing.T) {
 	assert.Len(t, r.tagged(t), 1)
 }
 
-type brokenChecker struct {
+type brokenLister struct {
 	*memstore.Store
 	err error
 }
 
-func (s *brokenChecker) HasManifest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error) {
+func (s *brokenLister) Manifests(ctx context.Context, repo pullthrough.Repo) iter.Seq2[digest.Digest, error] {
 	if s.err != nil {
-		return false, s.err
+		return func(yield func(digest.Digest, error) bool) { yield("", s.err) }
 	}
-	return s.Store.HasManifest(ctx, repo, d)
+	return s.Store.Manifests(ctx, repo)
 }
 
 // wholeSize is what a Store keeps of an image.

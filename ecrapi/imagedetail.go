@@ -3,7 +3,6 @@ package ecrapi
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -107,11 +106,9 @@ func (a *API) imagesOf(ctx context.Context, at place, id pullthrough.Identity, o
 	if err := a.ask(ctx, at, id, op); err != nil {
 		return nil, err
 	}
-	all, err := a.Images.Catalog.storedImages(ctx, at.repo)
-	if errors.Is(err, errNoRepository) {
-		return nil, a.noSuchRepository(at)
-	}
-	return all, err
+	a.await(ctx, at.repo)
+	all, err := a.Images.Catalog.images(ctx, at.repo)
+	return all, a.asNoRepository(at, err)
 }
 
 // pick returns the images that ids name, each once.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -17,9 +19,9 @@ import (
 // The operations ask [pullthrough.Proxy.Authorize]. One that pulls asks for what the pull
 // asks for, and one that reads for its own name: DescribeRepositories for the repositories
 // that it names, or for the whole registry with a Repo that has no name, DescribeImages,
-// ListImages, BatchCheckLayerAvailability and ListImageReferrers. If the Proxy's
-// OnEvent calls [Catalog.RecordPull], the operations show what was pulled before: they
-// wait until the Store has it, for up to one second after the pull was answered.
+// ListImages, BatchCheckLayerAvailability and ListImageReferrers. They show what was pulled
+// before: a Proxy answers a pull before its Store has the image, and so the operations wait
+// for the Store, for up to one second ([pullthrough.Proxy.Idle]).
 type Images struct {
 	// Proxy pulls, and its Store has the images. Its Identify must return the same
 	// Identity for a caller as the API's Identify. Required.
@@ -95,10 +97,34 @@ func (a *API) repositoryOf(id pullthrough.Identity, registryID, name *string) (p
 	return at, err
 }
 
-// exists reports whether the repository exists.
-func (a *API) exists(ctx context.Context, at place) bool {
-	a.Images.Catalog.awaitNew(ctx, at.repo.Account, at.repo.Region)
-	return a.Images.Catalog.has(at.repo)
+// patience is how long an operation waits until the Store has what was pulled before.
+const patience = time.Second
+
+// await waits for what was pulled from the repository, or from all of the registry if it
+// has no name.
+func (a *API) await(ctx context.Context, repo pullthrough.Repo) {
+	if a.Images.Proxy == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_ = a.Images.Proxy.Idle(ctx, repo) // the list is that of now, then
+}
+
+// find returns the exception for a repository that does not exist, or the Store's error.
+func (a *API) find(ctx context.Context, at place) error {
+	a.await(ctx, at.repo)
+	_, err := a.Images.Catalog.Repository(ctx, at.repo)
+	return a.asNoRepository(at, err)
+}
+
+// asNoRepository returns the exception for err if that says that the repository does not
+// exist.
+func (a *API) asNoRepository(at place, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return a.noSuchRepository(at)
+	}
+	return err
 }
 
 func (a *API) noSuchRepository(at place) *Error {
@@ -114,8 +140,8 @@ func (a *API) noSuchRepository(at place) *Error {
 func (a *API) refusal(ctx context.Context, at place, err error, op, what string) (failureCode, reason string, exception error) {
 	e, typed := errors.AsType[*pullthrough.Error](err)
 	if typed && (errors.Is(e.Kind, pullthrough.ErrNoRule) || e.Code == "NAME_UNKNOWN") {
-		if !a.exists(ctx, at) {
-			return "", "", a.noSuchRepository(at)
+		if err := a.find(ctx, at); err != nil {
+			return "", "", err
 		}
 		// No rule covers the repository, so it has what is stored and nothing else.
 		err = &pullthrough.Error{Kind: pullthrough.ErrNotFound, Repo: at.repo, Ref: e.Ref, Message: what}

@@ -89,8 +89,7 @@ type LayerFailure struct {
 }
 
 // BatchCheckLayerAvailability tells which layers are stored in the repository. A layer
-// that only upstream has is not available. A layer that was just pulled becomes available
-// a moment after its last byte was sent. See [BatchCheckLayerAvailability] for the errors.
+// that only upstream has is not available. See [BatchCheckLayerAvailability] for the errors.
 //
 // [BatchCheckLayerAvailability]: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_BatchCheckLayerAvailability.html
 func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Identity, in BatchCheckLayerAvailabilityInput) (out BatchCheckLayerAvailabilityOutput, err error) {
@@ -107,8 +106,8 @@ func (a *API) BatchCheckLayerAvailability(ctx context.Context, id pullthrough.Id
 	if err := a.ask(ctx, at, id, "BatchCheckLayerAvailability"); err != nil {
 		return out, err
 	}
-	if !a.exists(ctx, at) {
-		return out, a.noSuchRepository(at)
+	if err := a.find(ctx, at); err != nil {
+		return out, err
 	}
 	out.Layers, out.Failures = []Layer{}, []LayerFailure{}
 	for _, d := range in.LayerDigests {

@@ -77,8 +77,8 @@ func (a *API) ListImageReferrers(ctx context.Context, id pullthrough.Identity, i
 	if err := a.ask(ctx, at, id, op); err != nil {
 		return out, err
 	}
-	if !a.exists(ctx, at) {
-		return out, a.noSuchRepository(at)
+	if err := a.find(ctx, at); err != nil {
+		return out, err
 	}
 	var all []ocispec.Descriptor
 	index, err := a.Images.Proxy.Referrers(ctx, pullthrough.Request{Repo: at.repo, Ref: *in.SubjectId.ImageDigest, Caller: id.Caller}, "")

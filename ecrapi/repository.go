@@ -69,20 +69,21 @@ func (a *API) DescribeRepositories(ctx context.Context, id pullthrough.Identity,
 	if err := a.askEach(ctx, at, id, op, names); err != nil {
 		return out, err
 	}
-	a.Images.Catalog.awaitNew(ctx, at.repo.Account, at.repo.Region)
 	if names == nil {
-		all := a.Images.Catalog.names(at.repo.Account, at.repo.Region)
+		all, err := a.Images.Catalog.Repositories(ctx, at.repo.Account, at.repo.Region)
+		if err != nil {
+			return out, err
+		}
 		names, out.NextToken = cutPage(p, all, func(name string) string { return name })
 	}
 	out.Repositories = make([]Repository, 0, len(names))
 	for _, at.repo.Name = range names {
-		r, ok := a.Images.Catalog.Repository(at.repo)
-		if !ok && in.RepositoryNames != nil {
-			return DescribeRepositoriesOutput{}, a.noSuchRepository(at)
+		if in.RepositoryNames != nil {
+			if err := a.asNoRepository(at, a.Images.Catalog.find(ctx, at.repo)); err != nil {
+				return DescribeRepositoriesOutput{}, err
+			}
 		}
-		if ok {
-			out.Repositories = append(out.Repositories, a.repository(at, r))
-		}
+		out.Repositories = append(out.Repositories, a.repository(at, a.Images.Catalog.settings(ctx, at.repo)))
 	}
 	return out, nil
 }

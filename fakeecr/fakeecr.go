@@ -91,12 +91,7 @@ func (s *Server) load(store pullthrough.Store) error {
 	}
 	api := s.newAPI()
 	s.catalog = &ecrapi.Catalog{Template: api.Template, Excluded: api.Excluded, File: s.file("catalog.json"), Logger: s.config.Logger}
-	err = s.catalog.Load()
-	if isDamaged(err) {
-		setAside(s.catalog.File, err, s.config.Logger)
-		err = nil
-	}
-	if err != nil {
+	if err := s.catalog.Load(); err != nil {
 		return err
 	}
 	s.proxy = s.newProxy(s.catalog.Around(store), api)

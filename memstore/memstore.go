@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -98,13 +99,15 @@ func (s *Store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (
 	return nil, missError(repo, ref)
 }
 
-// HasManifest reports whether the manifest is stored in the repository. Unlike a call of
-// Manifest, it does not count as a pull. It never returns an error.
-func (s *Store) HasManifest(_ context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error) {
+// Resolve returns the digest that a tag names. Unlike a call of Manifest, it does not
+// count as a pull.
+func (s *Store) Resolve(_ context.Context, repo pullthrough.Repo, tag string) (digest.Digest, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	r := s.repos[repo]
-	return r != nil && r.manifests[d] != nil, nil
+	if r := s.repos[repo]; r != nil && r.tags[tag] != nil {
+		return r.tags[tag].Descriptor.Digest, nil
+	}
+	return "", missError(repo, tag)
 }
 
 // PutManifest implements [pullthrough.Store].
@@ -224,6 +227,33 @@ func (s *Store) Tags(_ context.Context, repo pullthrough.Repo) ([]string, error)
 		return nil, missError(repo, "")
 	}
 	return slices.Collect(maps.Keys(r.tags)), nil
+}
+
+// Manifests implements [pullthrough.ManifestLister]. It yields what is stored when it
+// begins.
+func (s *Store) Manifests(_ context.Context, repo pullthrough.Repo) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		all, err := s.digests(repo)
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for _, d := range all {
+			if !yield(d, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Store) digests(repo pullthrough.Repo) ([]digest.Digest, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r := s.repos[repo]
+	if r == nil || len(r.manifests) == 0 {
+		return nil, missError(repo, "")
+	}
+	return slices.Collect(maps.Keys(r.manifests)), nil
 }
 
 // Repos implements [pullthrough.RepoLister]. A repository exists once it has a manifest.

@@ -21,7 +21,7 @@ func (p *pulls) write(one *pull) { p.queue.add(one, time.Now()) }
 func (p *pulls) writeAll(some []queued, lost int) {
 	if p.lines == nil {
 		for _, one := range some {
-			r := slog.NewRecord(one.at, slog.LevelInfo, string(one.event.Kind), 0)
+			r := slog.NewRecord(one.at, slog.LevelInfo, one.event.Kind, 0)
 			r.AddAttrs(one.attrs()...)
 			_ = p.log.Handler().Handle(context.Background(), r) // there is nowhere to report an error
 		}
@@ -62,7 +62,7 @@ func objectOf(e pullthrough.Event) string {
 	if e.Object == "" {
 		return "image"
 	}
-	return string(e.Object)
+	return e.Object
 }
 
 // appendText appends the pull as a line for people:
@@ -102,7 +102,7 @@ func (one *pull) what() string {
 	if one.event.Kind == pullthrough.EventFetch {
 		return objectOf(one.event)
 	}
-	return one.method() + " " + string(one.event.Kind)
+	return one.method() + " " + one.event.Kind
 }
 
 // how is where the answer came from, or the status of a failure.

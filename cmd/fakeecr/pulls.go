@@ -43,7 +43,7 @@ func newPulls(log *slog.Logger, lines io.Writer) *pulls {
 
 // fetchKey tells the pull of an object from the pulls of others.
 type fetchKey struct {
-	kind pullthrough.EventKind
+	kind string
 	repo pullthrough.Repo
 	ref  string
 }

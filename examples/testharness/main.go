@@ -160,9 +160,9 @@ func (f *recorder) fill(ctx context.Context, images []pullthrough.Request) (err 
 }
 
 // progress prints a line for each object that has been stored in the directory.
-func (f *recorder) progress(p pullthrough.ImportProgress) {
-	if p.Stored {
-		f.print("  %.19s %9d bytes", p.Descriptor.Digest, p.Total)
+func (f *recorder) progress(d ocispec.Descriptor, _ int64, stored bool, _ error) {
+	if stored {
+		f.print("  %.19s %9d bytes", d.Digest, d.Size)
 	}
 }
 

@@ -210,7 +210,7 @@ func TestDebugPageReadsTheSameWithoutItsScript(t *testing.T) {
 		{Kind: pullthrough.EventManifest, Request: pullthrough.Request{Repo: pullthrough.Repo{Name: hostile}, Ref: "1"}, Err: errors.New(hostile), Duration: 1500 * time.Millisecond},
 		{Kind: pullthrough.EventFetch, Object: pullthrough.EventManifest, Part: true, Rule: hostile, Source: pullthrough.SourceStale, Upstream: 1234567, Bytes: 1310720, Anonymous: true, WrongDigest: true, Warnings: []string{hostile, "b"}},
 		{Kind: pullthrough.EventStoreFailed, Request: pullthrough.Request{Ref: "sha256:0123456789abcdef"}, Err: errors.New("disk full"), Duration: 20 * time.Millisecond},
-		{Kind: pullthrough.EventKind(hostile), Object: pullthrough.EventKind(hostile)},
+		{Kind: hostile, Object: hostile},
 	} {
 		w.page.Record(t.Context(), e)
 	}

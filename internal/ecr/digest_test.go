@@ -190,7 +190,7 @@ func testHeadIsNoPull(t *testing.T) {
 			e.Settled(t)
 		}
 	}
-	for _, kind := range []pullthrough.EventKind{pullthrough.EventManifest, pullthrough.EventBlob} {
+	for _, kind := range []string{pullthrough.EventManifest, pullthrough.EventBlob} {
 		heads, gets := 0, 0
 		for _, event := range e.told.Of(kind) {
 			if event.Request.Head {

@@ -99,6 +99,14 @@ func (g *Group[K]) Size(key K) (int64, bool) {
 	return f.spool.Size(), true
 }
 
+// Settle waits until the blobs are stored, or cannot be, whose content is all here by
+// now and whose keys match. match must not use the Group.
+func (g *Group[K]) Settle(ctx context.Context, match func(K) bool) error {
+	return g.calls.Settle(ctx, func(key K, f *Fill) bool {
+		return match(key) && f.spool != nil && f.spool.Written() == f.spool.Size()
+	})
+}
+
 // Len returns the number of fills that run.
 func (g *Group[K]) Len() int { return g.calls.Len() }
 

@@ -221,6 +221,27 @@ func (g *Group[K, V]) next(key K, c *Call[K, V]) *Call[K, V] {
 	}
 }
 
+// Settle waits until those calls have ended that have published by now and that match.
+// match is called with the group locked, and must neither block nor use the group.
+func (g *Group[K, V]) Settle(ctx context.Context, match func(K, V) bool) error {
+	g.mu.Lock()
+	var all []*Call[K, V]
+	for c := range g.live {
+		if c.published && c.err == nil && match(c.key, c.val) {
+			all = append(all, c)
+		}
+	}
+	g.mu.Unlock()
+	for _, c := range all {
+		select {
+		case <-c.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
 // Peek returns what key's call has published, without waiting or holding it.
 func (g *Group[K, V]) Peek(key K) (v V, ok bool) {
 	g.mu.Lock()

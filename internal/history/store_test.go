@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"sync"
 	"time"
@@ -250,14 +251,15 @@ func (s lister) Repos(ctx context.Context, account, region string) ([]string, er
 	return s.inner.(pullthrough.RepoLister).Repos(ctx, account, region)
 }
 
-// HasManifest makes it an ecrapi.ImageChecker.
-func (s lister) HasManifest(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (bool, error) {
-	if s.isLost(name{placeOf(repo), d.String()}) {
-		return false, nil
+// Manifests implements pullthrough.ManifestLister.
+func (s lister) Manifests(ctx context.Context, repo pullthrough.Repo) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		for d, err := range s.inner.(pullthrough.ManifestLister).Manifests(ctx, repo) {
+			if !s.isLost(name{placeOf(repo), d.String()}) && !yield(d, err) {
+				return
+			}
+		}
 	}
-	return s.inner.(interface {
-		HasManifest(context.Context, pullthrough.Repo, digest.Digest) (bool, error)
-	}).HasManifest(ctx, repo, d)
 }
 
 // directory is a lister with all else that a Store may be.

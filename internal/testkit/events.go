@@ -30,7 +30,7 @@ func (e *Events) All() []pullthrough.Event {
 }
 
 // Of are the events of one kind.
-func (e *Events) Of(kind pullthrough.EventKind) []pullthrough.Event {
+func (e *Events) Of(kind string) []pullthrough.Event {
 	return slices.DeleteFunc(e.All(), func(event pullthrough.Event) bool { return event.Kind != kind })
 }
 
