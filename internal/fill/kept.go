@@ -2,12 +2,9 @@ package fill
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"io/fs"
 	"math"
 	"os"
-	"path"
 	"sync"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/extent"
@@ -115,14 +112,7 @@ func (b *budget) openShelf() {
 	if b.dir == "" {
 		return
 	}
-	root, err := os.OpenRoot(b.dir)
-	if err != nil {
-		return // it does not take downloads either
-	}
-	if info, err := root.Lstat(shelfDir); err == nil && info.Mode() != fs.ModeDir|0o700 {
-		return // somebody else may look into it
-	}
-	b.shelf = &shelf.Shelf{Root: root, Dir: shelfDir, Now: b.now}
+	b.shelf = &shelf.Shelf{Path: b.dir, Dir: shelfDir, Now: b.now}
 	if b.spoolBytes > 0 {
 		b.shelf.Limit = func() int64 { return b.spoolBytes }
 	}
@@ -177,20 +167,11 @@ func (b *budget) shelve(key string, size int64) *shelved {
 	if b.shelf == nil {
 		return nil
 	}
-	dir := path.Join(shelfDir, "new-"+rand.Text())
-	if b.shelf.Root.MkdirAll(dir, 0o700) != nil {
+	it, err := b.shelf.Create(key, size)
+	if err != nil {
 		return nil
 	}
-	f, err := b.shelf.Root.OpenFile(path.Join(dir, "data"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		var it *shelf.Item
-		if it, err = b.shelf.Put(key, dir, f, size); err == nil {
-			return &shelved{it}
-		}
-		_ = f.Close()
-	}
-	_ = b.shelf.Root.RemoveAll(dir)
-	return nil
+	return &shelved{it}
 }
 
 // shelved is a spool's file that may outlive the fill.

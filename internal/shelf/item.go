@@ -219,8 +219,8 @@ func (it *Item) Leave(dir string) error {
 		it.Drop()
 		return err
 	}
+	defer it.shelf.unclaim(it.key)
 	it.end()
-	it.shelf.unclaim(it.key)
 	_ = it.note.Close() // nobody reads it any more
 	err := it.shelf.Root.Remove(path.Join(dir, noteName))
 	if errors.Is(err, fs.ErrNotExist) {

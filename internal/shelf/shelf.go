@@ -19,6 +19,7 @@ package shelf
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
@@ -53,19 +54,67 @@ var ErrTaken = errors.New("shelf: the download is under way elsewhere")
 // Shelf is a directory with downloads. The zero value of an optional field is usable. It
 // is safe for concurrent use, by several processes too.
 type Shelf struct {
+	// Root is open as long as the Shelf is used. nil: it is opened at Path when there is
+	// something to do, and Dir is removed when it is empty. Then Dir must be nobody else's to
+	// look into.
 	Root *os.Root
+	Path string
 	Dir  string // below Root; it is made when something is put there
 	// Limit is how many bytes are kept, MaxBytes at most. nil: MaxBytes.
 	Limit func() int64
 	// Now is the clock. nil: [time.Now].
 	Now func() time.Time
 
-	mu   sync.Mutex
-	busy map[string]chan struct{} // keys that this process has, and what is closed when it lets go
+	mu    sync.Mutex
+	users int                      // of the Root that was opened at Path
+	busy  map[string]chan struct{} // keys that this process has, and what is closed when it lets go
+}
+
+// acquire makes sure that Root is open.
+func (s *Shelf) acquire() (err error) {
+	if s.Path == "" {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == 0 {
+		if s.Root, err = os.OpenRoot(s.Path); err != nil {
+			return err
+		}
+		if info, err := s.Root.Lstat(s.Dir); err == nil && info.Mode() != fs.ModeDir|0o700 {
+			return errors.Join(fs.ErrPermission, s.Root.Close()) // somebody else may look into it
+		}
+	}
+	s.users++
+	return nil
+}
+
+// release is called once for each acquire.
+func (s *Shelf) release() {
+	if s.Path == "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 {
+		_ = s.Root.Remove(s.Dir) // it is empty, or stays
+		_ = s.Root.Close()
+	}
 }
 
 // claim takes the key for this process. patience is how long it waits for it.
 func (s *Shelf) claim(ctx context.Context, key string, patience time.Duration) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	err := s.await(ctx, key, patience)
+	if err != nil {
+		s.release()
+	}
+	return err
+}
+
+func (s *Shelf) await(ctx context.Context, key string, patience time.Duration) error {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
@@ -92,9 +141,10 @@ func (s *Shelf) claim(ctx context.Context, key string, patience time.Duration) e
 
 func (s *Shelf) unclaim(key string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	close(s.busy[key])
 	delete(s.busy, key)
+	s.mu.Unlock()
+	s.release()
 }
 
 func (s *Shelf) isBusy(key string) bool {
@@ -183,6 +233,27 @@ func (s *Shelf) Put(key, dir string, data *os.File, size int64) (*Item, error) {
 	return nil, err
 }
 
+// Create is Put for a new file.
+func (s *Shelf) Create(key string, size int64) (it *Item, err error) {
+	if err := s.acquire(); err != nil {
+		return nil, err
+	}
+	defer s.release()
+	dir := path.Join(s.Dir, "new-"+rand.Text())
+	if err := s.Root.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := s.Root.OpenFile(path.Join(dir, dataName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		if it, err = s.Put(key, dir, f, size); err == nil {
+			return it, nil
+		}
+		_ = f.Close()
+	}
+	_ = s.Root.RemoveAll(dir)
+	return nil, err
+}
+
 // name gives a directory its place on the shelf, which nobody else must have.
 func (s *Shelf) name(dir, key string) error {
 	if err := s.Root.MkdirAll(s.Dir, 0o700); err != nil {
@@ -245,6 +316,10 @@ func (s *Shelf) drop(e entry) bool {
 // Tidy removes what is too old or too much, and returns how many bytes are left that
 // nobody in this process has taken.
 func (s *Shelf) Tidy() (left int64) {
+	if s.acquire() != nil {
+		return 0
+	}
+	defer s.release()
 	all := s.entries()
 	for _, e := range all {
 		left += e.bytes
@@ -266,7 +341,13 @@ func (s *Shelf) Tidy() (left int64) {
 
 // DropOldest removes the oldest download that nobody has taken. It reports whether there
 // was one.
-func (s *Shelf) DropOldest() bool { return slices.ContainsFunc(s.entries(), s.drop) }
+func (s *Shelf) DropOldest() bool {
+	if s.acquire() != nil {
+		return false
+	}
+	defer s.release()
+	return slices.ContainsFunc(s.entries(), s.drop)
+}
 
 func (s *Shelf) now() time.Time {
 	if s.Now != nil {
