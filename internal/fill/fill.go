@@ -167,16 +167,14 @@ func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
 // the last bytes gets the error: no reader ever completes content that is wrong.
 func (f *Fill) receive(ctx context.Context) (err error) {
 	defer hostcall.Recover("the source of a blob", &err)
-	f.resume(ctx)
-	defer f.returnKept()
+	defer f.resume(ctx)()
 	w := newWindows(ctx, f)
 	defer w.stop()
-	source, from, err := f.open(ctx)
+	source, from, err := f.open(ctx, w)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = source.Close() }() // all that counts has been read, or never will be
-	w.used.Store(f.kept != nil)           // there is something ahead already
 	size, err := f.declare(source.Total())
 	if err != nil {
 		return err
@@ -235,13 +233,7 @@ func (f *Fill) openSpool(ctx context.Context, size int64, changed func()) error 
 	if f.job.OpenPart != nil {
 		o.Changed = changed
 	}
-	if place != nil {
-		o.Place = place
-	}
-	if f.kept != nil {
-		o.Sparse = true
-		_, o.Have = f.kept.Have()
-	}
+	f.lend(&o, place)
 	o.PlaceFailed = func(start int64, err error) error {
 		if r.lent && f.job.PlaceFailed != nil { // else it is the spool's own file that fails
 			f.job.PlaceFailed(ctx, err)

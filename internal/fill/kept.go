@@ -15,11 +15,12 @@ import (
 // shelfDir is where the spools of [Options.Dir] stay that ended early.
 const shelfDir = "pullthrough-partial"
 
-// resume looks for what an earlier fill has left.
-func (f *Fill) resume(ctx context.Context) {
+// resume looks for what an earlier fill has left. giveBack lets go of it, if it has not
+// become the fill's place.
+func (f *Fill) resume(ctx context.Context) (giveBack func()) {
 	f.kept = nil
 	if f.job.Key == "" {
-		return
+		return f.giveBack
 	}
 	if f.job.Resume != nil {
 		f.kept = f.job.Resume(ctx, f.job.Key)
@@ -27,10 +28,10 @@ func (f *Fill) resume(ctx context.Context) {
 	if f.kept == nil {
 		f.kept = f.budget.resume(ctx, f.job.Key)
 	}
+	return f.giveBack
 }
 
-// returnKept lets go of what resume has found, if that has not become the fill's place.
-func (f *Fill) returnKept() {
+func (f *Fill) giveBack() {
 	if f.kept != nil && f.place == nil {
 		f.kept.Keep()
 		f.kept.Close()
@@ -41,7 +42,7 @@ func (f *Fill) returnKept() {
 
 // open asks for the blob, or for what is missing of one that is here in part. The source
 // brings the bytes of span.
-func (f *Fill) open(ctx context.Context) (s Source, span extent.Span, err error) {
+func (f *Fill) open(ctx context.Context, w *windows) (s Source, span extent.Span, err error) {
 	all := extent.Span{To: math.MaxInt64}
 	if f.kept == nil {
 		s, err = f.job.Open(ctx)
@@ -60,6 +61,7 @@ func (f *Fill) open(ctx context.Context) (s Source, span extent.Span, err error)
 	case err != nil:
 		return nil, all, err
 	case rest && s.Total() == size:
+		w.used.Store(true) // there is something ahead
 		return s, span, nil
 	}
 	f.kept.Abort() // all of it comes anew
@@ -92,6 +94,17 @@ func (f *Fill) findPlace(ctx context.Context, size int64) (place Place, lent boo
 		return own, false
 	}
 	return nil, false
+}
+
+// lend has a spool use the place, nil: its own.
+func (f *Fill) lend(o *spool.Options, place Place) {
+	if place != nil {
+		o.Place = place
+	}
+	if f.kept != nil {
+		o.Sparse = true
+		_, o.Have = f.kept.Have()
+	}
 }
 
 // isBroken reports whether the content of a fill that ended with err may be the first part of
