@@ -85,7 +85,7 @@ func noted(t *testing.T, dir string) (ends []int64) {
 // once, and a MiB for each.
 func TestPullsThatAreKilled(t *testing.T) {
 	size := int64(24 << 20)
-	if gib := os.Getenv("KILLED_PULL_BYTES"); gib != "" { // see docs/performance.md
+	if gib := os.Getenv("KILLED_PULL_BYTES"); gib != "" { // such as 1073741824
 		_, err := fmt.Sscan(gib, &size)
 		require.NoError(t, err)
 	}
