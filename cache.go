@@ -139,6 +139,24 @@ type ReferrerStore interface {
 // goes, so that storing the blob is a rename and no copy. StageBlob is called while
 // upstream is asked: where that has no such blob, Abort follows. A Store whose
 // StageBlob fails is given the blob by PutBlob in the end.
+//
+// A Store may also keep what has come of downloads that ended early, so that the next one
+// goes on from there. It has one more method then, and its Stages have three:
+//
+//	ResumeBlob(ctx context.Context, repo Repo, d digest.Digest, key string) (Stage, error)
+//
+//	KeepAs(key string, size int64)
+//	Have() (size int64, have [][2]int64)
+//	Keep() error
+//
+// KeepAs says of a download under way what it is to be kept as, as one of a blob of size
+// bytes, even if the process is killed. From then on, and after ResumeBlob, WriteAt is
+// called by several goroutines, in any order. Keep is called in place of Commit or Abort: the content stays, and
+// is not verified. ResumeBlob returns the Stage that was left under the key; until it
+// ends nobody else gets it. A miss is an error that Is [io/fs.ErrNotExist]. Have is which
+// bytes of it are there, each from its first up to its last, that excluded. The key is a hash of the account,
+// the Region, the rule, the upstream, the repository and the digest: nothing may be
+// resumed under another one.
 type BlobStager interface {
 	StageBlob(ctx context.Context, repo Repo, d digest.Digest) (Stage, error)
 }

@@ -12,6 +12,7 @@
 package extent
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
@@ -175,6 +176,47 @@ func (m *Map) join(i int) {
 		m.have[i].To = m.have[i+1].To
 		m.have = slices.Delete(m.have, i+1, i+2)
 	}
+}
+
+// Have says that these bytes are there, ahead of the prefix, before anything else came.
+func (m *Map) Have(spans []Span) { m.have = Union(spans) }
+
+// Union is the same bytes as sorted spans, none of which overlaps or touches another.
+func Union(spans []Span) []Span {
+	spans = slices.Clone(spans)
+	slices.SortFunc(spans, func(a, b Span) int { return cmp.Compare(a.From, b.From) })
+	all := spans[:0]
+	for _, s := range spans {
+		if last := len(all) - 1; last >= 0 && s.From <= all[last].To {
+			all[last].To = max(all[last].To, s.To)
+		} else {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// Clip is what lies before the offset end, of spans that are sorted.
+func Clip(spans []Span, end int64) (all []Span) {
+	for _, s := range spans {
+		if s.To = min(s.To, end); s.Len() > 0 {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// Missing is what comes first of size bytes and is not among spans, which are sorted: up to
+// the next of them.
+func Missing(size int64, spans []Span) Span {
+	missing := Span{To: size}
+	if len(spans) > 0 && spans[0].From == 0 {
+		missing.From, spans = spans[0].To, spans[1:]
+	}
+	if len(spans) > 0 {
+		missing.To = spans[0].From
+	}
+	return missing
 }
 
 // Drop ends the claim: what it has not brought may be given to another connection.

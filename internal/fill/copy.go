@@ -55,7 +55,8 @@ func (f *Fill) copy(ctx context.Context, w *windows, source Source, size int64) 
 	defer copyBuffers.Put(buf)
 	c := copier{
 		fill: f, windows: w, source: source, size: size,
-		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], most: firstRead, until: math.MaxInt64,
+		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], most: firstRead,
+		at: source.Offset(), until: math.MaxInt64,
 	}
 	if until := source.Until(); until >= 0 && until < size {
 		c.until = until
@@ -145,6 +146,8 @@ func (c *copier) meet(ctx context.Context) (done bool, err error) {
 // stored, and not what came: it is read back. For what a window is bringing it waits.
 func (c *copier) catchUp(ctx context.Context) error {
 	s := c.fill.spool
+	c.windows.resting.Store(true) // nothing is read meanwhile
+	defer c.windows.resting.Store(false)
 	for {
 		n, wait := s.Ahead()
 		switch {
@@ -155,12 +158,10 @@ func (c *copier) catchUp(ctx context.Context) error {
 		case wait == nil:
 			return nil
 		default:
-			c.windows.resting.Store(true)
 			select {
 			case <-wait:
 			case <-ctx.Done():
 			}
-			c.windows.resting.Store(false)
 		}
 		if cause := context.Cause(ctx); cause != nil {
 			return c.fill.explainBreak(ctx, cause)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 )
@@ -77,7 +78,7 @@ func TestTheLeaderLeavesAndNobodyElseNotices(t *testing.T) {
 func TestAllLeaveBeforeTheSourceAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := newWorld(t, fill.Options{}), newOwner(content)
-		o.Open = func(ctx context.Context, _ int64) (fill.Source, error) {
+		o.Open = func(ctx context.Context, _ extent.Span, _ int64) (fill.Source, error) {
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
 		}

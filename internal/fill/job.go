@@ -44,9 +44,18 @@ type Job struct {
 	// Stored reports whether the Store has got the blob since the caller looked. An
 	// error ends the fill. nil: it has not.
 	Stored func(ctx context.Context) (bool, error)
-	// Open asks for the body, or where to is not 0 for the bytes up to there; it may give
-	// all of them all the same. Its source lives as long as ctx.
-	Open func(ctx context.Context, to int64) (Source, error)
+	// Open asks for the bytes of span, of a blob of that size; -1: nobody knows it. The empty
+	// span is all of it. What comes may be the whole blob all the same. Its source lives as
+	// long as ctx.
+	Open func(ctx context.Context, span extent.Span, size int64) (Source, error)
+	// Key names the content among all that is kept, and says who may share it. Its length is
+	// that of a hash. What has come of a blob by the time the fill is given up is then kept
+	// by its Place, or in [Options.Dir], and the next fill of the key goes on from there. "":
+	// nothing is kept.
+	Key string
+	// Resume returns the Place that an earlier fill of Key has kept; nil: there is none.
+	// nil: never. It is called before Open.
+	Resume func(ctx context.Context, key string) Keeper
 	// OpenPart asks for the bytes of span, on a connection of their own, and must not
 	// wait. The bytes begin at span.From; there may be fewer. An error that Is [ErrLater]
 	// says that there may be parts later, any other that there are none of this blob.
@@ -97,6 +106,8 @@ type Source interface {
 	io.ReadCloser
 	// Total is the length that upstream has announced, -1 if it has not.
 	Total() int64
+	// Offset is where the next byte belongs.
+	Offset() int64
 	// Until is where the bytes end that Read returns before [Source.Jump], -1 where nobody
 	// knows.
 	Until() int64
@@ -148,6 +159,19 @@ type Place interface {
 	// Sparse reports whether several goroutines may write at a time, each elsewhere, in any
 	// order. false: what does not come in order lies elsewhere until it is its turn.
 	Sparse() bool
+}
+
+// Keeper is a Place that may outlive the fill.
+type Keeper interface {
+	Place
+	// KeepAs says what it is to be kept as. WriteAt then takes bytes in any order, from
+	// several goroutines. It is not called for what was kept before.
+	KeepAs(key string, size int64)
+	// Have is what was kept: the size of the blob, and the bytes that are there, sorted. The
+	// last 64 KiB are never among them.
+	Have() (size int64, have []extent.Span)
+	// Keep is called in place of Abort: the content stays for the next fill.
+	Keep()
 }
 
 // Result is how a fill ended.

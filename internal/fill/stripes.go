@@ -18,8 +18,8 @@ const leadPatience = 2 * time.Second
 var errNotInOrder = errors.New("the place of the content does not take it in any order")
 
 // stripeLocked makes the blob one that comes over several connections, if it is large
-// enough and there is room. The main stream brings the bytes up to until first.
-func (w *windows) stripeLocked(until int64) {
+// enough and there is room. The main stream brings the bytes of first to begin with.
+func (w *windows) stripeLocked(first extent.Span) {
 	s, n := w.fill.spool, w.fill.job.Connections
 	if w.off || extent.Stripes(w.size, n) < 2 || w.size <= spool.MemoryLimit {
 		return
@@ -28,7 +28,7 @@ func (w *windows) stripeLocked(until int64) {
 		return
 	}
 	s.Stripe(n)
-	place, err := s.Open(extent.Span{To: until})
+	place, err := s.Open(first)
 	if err != nil {
 		s.Stripe(0)
 		if !s.Sparse() {

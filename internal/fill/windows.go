@@ -100,7 +100,9 @@ func newWindows(ctx context.Context, f *Fill) *windows {
 	if !w.off {
 		w.first = extent.FirstStripe(told, f.job.Connections).To
 	}
-	w.openEarly(told)
+	if f.kept == nil { // else what the client wants may be there
+		w.openEarly(told)
+	}
 	return w
 }
 
@@ -125,14 +127,14 @@ func (w *windows) openEarly(told int64) {
 	}
 }
 
-// begin says how long the blob is, and up to where the main stream has asked for it, once
-// the spool is there: windows may be opened.
-func (w *windows) begin(size, until int64) {
+// begin says how long the blob is, and what of it the main stream has asked for, once the
+// spool is there: windows may be opened.
+func (w *windows) begin(size int64, first extent.Span) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.size, w.begun = size, true
-	if until > 0 && until < size {
-		w.stripeLocked(until)
+	if first.To > 0 && first.To < size {
+		w.stripeLocked(first)
 	}
 	for early := range w.open {
 		var err error

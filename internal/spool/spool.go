@@ -72,6 +72,9 @@ type Options struct {
 	// Sparse says that several goroutines may write Place at a time, each elsewhere, in any
 	// order. A file of the spool's own is always like that.
 	Sparse bool
+	// Have is what is in Place already; it is Sparse then. It has not been hashed: the writer
+	// takes it as what has come ahead.
+	Have []extent.Span
 	// Files counts the files that readers open for themselves. nil: they open none.
 	Files *Files
 	// PlaceFailed is called when the Place, or the spool's own file, failed at the
@@ -124,6 +127,10 @@ func New(o Options) *Spool {
 	s.sparse = o.Sparse || o.Place == nil
 	if o.Place != nil {
 		s.segments = []segment{{Place: o.Place}}
+	}
+	if len(o.Have) > 0 {
+		s.ahead.scratch = segment{Place: o.Place}
+		s.got.Have(o.Have)
 	}
 	return s
 }

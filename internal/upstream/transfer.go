@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 )
 
 const (
@@ -94,22 +95,23 @@ func (c *Client) Transfer(ctx context.Context, t *Target, d digest.Digest) (*Tra
 	return x, nil
 }
 
-// TransferTo is Transfer of the bytes up to the offset end, which is not 0; [Transfer.Jump]
-// goes on. A registry that does not give parts of blobs gives all: [Transfer.Until] says so.
-// What else it says to a question for a part is no answer to one for the blob.
-func (c *Client) TransferTo(ctx context.Context, t *Target, d digest.Digest, end int64) (*Transfer, error) {
+// TransferPart is Transfer of the bytes of span, which is not empty, of a blob of that total
+// length; -1: nobody knows it. [Transfer.Jump] goes on. A registry that does not give parts
+// of blobs gives all: [Transfer.Offset] and [Transfer.Until] say so. What else it says to a
+// question for a part is no answer to one for the blob.
+func (c *Client) TransferPart(ctx context.Context, t *Target, d digest.Digest, span extent.Span, total int64) (*Transfer, error) {
 	if c.sendsWhole(t) {
 		return c.Transfer(ctx, t, d)
 	}
-	x := &Transfer{client: c, target: t, digest: d, ctx: ctx, end: end, total: -1}
-	resp, err := x.ask(http.Header{"Range": {rangeOf(0, end)}}, t.Options.attempts(Pull))
+	x := &Transfer{client: c, target: t, digest: d, ctx: ctx, off: span.From, mark: span.From, end: span.To, total: total}
+	resp, err := x.ask(http.Header{"Range": {rangeOf(span.From, span.To)}}, t.Options.attempts(Pull))
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case resp.StatusCode == http.StatusOK:
 		c.noRanges.Put(t.ID, time.Now())
-		x.body, x.end, x.total = resp.Body, 0, resp.ContentLength
+		x.body, x.off, x.mark, x.end, x.total = resp.Body, 0, 0, 0, resp.ContentLength
 		return x, nil
 	case resp.StatusCode == http.StatusPartialContent && !isEncoded(resp) && x.checkPart(resp) == nil:
 		x.body = resp.Body
@@ -176,6 +178,9 @@ func (x *Transfer) Read(p []byte) (int, error) {
 		}
 	}
 }
+
+// Offset is where the next byte belongs.
+func (x *Transfer) Offset() int64 { return x.off }
 
 // Until is where the body ends, if all goes well; -1: nobody knows.
 func (x *Transfer) Until() int64 {
