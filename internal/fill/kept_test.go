@@ -336,8 +336,11 @@ func TestNotesThatAreNotTrusted(t *testing.T) {
 				r.breakOff(6 << 20)
 				notes := r.files("note")
 				require.Len(t, notes, 1)
-				text, err := os.ReadFile(notes[0])
-				require.NoError(t, err)
+				var text []byte
+				require.Eventually(t, func() (ended bool) { // the last line is written behind the end of the pull
+					text, _ = os.ReadFile(notes[0])
+					return strings.Contains(string(text), "synced")
+				}, time.Minute, time.Millisecond)
 				require.NoError(t, os.WriteFile(notes[0], []byte(c.change(string(text))), 0o600))
 				r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
 				assert.Equal(t, []string{"200", c.range_}, r.ranges())
