@@ -328,7 +328,8 @@ func TestNotesThatAreNotTrusted(t *testing.T) {
 		"nothing":                                {func(string) string { return "" }, "200"},
 		"a later format":                         {func(n string) string { return strings.Replace(n, `"v":1`, `"v":2`, 1) }, "200"},
 		"more than there is": {func(n string) string {
-			return strings.Replace(n, fmt.Sprintf("0 %d\n", 1<<20), fmt.Sprintf("0 %d\n", 7<<20), 1)
+			lines := strings.SplitN(n, "\n", 3)
+			return lines[0] + fmt.Sprintf("\n0 %d\n", 7<<20) + lines[2]
 		}, rest(6 << 20)},
 	} {
 		t.Run(name, func(t *testing.T) {
