@@ -9,7 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
+	"slices"
 	"testing"
 	"testing/fstest"
 
@@ -116,9 +116,9 @@ func TestContainerdUnpacks(t *testing.T) {
 				require.NoError(t, err)
 				assert.Equal(t, mode, info.Mode(), name)
 			}
-			for _, line := range w.takeLog(t) {
-				assert.Equal(t, 1, strings.Count(line, " 200"), line)
-			}
+			log := withoutParts(w.takeLog(t))
+			slices.Sort(log)
+			assert.Equal(t, slices.Compact(slices.Clone(log)), log, "each object once")
 		})
 	}
 }
