@@ -23,7 +23,7 @@ func ExampleUpstream_Push() {
 	up.Push("library/alpine", "latest", index)
 	up.Push("library/alpine", "", signature) // by digest only
 
-	resp, err := up.Client().Get(up.URL() + "/v2/library/alpine/manifests/latest")
+	resp, err := up.Client().Get(up.URL + "/v2/library/alpine/manifests/latest")
 	if err != nil {
 		fmt.Println(err)
 		return

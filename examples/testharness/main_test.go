@@ -18,10 +18,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // record fills dir with library/app:1 and its platforms, and returns the index, the
 // upstream registry, and what was printed.
@@ -41,7 +42,7 @@ func record(t *testing.T, dir string, args ...string) (*pullthroughtest.Image, *
 func fill(t *testing.T, dir string, up *pullthroughtest.Upstream, args ...string) string {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	args = append([]string{"-fill", dir, "-rule", "docker-hub=" + up.URL()}, args...)
+	args = append([]string{"-fill", dir, "-rule", "docker-hub=" + up.URL}, args...)
 	require.Equal(t, 0, run(t.Context(), args, &stdout, &stderr), stderr.String())
 	assert.Empty(t, stderr.String())
 	return stdout.String()
@@ -203,7 +204,7 @@ func TestBadCommandLines(t *testing.T) {
 func TestAFailedImportExitsWith1(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
 	var stdout, stderr bytes.Buffer
-	args := []string{"-fill", t.TempDir(), "-rule", "hub=" + up.URL(), "hub/none:1"}
+	args := []string{"-fill", t.TempDir(), "-rule", "hub=" + up.URL, "hub/none:1"}
 	assert.Equal(t, 1, run(t.Context(), args, &stdout, &stderr))
 	assert.Contains(t, stderr.String(), "hub/none:1")
 	assert.Contains(t, stderr.String(), "not found upstream")

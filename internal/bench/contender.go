@@ -102,13 +102,13 @@ func (g *stage) start(ctx context.Context, name, dir string) (c *contender, err 
 	path := "/v2/"
 	switch name {
 	case direct:
-		c.base, c.token = g.up.URL()+path, true
+		c.base, c.token = g.up.URL+path, true
 		return c, nil
 	case handlerAlone:
 		return c, nil
 	case ours, inMemory:
 		path += prefix + "/"
-		args := append([]string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + g.up.URL()}, g.flags...)
+		args := append([]string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + g.up.URL}, g.flags...)
 		if name == ours {
 			args = append(args, "-data", dir)
 		}
@@ -122,7 +122,7 @@ func (g *stage) start(ctx context.Context, name, dir string) (c *contender, err 
 		if c.token = name != "library"; !c.token {
 			path += prefix + "/"
 		}
-		c.process, err = start(ctx, g.env, g.self, plainArg, name, g.up.URL(), dir)
+		c.process, err = start(ctx, g.env, g.self, plainArg, name, g.up.URL, dir)
 	}
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (g *stage) startDistribution(ctx context.Context, dir string) (*process, er
 		return nil, err
 	}
 	file := filepath.Join(dir, "config.yml")
-	config := fmt.Sprintf(distributionConfig, filepath.Join(dir, "data"), address, g.up.URL())
+	config := fmt.Sprintf(distributionConfig, filepath.Join(dir, "data"), address, g.up.URL)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}

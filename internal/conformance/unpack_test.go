@@ -49,7 +49,7 @@ func unpackImages() map[string]*pullthroughtest.Image {
 // It reads gzip only.
 func TestImagesAreValid(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
-	f := startFakeECR(t, up.URL())
+	f := startFakeECR(t, up.URL)
 	images := unpackImages()
 	delete(images, "zstd")
 	delete(images, "uncompressed")
@@ -71,7 +71,7 @@ func TestImagesAreValid(t *testing.T) {
 func TestHelloIsValid(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
 	up.Push("hello", "v1", pullthroughtest.NewHello())
-	f := startFakeECR(t, up.URL())
+	f := startFakeECR(t, up.URL)
 	ref, err := name.ParseReference(f.ref(&image{repo: "hello", tag: "v1"}).String())
 	require.NoError(t, err)
 	index, err := remote.Index(ref, remote.WithTransport(newTransport(t)))
@@ -102,7 +102,7 @@ func TestSkopeoAndUmociUnpack(t *testing.T) {
 	requireSkopeo(t)
 	requireTool(t, "umoci")
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
-	f := startFakeECR(t, up.URL())
+	f := startFakeECR(t, up.URL)
 	images := unpackImages()
 	delete(images, "zstd") // umoci of Debian does not know it; containerd's tests unpack it
 	for title, img := range images {
