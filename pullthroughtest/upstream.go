@@ -9,6 +9,7 @@
 //	... pull ...
 //	assert.Equal(t, 2, up.Count("GET /v2/*/blobs/* 200"))
 //
+// [NewImage] makes images with layers of a size or of files, which clients can pull and unpack; the one of [NewHello] runs.
 // [Secrets] fails a test that sends a credential to a registry that must not receive it, or that shows a credential in
 // logs or errors. [TestStore] checks that a [pullthrough.Store] keeps its promises.
 package pullthroughtest

@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -29,10 +28,7 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 func record(t *testing.T, dir string, args ...string) (*pullthroughtest.Image, *pullthroughtest.Upstream, string) {
 	t.Helper()
 	up := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-	index := pullthroughtest.NewIndex(
-		pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}),
-		pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}}),
-	)
+	index := pullthroughtest.NewHello()
 	up.Push("library/app", "1", index)
 	up.Push("library/tool", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 3}))
 	return index, up, fill(t, dir, up, append(args, "docker-hub/library/app:1", "docker-hub/library/tool")...)
@@ -112,7 +108,7 @@ func TestFillOnceTestOffline(t *testing.T) {
 	}
 	assert.Equal(t, 1, up.Count("* 401"), "one challenge")
 	assert.Equal(t, 2, up.Count("* /token 200"), "one token for each repository")
-	assert.Equal(t, 1+2+4, up.Count("GET /v2/library/app/* 200"), "each object once")
+	assert.Equal(t, 1+4+8, up.Count("GET /v2/library/app/* 200"), "each object once")
 	up.Close()
 	up.Reset()
 
