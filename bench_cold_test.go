@@ -42,7 +42,7 @@ func newColdLayer(b *testing.B, size int64, delay time.Duration) *coldLayer {
 	up.Push("a", "1", img)
 	c := &coldLayer{Blob: img.Layers[0], up: up, local: newClient(b, "")}
 	c.direct = newClient(b, up.IssueToken(time.Hour, "repository:a:pull"))
-	c.remote = up.URL() + "/v2/a/blobs/" + c.Digest.String()
+	c.remote = up.URL + "/v2/a/blobs/" + c.Digest.String()
 	return c
 }
 
@@ -69,7 +69,7 @@ func (c *coldLayer) behind(b *testing.B, store pullthrough.Store, forget func() 
 	b.Helper()
 	p := &pullthrough.Proxy{
 		Store:    store,
-		Rules:    pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: c.up.URL()}},
+		Rules:    pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: c.up.URL}},
 		SpoolDir: b.TempDir(),
 	}
 	s := httptest.NewServer(p)
@@ -259,7 +259,7 @@ func BenchmarkColdManifests(b *testing.B) {
 		})
 	}
 	ours := func() error {
-		p := &pullthrough.Proxy{Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL()}}}
+		p := &pullthrough.Proxy{Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL}}}
 		s := httptest.NewServer(p)
 		defer s.Close()
 		up.Reset()
@@ -268,14 +268,14 @@ func BenchmarkColdManifests(b *testing.B) {
 		return errors.Join(err, p.Shutdown(b.Context()))
 	}
 	testkit.Beside(b, "direct", ours, func() error {
-		return pullAll(up.URL()+"/v2/", func(repo string) (string, error) { return handshake(up, repo, images[0]) })
+		return pullAll(up.URL+"/v2/", func(repo string) (string, error) { return handshake(up, repo, images[0]) })
 	})
 	b.ReportMetric(float64(requests), "requests")
 }
 
 // handshake asks in vain, then for a token.
 func handshake(up *pullthroughtest.Upstream, repo string, img *pullthroughtest.Image) (string, error) {
-	resp, err := up.Client().Get(up.URL() + "/v2/" + repo + "/manifests/" + img.Digest.String())
+	resp, err := up.Client().Get(up.URL + "/v2/" + repo + "/manifests/" + img.Digest.String())
 	if err != nil {
 		return "", err
 	}
@@ -283,7 +283,7 @@ func handshake(up *pullthroughtest.Upstream, repo string, img *pullthroughtest.I
 	if resp.StatusCode != http.StatusUnauthorized {
 		return "", fmt.Errorf("let in without a token: %s", resp.Status)
 	}
-	resp, err = up.Client().Get(up.URL() + "/token?service=registry.test&scope=repository:" + repo + ":pull")
+	resp, err = up.Client().Get(up.URL + "/token?service=registry.test&scope=repository:" + repo + ":pull")
 	if err != nil {
 		return "", err
 	}

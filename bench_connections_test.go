@@ -59,7 +59,7 @@ func (c *coldLayer) over(b *testing.B, n int) *overConnections {
 	store := newLayerStore(b)
 	p := &pullthrough.Proxy{
 		Store:    sparseStore{stagingStore{store}},
-		Rules:    pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: c.up.URL()}},
+		Rules:    pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: c.up.URL}},
 		SpoolDir: b.TempDir(),
 	}
 	testkit.WithPolicy(pullthrough.Policy{Connections: n})(p)

@@ -169,7 +169,7 @@ func (c *client) lazily(url string, size int64) error {
 // itself, over the same line. x-upstream-bytes is what the whole download cost.
 func BenchmarkLazyLayer(b *testing.B) {
 	layer := newColdLayer(b, 30_000_000, 0)
-	base := newSlowLine(b, strings.TrimPrefix(layer.up.URL(), "http://"), 3<<20)
+	base := newSlowLine(b, strings.TrimPrefix(layer.up.URL, "http://"), 3<<20)
 	var ratios []float64
 	var most float64
 	for b.Loop() {

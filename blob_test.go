@@ -52,7 +52,7 @@ func TestDownloadsShowWhatIsOnItsWayAndWhoReads(t *testing.T) {
 		assert.False(t, all[0].Began.IsZero())
 		assert.Equal(t, testkit.Repo("a"), all[0].Repo)
 		assert.Equal(t, layer.Digest, all[0].Digest)
-		assert.Equal(t, "http://"+all[0].Upstream, up.URL())
+		assert.Equal(t, "http://"+all[0].Upstream, up.URL)
 		assert.EqualValues(t, 4<<20, all[0].Size)
 		assert.EqualValues(t, 3<<20, all[0].Written)
 		assert.Equal(t, []int64{0, 1 << 20}, all[0].Readers)

@@ -207,7 +207,7 @@ var packages = func() map[string]string {
 	}
 	for _, p := range []string{
 		module + "/pullthroughtest", module + "/dirstore", module + "/memstore", module + "/handlerstore", module + "/ecrapi", module + "/debug", "context", "errors", "fmt", "io", "io/fs", "log", "log/slog",
-		"net/http", "net/http/httptest", "net/url", "os", "os/signal", "strings", "sync", "syscall", "testing", "time",
+		"net/http", "net/http/httptest", "net/url", "os", "os/signal", "strings", "sync", "syscall", "testing", "testing/fstest", "time",
 	} {
 		all[path.Base(p)] = p
 	}

@@ -31,7 +31,7 @@ func Example() {
 
 	registry := httptest.NewServer(&pullthrough.Proxy{
 		Store: memstore.New(),
-		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL}},
 	})
 	defer registry.Close()
 
@@ -101,7 +101,7 @@ func ExampleProxy_Handler() {
 	})
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(),
-		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL}},
 	}
 	registry := httptest.NewServer(proxy.Handler(own))
 	defer registry.Close()
@@ -132,7 +132,7 @@ func ExampleProxy_Manifest() {
 
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(),
-		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL}},
 	}
 	ctx := context.Background()
 	repo := pullthrough.Repo{Account: "123456789012", Region: "us-east-1", Name: "docker-hub/library/hello"}
@@ -166,7 +166,7 @@ func ExampleProxy_Import() {
 
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(),
-		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL}},
 	}
 	var mu sync.Mutex
 	stored := 0
@@ -227,7 +227,7 @@ func ExampleCredential() {
 			return secrets[rule.CredentialARN], nil
 		},
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(upstream.URL())
+			return url.Parse(upstream.URL)
 		},
 	}
 	_, err = proxy.Manifest(context.Background(), pullthrough.Request{
@@ -251,7 +251,7 @@ func ExampleEvent() {
 
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(),
-		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL}},
 		OnEvent: func(_ context.Context, e pullthrough.Event) {
 			if e.Kind == pullthrough.EventManifest && !e.Request.Head { // a HEAD is no pull
 				fmt.Println(e.Request.Repo.Name, e.Request.Ref, e.Source, e.Err)

@@ -8,10 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func readFile(t *testing.T, name string) string {
 	t.Helper()

@@ -20,7 +20,7 @@ func TestDocumentsArePassedOnAsTheyAre(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
 	p := &pullthrough.Proxy{
 		Store:    memstore.New(),
-		Rules:    pullthrough.StaticRules{{Prefix: "mirror", UpstreamURL: up.URL()}},
+		Rules:    pullthrough.StaticRules{{Prefix: "mirror", UpstreamURL: up.URL}},
 		SpoolDir: t.TempDir(),
 	}
 	t.Cleanup(func() { assert.NoError(t, p.Shutdown(context.Background())) })

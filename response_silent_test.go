@@ -85,7 +85,7 @@ func TestClientsThatNeverReadShutNobodyOut(t *testing.T) {
 func startChild(t *testing.T, up *pullthroughtest.Upstream) (addr string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestChildWithFewFiles$", "-test.count=1")
-	cmd.Env = append(os.Environ(), childDir+"="+t.TempDir(), childUpstream+"="+up.URL(), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	cmd.Env = append(os.Environ(), childDir+"="+t.TempDir(), childUpstream+"="+up.URL, "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()

@@ -136,7 +136,7 @@ func testCompressionIsNotAskedFor(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 3 << 20})
 	w.Up.Push("a", "1", img)
 	elsewhere.Push("a", "1", img)
-	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 2*", Redirect: elsewhere.URL() + "{path}"})
+	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 2*", Redirect: elsewhere.URL + "{path}"})
 	elsewhere.Fault(pullthroughtest.Fault{Match: testkit.Blobs + img.Layers[0].Digest.Encoded() + " 200", Times: 1, CutAfter: new(int64(1 << 20))})
 	_, err := w.Blob(t.Context(), pullthrough.Request{Repo: testkit.Repo("a"), Ref: img.Layers[0].Digest.String(), Head: true})
 	require.NoError(t, err)
@@ -380,7 +380,7 @@ func testLayerURLsAreNeverAsked(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Fill, p.Transport = mode, seen })
 			seen.RoundTripper = w.Up.Client().Transport
 			base, config := digest.FromString("base"), w.Up.PushBlob("a", []byte("{}"))
-			urls := fmt.Sprintf(`"urls":["%s/base","http://169.254.169.254/latest/meta-data"]`, elsewhere.URL())
+			urls := fmt.Sprintf(`"urls":["%s/base","http://169.254.169.254/latest/meta-data"]`, elsewhere.URL)
 			own := w.Up.PushBlob("a", []byte("own"))
 			pushManifest(w, "1", fmt.Sprintf(`{"digest":%q,"size":2}`, config),
 				fmt.Sprintf(`{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":%q,"size":4,%s}`, base, urls),

@@ -325,7 +325,7 @@ func testHTTPIsNeverFallenBackTo(t *testing.T) {
 	}
 	t.Run("http, as the rule says", func(t *testing.T) {
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-		require.True(t, strings.HasPrefix(w.Up.URL(), "http://"))
+		require.True(t, strings.HasPrefix(w.Up.URL, "http://"))
 		assert.NoError(t, w.Whole(t.Context(), w.Layer(1000).Digest))
 		assert.Equal(t, 1, w.Up.Count("*"))
 	})
@@ -335,7 +335,7 @@ func testURLThatEndsInV2(t *testing.T) {
 	for _, path := range []string{"/v2", "/v2/", "/mirror/v2/"} {
 		up := pullthroughtest.New(t, pullthroughtest.Config{})
 		w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
-			p.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL() + path}}
+			p.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL + path}}
 		})
 		_, err := w.Resolve(t.Context(), "1")
 		assert.ErrorIs(t, err, pullthrough.ErrInvalid)

@@ -59,7 +59,7 @@ func inTime(t *testing.T, c pullthroughtest.Config, change func(*pullthrough.Pro
 		p.World = &testkit.World{Up: up, Mem: memstore.New()}
 		p.Proxy = &pullthrough.Proxy{
 			Store:    p.Mem,
-			Rules:    pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL()}},
+			Rules:    pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL}},
 			SpoolDir: dir,
 		}
 		if change != nil {

@@ -99,7 +99,7 @@ func testBrokenBlobGoesOnThroughItsRedirect(t *testing.T) {
 	layer := w.Layer(4 << 20)
 	cdn.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 4 << 20, LayerSize: 4 << 20}))
 	for i := range 3 {
-		w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 2*", Times: 1, Redirect: fmt.Sprint(cdn.URL(), "{path}?signature=", i)})
+		w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 2*", Times: 1, Redirect: fmt.Sprint(cdn.URL, "{path}?signature=", i)})
 	}
 	cdn.Fault(pullthroughtest.Fault{Times: 2, CutAfter: new(int64(1 << 20))})
 	w.PullBlob(t, "a", layer.Digest)
@@ -163,7 +163,7 @@ func testResumeNamesTheObjectThatItContinues(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 			layer, from := w.Layer(3<<19), w.Up
 			if c.redirect {
-				w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Redirect: cdn.URL() + "{path}"})
+				w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Redirect: cdn.URL + "{path}"})
 				from = cdn
 			}
 			fault := cut

@@ -245,8 +245,8 @@ func testTriesDoNotMultiply(t *testing.T) {
 			cdn := pullthroughtest.New(t, pullthroughtest.Config{})
 			inTime(t, pullthroughtest.Config{}, nil, func(t *testing.T, p *pipeworks) {
 				p.others = []*pullthroughtest.Upstream{cdn}
-				p.Up.Fault(pullthroughtest.Fault{Redirect: cdn.URL() + "{path}"})
-				cdn.Fault(pullthroughtest.Fault{Redirect: p.Up.URL() + "{path}"})
+				p.Up.Fault(pullthroughtest.Fault{Redirect: cdn.URL + "{path}"})
+				cdn.Fault(pullthroughtest.Fault{Redirect: p.Up.URL + "{path}"})
 				assert.Error(t, pull(t.Context(), t, p))
 				assert.Equal(t, 3, p.Up.Count("*"))
 				assert.Equal(t, 3, cdn.Count("*"))
@@ -256,7 +256,7 @@ func testTriesDoNotMultiply(t *testing.T) {
 			cdn := pullthroughtest.New(t, pullthroughtest.Config{})
 			inTime(t, pullthroughtest.Config{}, nil, func(t *testing.T, p *pipeworks) {
 				p.others = []*pullthroughtest.Upstream{cdn}
-				p.Up.Fault(pullthroughtest.Fault{Redirect: cdn.URL() + "{path}"})
+				p.Up.Fault(pullthroughtest.Fault{Redirect: cdn.URL + "{path}"})
 				cdn.Fault(pullthroughtest.Fault{Status: 503})
 				assert.Error(t, pull(t.Context(), t, p))
 				assert.Equal(t, 4, p.Up.Count("*"), "a redirect may be good for one use")

@@ -16,7 +16,7 @@ import (
 
 func TestTheUpstreamPrefixAndNestedNames(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	w.Rules = pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: w.Up.URL() + "/", UpstreamPrefix: "org/team"}}
+	w.Rules = pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: w.Up.URL + "/", UpstreamPrefix: "org/team"}}
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.Up.Push("org/team/blobs/manifests", "1", img)
 	w.Pull(t, "blobs/manifests", "1", img)

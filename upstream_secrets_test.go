@@ -206,7 +206,7 @@ func testPresignedURLsAreRepeatedToNobody(t *testing.T) {
 		return true
 	}})
 	for name, location := range map[string]string{
-		"to a host that says it again": cdn.URL() + "/x?" + secretQuery,
+		"to a host that says it again": cdn.URL + "/x?" + secretQuery,
 		"to a closed port":             "http://127.0.0.1:1/x?" + secretQuery,
 		"to what is no port":           "https://cdn.example:port/x?" + secretQuery,
 		"to what is no host":           "https://[cdn/x?" + secretQuery,
@@ -230,7 +230,7 @@ func testPresignedURLsAreRepeatedToNobody(t *testing.T) {
 		body.Fault(pullthroughtest.Fault{Match: "* 206", Status: 403, Body: []byte(testkit.Canary)})
 		keepsSecrets(t, pullthroughtest.Config{}, pullthrough.Credential{}, func(_ *testing.T, p *pipeworks) {
 			p.others = []*pullthroughtest.Upstream{body}
-			p.Up.Fault(pullthroughtest.Fault{Redirect: body.URL() + "{path}?" + secretQuery})
+			p.Up.Fault(pullthroughtest.Fault{Redirect: body.URL + "{path}?" + secretQuery})
 		})
 		assert.True(t, body.Saw(testkit.Canary))
 	})

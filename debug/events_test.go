@@ -187,7 +187,7 @@ func TestNoSecretIsShown(t *testing.T) {
 	secrets.Watch(up)
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	up.Push("a", "1", img)
-	rule := pullthrough.Rule{Prefix: prefix, UpstreamURL: up.URL(), CredentialARN: secrets.New(), CustomRoleARN: secrets.New()}
+	rule := pullthrough.Rule{Prefix: prefix, UpstreamURL: up.URL, CredentialARN: secrets.New(), CustomRoleARN: secrets.New()}
 	odd := pullthrough.Rule{Prefix: "odd", UpstreamURL: "https://me:" + secrets.New() + "@quay.io/?token=" + secrets.New() + "#" + secrets.New()}
 	page := &debug.Page{}
 	page.Proxy = &pullthrough.Proxy{
@@ -213,6 +213,6 @@ func TestNoSecretIsShown(t *testing.T) {
 		require.NoError(t, err)
 	}
 	s := getJSON(t, page)
-	assert.Equal(t, []shownRule{{prefix, up.URL(), "", true}, {"odd", "...@quay.io/?...", "", false}}, s.Registries[0].Rules)
+	assert.Equal(t, []shownRule{{prefix, up.URL, "", true}, {"odd", "...@quay.io/?...", "", false}}, s.Registries[0].Rules)
 	assert.Contains(t, s.Events[1].Error, `Get "https://bucket.example/x?...": redis://...@cache/0: `)
 }

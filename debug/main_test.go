@@ -14,11 +14,12 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/debug"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // prefix is the one rule's.
 const prefix = "hub"
@@ -35,7 +36,7 @@ func piped(t *testing.T, c pullthroughtest.Config) (*pullthroughtest.Upstream, f
 		transport := &http.Transport{DialContext: up.DialPipe, DisableCompression: true}
 		page := &debug.Page{Proxy: &pullthrough.Proxy{
 			Store:     memstore.New(),
-			Rules:     pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL()}},
+			Rules:     pullthrough.StaticRules{{Prefix: prefix, UpstreamURL: up.URL}},
 			SpoolDir:  dir,
 			Transport: transport,
 		}}

@@ -80,7 +80,7 @@ func BenchmarkColdManifests(b *testing.B) {
 			run := coldRun{}
 			if which == "direct" {
 				before := testkit.CPUTicks()
-				run.last = pullCold(b, up.Client(), up.URL()+"/v2/", images)
+				run.last = pullCold(b, up.Client(), up.URL+"/v2/", images)
 				run.cpu = testkit.CPUTicks() - before
 			} else {
 				run = runCold(b, stores[which](), up, images)
@@ -108,7 +108,7 @@ func BenchmarkColdManifests(b *testing.B) {
 // runCold pulls the first manifest alone, from a repository of its own, and then all.
 func runCold(b *testing.B, s pullthrough.Store, up *pullthroughtest.Upstream, images []*pullthroughtest.Image) coldRun {
 	p := &pullthrough.Proxy{
-		Store: s, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}},
+		Store: s, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}},
 		Transport: &http.Transport{DialContext: pullthroughtest.DialLoopback, MaxIdleConnsPerHost: 64},
 	}
 	srv := httptest.NewServer(p)

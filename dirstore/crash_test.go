@@ -168,23 +168,23 @@ func census(t *testing.T) (good, damaged map[string]int) {
 	var inGood, inDamaged fuse
 	dir := scratch(t)
 	plantStaging(t, dir)
-	everyStep(t, dir, up.URL(), inGood.probe)
+	everyStep(t, dir, up.URL, inGood.probe)
 	dir = scratch(t)
-	plantDamage(t, dir, up.URL())
-	pullSteps(t, dir, up.URL(), 0, inDamaged.probe)
+	plantDamage(t, dir, up.URL)
+	pullSteps(t, dir, up.URL, 0, inDamaged.probe)
 	return inGood.seen, inDamaged.seen
 }
 
 func crashAt(t *testing.T, plan childPlan) *survey {
 	t.Helper()
 	v := &survey{t: t, dir: scratch(t), up: newCrowd(t), damaged: plan.Damaged}
-	plan.Upstream = v.up.URL()
+	plan.Upstream = v.up.URL
 	// No two runs take the very same steps, so the last time may not come.
 	for ; plan.Times > 0; plan.Times /= 2 {
 		require.NoError(t, os.RemoveAll(v.dir))
 		plantStaging(t, v.dir)
 		if plan.Damaged {
-			plantDamage(t, v.dir, v.up.URL())
+			plantDamage(t, v.dir, v.up.URL)
 		}
 		c := startChild(t, v.dir, plan)
 		if c.killed() {
@@ -211,7 +211,7 @@ func TestCrashAtAnyMoment(t *testing.T) {
 		for range 1 + r.IntN(2) {
 			wait(r, 40*time.Millisecond)
 			running = append(running, startChild(t, v.dir, childPlan{
-				Upstream: v.up.URL(), Seed: r.Uint64(), Verify: r.IntN(2) == 0,
+				Upstream: v.up.URL, Seed: r.Uint64(), Verify: r.IntN(2) == 0,
 				Fill:     []pullthrough.FillMode{pullthrough.FillLazy, pullthrough.FillBackground, pullthrough.FillEager}[r.IntN(3)],
 				MaxBytes: []int64{0, 300 << 10, 1800 << 10}[r.IntN(3)],
 			}))

@@ -176,7 +176,7 @@ func (v *survey) manifest(s *dirstore.Store, repo pullthrough.Repo, ref string, 
 // upstream is asked for what is missing, once, and for nothing else.
 func (v *survey) pulls(s *dirstore.Store) {
 	v.t.Helper()
-	p := newProxy(s, otherName(v.up.URL()), pullthrough.FillLazy, pullthrough.Policy{TagTTL: -1})
+	p := newProxy(s, otherName(v.up.URL), pullthrough.FillLazy, pullthrough.Policy{TagTTL: -1})
 	v.up.Reset()
 	var missing []string
 	for _, c := range crowd() {

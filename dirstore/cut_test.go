@@ -199,7 +199,7 @@ func proxyTo(t *testing.T, s *dirstore.Store, img *pullthroughtest.Image) (*pull
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
 	up.Push("library/alpine", "v1", img)
 	up.Push("library/busybox", "v1", img)
-	p := &pullthrough.Proxy{Store: s, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}}}
+	p := &pullthrough.Proxy{Store: s, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}}}
 	srv := httptest.NewServer(p)
 	t.Cleanup(func() {
 		srv.Close()

@@ -32,7 +32,7 @@ func Example() {
 		}
 		proxy := &pullthrough.Proxy{
 			Store: store,
-			Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+			Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL}},
 		}
 		ctx := context.Background()
 		m, err := proxy.Manifest(ctx, pullthrough.Request{

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 			_ = os.Setenv("TMPDIR", filepath.Dir(dir))
 		}
 	}
-	pullthroughtest.Main(m)
+	testkit.Main(m)
 }
 
 var (

@@ -132,7 +132,7 @@ func TestTagsThatDifferInCaseOnly(t *testing.T) {
 	up.Push("library/alpine", "V1", image(2))
 	up.Push("library/alpine", "v1", image(1))
 	var failures atomic.Int32
-	p := &pullthrough.Proxy{Store: s, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}}, Now: func() time.Time { return checked }}
+	p := &pullthrough.Proxy{Store: s, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}}, Now: func() time.Time { return checked }}
 	p.OnEvent = func(_ context.Context, e pullthrough.Event) {
 		if e.Kind == pullthrough.EventStoreFailed {
 			failures.Add(1)

@@ -60,9 +60,9 @@ func TestTwoProcesses(t *testing.T) {
 	for _, fill := range []pullthrough.FillMode{pullthrough.FillLazy, pullthrough.FillBackground, pullthrough.FillEager} {
 		t.Run(fmt.Sprint("fill=", fill), func(t *testing.T) {
 			dir, up := scratch(t), newCrowd(t)
-			plan := childPlan{Upstream: up.URL(), Fill: fill}
+			plan := childPlan{Upstream: up.URL, Fill: fill}
 			first := serve(t, dir, plan)
-			plan.Upstream = otherName(up.URL())
+			plan.Upstream = otherName(up.URL)
 			second := serve(t, dir, plan)
 			got := together(t, first, second)
 			tags := lastTags(t, second)
@@ -131,8 +131,8 @@ func assertAskedOnceEach(t *testing.T, up *pullthroughtest.Upstream) {
 // whole.
 func TestOneProcessEvictsWhileTheOtherPulls(t *testing.T) {
 	dir, up := scratch(t), newCrowd(t)
-	evicting := serve(t, dir, childPlan{Upstream: up.URL(), MaxBytes: 200 << 10, Fill: pullthrough.FillEager})
-	pulling := serve(t, dir, childPlan{Upstream: up.URL(), Verify: true})
+	evicting := serve(t, dir, childPlan{Upstream: up.URL, MaxBytes: 200 << 10, Fill: pullthrough.FillEager})
+	pulling := serve(t, dir, childPlan{Upstream: up.URL, Verify: true})
 	for range 3 {
 		together(t, evicting, pulling, pulling)
 	}

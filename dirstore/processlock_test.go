@@ -20,7 +20,7 @@ func TestStepsAreLocked(t *testing.T) {
 	dir, up := scratch(t), newCrowd(t)
 	var mu sync.Mutex
 	making, removing := 0, 0
-	everyStep(t, dir, up.URL(), func(op, name string) error {
+	everyStep(t, dir, up.URL, func(op, name string) error {
 		point := crashPoint(op, name)
 		mu.Lock()
 		defer mu.Unlock()

@@ -53,7 +53,7 @@ func killPull(t *testing.T, dir string, up *pullthroughtest.Upstream, layer *pul
 	}
 	heal := up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 2*", Stall: t.Context().Done(), StallAfter: new(n - from)})
 	defer heal()
-	plan, err := json.Marshal(killedPull{up.URL(), layer.Digest.String(), n})
+	plan, err := json.Marshal(killedPull{up.URL, layer.Digest.String(), n})
 	require.NoError(t, err)
 	cmd := childOf(t, "TestChildThatIsKilledInAPull", dir)
 	cmd.Env = append(cmd.Env, childPlanVar+"="+string(plan))
@@ -99,7 +99,7 @@ func TestPullsThatAreKilled(t *testing.T) {
 		require.NotEmpty(t, noted(t, dir))
 	}
 	s := open(t, dir)
-	p := newProxy(s, up.URL(), pullthrough.FillLazy, pullthrough.Policy{BlobsFirst: true})
+	p := newProxy(s, up.URL, pullthrough.FillLazy, pullthrough.Policy{BlobsFirst: true})
 	require.NoError(t, pullBlob(t.Context(), p, repo, layer.Digest))
 	require.NoError(t, shutDown(t.Context(), p))
 	var sent int64

@@ -33,7 +33,7 @@ func newFleet(tb testing.TB, driver storagedriver.StorageDriver, n int) *fleet {
 	for range n {
 		p := &pullthrough.Proxy{
 			Store: diststore.New(driver), SpoolDir: tb.TempDir(),
-			Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: f.up.URL()}},
+			Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: f.up.URL}},
 		}
 		tb.Cleanup(func() { assert.NoError(tb, p.Shutdown(context.Background())) })
 		f.proxies = append(f.proxies, p)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/diststore"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -35,7 +36,7 @@ var (
 	_ pullthrough.ReferrerStore = (*diststore.Store)(nil)
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 var (
 	repo    = pullthrough.Repo{Name: "hub/library/alpine"}

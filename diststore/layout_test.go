@@ -37,7 +37,7 @@ func pulls(t *testing.T, s pullthrough.Store) {
 	clock.Store(&checked)
 	p := &pullthrough.Proxy{
 		Store: s, SpoolDir: t.TempDir(), Now: func() time.Time { return *clock.Load() },
-		Rules:    pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}},
+		Rules:    pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}},
 		Identify: identify,
 	}
 	pull := func(account, name, tag string, img *pullthroughtest.Image) {

@@ -118,7 +118,7 @@ func TestReferrersAreKept(t *testing.T) {
 func TestListsOfWhatNobodyHasLeaveNoObject(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
 	driver := drivers["inmemory"](t)
-	p := &pullthrough.Proxy{Store: diststore.New(driver), Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}}}
+	p := &pullthrough.Proxy{Store: diststore.New(driver), Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}}}
 	t.Cleanup(func() { assert.NoError(t, p.Shutdown(context.WithoutCancel(t.Context()))) })
 	for i := range 50 {
 		r := httptest.NewRequest(http.MethodGet, fmt.Sprintf("/v2/hub/junk%d/referrers/%s", i, digest.FromString(fmt.Sprint(i))), nil)

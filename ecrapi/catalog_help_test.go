@@ -60,7 +60,7 @@ func registryBefore(t *testing.T, up *pullthroughtest.Upstream, inner pullthroug
 	api.Images = &ecrapi.Images{Proxy: r.proxy, Catalog: r.catalog, RegistryURL: func(_ *http.Request, account, region string) string {
 		return "https://" + account + ".dkr.ecr." + region + ".amazonaws.com"
 	}}
-	r.rule(t, pullthrough.Rule{Prefix: "hub", UpstreamURL: r.up.URL()})
+	r.rule(t, pullthrough.Rule{Prefix: "hub", UpstreamURL: r.up.URL})
 	if change != nil {
 		change(r)
 	}

@@ -42,7 +42,7 @@ func testW11(t *testing.T) {
 	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Credentials = r.api.Credentials
 		r.proxy.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(r.up.URL())
+			return url.Parse(r.up.URL)
 		}
 	})
 	r.rule(t, pullthrough.Rule{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"})

@@ -108,7 +108,7 @@ func testN12(t *testing.T) {
 func testU09(t *testing.T) {
 	r := newRegistry(t, memstore.New(), func(r *registry) {
 		r.proxy.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(r.up.URL())
+			return url.Parse(r.up.URL)
 		}
 	})
 	r.create(t, "quay")
@@ -139,7 +139,7 @@ func testV02(t *testing.T) {
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(), Rules: api, Credentials: api.Credentials,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(up.URL())
+			return url.Parse(up.URL)
 		},
 		Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{Retries: -1}

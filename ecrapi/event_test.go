@@ -37,7 +37,7 @@ func (r *registry) told(t *testing.T) (all []string) {
 
 // about is the detail of a success or failure.
 func (r *registry) about(status, more string) string {
-	return `{"rule-version":"1","sync-status":"` + status + `","ecr-repository-prefix":"hub","repository-name":"hub/a","upstream-registry-url":"` + r.up.URL() + `",` + more + `}`
+	return `{"rule-version":"1","sync-status":"` + status + `","ecr-repository-prefix":"hub","repository-name":"hub/a","upstream-registry-url":"` + r.up.URL + `",` + more + `}`
 }
 
 // assertTold waits for the events: a fetch may end after its clients have their answer.
@@ -201,7 +201,7 @@ func TestARepositoryThatCannotBeMadeIsTold(t *testing.T) {
 func TestASecretThatIsOfNoUseIsTold(t *testing.T) {
 	r := newRegistry(t, memstore.New(), func(r *registry) { r.proxy.Credentials = r.api.Credentials })
 	r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/secret/*", Status: 401, Header: http.Header{"Www-Authenticate": {`Basic realm="x"`}}})
-	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL(), CredentialARN: secret})
+	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL, CredentialARN: secret})
 	require.Equal(t, 403, r.request(http.MethodGet, "/v2/private/secret/manifests/v1"))
 	told := r.told(t)
 	require.Len(t, told, 1)

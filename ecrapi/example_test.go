@@ -31,7 +31,7 @@ func Example() {
 	mux.Handle("/v2/", &pullthrough.Proxy{
 		Store: memstore.New(), Rules: api, Credentials: api.Credentials,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(upstream.URL()) // where quay.io is in this test
+			return url.Parse(upstream.URL) // where quay.io is in this test
 		},
 	})
 	server := httptest.NewServer(mux)

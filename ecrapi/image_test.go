@@ -187,7 +187,7 @@ func withoutSecret(t *testing.T, v *vault) *registry {
 	t.Helper()
 	r := newRegistry(t, memstore.New(), func(r *registry) { r.api.Secrets, r.proxy.Credentials = v.secret, r.api.Credentials })
 	r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/secret/*", Status: 401, Header: http.Header{"Www-Authenticate": {`Basic realm="x"`}}})
-	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL(), CredentialARN: secret})
+	r.rule(t, pullthrough.Rule{Prefix: "private", UpstreamURL: r.up.URL, CredentialARN: secret})
 	return r
 }
 

@@ -16,10 +16,10 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 var (
 	_ http.Handler           = (*ecrapi.API)(nil)

@@ -29,7 +29,7 @@ func TestARulePulls(t *testing.T) {
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(), Rules: api, Credentials: api.Credentials,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(up.URL())
+			return url.Parse(up.URL)
 		},
 	}
 	t.Cleanup(func() { assert.NoError(t, proxy.Shutdown(context.Background())) })
@@ -76,7 +76,7 @@ func TestAPullFromAnotherAccountWithoutARole(t *testing.T) {
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(), Rules: api, Credentials: api.Credentials,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(up.URL())
+			return url.Parse(up.URL)
 		},
 	}
 	t.Cleanup(func() { assert.NoError(t, proxy.Shutdown(context.Background())) })

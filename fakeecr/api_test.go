@@ -89,7 +89,7 @@ func (i *instance) repositories(t *testing.T) []any {
 func TestARuleOfTheAPI(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("library/alpine", "3.22", img)
-	i := start(t, fakeecr.Config{Secrets: map[string]pullthrough.Credential{hubName: me}, Endpoints: endpoints(t, "registry-1.docker.io", up.URL())})
+	i := start(t, fakeecr.Config{Secrets: map[string]pullthrough.Credential{hubName: me}, Endpoints: endpoints(t, "registry-1.docker.io", up.URL)})
 	made := i.ok(t, "CreatePullThroughCacheRule", hubRule)
 	assert.Equal(t, "123456789012", made["registryId"])
 	assert.Equal(t, []any{"docker-hub"}, i.rules(t))
@@ -128,7 +128,7 @@ func TestAValidationThatFails(t *testing.T) {
 	up := newUpstream(t)
 	i := start(t, fakeecr.Config{
 		Secrets:   map[string]pullthrough.Credential{hubName: {Username: "me", AccessToken: "wrong"}},
-		Endpoints: endpoints(t, "registry-1.docker.io", up.URL()),
+		Endpoints: endpoints(t, "registry-1.docker.io", up.URL),
 	})
 	i.ok(t, "CreatePullThroughCacheRule", hubRule)
 	out := i.ok(t, "ValidatePullThroughCacheRule", `{"ecrRepositoryPrefix":"docker-hub"}`)
@@ -158,7 +158,7 @@ func TestTheAPIObeysECR(t *testing.T) {
 func TestURLsLeadToTheClientsOwnHost(t *testing.T) {
 	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL())}})
+	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL)}})
 	i.pull(t, "p/app", "v1", img)
 	layer := img.Layers[0].Digest.String()
 	for host, base := range map[string]string{"": i.url, "ecr.test:4510": "http://ecr.test:4510", "me@ecr.test": i.url} {
@@ -191,7 +191,7 @@ func TestURLsWithoutAHost(t *testing.T) {
 func TestARuleOfTheConfigIsUpdated(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("pp", up.URL())}, Secrets: map[string]pullthrough.Credential{hubName: me}})
+	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("pp", up.URL)}, Secrets: map[string]pullthrough.Credential{hubName: me}})
 	resp, _ := i.get(t, "/v2/pp/app/manifests/v1")
 	assert.Equal(t, 403, resp.StatusCode)
 	i.ok(t, "UpdatePullThroughCacheRule", `{"ecrRepositoryPrefix":"pp","credentialArn":"`+hubARN+`"}`)
@@ -202,7 +202,7 @@ func TestARuleOfTheConfigIsUpdated(t *testing.T) {
 func TestDebugLogHasEvents(t *testing.T) {
 	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL())}})
+	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL)}})
 	i.get(t, "/v2/p/app/manifests/v1")
 	i.idle(t)
 	i.get(t, "/v2/p/app/manifests/v1")
@@ -232,7 +232,7 @@ func TestDebugLogHasEvents(t *testing.T) {
 	}
 	assert.Equal(t, object{
 		"rule-version": "1", "sync-status": "SUCCESS", "ecr-repository-prefix": "p", "repository-name": "p/app",
-		"upstream-registry-url": up.URL(), "image-tag": "v1", "image-digest": img.Digest.String(),
+		"upstream-registry-url": up.URL, "image-tag": "v1", "image-digest": img.Digest.String(),
 	}, told[0])
 	assert.Equal(t, "FAILURE", told[1]["sync-status"])
 }

@@ -21,10 +21,11 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/fakeecr"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 const secret = "s3cret:with:colons"
 
@@ -149,7 +150,7 @@ func TestDataOutlivesTheServer(t *testing.T) {
 	up.Push("app", "v1", img)
 	config := fakeecr.Config{
 		Data:  filepath.Join(t.TempDir(), "images"),
-		Rules: []pullthrough.Rule{ruleTo("p", up.URL())}, Credentials: map[string]pullthrough.Credential{"p": me},
+		Rules: []pullthrough.Rule{ruleTo("p", up.URL)}, Credentials: map[string]pullthrough.Credential{"p": me},
 	}
 	i := start(t, config)
 	i.pull(t, "p/app", "v1", img)
@@ -177,7 +178,7 @@ func TestMaxBytes(t *testing.T) {
 			up.Push("one", "v1", one)
 			up.Push("two", "v1", two)
 			i := start(t, fakeecr.Config{
-				Data: dir, MaxBytes: 8 << 20, Rules: []pullthrough.Rule{ruleTo("p", up.URL())},
+				Data: dir, MaxBytes: 8 << 20, Rules: []pullthrough.Rule{ruleTo("p", up.URL)},
 			})
 			i.pull(t, "p/one", "v1", one)
 			i.pull(t, "p/two", "v1", two)
@@ -203,7 +204,7 @@ func TestVerifyBlobs(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 100 << 10})
 	up.Push("one", "v1", img)
 	dir := t.TempDir()
-	config := fakeecr.Config{Data: dir, Rules: []pullthrough.Rule{ruleTo("p", up.URL())}}
+	config := fakeecr.Config{Data: dir, Rules: []pullthrough.Rule{ruleTo("p", up.URL)}}
 	i := start(t, config)
 	i.pull(t, "p/one", "v1", img)
 	i.stop()
@@ -251,7 +252,7 @@ func TestShutdownWaitsForDownloads(t *testing.T) {
 	stall := make(chan struct{})
 	up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/*", Stall: stall, StallAfter: new(int64(1 << 20))})
 	ecr, err := fakeecr.New(fakeecr.Config{
-		Data: t.TempDir(), Rules: []pullthrough.Rule{ruleTo("p", up.URL())},
+		Data: t.TempDir(), Rules: []pullthrough.Rule{ruleTo("p", up.URL)},
 		Policy: pullthrough.Policy{BlobsFirst: true},
 	})
 	require.NoError(t, err)

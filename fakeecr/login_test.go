@@ -41,7 +41,7 @@ func TestRequireLogin(t *testing.T) {
 	var passed atomic.Int64
 	began := time.Now()
 	i := start(t, fakeecr.Config{
-		Rules: []pullthrough.Rule{ruleTo("hub", up.URL())}, RequireLogin: true,
+		Rules: []pullthrough.Rule{ruleTo("hub", up.URL)}, RequireLogin: true,
 		Now: func() time.Time { return began.Add(time.Duration(passed.Load())) },
 	})
 	login := func() string {
@@ -114,7 +114,7 @@ func TestAnyUpstream(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
 	up.Push("a", "1", newImage())
 	up.Reset()
-	rule := `{"ecrRepositoryPrefix":"local","upstreamRegistryUrl":"` + up.URL() + `"}`
+	rule := `{"ecrRepositoryPrefix":"local","upstreamRegistryUrl":"` + up.URL + `"}`
 	start(t, fakeecr.Config{}).refuses(t, "CreatePullThroughCacheRule", rule, "UnsupportedUpstreamRegistryException")
 	i := start(t, fakeecr.Config{AnyUpstream: true})
 	i.ok(t, "CreatePullThroughCacheRule", rule)

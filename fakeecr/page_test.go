@@ -17,7 +17,7 @@ func TestThePageShowsPulls(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("app", "v1", img)
 	i := start(t, fakeecr.Config{
-		Rules:       []pullthrough.Rule{ruleTo("p", up.URL()), ruleTo("open", up.URL())},
+		Rules:       []pullthrough.Rule{ruleTo("p", up.URL), ruleTo("open", up.URL)},
 		Credentials: map[string]pullthrough.Credential{"p": me},
 		Secrets:     map[string]pullthrough.Credential{hubName: me},
 	})

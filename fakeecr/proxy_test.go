@@ -19,7 +19,7 @@ func TestPullIsColdOnce(t *testing.T) {
 	i := start(t, fakeecr.Config{
 		Rules:       []pullthrough.Rule{ruleTo("docker-hub", "registry-1.docker.io")},
 		Credentials: map[string]pullthrough.Credential{"docker-hub": me},
-		Endpoints:   endpoints(t, "registry-1.docker.io", up.URL()),
+		Endpoints:   endpoints(t, "registry-1.docker.io", up.URL),
 	})
 	i.pull(t, "docker-hub/library/alpine", "3.22", img)
 	assert.Equal(t, coldPull("library/alpine", "3.22", img), up.Log())
@@ -41,7 +41,7 @@ func endpoints(t *testing.T, host, to string) map[string]*url.URL {
 func TestRulesFindTheirUpstream(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("team/app", "v1", img)
-	at := up.URL()
+	at := up.URL
 	team := func(prefix, upstream string) pullthrough.Rule {
 		return pullthrough.Rule{Prefix: prefix, UpstreamURL: upstream, UpstreamPrefix: "team"}
 	}
@@ -79,11 +79,11 @@ func TestRealm(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{
 		Auth:   pullthroughtest.Bearer,
 		Issuer: issuer,
-		Realm:  strings.Replace(issuer.URL(), "127.0.0.1", "localhost", 1) + "/token",
+		Realm:  strings.Replace(issuer.URL, "127.0.0.1", "localhost", 1) + "/token",
 	})
 	img := newImage()
 	up.Push("app", "v1", img)
-	config := fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL())}, Credentials: map[string]pullthrough.Credential{"p": me}}
+	config := fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL)}, Credentials: map[string]pullthrough.Credential{"p": me}}
 
 	resp, body := start(t, config).get(t, "/v2/p/app/manifests/v1")
 	assert.Equal(t, 403, resp.StatusCode, string(body))
@@ -104,10 +104,10 @@ func TestACredentialStaysWithItsRule(t *testing.T) {
 	quay := newUpstream(t)
 	quay.Push("app", "v1", img)
 	i := start(t, fakeecr.Config{
-		Rules:       []pullthrough.Rule{ruleTo("pp", up.URL())},
+		Rules:       []pullthrough.Rule{ruleTo("pp", up.URL)},
 		Credentials: map[string]pullthrough.Credential{"pp": me},
 		Secrets:     map[string]pullthrough.Credential{hubName: me},
-		Endpoints:   endpoints(t, "quay.io", quay.URL()),
+		Endpoints:   endpoints(t, "quay.io", quay.URL),
 	})
 	i.pull(t, "pp/app", "v1", img)
 	i.ok(t, "DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"pp"}`)
@@ -123,7 +123,7 @@ func TestPolicyIsThatOfAllRules(t *testing.T) {
 	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
 	up.Push("app", "v1", img)
 	config := fakeecr.Config{
-		Data: t.TempDir(), Rules: []pullthrough.Rule{ruleTo("pp", up.URL())},
+		Data: t.TempDir(), Rules: []pullthrough.Rule{ruleTo("pp", up.URL)},
 		Policy: pullthrough.Policy{TagTTL: pullthrough.EveryPull},
 	}
 	i := start(t, config)
@@ -148,7 +148,7 @@ func TestPolicyIsThatOfAllRules(t *testing.T) {
 func TestFillBackground(t *testing.T) {
 	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL())}, Fill: pullthrough.FillBackground})
+	i := start(t, fakeecr.Config{Rules: []pullthrough.Rule{ruleTo("p", up.URL)}, Fill: pullthrough.FillBackground})
 	resp, _ := i.get(t, "/v2/p/app/manifests/v1")
 	require.Equal(t, 200, resp.StatusCode)
 	require.NoError(t, up.Wait(t.Context(), "GET /v2/app/blobs/*", len(img.Blobs())))

@@ -17,7 +17,7 @@ import (
 func TestAReadOnlyMountIsServedOffline(t *testing.T) {
 	up, img, dir := pullthroughtest.New(t, pullthroughtest.Config{}), newImage(), t.TempDir()
 	up.Push("app", "v1", img)
-	config := fakeecr.Config{Data: dir, Rules: []pullthrough.Rule{ruleTo("pp", up.URL())}}
+	config := fakeecr.Config{Data: dir, Rules: []pullthrough.Rule{ruleTo("pp", up.URL)}}
 	i := start(t, config)
 	i.pull(t, "pp/app", "v1", img)
 	i.stop()

@@ -17,7 +17,7 @@ import (
 func TestSettingsOutliveTheServer(t *testing.T) {
 	up, img, dir := newUpstream(t), newImage(), t.TempDir()
 	up.Push("library/alpine", "3.22", img)
-	config := fakeecr.Config{Data: dir, Secrets: map[string]pullthrough.Credential{hubName: me}, Endpoints: endpoints(t, "registry-1.docker.io", up.URL())}
+	config := fakeecr.Config{Data: dir, Secrets: map[string]pullthrough.Credential{hubName: me}, Endpoints: endpoints(t, "registry-1.docker.io", up.URL)}
 	i := start(t, config)
 	i.ok(t, "CreatePullThroughCacheRule", hubRule)
 	i.ok(t, "CreateRepositoryCreationTemplate", `{"prefix":"ROOT","appliedFor":["PULL_THROUGH_CACHE"],"imageTagMutability":"IMMUTABLE"}`)
@@ -66,8 +66,8 @@ func TestTheConfigWins(t *testing.T) {
 	create(i, "pp", "quay.io")
 	i.stop()
 
-	i = with(ruleTo("pp/", up.URL()))
-	assert.Equal(t, []any{up.URL()}, urls(i))
+	i = with(ruleTo("pp/", up.URL))
+	assert.Equal(t, []any{up.URL}, urls(i))
 	i.pull(t, "pp/app", "v1", img)
 	create(i, "qq", "public.ecr.aws") // writes the file
 	i.stop()
@@ -77,15 +77,15 @@ func TestTheConfigWins(t *testing.T) {
 	i.stop()
 
 	// A client that deletes a rule does not find another behind it.
-	i = with(ruleTo("pp", up.URL()))
+	i = with(ruleTo("pp", up.URL))
 	i.ok(t, "DeletePullThroughCacheRule", `{"ecrRepositoryPrefix":"pp"}`)
 	assert.Equal(t, []any{"public.ecr.aws"}, urls(i))
 	create(i, "pp", "registry.k8s.io")
 	assert.Equal(t, []any{"registry.k8s.io", "public.ecr.aws"}, urls(i))
 	i.stop()
 
-	i = with(ruleTo("pp", up.URL()))
-	assert.Equal(t, []any{up.URL(), "public.ecr.aws"}, urls(i))
+	i = with(ruleTo("pp", up.URL))
+	assert.Equal(t, []any{up.URL, "public.ecr.aws"}, urls(i))
 	i.stop()
 	i = with()
 	assert.Equal(t, []any{"registry.k8s.io", "public.ecr.aws"}, urls(i))
@@ -130,7 +130,7 @@ func TestDamagedSettingsAreSetAside(t *testing.T) {
 			"list":  func([]byte) []byte { return []byte("[]") },
 		} {
 			t.Run(file+" "+name, func(t *testing.T) {
-				config := fakeecr.Config{Data: t.TempDir(), Rules: []pullthrough.Rule{ruleTo("pp", up.URL())}}
+				config := fakeecr.Config{Data: t.TempDir(), Rules: []pullthrough.Rule{ruleTo("pp", up.URL)}}
 				i := start(t, config)
 				i.pull(t, "pp/app", "v1", img)
 				i.ok(t, "CreatePullThroughCacheRule", `{"ecrRepositoryPrefix":"qq","upstreamRegistryUrl":"quay.io"}`)

@@ -3,7 +3,7 @@ package memstore_test
 import (
 	"testing"
 
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }

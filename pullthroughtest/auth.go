@@ -121,7 +121,7 @@ func (u *Upstream) challenge(repo string) string {
 	}
 	realm := u.config.Realm
 	if realm == "" {
-		realm = u.issuer().url + "/token"
+		realm = u.issuer().URL + "/token"
 	}
 	challenge := fmt.Sprintf(`Bearer realm="%s",service="%s"`, realm, u.service())
 	if repo != "" || u.config.Scope != "" {

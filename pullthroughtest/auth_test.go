@@ -41,7 +41,7 @@ func TestBearerPull(t *testing.T) {
 	up := newUpstream(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 	resp := get(t, up, manifestPath)
 	assert.Equal(t, 401, resp.StatusCode)
-	assert.Equal(t, `Bearer realm="`+up.URL()+`/token",service="registry.test",scope="repository:a/b:pull"`,
+	assert.Equal(t, `Bearer realm="`+up.URL+`/token",service="registry.test",scope="repository:a/b:pull"`,
 		resp.Header.Get("WWW-Authenticate"))
 	assert.Equal(t, "UNAUTHORIZED", decode[errorBody](t, resp).Errors[0].Code)
 
@@ -146,7 +146,7 @@ func TestTokenCredentials(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.config.Auth = pullthroughtest.Bearer
 			up := newUpstream(t, c.config)
-			r := request(t, http.MethodGet, up.URL()+tokenURL(pullScope))
+			r := request(t, http.MethodGet, up.URL+tokenURL(pullScope))
 			if c.user != "" {
 				r.SetBasicAuth(c.user, c.password)
 			}
@@ -179,7 +179,7 @@ func TestTokenPost(t *testing.T) {
 				form[name] = values
 			}
 			encoded := strings.NewReader(form.Encode())
-			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, up.URL()+"/token", encoded)
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, up.URL+"/token", encoded)
 			require.NoError(t, err)
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			resp := do(t, up, r)
@@ -199,7 +199,7 @@ func TestBasic(t *testing.T) {
 		Allow: func(user, repo string) bool { return user == "AWS" && repo == "a/b" },
 	})
 	status := func(path, user, password string) int {
-		r := request(t, http.MethodGet, up.URL()+path)
+		r := request(t, http.MethodGet, up.URL+path)
 		r.SetBasicAuth(user, password)
 		return do(t, up, r).StatusCode
 	}
@@ -231,8 +231,8 @@ func TestAllowNarrowsTokens(t *testing.T) {
 func TestIssuerOnAnotherOrigin(t *testing.T) {
 	issuer := pullthroughtest.New(t, pullthroughtest.Config{Users: map[string]string{"ann": "secret"}})
 	up := newUpstream(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Issuer: issuer})
-	assert.Contains(t, get(t, up, manifestPath).Header.Get("WWW-Authenticate"), `realm="`+issuer.URL()+`/token"`)
-	r := request(t, http.MethodGet, issuer.URL()+tokenURL(pullScope))
+	assert.Contains(t, get(t, up, manifestPath).Header.Get("WWW-Authenticate"), `realm="`+issuer.URL+`/token"`)
+	r := request(t, http.MethodGet, issuer.URL+tokenURL(pullScope))
 	r.SetBasicAuth("ann", "secret")
 	token := decode[tokenAnswer](t, do(t, issuer, r)).Token
 	assert.Equal(t, 200, get(t, up, manifestPath, "Authorization", "Bearer "+token).StatusCode)

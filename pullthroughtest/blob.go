@@ -5,7 +5,6 @@ import (
 	_ "crypto/sha256" // go-digest supports only the algorithms that are linked in
 	_ "crypto/sha512"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"math/rand/v2"
 
@@ -19,12 +18,14 @@ type Blob struct {
 	Digest    digest.Digest
 	Size      int64
 
+	Annotations map[string]string // of its descriptor; nil: none
+
 	content io.ReaderAt
 }
 
 // Descriptor describes the blob the way a manifest does.
 func (b *Blob) Descriptor() ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size}
+	return ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size, Annotations: b.Annotations}
 }
 
 // Open returns a new reader of the blob's content. The reader can also seek and read at any offset.
@@ -37,16 +38,6 @@ func newBlob(mediaType string, algorithm digest.Algorithm, content []byte) *Blob
 		Size:      int64(len(content)),
 		content:   bytes.NewReader(content),
 	}
-}
-
-func newLayer(mediaType string, algorithm digest.Algorithm, size, seed int64, index int) *Blob {
-	b := &Blob{MediaType: mediaType, Size: size, content: newNoise(size, seed, index)}
-	d, err := algorithm.FromReader(b.Open())
-	if err != nil {
-		panic(fmt.Sprintf("pullthroughtest: hash layer: %v", err)) // noise reads without errors
-	}
-	b.Digest = d
-	return b
 }
 
 // noise is endless content that repeats one random block. Each repetition is stamped with its number, so shifted or

@@ -18,12 +18,12 @@ func ExampleUpstream_Push() {
 	defer up.Close()
 	amd := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, Layers: 3, LayerSize: 1 << 20})
 	arm := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}})
-	index := pullthroughtest.NewIndex(amd, arm)
+	index := pullthroughtest.NewIndex(amd, arm, pullthroughtest.NewAttestation(amd))
 	signature := pullthroughtest.NewImage(pullthroughtest.ImageOptions{ArtifactType: "application/vnd.example.signature", Subject: amd})
 	up.Push("library/alpine", "latest", index)
 	up.Push("library/alpine", "", signature) // by digest only
 
-	resp, err := up.Client().Get(up.URL() + "/v2/library/alpine/manifests/latest")
+	resp, err := up.Client().Get(up.URL + "/v2/library/alpine/manifests/latest")
 	if err != nil {
 		fmt.Println(err)
 		return

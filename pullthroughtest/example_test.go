@@ -21,7 +21,7 @@ func Example() {
 	up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/*", Times: 1, CutAfter: new(int64(1 << 19))})
 
 	for range 2 {
-		n, err := download(up.Client(), up.URL()+"/v2/library/alpine/blobs/"+img.Layers[0].Digest.String())
+		n, err := download(up.Client(), up.URL+"/v2/library/alpine/blobs/"+img.Layers[0].Digest.String())
 		fmt.Println(n, err)
 	}
 	fmt.Println(up.Count("GET /v2/*/blobs/*"), "requests")

@@ -102,7 +102,7 @@ func TestFaultyStatus(t *testing.T) {
 			assert.Equal(t, c.typ, resp.Header.Get("Content-Type"))
 			assert.Equal(t, c.status < 300, resp.Header.Get("Docker-Content-Digest") != "")
 			assert.Equal(t, int64(len(c.body)), up.Requests()[0].Bytes)
-			head := do(t, up, request(t, http.MethodHead, up.URL()+layerPath))
+			head := do(t, up, request(t, http.MethodHead, up.URL+layerPath))
 			assert.Equal(t, c.status, head.StatusCode)
 		})
 	}
@@ -135,9 +135,9 @@ func TestFaultyHeaders(t *testing.T) {
 func TestRedirect(t *testing.T) {
 	up := newUpstream(t, pullthroughtest.Config{})
 	cdn := newUpstream(t, pullthroughtest.Config{})
-	up.Fault(pullthroughtest.Fault{Match: "* /v2/*/blobs/*", Times: 1, Redirect: cdn.URL() + "{path}?sig=1"})
+	up.Fault(pullthroughtest.Fault{Match: "* /v2/*/blobs/*", Times: 1, Redirect: cdn.URL + "{path}?sig=1"})
 	up.Fault(pullthroughtest.Fault{Match: "* /v2/*/blobs/*", Redirect: "/x", Status: 302})
-	resp, err := up.Client().Get(up.URL() + layerPath)
+	resp, err := up.Client().Get(up.URL + layerPath)
 	require.NoError(t, err)
 	assert.Equal(t, layer(t), body(t, resp))
 	require.NoError(t, resp.Body.Close())
@@ -185,7 +185,7 @@ func TestLengths(t *testing.T) {
 	})
 	t.Run("declared twice", func(t *testing.T) {
 		up := faulty(t, pullthroughtest.Fault{Header: http.Header{"Content-Length": {"10", "20"}}})
-		_, err := up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL()+layerPath))
+		_, err := up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL+layerPath))
 		assert.Error(t, err)
 	})
 	t.Run("truncated", func(t *testing.T) {
@@ -253,13 +253,13 @@ func TestCuts(t *testing.T) {
 	})
 	t.Run("before the answer", func(t *testing.T) {
 		up := faulty(t, pullthroughtest.Fault{CutAfter: new(int64(-1))})
-		_, err := up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL()+layerPath))
+		_, err := up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL+layerPath))
 		assert.ErrorIs(t, err, io.EOF)
 		require.NoError(t, up.Wait(t.Context(), "", 1))
 	})
 	t.Run("head", func(t *testing.T) {
 		up := faulty(t, pullthroughtest.Fault{CutAfter: new(int64(0)), Status: 500})
-		assert.Equal(t, 500, do(t, up, request(t, http.MethodHead, up.URL()+layerPath)).StatusCode)
+		assert.Equal(t, 500, do(t, up, request(t, http.MethodHead, up.URL+layerPath)).StatusCode)
 	})
 }
 
@@ -270,7 +270,7 @@ func TestResets(t *testing.T) {
 		up.Fault(pullthroughtest.Fault{CutAfter: new(int64(-1)), Reset: true, Times: 1})
 		_, err := io.ReadAll(get(t, up, layerPath).Body)
 		assert.ErrorIs(t, err, syscall.ECONNRESET)
-		_, err = up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL()+layerPath))
+		_, err = up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL+layerPath))
 		assert.ErrorIs(t, err, syscall.ECONNRESET)
 	}
 }
@@ -328,7 +328,7 @@ func TestStallAtTheEndAndHead(t *testing.T) {
 	require.NoError(t, err)
 	close(stall)
 	assert.Empty(t, body(t, resp))
-	assert.Equal(t, 200, do(t, up, request(t, http.MethodHead, up.URL()+layerPath)).StatusCode)
+	assert.Equal(t, 200, do(t, up, request(t, http.MethodHead, up.URL+layerPath)).StatusCode)
 }
 
 // A stall must end with the client, or handlers would pile up, and with the registry, or tests would hang.
@@ -353,7 +353,7 @@ func TestStallsEnd(t *testing.T) {
 				failed := make(chan struct{})
 				go func() {
 					defer close(failed)
-					r, _ := http.NewRequestWithContext(ctx, http.MethodGet, up.URL()+"/v2/x", nil)
+					r, _ := http.NewRequestWithContext(ctx, http.MethodGet, up.URL+"/v2/x", nil)
 					resp, err := up.Client().Do(r)
 					if err == nil {
 						_, err = io.Copy(io.Discard, resp.Body)

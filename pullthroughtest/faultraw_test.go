@@ -54,7 +54,7 @@ func TestRaw(t *testing.T) {
 		up.Fault(pullthroughtest.Fault{Raw: []byte("HTTP/1.1 103 Early Hints\r\nX-Hint: 1\r\n\r\n")})
 		hints := 0
 		trace := &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error { hints++; return nil }}
-		r := request(t, http.MethodGet, up.URL()+layerPath)
+		r := request(t, http.MethodGet, up.URL+layerPath)
 		assert.Equal(t, want, string(body(t, do(t, up, r.WithContext(httptrace.WithClientTrace(t.Context(), trace))))))
 		assert.Equal(t, 1, hints)
 	})
@@ -85,7 +85,7 @@ func TestGoAway(t *testing.T) {
 				connections++
 			}
 		}}
-		r := request(t, http.MethodGet, up.URL()+layerPath)
+		r := request(t, http.MethodGet, up.URL+layerPath)
 		resp := do(t, up, r.WithContext(httptrace.WithClientTrace(t.Context(), trace)))
 		return io.ReadAll(resp.Body)
 	}
@@ -119,7 +119,7 @@ func TestHeaderRate(t *testing.T) {
 			transport := &http.Transport{DialContext: up.DialPipe, TLSClientConfig: &tls.Config{RootCAs: up.Roots()}}
 			defer transport.CloseIdleConnections()
 			pull := func() (*http.Response, error) {
-				return transport.RoundTrip(request(t, http.MethodGet, up.URL()+layerPath))
+				return transport.RoundTrip(request(t, http.MethodGet, up.URL+layerPath))
 			}
 			heal := up.Fault(pullthroughtest.Fault{HeaderRate: 1})
 			start := time.Now()

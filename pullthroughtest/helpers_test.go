@@ -55,7 +55,7 @@ func do(t *testing.T, up *pullthroughtest.Upstream, r *http.Request) *http.Respo
 
 func get(t *testing.T, up *pullthroughtest.Upstream, path string, header ...string) *http.Response {
 	t.Helper()
-	return do(t, up, request(t, http.MethodGet, up.URL()+path, header...))
+	return do(t, up, request(t, http.MethodGet, up.URL+path, header...))
 }
 
 func body(t *testing.T, resp *http.Response) []byte {

@@ -1,8 +1,10 @@
 package pullthroughtest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -14,7 +16,6 @@ const (
 	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	dockerConfig   = "application/vnd.docker.container.image.v1+json"
-	dockerLayer    = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 )
 
 // Image is a manifest with everything that it refers to, ready for [Upstream.Push]. [NewImage] and [NewIndex] make
@@ -32,52 +33,73 @@ type Image struct {
 	ArtifactType string           // for the referrers list; empty: it is an image
 	Subject      digest.Digest    // the manifest that this one refers to; empty: none
 	Platform     ocispec.Platform // for the descriptor in an index; zero: the descriptor has none
+
+	Annotations map[string]string // for the descriptor in an index; nil: none
 }
 
 // ImageOptions says what [NewImage] makes. The zero value is an OCI image for linux/amd64 with one layer of 1 KiB.
 type ImageOptions struct {
-	Seed         int64            // images with different seeds share no layer; 0 is a seed like any other
+	Seed         int64            // images with different seeds share no layer of a LayerSize; 0 is a seed like any other
+	Files        fs.FS            // what the first layer has in it, as a fstest.MapFS or an os.DirFS; nil: it is of LayerSize, too
 	Layers       int              // how many; 0: one, negative: none
-	LayerSize    int64            // of each layer in bytes; 0: 1 KiB, negative: empty layers
+	LayerSize    int64            // of each layer as it is sent, in bytes; 0: 1 KiB, negative: empty layers
+	Compression  string           // of the layers: "gzip", "zstd" or "none"; empty: gzip
 	Docker       bool             // Docker schema 2 media types; false: OCI
 	ArtifactType string           // makes it an artifact with the empty config; empty: an image
 	Subject      *Image           // the subject of the manifest, OCI only; nil: none
 	Algorithm    digest.Algorithm // of all digests; empty: sha256
-	Platform     ocispec.Platform // in the config and in an index; zero: linux/amd64
+	Platform     ocispec.Platform // in the config and in an index; OS empty: linux, Architecture empty: amd64
+	Entrypoint   []string         // in the config: the program that a container runs, and its arguments; nil: none
 }
 
-// NewImage makes an image. The same options always make the same image. Its layers are noise, not archives: they can be
-// pulled and verified but not unpacked. Even long layers take little memory, but it takes time to hash them. NewImage
-// panics on an unknown Algorithm.
+// NewImage makes an image. The same options always make the same image, with every version of Go.
+//
+// Its layers are tar archives that unpack to a root filesystem, and its config lists what they are unpacked. A layer of
+// LayerSize holds one file, layer-N, of noise that no program compresses. Under some 200 bytes (with Compression "none" 1,536)
+// there is no room for an archive: such a layer is noise, can be pulled and verified, and does not unpack. Even long
+// layers take little memory, but it takes time to hash them.
+//
+// Of Files the names, the contents, the modes and the targets of symbolic links count. Files are owned by root, and their
+// time is 1970-01-01. They are stored and not made smaller.
+//
+// NewImage panics on an unknown Algorithm or Compression, and when Files cannot be read.
 func NewImage(o ImageOptions) *Image {
 	o = o.withDefaults()
 	img := &Image{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: o.ArtifactType, Platform: o.Platform}
-	layerType := ocispec.MediaTypeImageLayerGzip
 	if o.Docker {
-		img.MediaType, layerType = dockerManifest, dockerLayer
+		img.MediaType = dockerManifest
 	}
-	for i := range o.Layers {
-		img.Layers = append(img.Layers, newLayer(layerType, o.Algorithm, o.LayerSize, o.Seed, i))
+	layers := o.layers()
+	for _, l := range layers {
+		img.Layers = append(img.Layers, l.Blob)
 	}
-	img.Config = o.config(img.Layers)
+	img.Config = o.config(layers)
+	if o.Subject != nil {
+		img.Subject = o.Subject.Digest
+	}
+	img.writeManifest(o.Subject, o.Algorithm)
+	return img
+}
+
+// writeManifest makes the Content of an image from the rest of it.
+func (i *Image) writeManifest(subject *Image, algorithm digest.Algorithm) {
 	manifest := ocispec.Manifest{
 		Versioned:    specs.Versioned{SchemaVersion: 2},
-		MediaType:    img.MediaType,
-		ArtifactType: o.ArtifactType,
-		Config:       img.Config.Descriptor(),
+		MediaType:    i.MediaType,
+		ArtifactType: i.ArtifactType,
+		Config:       i.Config.Descriptor(),
 		Layers:       []ocispec.Descriptor{},
 	}
-	for _, layer := range img.Layers {
+	for _, layer := range i.Layers {
 		manifest.Layers = append(manifest.Layers, layer.Descriptor())
 	}
-	if o.Subject != nil {
-		subject := o.Subject.Descriptor()
-		subject.Platform = nil
-		img.Subject, manifest.Subject = subject.Digest, &subject
+	if subject != nil {
+		d := subject.Descriptor()
+		d.Platform, d.Annotations = nil, nil
+		manifest.Subject = &d
 	}
-	img.Content = marshal(manifest)
-	img.Digest = o.Algorithm.FromBytes(img.Content)
-	return img
+	i.Content = marshal(manifest)
+	i.Digest = algorithm.FromBytes(i.Content)
 }
 
 func (o ImageOptions) withDefaults() ImageOptions {
@@ -88,27 +110,26 @@ func (o ImageOptions) withDefaults() ImageOptions {
 		o.LayerSize = 1 << 10
 	}
 	o.Layers, o.LayerSize = max(o.Layers, 0), max(o.LayerSize, 0)
-	if o.Algorithm == "" {
-		o.Algorithm = digest.SHA256
-	}
-	if o.Platform.OS == "" && o.Platform.Architecture == "" {
-		o.Platform.OS, o.Platform.Architecture = "linux", "amd64"
-	}
+	o.Algorithm = cmp.Or(o.Algorithm, digest.SHA256)
+	o.Compression = cmp.Or(o.Compression, "gzip")
+	o.Platform.OS = cmp.Or(o.Platform.OS, "linux")
+	o.Platform.Architecture = cmp.Or(o.Platform.Architecture, "amd64")
 	return o
 }
 
 // config makes the config blob. It contains the seed, so that images without layers differ too.
-func (o ImageOptions) config(layers []*Blob) *Blob {
+func (o ImageOptions) config(layers []layer) *Blob {
 	if o.ArtifactType != "" {
 		return newBlob(ocispec.MediaTypeEmptyJSON, o.Algorithm, ocispec.DescriptorEmptyJSON.Data)
 	}
 	config := ocispec.Image{
 		Author:   fmt.Sprintf("seed %d", o.Seed),
 		Platform: o.Platform,
+		Config:   ocispec.ImageConfig{Entrypoint: o.Entrypoint},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}},
 	}
 	for _, layer := range layers {
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.Digest)
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.diffID)
 	}
 	mediaType := ocispec.MediaTypeImageConfig
 	if o.Docker {
@@ -144,9 +165,9 @@ func allDocker(images []*Image) bool {
 	return len(images) > 0
 }
 
-// Descriptor returns the image's descriptor as an index has it, with the platform if there is one.
+// Descriptor returns the image's descriptor as an index has it, with the platform and the annotations if there are any.
 func (i *Image) Descriptor() ocispec.Descriptor {
-	d := ocispec.Descriptor{MediaType: i.MediaType, Digest: i.Digest, Size: int64(len(i.Content))}
+	d := ocispec.Descriptor{MediaType: i.MediaType, Digest: i.Digest, Size: int64(len(i.Content)), Annotations: i.Annotations}
 	if i.ArtifactType != "" {
 		d.ArtifactType = i.ArtifactType
 		return d
@@ -158,10 +179,11 @@ func (i *Image) Descriptor() ocispec.Descriptor {
 	return d
 }
 
-// referrer returns the image's descriptor as a list of referrers has it: with the artifact type, without the platform.
+// referrer returns the image's descriptor as a list of referrers has it: with the artifact type, without the platform
+// and the annotations of an index.
 func (i *Image) referrer() ocispec.Descriptor {
 	d := i.Descriptor()
-	d.Platform = nil
+	d.Platform, d.Annotations = nil, nil
 	if d.ArtifactType == "" && i.Config != nil {
 		d.ArtifactType = i.Config.MediaType
 	}

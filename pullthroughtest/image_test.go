@@ -144,7 +144,7 @@ func BenchmarkPull(b *testing.B) {
 	b.SetBytes(img.Layers[0].Size)
 	buf := make([]byte, 1<<20)
 	for b.Loop() {
-		resp, err := up.Client().Get(up.URL() + "/v2/a/blobs/" + img.Layers[0].Digest.String())
+		resp, err := up.Client().Get(up.URL + "/v2/a/blobs/" + img.Layers[0].Digest.String())
 		require.NoError(b, err)
 		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, buf)
 		require.NoError(b, err)

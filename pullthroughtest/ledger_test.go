@@ -44,7 +44,7 @@ func TestCountMatchesWithAndWithoutStatus(t *testing.T) {
 	up := newUpstream(t, pullthroughtest.Config{})
 	get(t, up, layerPath)
 	get(t, up, "/v2/a/b/manifests/nope")
-	do(t, up, request(t, http.MethodHead, up.URL()+layerPath))
+	do(t, up, request(t, http.MethodHead, up.URL+layerPath))
 	for pattern, want := range map[string]int{
 		"": 3, "*": 3, "GET *": 2, "GET /v2/*/blobs/*": 1, "* /v2/*/blobs/*": 2, "* 404": 1, "GET " + layerPath: 1,
 		"GET " + layerPath + " 200": 1, "GET " + layerPath + " 404": 0, "GET /v2/*/manifests/nope": 1, "POST *": 0,
@@ -77,8 +77,8 @@ func TestRequestsAreRecorded(t *testing.T) {
 
 func TestHeadHasNoBytes(t *testing.T) {
 	up := newUpstream(t, pullthroughtest.Config{})
-	do(t, up, request(t, http.MethodHead, up.URL()+"/v2/"))
-	do(t, up, request(t, http.MethodHead, up.URL()+layerPath))
+	do(t, up, request(t, http.MethodHead, up.URL+"/v2/"))
+	do(t, up, request(t, http.MethodHead, up.URL+layerPath))
 	for _, r := range up.Requests() {
 		assert.Zero(t, r.Bytes, r.String())
 	}
@@ -101,7 +101,7 @@ func TestSawSecrets(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			up := newUpstream(t, pullthroughtest.Config{})
-			r := request(t, http.MethodGet, up.URL()+"/v2/")
+			r := request(t, http.MethodGet, up.URL+"/v2/")
 			c.send(r)
 			do(t, up, r)
 			assert.Equal(t, c.want, up.Saw(secret))
@@ -110,7 +110,7 @@ func TestSawSecrets(t *testing.T) {
 	t.Run("body, of which the beginning is kept and all is read", func(t *testing.T) {
 		up := newUpstream(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, IdentityTokens: []string{"refresh"}})
 		text := "grant_type=refresh_token&" + form + "&x=" + strings.Repeat("x", 100<<10) + "&refresh_token=refresh"
-		resp, err := up.Client().Post(up.URL()+"/token", "application/x-www-form-urlencoded", strings.NewReader(text))
+		resp, err := up.Client().Post(up.URL+"/token", "application/x-www-form-urlencoded", strings.NewReader(text))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		assert.Equal(t, 200, resp.StatusCode)
@@ -129,7 +129,7 @@ func TestWaitSeesStalledRequests(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		resp, err := up.Client().Get(up.URL() + layerPath)
+		resp, err := up.Client().Get(up.URL + layerPath)
 		if assert.NoError(t, err) {
 			assert.NoError(t, resp.Body.Close())
 		}
@@ -185,7 +185,7 @@ func asked(t *testing.T, up *pullthroughtest.Upstream) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		resp, err := up.Client().Get(up.URL() + "/v2/")
+		resp, err := up.Client().Get(up.URL + "/v2/")
 		if assert.NoError(t, err) {
 			assert.NoError(t, resp.Body.Close())
 		}

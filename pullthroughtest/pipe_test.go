@@ -27,7 +27,7 @@ func TestPipesInABubble(t *testing.T) {
 			client := &http.Client{Transport: transport}
 			authorization := "Bearer " + up.IssueToken(0, pullScope)
 			pull := func(ctx context.Context) (*http.Response, error) {
-				r, err := http.NewRequestWithContext(ctx, http.MethodGet, up.URL()+layerPath, nil)
+				r, err := http.NewRequestWithContext(ctx, http.MethodGet, up.URL+layerPath, nil)
 				require.NoError(t, err)
 				r.Header.Set("Authorization", authorization)
 				return client.Do(r)

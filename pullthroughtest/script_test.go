@@ -35,7 +35,7 @@ func TestAScriptIsMetStepByStep(t *testing.T) {
 	up.Script(t, "GET /v2/a/b/blobs/*", "2 times status 503, retry-after 2, body busy; ok; after 100 cut; after 200 reset; truncate 24; no-length; status 404, body gone")
 	var got []string
 	for range 10 {
-		got = append(got, outcome(up, request(t, http.MethodGet, up.URL()+layerPath)))
+		got = append(got, outcome(up, request(t, http.MethodGet, up.URL+layerPath)))
 	}
 	assert.Equal(t, []string{
 		"503 4 whole", "503 4 whole", "200 1024 whole", "200 100 broken", "200 200 broken", "200 1000 broken", "200 1024 whole", "404 4 whole",
@@ -81,7 +81,7 @@ func TestScriptsStallAndSayGoAway(t *testing.T) {
 	up := newUpstream(t, pullthroughtest.Config{TLS: true, HTTP2: true})
 	up.Script(t, "GET /v2/a/b/blobs/*", "after 300 stall; goaway; ok")
 	ctx, leave := context.WithCancel(t.Context())
-	resp, err := up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL()+layerPath).WithContext(ctx))
+	resp, err := up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL+layerPath).WithContext(ctx))
 	require.NoError(t, err)
 	_, err = io.CopyN(io.Discard, resp.Body, 300)
 	assert.NoError(t, err)
@@ -90,7 +90,7 @@ func TestScriptsStallAndSayGoAway(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.NoError(t, resp.Body.Close())
 	for range 2 {
-		assert.Equal(t, "200 1024 whole", outcome(up, request(t, http.MethodGet, up.URL()+layerPath)))
+		assert.Equal(t, "200 1024 whole", outcome(up, request(t, http.MethodGet, up.URL+layerPath)))
 	}
 }
 
@@ -139,7 +139,7 @@ func ExampleUpstream_Script() {
 	up.Push("app", "1", small)
 	up.Script(t, "GET /v2/app/manifests/*", "status 503, retry-after 1; after 10 cut; ok")
 	for range 4 {
-		r, _ := http.NewRequest(http.MethodGet, up.URL()+"/v2/app/manifests/1", nil)
+		r, _ := http.NewRequest(http.MethodGet, up.URL+"/v2/app/manifests/1", nil)
 		fmt.Println(outcome(up, r)[:3])
 	}
 	// Output:

@@ -142,7 +142,7 @@ func (s *Secrets) learnToken(value string, issuer *Upstream) {
 		known.issuer = issuer
 		return
 	}
-	s.learnLocked(value, "a token of "+issuer.url).issuer = issuer
+	s.learnLocked(value, "a token of "+issuer.URL).issuer = issuer
 	s.tokens = append(s.tokens, value)
 	if len(s.tokens) > maxTokens {
 		oldest := s.tokens[0]
@@ -213,7 +213,7 @@ func (s *Secrets) close() {
 	s.closed = true
 	for _, n := range s.sightings {
 		if !n.secret.allows(n.upstream) {
-			s.tb.Errorf("%s was sent to %s, which may not see it: %d times, first in %s", n.secret.name, n.upstream.url, n.times, n.where)
+			s.tb.Errorf("%s was sent to %s, which may not see it: %d times, first in %s", n.secret.name, n.upstream.URL, n.times, n.where)
 		}
 	}
 }

@@ -120,20 +120,20 @@ func TestSecretsThatUpstreamsMayNotSee(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := newVault(t)
 			for range 2 {
-				r := request(t, http.MethodGet, v.elsewhere.URL()+"/v2/")
+				r := request(t, http.MethodGet, v.elsewhere.URL+"/v2/")
 				c.send(r, v)
 				do(t, v.elsewhere, r)
 				v.elsewhere.Reset()
 			}
 			assert.Empty(t, v.test.errors, "Allow may come yet")
-			v.assertCaught(t, "was sent to "+v.elsewhere.URL(), "2 times", "the "+c.part)
+			v.assertCaught(t, "was sent to "+v.elsewhere.URL, "2 times", "the "+c.part)
 		})
 		t.Run(name+", allowed", func(t *testing.T) {
 			v := newVault(t)
-			r := request(t, http.MethodGet, v.up.URL()+"/v2/")
+			r := request(t, http.MethodGet, v.up.URL+"/v2/")
 			c.send(r, v)
 			do(t, v.up, r)
-			r = request(t, http.MethodGet, v.elsewhere.URL()+"/v2/")
+			r = request(t, http.MethodGet, v.elsewhere.URL+"/v2/")
 			c.send(r, v)
 			do(t, v.elsewhere, r)
 			v.Allow(v.secret, v.elsewhere) // after the fact
@@ -145,7 +145,7 @@ func TestSecretsThatUpstreamsMayNotSee(t *testing.T) {
 func TestRequestsWithoutAnAnswerAreWatchedToo(t *testing.T) {
 	v := newVault(t)
 	v.elsewhere.Fault(pullthroughtest.Fault{CutAfter: new(int64(-1))})
-	r := request(t, http.MethodGet, v.elsewhere.URL()+"/v2/", "X-Any", v.secret)
+	r := request(t, http.MethodGet, v.elsewhere.URL+"/v2/", "X-Any", v.secret)
 	_, err := v.elsewhere.Client().Transport.RoundTrip(r)
 	require.Error(t, err)
 	v.assertCaught(t, "header X-Any")
@@ -289,8 +289,8 @@ func TestTokensAreSecretsOfThoseThatTakeThem(t *testing.T) {
 	all := test.end()
 	require.Len(t, all, 2)
 	for i, token := range []string{early, asked} {
-		assert.Contains(t, all[i], "a token of "+issuer.URL())
-		assert.Contains(t, all[i], "was sent to "+elsewhere.URL())
+		assert.Contains(t, all[i], "a token of "+issuer.URL)
+		assert.Contains(t, all[i], "was sent to "+elsewhere.URL)
 		assert.NotContains(t, all[i], token)
 	}
 }
@@ -350,7 +350,7 @@ func TestLedgersForManyAtOnce(t *testing.T) {
 			own := v.New()
 			v.Allow(own, v.elsewhere)
 			v.Watch(v.up)
-			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.elsewhere.URL()+"/v2/", nil)
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.elsewhere.URL+"/v2/", nil)
 			if !assert.NoError(t, err) {
 				return
 			}

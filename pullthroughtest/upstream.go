@@ -9,6 +9,7 @@
 //	... pull ...
 //	assert.Equal(t, 2, up.Count("GET /v2/*/blobs/* 200"))
 //
+// [NewImage] makes images with layers of a size or of files, which clients can pull and unpack; the one of [NewHello] runs.
 // [Secrets] fails a test that sends a credential to a registry that must not receive it, or that shows a credential in
 // logs or errors. [TestStore] checks that a [pullthrough.Store] keeps its promises.
 package pullthroughtest
@@ -30,8 +31,10 @@ import (
 // Upstream is an OCI registry in this process, listening on a loopback port. Make one with [New] or [Start]; the
 // zero Upstream is not usable. All its methods are safe for concurrent use, also while requests are being answered.
 type Upstream struct {
+	// URL is the registry's origin, like http://127.0.0.1:4711, without a trailing slash. It must not be changed.
+	URL string
+
 	config  Config
-	url     string
 	host    string
 	server  *http.Server
 	client  *http.Client
@@ -120,7 +123,7 @@ func Start(c Config) (*Upstream, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &Upstream{config: c, host: listener.Addr().String(), cancel: cancel, stopped: make(chan struct{})}
-	u.url = "http://" + u.host
+	u.URL = "http://" + u.host
 	if c.TLS {
 		if err := u.certify(); err != nil {
 			cancel()
@@ -142,7 +145,7 @@ func (u *Upstream) certify() error {
 	if err != nil {
 		return fmt.Errorf("make certificate: %w", err)
 	}
-	u.url = "https://" + u.host
+	u.URL = "https://" + u.host
 	u.tls = &certificate
 	u.roots = x509.NewCertPool()
 	u.roots.AddCert(certificate.Leaf)
@@ -194,9 +197,6 @@ func (u *Upstream) Close() {
 	<-u.stopped
 	u.client.CloseIdleConnections()
 }
-
-// URL returns the registry's origin, like http://127.0.0.1:4711, without a trailing slash.
-func (u *Upstream) URL() string { return u.url }
 
 // Host returns the host and port of URL, as image references name a registry.
 func (u *Upstream) Host() string { return u.host }

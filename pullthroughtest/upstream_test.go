@@ -13,19 +13,17 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) {
-	prepareLeakChild()
-	pullthroughtest.Main(m)
-}
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func TestManifestsByTagAndDigest(t *testing.T) {
 	up := newUpstream(t, pullthroughtest.Config{})
 	for _, ref := range []string{"latest", small.Digest.String()} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
-			resp := do(t, up, request(t, method, up.URL()+"/v2/a/b/manifests/"+ref))
+			resp := do(t, up, request(t, method, up.URL+"/v2/a/b/manifests/"+ref))
 			assert.Equal(t, http.StatusOK, resp.StatusCode)
 			assert.Equal(t, small.MediaType, resp.Header.Get("Content-Type"))
 			assert.Equal(t, small.Digest.String(), resp.Header.Get("Docker-Content-Digest"))
@@ -170,7 +168,7 @@ func TestErrors(t *testing.T) {
 		{"PUT", "/v2/a/b/manifests/latest", 405, "UNSUPPORTED"},
 		{"DELETE", "/token", 405, "UNSUPPORTED"},
 	} {
-		resp := do(t, up, request(t, c.method, up.URL()+c.path))
+		resp := do(t, up, request(t, c.method, up.URL+c.path))
 		assert.Equal(t, c.status, resp.StatusCode, c.path)
 		document := decode[errorBody](t, resp)
 		require.Len(t, document.Errors, 1, c.path)
@@ -247,19 +245,19 @@ func TestTLS(t *testing.T) {
 	}{{"http/1.1", false, 1}, {"http/2", true, 2}} {
 		t.Run(c.name, func(t *testing.T) {
 			up := newUpstream(t, pullthroughtest.Config{TLS: true, HTTP2: c.http2})
-			assert.True(t, strings.HasPrefix(up.URL(), "https://127.0.0.1:"))
+			assert.True(t, strings.HasPrefix(up.URL, "https://127.0.0.1:"))
 			resp := get(t, up, layerPath)
 			assert.Equal(t, c.major, resp.ProtoMajor)
 			assert.Equal(t, content(t, small.Layers[0]), body(t, resp))
 
 			transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: up.Roots(), ServerName: "cdn.registry.test"}}
 			defer transport.CloseIdleConnections()
-			resp, err := transport.RoundTrip(request(t, http.MethodGet, up.URL()+"/v2/"))
+			resp, err := transport.RoundTrip(request(t, http.MethodGet, up.URL+"/v2/"))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
 
 			var unknown *tls.CertificateVerificationError
-			_, err = http.DefaultTransport.RoundTrip(request(t, http.MethodGet, up.URL()+"/v2/"))
+			_, err = http.DefaultTransport.RoundTrip(request(t, http.MethodGet, up.URL+"/v2/"))
 			assert.ErrorAs(t, err, &unknown)
 		})
 	}
@@ -268,12 +266,12 @@ func TestTLS(t *testing.T) {
 func TestOriginAndClose(t *testing.T) {
 	up, err := pullthroughtest.Start(pullthroughtest.Config{})
 	require.NoError(t, err)
-	assert.Equal(t, "http://"+up.Host(), up.URL())
+	assert.Equal(t, "http://"+up.Host(), up.URL)
 	assert.Nil(t, up.Roots())
 	assert.Equal(t, 200, get(t, up, "/v2/").StatusCode)
 	up.Close()
 	up.Close()
-	_, err = up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL()+"/v2/"))
+	_, err = up.Client().Transport.RoundTrip(request(t, http.MethodGet, up.URL+"/v2/"))
 	assert.Error(t, err)
 }
 
@@ -288,7 +286,7 @@ func TestConcurrentUse(t *testing.T) {
 				up.Push(repo, "t", small)
 				heal := up.Fault(pullthroughtest.Fault{Match: "GET /v2/" + repo + "/*", Times: 1, Status: 500})
 				token := up.IssueToken(0, "repository:"+repo+":pull")
-				r, err := http.NewRequest(http.MethodGet, up.URL()+"/v2/"+repo+"/manifests/t", nil)
+				r, err := http.NewRequest(http.MethodGet, up.URL+"/v2/"+repo+"/manifests/t", nil)
 				if !assert.NoError(t, err) {
 					return
 				}

@@ -46,7 +46,7 @@ func (i *instance) logged(t *testing.T) (lines []logLine) {
 func TestLog(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, "-rule", "p="+up.URL(), "-credential", "p=me:"+secret, "-log", "json")
+	i := start(t, "-rule", "p="+up.URL, "-credential", "p=me:"+secret, "-log", "json")
 	blob := img.Layers[0]
 	size, layer := int64(len(img.Content)), blob.Digest.String()
 	i.pull(t, "p/app", "v1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 3, LayerSize: 2 << 20}))
@@ -88,7 +88,7 @@ func TestLog(t *testing.T) {
 func TestLogOfAnImport(t *testing.T) {
 	up, img := pullthroughtest.New(t, pullthroughtest.Config{}), newImage()
 	up.Push("app", "v1", img)
-	i := start(t, "-rule", "p="+up.URL(), "-fill", "background", "-log", "json")
+	i := start(t, "-rule", "p="+up.URL, "-fill", "background", "-log", "json")
 	i.get(t, "/v2/p/app/manifests/v1")
 	require.NoError(t, up.Wait(t.Context(), "GET /v2/app/blobs/*", len(img.Blobs())))
 	i.stop(t)
@@ -104,7 +104,7 @@ func TestLogOfAnImport(t *testing.T) {
 func TestTextLog(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("library/alpine", "3.22", img)
-	i := start(t, "-rule", "hub="+up.URL(), "-credential", "hub=me:"+secret)
+	i := start(t, "-rule", "hub="+up.URL, "-credential", "hub=me:"+secret)
 	i.pull(t, "hub/library/alpine", "3.22", img)
 	i.get(t, "/v2/hub/library/alpine/tags/list") // it waits until the Store has the image
 	i.get(t, "/v2/hub/library/alpine/manifests/3.22")
@@ -140,7 +140,7 @@ func TestLogOfAnAnswerCutOff(t *testing.T) {
 		Match: "GET /v2/*/blobs/*", Stall: answered, StallAfter: new(int64(1 << 20)),
 		Flip: new(int64(-1)), // the digest is wrong
 	})
-	i := start(t, "-rule", "p="+up.URL(), "-log", "json")
+	i := start(t, "-rule", "p="+up.URL, "-log", "json")
 	resp, err := http.Get(i.url + "/v2/p/app/blobs/" + img.Layers[0].Digest.String())
 	close(answered)
 	require.NoError(t, err)
@@ -275,7 +275,7 @@ func TestLinesAreWrittenBehindTheAnswers(t *testing.T) {
 func TestNoLog(t *testing.T) {
 	up := newUpstream(t)
 	up.Push("app", "v1", newImage())
-	i := start(t, "-rule", "p="+up.URL(), "-credential", "p=me:"+secret, "-log", "off")
+	i := start(t, "-rule", "p="+up.URL, "-credential", "p=me:"+secret, "-log", "off")
 	i.get(t, "/v2/p/app/manifests/v1")
 	i.get(t, "/v2/p/app/manifests/v1")
 	i.stop(t)

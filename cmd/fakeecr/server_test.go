@@ -17,7 +17,7 @@ import (
 func TestDataOutlivesTheProgram(t *testing.T) {
 	up, img, dir := newUpstream(t), newImage(), filepath.Join(t.TempDir(), "images")
 	up.Push("app", "v1", img)
-	flags := []string{"-rule", "p=" + up.URL(), "-credential", "p=me:" + secret, "-data", dir}
+	flags := []string{"-rule", "p=" + up.URL, "-credential", "p=me:" + secret, "-data", dir}
 	i := start(t, flags...)
 	i.pull(t, "p/app", "v1", img)
 	i.stop(t)
@@ -41,7 +41,7 @@ func TestShutdownFinishesPulls(t *testing.T) {
 	up.Push("app", "v1", img)
 	stall := make(chan struct{})
 	up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/*", Stall: stall, StallAfter: new(int64(1 << 20))})
-	i := start(t, "-rule", "p="+up.URL())
+	i := start(t, "-rule", "p="+up.URL)
 
 	layer := img.Layers[0]
 	resp, err := http.Get(i.url + "/v2/p/app/blobs/" + layer.Digest.String())

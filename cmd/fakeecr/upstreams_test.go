@@ -52,11 +52,11 @@ func TestAPullByFlags(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{
 		Auth:   pullthroughtest.Bearer,
 		Issuer: issuer,
-		Realm:  strings.Replace(issuer.URL(), "127.0.0.1", "localhost", 1) + "/token",
+		Realm:  strings.Replace(issuer.URL, "127.0.0.1", "localhost", 1) + "/token",
 	})
 	img := newImage()
 	up.Push("team/app", "v1", img)
-	i := start(t, "-endpoint", "registry-1.docker.io="+up.URL()+"/", "-rule", "p/q=docker.io/team", "-rule", "p=quay.io",
+	i := start(t, "-endpoint", "registry-1.docker.io="+up.URL+"/", "-rule", "p/q=docker.io/team", "-rule", "p=quay.io",
 		"-credential", "p/q/=me:"+secret, "-realm", "p/q=localhost", "-tag-ttl", "0")
 	i.pull(t, "p/q/app", "v1", img)
 	assert.Equal(t, []string{"GET /token 200"}, issuer.Log())
@@ -72,7 +72,7 @@ func TestAPullByFlags(t *testing.T) {
 func TestARuleOfTheAPI(t *testing.T) {
 	up, img := newUpstream(t), newImage()
 	up.Push("library/alpine", "3.22", img)
-	i := start(t, "-secret", "ecr-pullthroughcache/hub=me:"+secret, "-endpoint", "registry-1.docker.io="+up.URL())
+	i := start(t, "-secret", "ecr-pullthroughcache/hub=me:"+secret, "-endpoint", "registry-1.docker.io="+up.URL)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, i.url+"/", strings.NewReader(`{"ecrRepositoryPrefix":"hub","upstreamRegistryUrl":"registry-1.docker.io",
 		"credentialArn":"arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache/hub"}`))
 	require.NoError(t, err)

@@ -13,8 +13,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
-
 // This is what a host writes to know that its Store is right.
 func TestStore(t *testing.T) {
 	pullthroughtest.TestStore(t, func(*testing.T) pullthrough.Store { return &ownstore.Store{} })

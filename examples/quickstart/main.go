@@ -44,7 +44,7 @@ func run(w io.Writer) error {
 	// The cache: a store for images and a rule. A host needs no more than this.
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(),
-		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL()}},
+		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: upstream.URL}},
 	}
 	server := httptest.NewServer(proxy)
 	defer server.Close()

@@ -9,10 +9,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func TestPrintedLog(t *testing.T) {
 	var out bytes.Buffer

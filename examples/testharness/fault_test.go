@@ -24,7 +24,7 @@ func TestALayerThatIsCutOffIsResumed(t *testing.T) {
 
 	proxy := &pullthrough.Proxy{
 		Store: memstore.New(),
-		Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}},
+		Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}},
 	}
 	registry := httptest.NewServer(proxy)
 	defer registry.Close()

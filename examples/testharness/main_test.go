@@ -14,24 +14,21 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // record fills dir with library/app:1 and its platforms, and returns the index, the
 // upstream registry, and what was printed.
 func record(t *testing.T, dir string, args ...string) (*pullthroughtest.Image, *pullthroughtest.Upstream, string) {
 	t.Helper()
 	up := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-	index := pullthroughtest.NewIndex(
-		pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}),
-		pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2, Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}}),
-	)
+	index := pullthroughtest.NewHello()
 	up.Push("library/app", "1", index)
 	up.Push("library/tool", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 3}))
 	return index, up, fill(t, dir, up, append(args, "docker-hub/library/app:1", "docker-hub/library/tool")...)
@@ -41,7 +38,7 @@ func record(t *testing.T, dir string, args ...string) (*pullthroughtest.Image, *
 func fill(t *testing.T, dir string, up *pullthroughtest.Upstream, args ...string) string {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	args = append([]string{"-fill", dir, "-rule", "docker-hub=" + up.URL()}, args...)
+	args = append([]string{"-fill", dir, "-rule", "docker-hub=" + up.URL}, args...)
 	require.Equal(t, 0, run(t.Context(), args, &stdout, &stderr), stderr.String())
 	assert.Empty(t, stderr.String())
 	return stdout.String()
@@ -111,7 +108,7 @@ func TestFillOnceTestOffline(t *testing.T) {
 	}
 	assert.Equal(t, 1, up.Count("* 401"), "one challenge")
 	assert.Equal(t, 2, up.Count("* /token 200"), "one token for each repository")
-	assert.Equal(t, 1+2+4, up.Count("GET /v2/library/app/* 200"), "each object once")
+	assert.Equal(t, 1+4+8, up.Count("GET /v2/library/app/* 200"), "each object once")
 	up.Close()
 	up.Reset()
 
@@ -203,7 +200,7 @@ func TestBadCommandLines(t *testing.T) {
 func TestAFailedImportExitsWith1(t *testing.T) {
 	up := pullthroughtest.New(t, pullthroughtest.Config{})
 	var stdout, stderr bytes.Buffer
-	args := []string{"-fill", t.TempDir(), "-rule", "hub=" + up.URL(), "hub/none:1"}
+	args := []string{"-fill", t.TempDir(), "-rule", "hub=" + up.URL, "hub/none:1"}
 	assert.Equal(t, 1, run(t.Context(), args, &stdout, &stderr))
 	assert.Contains(t, stderr.String(), "hub/none:1")
 	assert.Contains(t, stderr.String(), "not found upstream")

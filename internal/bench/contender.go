@@ -103,13 +103,13 @@ func (g *stage) start(ctx context.Context, name, dir string) (c *contender, err 
 	path := "/v2/"
 	switch name {
 	case direct:
-		c.base, c.token = g.up.URL()+path, true
+		c.base, c.token = g.up.URL+path, true
 		return c, nil
 	case handlerAlone:
 		return c, nil
 	case ours, inMemory, plainly:
 		path += prefix + "/"
-		args := []string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + g.up.URL()}
+		args := []string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + g.up.URL}
 		if name != plainly {
 			args = append(args, g.flags...)
 		}
@@ -126,7 +126,7 @@ func (g *stage) start(ctx context.Context, name, dir string) (c *contender, err 
 		if c.token = name != "library"; !c.token {
 			path += prefix + "/"
 		}
-		c.process, err = start(ctx, g.env, g.self, plainArg, name, g.up.URL(), dir)
+		c.process, err = start(ctx, g.env, g.self, plainArg, name, g.up.URL, dir)
 	}
 	if err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func (g *stage) startDistribution(ctx context.Context, dir string) (*process, er
 		return nil, err
 	}
 	file := filepath.Join(dir, "config.yml")
-	config := fmt.Sprintf(distributionConfig, filepath.Join(dir, "data"), address, g.up.URL())
+	config := fmt.Sprintf(distributionConfig, filepath.Join(dir, "data"), address, g.up.URL)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}

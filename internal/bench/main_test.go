@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 )
 
 func TestMain(m *testing.M) {
@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	pullthroughtest.Main(m)
+	testkit.Main(m)
 }
 
 func tinyBench(t *testing.T) *bench {

@@ -148,7 +148,7 @@ func coldManifests(g *stage) job {
 	pull := func(t *task, repo string) (err error) {
 		c := t.http
 		if t.token {
-			if c, err = c.handshake(t.base+repo+digestPath(images[0]), g.up.URL(), repo); err != nil {
+			if c, err = c.handshake(t.base+repo+digestPath(images[0]), g.up.URL, repo); err != nil {
 				return err
 			}
 		}

@@ -68,7 +68,7 @@ func startDay(t *testing.T) *day {
 		Store: catalog.Around(store), Rules: api, Credentials: api.Credentials, Identify: identify,
 		Fill: pullthrough.FillBackground, Now: d.now,
 		Endpoint: func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(d.up.URL())
+			return url.Parse(d.up.URL)
 		},
 		OnEvent: func(ctx context.Context, e pullthrough.Event) {
 			catalog.RecordPull(ctx, e)

@@ -48,7 +48,7 @@ func startWatched(t *testing.T, now func() time.Time) *watched {
 	w.page = &debug.Page{Now: now, Title: "Fake ECR", Proxy: &pullthrough.Proxy{
 		Store: memstore.New(), SpoolDir: t.TempDir(), Transport: &http.Transport{DialContext: pullthroughtest.DialLoopback},
 		Rules: pullthrough.StaticRules{
-			{Prefix: "docker-hub", UpstreamURL: w.up.URL(), CredentialARN: "arn:aws:secretsmanager:us-east-1:123456789012:secret:canary-arn"},
+			{Prefix: "docker-hub", UpstreamURL: w.up.URL, CredentialARN: "arn:aws:secretsmanager:us-east-1:123456789012:secret:canary-arn"},
 			{Prefix: "quay", UpstreamURL: "quay.io", UpstreamPrefix: "coreos"},
 			{Prefix: "ROOT", UpstreamURL: "public.ecr.aws"},
 		},

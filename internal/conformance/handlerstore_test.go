@@ -158,7 +158,7 @@ func startInner(t *testing.T, registry http.Handler) *inner {
 	in := &inner{registry: registry, up: pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})}
 	in.Proxy = &pullthrough.Proxy{
 		Store:    &handlerstore.Store{Handler: registry},
-		Rules:    pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: in.up.URL()}},
+		Rules:    pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: in.up.URL}},
 		Fill:     pullthrough.FillEager,
 		SpoolDir: t.TempDir(),
 	}

@@ -48,7 +48,7 @@ func startAWS(t *testing.T, log *sdkLog) *fakeAWS {
 		hub:  pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: map[string]string{"robot": hubToken}}),
 	}
 	f.url = serveAWS(t,
-		map[string]string{"quay.io": f.quay.URL(), "registry-1.docker.io": f.hub.URL()},
+		map[string]string{"quay.io": f.quay.URL, "registry-1.docker.io": f.hub.URL},
 		map[string]string{hubSecret: "robot:" + hubToken, ghcrSecret: "robot:canary-ghcr-token"})
 	f.Client = log.client(f.url)
 	return f

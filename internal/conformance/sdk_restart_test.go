@@ -18,7 +18,7 @@ import (
 func sdkRestart(t *testing.T, log *sdkLog) {
 	up, img, dir := pullthroughtest.New(t, pullthroughtest.Config{}), testImage(1), t.TempDir()
 	up.Push(sdkUpstream, "v1", img)
-	args := []string{"-data", dir, "-endpoint", "quay.io=" + up.URL(), "-secret", hubSecret + "=robot:" + hubToken}
+	args := []string{"-data", dir, "-endpoint", "quay.io=" + up.URL, "-secret", hubSecret + "=robot:" + hubToken}
 	first := runFakeECR(t, args...)
 	f := &fakeAWS{Client: log.client("http://" + first.host)}
 	createQuay(t, f, "quay")

@@ -27,7 +27,7 @@ func sdkSecretTroubles(t *testing.T, log *sdkLog) {
 	h := hostECR(t, func(h *host) {
 		h.api.Secrets = func(context.Context, string, string, string) (string, error) { return "plain text", secretErr }
 		h.proxy.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
-			return url.Parse(up.URL())
+			return url.Parse(up.URL)
 		}
 	})
 	c, prefix := log.client(h.url), str("docker-hub")

@@ -14,17 +14,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// requireSkopeo skips where skopeo is not installed, except in CI.
 func requireSkopeo(t testing.TB) {
 	t.Helper()
-	_, err := exec.LookPath("skopeo")
+	requireTool(t, "skopeo")
+}
+
+// requireTool skips where a tool is not installed, except in CI.
+func requireTool(t testing.TB, name string) {
+	t.Helper()
+	_, err := exec.LookPath(name)
 	if err == nil {
 		return
 	}
 	if os.Getenv("CI") == "true" {
-		require.NoError(t, err, "install skopeo")
+		require.NoError(t, err, "install "+name)
 	}
-	t.Skip("skopeo is not installed")
+	t.Skip(name + " is not installed")
 }
 
 // skopeoPull copies into a directory and compares the manifest there with

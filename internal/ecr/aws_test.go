@@ -170,7 +170,7 @@ func TestAWSTellsRefusalsApart(t *testing.T) {
 
 func TestAWSAfterShutdownAndByABrokenRule(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	w.Rules = pullthrough.StaticRules{{Prefix: "broken", UpstreamURL: "https://u:canary@quay.io"}, {Prefix: testkit.Prefix, UpstreamURL: w.Up.URL()}}
+	w.Rules = pullthrough.StaticRules{{Prefix: "broken", UpstreamURL: "https://u:canary@quay.io"}, {Prefix: testkit.Prefix, UpstreamURL: w.Up.URL}}
 	for _, name := range []string{"broken/a", testkit.Prefix + "/a"} {
 		if name != "broken/a" {
 			require.NoError(t, w.Shutdown(t.Context()))

@@ -73,7 +73,7 @@ func TestOfflineSaysWhatIsMissing(t *testing.T) {
 		_, err := e.Import(t.Context(), pullthrough.Request{Repo: ecrRepo("a"), Ref: "1"}, pullthrough.ImportOptions{})
 		assert.ErrorIs(t, err, pullthrough.ErrUnavailable)
 		assert.ErrorContains(t, err, "offline: "+testkit.Prefix+"/a:1 is not stored")
-		assert.ErrorIs(t, e.ValidateRule(t.Context(), testkit.Account, pullthrough.Rule{Prefix: testkit.Prefix, UpstreamURL: e.Up.URL()}), pullthrough.ErrUnavailable)
+		assert.ErrorIs(t, e.ValidateRule(t.Context(), testkit.Account, pullthrough.Rule{Prefix: testkit.Prefix, UpstreamURL: e.Up.URL}), pullthrough.ErrUnavailable)
 		e.asked(t)
 	}
 }

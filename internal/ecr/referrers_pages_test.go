@@ -98,7 +98,7 @@ func testPagesElsewhere(t *testing.T) {
 	t.Run("another host, with the token", func(t *testing.T) {
 		elsewhere := pullthroughtest.New(t, pullthroughtest.Config{})
 		c := pullthroughtest.Config{Auth: pullthroughtest.Bearer, Handler: func(w http.ResponseWriter, r *http.Request) bool {
-			return r.Header.Get("Authorization") != "" && paged(all, 3, func(path, next string) string { return linkTo(elsewhere.URL()+path, next) })(w, r)
+			return r.Header.Get("Authorization") != "" && paged(all, 3, func(path, next string) string { return linkTo(elsewhere.URL+path, next) })(w, r)
 		}}
 		e := startECR(t, c, testkit.OneTry)
 		e.refusesAt(t, referrersPath("a", subject), 502, "UNKNOWN", sayUnavailable)

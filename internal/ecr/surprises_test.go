@@ -114,7 +114,7 @@ func testPrivateSubnet(t *testing.T) {
 	img := testkit.Image(1)
 	e.push("1", img)
 	cdn.Push("a", "", img)
-	e.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Redirect: cdn.URL() + "{path}"})
+	e.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Redirect: cdn.URL + "{path}"})
 	e.serves(t, "1", img)
 	for _, b := range img.Blobs() {
 		r := e.Get(t, testkit.BlobPath("a", b.Digest))

@@ -63,7 +63,7 @@ func herd(b *testing.B, layer *pullthroughtest.Blob, clients int) (waiting uint6
 	begin := make(chan struct{})
 	up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Stall: begin, StallAfter: new(int64(0))})
 	p := &pullthrough.Proxy{
-		Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL()}}, SpoolDir: b.TempDir(),
+		Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL}}, SpoolDir: b.TempDir(),
 	}
 	before := testkit.InUse()
 	var opened, done sync.WaitGroup

@@ -57,7 +57,7 @@ func withRemains(t *testing.T, c pullthroughtest.Config, test func(t *testing.T,
 func (r *remains) process(change func(*pullthrough.Proxy), f func(p *pullthrough.Proxy)) {
 	r.t.Helper()
 	p := &pullthrough.Proxy{
-		Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: r.up.URL()}},
+		Store: memstore.New(), Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: r.up.URL}},
 		Transport: &http.Transport{DialContext: pullthroughtest.DialLoopback},
 	}
 	testkit.WithPolicy(pullthrough.Policy{BlobsFirst: true})(p)
@@ -232,7 +232,7 @@ func TestNobodyElseGoesOn(t *testing.T) {
 		"a rule made anew":   {change: rule(func(r *pullthrough.Rule) { r.CreatedAt = time.Unix(1, 0) })},
 		"a rule changed":     {change: rule(func(r *pullthrough.Rule) { r.UpdatedAt = time.Unix(1, 0) })},
 		"another upstream": {change: func(r *remains, p *pullthrough.Proxy) {
-			p.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: strings.Replace(r.up.URL(), "127.0.0.1", "localhost", 1)}}
+			p.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: strings.Replace(r.up.URL, "127.0.0.1", "localhost", 1)}}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,10 +20,10 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 const mib = 1 << 20
 

@@ -230,7 +230,7 @@ func TestMaxDownloads(t *testing.T) {
 	up, enter := testkit.Piped(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 	synctest.Test(t, func(t *testing.T) {
 		w := enter(t)
-		w.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL()}, {Prefix: "other", UpstreamURL: up.URL()}}
+		w.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL}, {Prefix: "other", UpstreamURL: up.URL}}
 		w.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{MaxDownloads: 2}
 		}

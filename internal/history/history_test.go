@@ -9,10 +9,9 @@ import (
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
-	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 var (
 	length    = flag.Duration("history", 0, "how long histories go on; 0: 5s, or 30s with PULLTHROUGH_LONG")

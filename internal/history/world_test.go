@@ -286,7 +286,7 @@ func (w *world) makeRule(n ruleName, upstream int) {
 		}
 		w.made++
 		w.rules[n] = pullthrough.Rule{
-			Prefix: n.prefix, UpstreamURL: w.ups[upstream].URL(),
+			Prefix: n.prefix, UpstreamURL: w.ups[upstream].URL,
 			CreatedAt: w.journal.began.Add(time.Duration(w.made) * time.Second), CredentialARN: fmt.Sprintf("arn:of-%d", n.tenant),
 		}
 	}, func(before, after time.Time) { timelineOf(w.model.rules, n).set(upstream, before, after) })

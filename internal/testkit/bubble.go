@@ -88,7 +88,7 @@ func Piped(t *testing.T, c pullthroughtest.Config) (*pullthroughtest.Upstream, f
 		transport := &http.Transport{DialContext: up.DialPipe, DisableCompression: true}
 		w.Proxy = &pullthrough.Proxy{
 			Store:     w.Mem,
-			Rules:     pullthrough.StaticRules{{Prefix: Prefix, UpstreamURL: up.URL()}},
+			Rules:     pullthrough.StaticRules{{Prefix: Prefix, UpstreamURL: up.URL}},
 			SpoolDir:  dir,
 			Transport: transport,
 		}

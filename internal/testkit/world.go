@@ -41,7 +41,7 @@ func NewWorld(t *testing.T, c pullthroughtest.Config, change func(*pullthrough.P
 	w := &World{Up: pullthroughtest.New(t, c), Mem: memstore.New(), Secrets: secrets}
 	w.Proxy = &pullthrough.Proxy{
 		Store:    w.Mem,
-		Rules:    pullthrough.StaticRules{{Prefix: Prefix, UpstreamURL: w.Up.URL()}},
+		Rules:    pullthrough.StaticRules{{Prefix: Prefix, UpstreamURL: w.Up.URL}},
 		SpoolDir: t.TempDir(),
 	}
 	if change != nil {

@@ -27,7 +27,7 @@ func TestTheChallengeIsFoundAmongOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, nil)
 			for i := range lines {
-				lines[i] = strings.ReplaceAll(lines[i], "URL", w.Up.URL())
+				lines[i] = strings.ReplaceAll(lines[i], "URL", w.Up.URL)
 			}
 			w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401, Header: http.Header{"Www-Authenticate": lines}})
 			w.Up.Push("a", "1", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))

@@ -97,7 +97,7 @@ func testBasicCredentials(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.Up.Push("a", "1", img)
 	s3.Push("a", "1", img)
-	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 200", Redirect: s3.URL() + "{path}"})
+	w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 200", Redirect: s3.URL + "{path}"})
 	w.Pull(t, "a", "1", img)
 	sent := authorizations(w.Up, "GET ")
 	require.Len(t, sent, 4)

@@ -157,8 +157,8 @@ func (i *isles) enter(t *testing.T, w *testkit.World) {
 	i.World, i.over = w, make(chan struct{})
 	allowTenants(w)
 	w.Rules = pullthrough.StaticRules{
-		{Prefix: "bad", UpstreamURL: w.Up.URL(), UpstreamPrefix: "bad"},
-		{Prefix: "good", UpstreamURL: w.Up.URL(), UpstreamPrefix: "good"},
+		{Prefix: "bad", UpstreamURL: w.Up.URL, UpstreamPrefix: "bad"},
+		{Prefix: "good", UpstreamURL: w.Up.URL, UpstreamPrefix: "good"},
 	}
 	w.Policy = policyOf(pullthrough.Policy{TagTTL: time.Hour})
 	w.Credentials = func(_ context.Context, r pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 const canary = "canary-secret"
 
@@ -51,7 +51,7 @@ func newWorld(t *testing.T, c pullthroughtest.Config) *world {
 
 // repository is another repository of the same registry.
 func (w *world) repository(name string) *upstream.Target {
-	base, err := url.Parse(w.up.URL())
+	base, err := url.Parse(w.up.URL)
 	if err != nil {
 		panic(err)
 	}

@@ -118,12 +118,12 @@ func TestBodiesThatNobodyReadsHoldLittle(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				own := upstream.New(upstream.Config{})
 				defer own.Close()
-				pool := own.HTTPTransport(&upstream.Target{Base: mustParse(t, up.URL())})
+				pool := own.HTTPTransport(&upstream.Target{Base: mustParse(t, up.URL)})
 				pool.DialContext, pool.TLSClientConfig = up.DialPipe, &tls.Config{RootCAs: up.Roots()}
 				before := testkit.InUse()
 				ctx, leave := context.WithCancel(t.Context())
 				for range bodies {
-					req, err := http.NewRequestWithContext(ctx, http.MethodGet, up.URL()+"/v2/a/blobs/"+layer.Layers[0].Digest.String(), nil)
+					req, err := http.NewRequestWithContext(ctx, http.MethodGet, up.URL+"/v2/a/blobs/"+layer.Layers[0].Digest.String(), nil)
 					require.NoError(t, err)
 					resp, err := pool.RoundTrip(req)
 					require.NoError(t, err)

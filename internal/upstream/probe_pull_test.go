@@ -19,7 +19,7 @@ import (
 
 // validate asks about a rule whose upstream is w's.
 func validate(w *testkit.World) error {
-	return w.ValidateRule(context.Background(), testkit.Account, pullthrough.Rule{Prefix: "any", UpstreamURL: w.Up.URL()})
+	return w.ValidateRule(context.Background(), testkit.Account, pullthrough.Rule{Prefix: "any", UpstreamURL: w.Up.URL})
 }
 
 func says(cred pullthrough.Credential, err error) func(*pullthrough.Proxy) {
@@ -151,7 +151,7 @@ func TestValidateRuleEndsWithTheProxyAndWithItsCaller(t *testing.T) {
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 	gone, leave := context.WithCancel(t.Context())
 	leave()
-	assert.ErrorIs(t, w.ValidateRule(gone, testkit.Account, pullthrough.Rule{Prefix: "any", UpstreamURL: w.Up.URL()}), context.Canceled)
+	assert.ErrorIs(t, w.ValidateRule(gone, testkit.Account, pullthrough.Rule{Prefix: "any", UpstreamURL: w.Up.URL}), context.Canceled)
 	require.NoError(t, w.Shutdown(t.Context()))
 	asked := len(w.Up.Log())
 	assert.ErrorIs(t, validate(w), pullthrough.ErrClosed)

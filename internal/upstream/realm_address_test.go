@@ -43,7 +43,7 @@ func testRedirectToAnotherRegistry(t *testing.T) {
 		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 		w.Up.Push("pause", "1", img)
 		b.Push("pause", "1", img)
-		w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: b.URL() + "{path}"})
+		w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: b.URL + "{path}"})
 		require.NoError(t, pullTag(t, w, "pause", "1"))
 		sent := authorizations(w.Up, "GET /token 200")
 		require.Len(t, sent, 2)
@@ -61,7 +61,7 @@ func newPair(t *testing.T, name string, c pullthroughtest.Config) (*testkit.Worl
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
 	w.Up.Push(name, "1", img)
 	b.Push(name, "1", img)
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: b.URL() + "{path}"})
+	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: b.URL + "{path}"})
 	return w, b
 }
 
@@ -73,7 +73,7 @@ func testRedirectToRegistry(t *testing.T, auth pullthroughtest.Auth) {
 		up.Push("pause", "1", img)
 		up.Push("pause", "2", next)
 	}
-	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/pause/* 200", Redirect: b.URL() + "{path}"})
+	w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/pause/* 200", Redirect: b.URL + "{path}"})
 	w.Pull(t, "pause", "1", img)
 	w.Pull(t, "pause", "2", next)
 	assert.False(t, b.Saw(testkit.Canary))

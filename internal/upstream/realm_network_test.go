@@ -167,6 +167,6 @@ func authorizations(up *pullthroughtest.Upstream, line string) []string {
 // parameters beside realm and service in its challenge.
 func challengeWith(w *testkit.World, match string, times int, params string) {
 	w.Up.Fault(pullthroughtest.Fault{Match: match, Times: times, Status: http.StatusUnauthorized, Header: http.Header{
-		"Www-Authenticate": {`Bearer realm="` + w.Up.URL() + `/token",service="registry.test"` + params},
+		"Www-Authenticate": {`Bearer realm="` + w.Up.URL + `/token",service="registry.test"` + params},
 	}})
 }

@@ -40,7 +40,7 @@ func testRedirectedTokenRequest(t *testing.T) {
 			if tc.away {
 				to = elsewhere
 			}
-			w.Up.Fault(pullthroughtest.Fault{Match: "* /token*", Times: tc.times, Redirect: to.URL() + query})
+			w.Up.Fault(pullthroughtest.Fault{Match: "* /token*", Times: tc.times, Redirect: to.URL + query})
 			err := pullTag(t, w, "a", "1")
 			assert.Empty(t, elsewhere.Log())
 			assert.Equal(t, tc.log, w.Up.Log()[1:1+len(tc.log)])
@@ -96,8 +96,8 @@ func testRedirectsCounted(t *testing.T) {
 	}
 	t.Run("to and fro", func(t *testing.T) {
 		w, elsewhere := testkit.NewWorld(t, pullthroughtest.Config{}, nil), pullthroughtest.New(t, pullthroughtest.Config{})
-		w.Up.Fault(pullthroughtest.Fault{Redirect: elsewhere.URL() + "{path}"})
-		elsewhere.Fault(pullthroughtest.Fault{Redirect: w.Up.URL() + "{path}"})
+		w.Up.Fault(pullthroughtest.Fault{Redirect: elsewhere.URL + "{path}"})
+		elsewhere.Fault(pullthroughtest.Fault{Redirect: w.Up.URL + "{path}"})
 		assert.ErrorIs(t, pullTag(t, w, "a", "1"), pullthrough.ErrUnavailable)
 		assert.Equal(t, 6, w.Up.Count("")+elsewhere.Count(""), "and not once more")
 	})
@@ -131,7 +131,7 @@ func testRedirectsRefused(t *testing.T) {
 		t.Run(http.StatusText(status), func(t *testing.T) {
 			w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
 			w.Up.Push("a", "1", img)
-			w.Up.Fault(pullthroughtest.Fault{Status: status, Redirect: elsewhere.URL() + "{path}"})
+			w.Up.Fault(pullthroughtest.Fault{Status: status, Redirect: elsewhere.URL + "{path}"})
 			assert.ErrorIs(t, pullTag(t, w, "a", "1"), pullthrough.ErrUnavailable)
 			assert.Len(t, w.Up.Log(), 1)
 			assert.Empty(t, elsewhere.Log())
@@ -160,8 +160,8 @@ func testRedirectsCarryNothing(t *testing.T) {
 		return true
 	}}, testkit.WithSecret(nil))
 	pushEach(w, "a", "1")
-	w.Up.Fault(pullthroughtest.Fault{Match: "* 200", Redirect: elsewhere.URL() + "{path}", Header: cookie})
-	elsewhere.Fault(pullthroughtest.Fault{Redirect: w.Up.URL() + "{path}?back", Header: cookie})
+	w.Up.Fault(pullthroughtest.Fault{Match: "* 200", Redirect: elsewhere.URL + "{path}", Header: cookie})
+	elsewhere.Fault(pullthroughtest.Fault{Redirect: w.Up.URL + "{path}?back", Header: cookie})
 	assert.ErrorIs(t, pullTag(t, w, "a", "1"), pullthrough.ErrDenied, "the end of the chain wants credentials and gets none")
 	assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /v2/a/manifests/1 307", "GET /v2/a/manifests/1 302", "GET /v2/a/manifests/1 401"}, w.Up.Log())
 	assert.Equal(t, []string{"GET /v2/a/manifests/1 307"}, elsewhere.Log())

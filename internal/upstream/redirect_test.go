@@ -20,7 +20,7 @@ func TestARedirectIsFollowedWithoutTheCredential(t *testing.T) {
 	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Basic, Users: users})
 	elsewhere.Push("a", "1", w.push(pullthroughtest.ImageOptions{}))
 	w.target.Credential = give(upstream.Credential{Username: "me", AccessToken: canary})
-	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: elsewhere.URL() + "{path}"})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: elsewhere.URL + "{path}"})
 	_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"GET /v2/a/manifests/1 401", "GET /v2/a/manifests/1 307"}, w.up.Log())
@@ -42,7 +42,7 @@ func testRedirectsWithBlanks(t *testing.T) {
 			_, _ = rw.Write(img.Content)
 			return true
 		}})
-		w.up.Fault(pullthroughtest.Fault{Redirect: elsewhere.URL() + location})
+		w.up.Fault(pullthroughtest.Fault{Redirect: elsewhere.URL + location})
 		m, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
 		if assert.NoError(t, err, location) {
 			assert.Equal(t, img.Digest, m.Descriptor.Digest)
@@ -76,7 +76,7 @@ func TestARegistryBehindARedirectIsAskedAsAGuest(t *testing.T) {
 	w := newWorld(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer, Users: users})
 	mirror.Push("copy/a", "1", w.push(pullthroughtest.ImageOptions{}))
 	w.target.Credential = give(upstream.Credential{Username: "me", AccessToken: canary})
-	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: mirror.URL() + "/v2/copy/a/manifests/1"})
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/* 200", Redirect: mirror.URL + "/v2/copy/a/manifests/1"})
 	_, err := w.Manifest(t.Context(), w.target, "1", upstream.Pull)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"GET /v2/copy/a/manifests/1 401", "GET /token 200", "GET /v2/copy/a/manifests/1 200"}, paths(mirror))

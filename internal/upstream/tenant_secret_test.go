@@ -50,7 +50,7 @@ func testTwoSecretsOfOneHost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			allow := func(user, repo string) bool { return repo == "both" || user+"s" == repo }
 			w := newTenants(t, pullthroughtest.Config{Auth: auth, Allow: allow}, func(_ pullthrough.Repo, rule pullthrough.Rule) string { return rule.Prefix }, nil)
-			w.Rules = pullthrough.StaticRules{{Prefix: "ann", UpstreamURL: w.Up.URL()}, {Prefix: "bob", UpstreamURL: w.Up.URL()}}
+			w.Rules = pullthrough.StaticRules{{Prefix: "ann", UpstreamURL: w.Up.URL}, {Prefix: "bob", UpstreamURL: w.Up.URL}}
 			in := func(name string) pullthrough.Repo { return pullthrough.Repo{Name: name} }
 			for _, repo := range []string{"anns", "bobs", "both"} {
 				w.Up.Push(repo, "1", img)
@@ -100,7 +100,7 @@ func newRotating(t *testing.T, auth pullthroughtest.Auth) *rotating {
 		defer r.mu.Unlock()
 		return r.user
 	}, nil)
-	r.rule = pullthrough.Rule{Prefix: testkit.Prefix, UpstreamURL: r.Up.URL(), CreatedAt: time.Unix(1e9, 0)}
+	r.rule = pullthrough.Rule{Prefix: testkit.Prefix, UpstreamURL: r.Up.URL, CreatedAt: time.Unix(1e9, 0)}
 	r.Rules = pullthrough.RuleSourceFunc(func(context.Context, string, string) ([]pullthrough.Rule, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -169,7 +169,7 @@ func testDigestOfAnotherRegistry(t *testing.T) {
 	w := newTenants(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer}, func(_ pullthrough.Repo, rule pullthrough.Rule) string {
 		return map[string]string{"hub": "ann"}[rule.Prefix]
 	}, nil)
-	w.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: w.Up.URL()}, {Prefix: "evil", UpstreamURL: hostile.URL()}}
+	w.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: w.Up.URL}, {Prefix: "evil", UpstreamURL: hostile.URL}}
 	w.Secrets.Watch(hostile)
 	w.Up.Push("a", "1", private)
 	w.FetchImage(t, of("1", "a"), "1", private)
@@ -243,7 +243,7 @@ func testRunningDownloadOfAnotherAccount(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := enter(t)
 				allowTenants(w)
-				w.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL()}, {Prefix: "other", UpstreamURL: up.URL()}}
+				w.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL}, {Prefix: "other", UpstreamURL: up.URL}}
 				w.Credentials = func(_ context.Context, r pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
 					user := map[bool]string{true: "ann", false: "bob"}[r.Account == "ann" && rule.Prefix == testkit.Prefix]
 					return pullthrough.Credential{Username: user, AccessToken: tenantUsers[user]}, nil
@@ -267,8 +267,8 @@ func testRunningDownloadOfAnotherAccount(t *testing.T) {
 func testNameBelowAnotherRulesPrefix(t *testing.T) {
 	inner := pullthroughtest.New(t, pullthroughtest.Config{})
 	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
-	outside := pullthrough.Rule{Prefix: "x", UpstreamURL: w.Up.URL()}
-	inside := pullthrough.Rule{Prefix: "x/private", UpstreamURL: inner.URL()}
+	outside := pullthrough.Rule{Prefix: "x", UpstreamURL: w.Up.URL}
+	inside := pullthrough.Rule{Prefix: "x/private", UpstreamURL: inner.URL}
 	var mu sync.Mutex
 	rules := []pullthrough.Rule{outside, inside}
 	w.Rules = pullthrough.RuleSourceFunc(func(context.Context, string, string) ([]pullthrough.Rule, error) {

@@ -107,7 +107,7 @@ func testOrderOfScopesIsNoDifference(t *testing.T) {
 		"2": "repository:a:push,pull zone aws zone",
 	} {
 		w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/manifests/" + tag, Times: 1, Stall: gate, Status: 401, Header: http.Header{
-			"Www-Authenticate": {`Bearer realm="` + w.Up.URL() + `/token",service="registry.test",scope="` + scope + `"`},
+			"Www-Authenticate": {`Bearer realm="` + w.Up.URL + `/token",service="registry.test",scope="` + scope + `"`},
 		}})
 	}
 	var wg sync.WaitGroup
@@ -138,7 +138,7 @@ func testTokensOfTwoRules(t *testing.T) {
 			return pullthrough.Credential{Username: user, AccessToken: testkit.Canary + "-" + user}, nil
 		}
 	})
-	w.Rules = pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: w.Up.URL()}, {Prefix: "hub2", UpstreamURL: w.Up.URL()}}
+	w.Rules = pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: w.Up.URL}, {Prefix: "hub2", UpstreamURL: w.Up.URL}}
 	pushEach(w, "a", "1", "2")
 	for _, ref := range []string{"1", "2"} {
 		for _, rule := range []string{"hub", "hub2"} {
@@ -209,13 +209,13 @@ func testTokensOfAnotherRegistry(t *testing.T) {
 	w := testkit.NewWorld(t, c, testkit.WithSecret(nil))
 	pushEach(w, "a", "1")
 	other.Push("a", "2", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
-	endpoint := w.Up.URL()
+	endpoint := w.Up.URL
 	w.Endpoint = func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) {
 		return url.Parse(endpoint)
 	}
 	require.NoError(t, pullTag(t, w, "a", "1"))
 	w.Settled(t) // the endpoint is asked for once more before anything is stored
-	endpoint = other.URL()
+	endpoint = other.URL
 	require.NoError(t, pullTag(t, w, "a", "2"))
 	assert.Equal(t, 2, issuer.Count("GET /token 200"))
 	old := authorizations(w.Up, "GET /v2/a/manifests/1 200")
@@ -233,7 +233,7 @@ func testTokensOfAnotherDemand(t *testing.T) {
 		service string
 	}{{w.Up, "one"}, {w.Up, "two"}, {other, "two"}} {
 		w.Up.Fault(pullthroughtest.Fault{Match: "GET /v2/*", Times: 1, Status: 401, Header: http.Header{
-			"Www-Authenticate": {fmt.Sprintf(`Bearer realm="%s/token",service="%s"`, demand.realm.URL(), demand.service)},
+			"Www-Authenticate": {fmt.Sprintf(`Bearer realm="%s/token",service="%s"`, demand.realm.URL, demand.service)},
 		}})
 		require.NoError(t, pullTag(t, w, "a", fmt.Sprint(i+1)))
 	}
@@ -334,7 +334,7 @@ func testMemoryForTokensIsBounded(t *testing.T) {
 	w := &testkit.World{Up: pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})}
 	w.Proxy = &pullthrough.Proxy{
 		Store: memstore.New(),
-		Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: w.Up.URL()}},
+		Rules: pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: w.Up.URL}},
 		Policy: func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
 			return pullthrough.Policy{NotFoundTTL: -1}
 		},

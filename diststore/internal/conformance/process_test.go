@@ -144,10 +144,10 @@ func TestKilledProxies(t *testing.T) {
 		root := fmt.Sprintf("/round-%d", i)
 		parameters := server.parameters("kills")
 		parameters["rootdirectory"] = root
-		victim, other := startChild(t, server, root, up.URL()), startChild(t, server, root, up.URL())
+		victim, other := startChild(t, server, root, up.URL), startChild(t, server, root, up.URL)
 		broken += pullBeside(t, client, images, victim, other)
 		objects += requireSound(t, open(t, parameters))
-		after := startChild(t, server, root, up.URL())
+		after := startChild(t, server, root, up.URL)
 		require.NoError(t, puller{after.url, prefix, client}.pullAll(t.Context(), images))
 		other.stop(t)
 		after.stop(t)

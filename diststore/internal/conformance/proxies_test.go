@@ -36,7 +36,7 @@ func startProxy(t testing.TB, parameters map[string]any, up *pullthroughtest.Ups
 	t.Helper()
 	upstream := "http://127.0.0.1:1"
 	if up != nil {
-		upstream = up.URL()
+		upstream = up.URL
 	}
 	p := &proxy{up: up, Proxy: &pullthrough.Proxy{
 		Store:    diststore.New(open(t, parameters)),

@@ -31,7 +31,7 @@ func TestADirectoryMovesToABucket(t *testing.T) {
 	local, err := dirstore.Open(dir)
 	require.NoError(t, err)
 	up := newUpstream(t, images)
-	p := &pullthrough.Proxy{Store: local, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}}, SpoolDir: t.TempDir()}
+	p := &pullthrough.Proxy{Store: local, Rules: pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}}, SpoolDir: t.TempDir()}
 	srv := httptest.NewServer(p)
 	defer srv.Close()
 	require.NoError(t, puller{srv.URL, prefix, newClient(t)}.pullAll(t.Context(), images))

@@ -22,13 +22,11 @@ import (
 
 const account, region = "111122223333", "us-east-1"
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
-
 // start is an emulator with the state that another one saved, for which every
 // upstream registry is up.
 func start(t *testing.T, up *pullthroughtest.Upstream, saved []byte) (*controlplane.Emulator, string) {
 	t.Helper()
-	at, err := url.Parse(up.URL())
+	at, err := url.Parse(up.URL)
 	require.NoError(t, err)
 	endpoint := func(context.Context, pullthrough.Repo, pullthrough.Rule) (*url.URL, error) { return at, nil }
 	e, err := controlplane.New(account, region, saved, endpoint)

@@ -20,13 +20,11 @@ import (
 
 const account, region = "111122223333", "us-east-1"
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
-
 // start is an emulator with the rule hub = up.
 func start(t *testing.T) (up *pullthroughtest.Upstream, url string, e *ownhandlers.Emulator) {
 	t.Helper()
 	up = pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
-	e = ownhandlers.New(account, region, pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL()}})
+	e = ownhandlers.New(account, region, pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: up.URL}})
 	s := httptest.NewServer(e)
 	t.Cleanup(func() {
 		s.Close()

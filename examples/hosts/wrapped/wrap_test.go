@@ -19,8 +19,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-func TestMain(m *testing.M) { pullthroughtest.Main(m) }
-
 // host is the registry, and what is served in its place with the rule hub = up.
 type host struct {
 	*registry
@@ -32,7 +30,7 @@ type host struct {
 func start(t *testing.T) *host {
 	t.Helper()
 	h := &host{registry: &registry{objects: map[string]object{}}, up: pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})}
-	handler, proxy := wrapped.Wrap(h.registry, pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: h.up.URL()}})
+	handler, proxy := wrapped.Wrap(h.registry, pullthrough.StaticRules{{Prefix: "hub", UpstreamURL: h.up.URL}})
 	h.proxy, h.server = proxy, httptest.NewServer(handler)
 	t.Cleanup(func() { h.end(t) })
 	return h

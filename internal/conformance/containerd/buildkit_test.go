@@ -320,7 +320,7 @@ func TestBuildKitExportsItsCacheThroughTheProxy(t *testing.T) {
 				up.Reset()
 				proxy := &pullthrough.Proxy{
 					Store: &handlerstore.Store{Handler: inner}, Fill: fill, SpoolDir: t.TempDir(),
-					Rules:  pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL()}},
+					Rules:  pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: up.URL}},
 					Policy: keepLocal,
 				}
 				host, alone := testkit.Serve(t, proxy.Handler(inner)), testkit.Serve(t, inner)

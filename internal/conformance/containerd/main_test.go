@@ -19,7 +19,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
-// TestMain does without pullthroughtest.Main: BuildKit leaves goroutines behind that end
+// TestMain does without testkit.Main: BuildKit leaves goroutines behind that end
 // after ten seconds.
 func TestMain(m *testing.M) {
 	http.DefaultTransport.(*http.Transport).DialContext = pullthroughtest.DialLoopback

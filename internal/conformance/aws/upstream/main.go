@@ -48,7 +48,7 @@ func main() {
 	}
 	up.Store(started)
 	push()
-	fmt.Println("listening on " + started.URL())
+	fmt.Println("listening on " + started.URL)
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	<-stop
