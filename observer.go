@@ -28,7 +28,7 @@ type observer struct {
 
 // causeOf are the attributes of a line that tell its cause from others. What a client has
 // asked for is not among them.
-var causeOf = []string{"account", "region", "rule", "upstream", "host", "status"}
+var causeOf = []string{"account", "region", "rule", "host", "status"}
 
 func newObserver(onEvent func(context.Context, Event), logger *slog.Logger, now func() time.Time) *observer {
 	if logger == nil {
@@ -129,7 +129,7 @@ func (o *observer) logFetch(ctx context.Context, rt *route, ref string, err erro
 	case e.Kind == ErrNotFound && e.Status == http.StatusNotFound:
 		return
 	}
-	attrs := append(named(rt.repo, ref), "rule", rt.prefix(), "upstream", rt.base.Host)
+	attrs := append(named(rt.repo, ref), "rule", rt.prefix(), "host", rt.base.Host)
 	if e.Status != 0 {
 		attrs = append(attrs, "status", e.Status)
 	}
