@@ -166,6 +166,11 @@ func (c *core) presence(ctx context.Context, repo Repo, err error) presence {
 		return unknown
 	}
 	found, _ := c.store.repository(ctx, repo) // a Store that does not tell changes no word
+	if found == unknown && c.store.listsTags() {
+		if _, err := c.store.tags(ctx, repo); err == nil {
+			return present
+		}
+	}
 	return found
 }
 
