@@ -368,7 +368,7 @@ func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
 	}
 	if err != nil {
 		call := "Store.PutBlob"
-		if place != nil {
+		if place != nil && f.Whole() {
 			call = "Stage.Commit"
 		}
 		bl.storeFailed(ctx, call, rt.repo, f.Digest().String(), err)
