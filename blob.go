@@ -128,11 +128,11 @@ func (bl *blobs) refetch(ctx context.Context, r Request, size int64, cause error
 	if errors.Is(cause, fs.ErrNotExist) {
 		cause = nil
 	}
-	bl.store.failed(ctx, r.Repo, r.Ref, cause)
+	bl.store.failed(ctx, "Store.Blob", r.Repo, r.Ref, cause)
 	rt, out, err := bl.enter(ctx, r, cause)
 	out.blob = true
 	if err != nil {
-		return nil, out.words(ctx, r.Repo, r.Ref, err)
+		return nil, bl.explain(ctx, r, out, err)
 	}
 	unasked := func() fill.Job {
 		j := bl.job(rt, digest.Digest(r.Ref), false)
@@ -149,10 +149,10 @@ func (bl *blobs) refetch(ctx context.Context, r Request, size int64, cause error
 			err = errors.Join(rt.error(ErrDigest, fmt.Errorf("blob of %d bytes is stored with %d", a.Size, size)), a.Body.Close())
 		}
 		if !errors.Is(err, fill.ErrStored) {
-			return nil, out.words(ctx, r.Repo, r.Ref, err)
+			return nil, bl.explain(ctx, r, out, err)
 		}
 	}
-	return nil, out.words(ctx, r.Repo, r.Ref, errLost(rt))
+	return nil, bl.explain(ctx, r, out, errLost(rt))
 }
 
 // head answers an existence check as a GET would be answered, and downloads nothing. That a
@@ -188,6 +188,7 @@ func (bl *blobs) askSize(ctx context.Context, rt *route, d digest.Digest) (int64
 	}
 	size, err := bl.registries.blobSize(ctx, rt, d)
 	if err != nil {
+		bl.logFetch(ctx, rt, d.String(), err)
 		if isRefuted(err) {
 			bl.memory.forgetSize(rt, d)
 		}
@@ -299,8 +300,10 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 			}
 			return -1
 		},
-		Place:       func(ctx context.Context) (fill.Place, error) { return bl.place(ctx, rt, d) },
-		PlaceFailed: func(ctx context.Context, err error) { bl.store.failed(ctx, rt.repo, d.String(), err) },
+		Place: func(ctx context.Context) (fill.Place, error) { return bl.place(ctx, rt, d) },
+		PlaceFailed: func(ctx context.Context, err error) {
+			bl.store.failed(ctx, "Store.StageBlob", rt.repo, d.String(), err)
+		},
 		Explain: func(err error) error {
 			return outcome{}.words(context.Background(), rt.repo, d.String(), fromFill(rt, err))
 		},
@@ -326,12 +329,8 @@ func (bl *blobs) learn(rt *route, d digest.Digest, r fill.Result) {
 		if told, known, _ := bl.memory.size(rt, d); known && told != r.Size {
 			bl.memory.noteExists(rt, d, r.Size) // a manifest was wrong
 		}
-		return
 	case isRefuted(r.Err):
 		bl.memory.forgetSize(rt, d) // a HEAD must not go on to say that it is there, or that long
-	}
-	if r.Spooled && !errors.Is(r.Err, flight.ErrDeserted) {
-		bl.log.Warn("download failed", "repository", rt.repo.Name, "digest", d.String(), "err", r.Err)
 	}
 }
 
@@ -374,7 +373,11 @@ func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
 		return err
 	}
 	if err != nil {
-		bl.storeFailed(ctx, rt.repo, f.Digest().String(), err)
+		call := "Store.PutBlob"
+		if place != nil && f.Whole() {
+			call = "Stage.Commit"
+		}
+		bl.storeFailed(ctx, call, rt.repo, f.Digest().String(), err)
 		return err
 	}
 	if place == nil { // the spool has space of its own

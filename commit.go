@@ -147,7 +147,7 @@ func (k *keeper) put(f *fetching, m *Manifest) *Manifest {
 		k.registries.memory.noteUnwanted(f.rt, f.r.Ref, m)
 	}
 	if err != nil {
-		k.storeFailed(ctx, f.rt.repo, f.r.Ref, err)
+		k.storeFailed(ctx, "Store.PutManifest", f.rt.repo, f.r.Ref, err)
 	}
 	return m
 }

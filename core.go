@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
@@ -23,6 +22,7 @@ import (
 // may do what, the Store, and the way upstream.
 type core struct {
 	*observer
+	unset      error                                                // of a Proxy that lacks what it needs; nil: it has that
 	authorize  func(ctx context.Context, a Action, r Request) error // nil: everybody may
 	router     *router
 	store      *guardedStore
@@ -49,20 +49,25 @@ type settings struct {
 	now         func() time.Time
 }
 
+// unset says which required field is nil, and what to set it to.
+func (s *settings) unset() error {
+	switch {
+	case s.store == nil:
+		return unsetError("Proxy.Store is nil: set it, for example to memstore.New(), or to what dirstore.Open returns")
+	case s.rules == nil:
+		return unsetError(`Proxy.Rules is nil: set it, for example to pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"}}`)
+	}
+	return nil
+}
+
 // newCore makes the core. What the registry client does beside its callers is among
 // the flights.
 func newCore(s settings, flights *flight.Set) *core {
-	o := &observer{onEvent: s.onEvent, log: s.logger, now: s.now}
-	if o.log == nil {
-		o.log = slog.New(slog.DiscardHandler)
-	}
-	if o.now == nil {
-		o.now = time.Now
-	}
+	o := newObserver(s.onEvent, s.logger, s.now)
 	store := newGuardedStore(s.store, o.storeFailed)
 	client := upstream.New(upstream.Config{Transport: s.transport, Log: o.log, Now: o.now, Flights: flights})
 	c := &core{
-		observer: o, authorize: s.authorize, store: store,
+		observer: o, unset: s.unset(), authorize: s.authorize, store: store,
 		router:     &router{rules: s.rules, endpoint: s.endpoint, policy: s.policy, callbacks: new(hostcall.Lookups), deletions: store.deletions},
 		registries: newRegistries(client, store, o.now),
 	}
@@ -74,6 +79,9 @@ func newCore(s settings, flights *flight.Set) *core {
 // admit checks the grammar of a request before anything else, then the right to
 // pull. It is on the way of every hit.
 func (c *core) admit(ctx context.Context, r Request) error {
+	if c.unset != nil {
+		return c.unset
+	}
 	err := ocipath.CheckName(r.Repo.Name)
 	if err == nil {
 		err = ocipath.CheckRef(r.Ref)
@@ -123,14 +131,15 @@ func (c *core) enter(ctx context.Context, r Request, storeErr error) (*route, ou
 	}
 	rt, err := c.router.routeBeside(ctx, r.Repo)
 	uncovered := errors.Is(err, ErrNoRule)
+	told := storeErr != nil && uncovered
 	switch {
 	case err == nil:
 		err = c.mayImport(ctx, r)
-	case storeErr != nil && uncovered:
+	case told:
 		err = storeErr
 	}
 	if err != nil {
-		return nil, outcome{repository: c.presence(ctx, r.Repo, err), uncovered: uncovered}, err
+		return nil, outcome{repository: c.presence(ctx, r.Repo, err), uncovered: uncovered, told: told}, err
 	}
 	found, err := c.store.repository(ctx, r.Repo)
 	if err == nil && found == absent {
@@ -157,11 +166,19 @@ func (c *core) presence(ctx context.Context, repo Repo, err error) presence {
 		return unknown
 	}
 	found, _ := c.store.repository(ctx, repo) // a Store that does not tell changes no word
+	if found == unknown && c.store.listsTags() {
+		if _, err := c.store.tags(ctx, repo); err == nil {
+			return present
+		}
+	}
 	return found
 }
 
 // tags lists the tags of a repository. A caller that may pull may list them.
 func (c *core) tags(ctx context.Context, r Request) ([]string, error) {
+	if c.unset != nil {
+		return nil, c.unset
+	}
 	if !c.store.listsTags() {
 		return nil, errNotListed
 	}
@@ -182,6 +199,9 @@ func asUnknownName(err error) error {
 
 // repos lists the repositories of a registry, if the caller may know that there is any.
 func (c *core) repos(ctx context.Context, r Request) ([]string, error) {
+	if c.unset != nil {
+		return nil, c.unset
+	}
 	if err := authorize(ctx, c.authorize, actionCatalog, r); err != nil {
 		return nil, err
 	}
@@ -199,13 +219,12 @@ func (c *core) mayPull(ctx context.Context, r Request, name string) (bool, error
 	return err == nil, err
 }
 
-// covers reports whether a rule of that registry covers the name. A failure is logged.
+// covers reports whether a rule of that registry covers the name.
 func (c *core) covers(ctx context.Context, repo Repo) (bool, error) {
-	covered, err := c.router.covers(ctx, repo.Account, repo.Region, repo.Name)
-	if err != nil && ctx.Err() == nil {
-		c.log.Error("the rules cannot be read: only what is stored is served", "repository", repo.Name, "err", err)
+	if c.unset != nil {
+		return false, c.unset
 	}
-	return covered, err
+	return c.router.covers(ctx, repo.Account, repo.Region, repo.Name)
 }
 
 // validateRule asks the rule's upstream registry for /v2/.
@@ -220,91 +239,5 @@ func (c *core) validateRule(ctx context.Context, repo Repo, rule Rule) error {
 	return outcome{}.words(ctx, repo, "", err)
 }
 
-// explain gives the error of a request that is not told by an event its words.
-func (c *core) explain(ctx context.Context, r Request, out outcome, err error) error {
-	return out.words(ctx, r.Repo, r.Ref, err)
-}
-
 // close closes the connections to registries that nobody uses.
 func (c *core) close() { c.registries.client.Close() }
-
-// fetchEvent is the event of a fetch before the fetch has begun.
-func (c *core) fetchEvent(object string, part bool) *fetchEvent {
-	return &fetchEvent{Trace: new(upstream.Trace), object: object, part: part, start: c.now()}
-}
-
-// fetchEvent is what is to be told of a fetch. Its Trace notes what happens upstream.
-type fetchEvent struct {
-	*upstream.Trace
-	object      string
-	part        bool
-	start       time.Time
-	connections int // see Event.Connections
-}
-
-// tellFetch reports the end of a fetch by the route. desc is what came; its Digest may
-// be known although nothing came.
-func (c *core) tellFetch(ctx context.Context, f *fetchEvent, rt *route, ref string, desc ocispec.Descriptor, source Source, err error) {
-	if err != nil {
-		err = outcome{}.words(context.Background(), rt.repo, ref, err)
-	}
-	facts := f.Facts()
-	c.tell(ctx, Event{
-		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: ref}, Object: f.object, Part: f.part, Rule: rt.prefix(),
-		Digest: desc.Digest.String(), Source: source, Bytes: desc.Size,
-		Duration: c.now().Sub(f.start), Err: err,
-		Upstream: facts.Requests, Connections: f.connections, Anonymous: facts.Anonymous, WrongDigest: facts.WrongDigest, Warnings: facts.Warnings,
-	})
-}
-
-// observer is how the parts of a Proxy reach the host's clock, log and event
-// handler.
-type observer struct {
-	onEvent func(context.Context, Event) // nil: nobody is told
-	log     *slog.Logger
-	now     func() time.Time
-}
-
-// tell reports e. What the host does with it must not hurt the pull.
-func (o *observer) tell(ctx context.Context, e Event) {
-	if o.onEvent == nil {
-		return
-	}
-	if err := hostcall.Guard("OnEvent", func() error { o.onEvent(ctx, e); return nil }); err != nil {
-		o.log.Error("event handler failed", "err", err)
-	}
-}
-
-// start is when a request began. It is zero, and costs nothing, if nobody is told.
-func (o *observer) start() time.Time {
-	if o.onEvent == nil {
-		return time.Time{}
-	}
-	return o.now()
-}
-
-// answer is what every request ends with: the error gets its words, and the host is
-// told. start is when the request began.
-func (o *observer) answer(ctx context.Context, e Event, start time.Time, out outcome, err error) error {
-	if err != nil {
-		out.blob = e.Kind == EventBlob
-		err = out.words(ctx, e.Request.Repo, e.Request.Ref, err)
-	}
-	if o.onEvent != nil {
-		e.Duration, e.Err = o.now().Sub(start), err
-		o.tell(ctx, e)
-	}
-	return err
-}
-
-// storeFailed reports that the Store failed, and that the pull goes on without it.
-func (o *observer) storeFailed(ctx context.Context, repo Repo, ref string, err error) {
-	o.log.Error("store failed", "repository", repo.Name, "ref", ref, "err", err)
-	o.tell(ctx, Event{Kind: EventStoreFailed, Request: Request{Repo: repo, Ref: ref}, Err: err})
-}
-
-// endedSilent reports that a client's connection was ended since it read nothing.
-func (o *observer) endedSilent(r *http.Request, silent time.Duration, short bool) {
-	o.log.Warn("connection ended: the client reads nothing", "client", r.RemoteAddr, "path", r.URL.Path,
-		"silent", silent.Round(time.Second), "descriptors short", short)
-}

@@ -7,11 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/dirstore"
 	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
+	"github.com/ecr-pullthrough/pullthrough/memstore"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -49,6 +52,33 @@ func TestARuleSourceThatHangsForOneAccountHoldsUpNoOther(t *testing.T) {
 		close(gate)
 		w.Settled(t)
 	})
+}
+
+// taciturn is a Store that lists nothing.
+type taciturn struct{ pullthrough.Store }
+
+func TestARepositoryThatExistsLacksAnImageAndNoName(t *testing.T) {
+	onDisk, err := dirstore.Open(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, onDisk.Close()) })
+	local := testkit.LocalManifest("1")
+	for name, c := range map[string]struct {
+		store          pullthrough.Store
+		manifest, blob string
+	}{
+		"in memory":             {memstore.New(), "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"},
+		"in a directory":        {onDisk, "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"},
+		"with nothing but gets": {taciturn{memstore.New()}, "NAME_UNKNOWN", "NAME_UNKNOWN"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, c.store.PutManifest(t.Context(), pullthrough.Repo{Name: "mine"}, local))
+			f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = c.store })
+			testkit.AssertOCI(t, f.Get(t, "/v2/mine/manifests/2"), 404, c.manifest)
+			testkit.AssertOCI(t, f.Get(t, "/v2/mine/blobs/"+digest.FromString("x").String()), 404, c.blob)
+			testkit.AssertOCI(t, f.Get(t, "/v2/yours/manifests/2"), 404, "NAME_UNKNOWN")
+			assert.Empty(t, f.Up.Log())
+		})
+	}
 }
 
 func TestOneCallerMayImportAndTheOtherMayNot(t *testing.T) {

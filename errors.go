@@ -255,6 +255,7 @@ type outcome struct {
 	repository presence // as far as the Store tells
 	entered    bool     // nothing is stored, and this caller may ask upstream: no error is a refusal of ours
 	admitted   bool     // of a list of referrers: a rule covers the repository, and this caller may pull from it
+	told       bool     // the log says already why the request fails
 	uncovered  bool     // no rule covers the repository: so the rules say, and not the error of a function of the host's
 }
 

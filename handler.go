@@ -66,7 +66,7 @@ func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := h.identify(r)
 	repo := Repo{c.Account, c.Region, path.Name}
 	if c.err != nil && !(h.PassUnidentified && errors.Is(c.err, ErrUnauthorized)) {
-		h.refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, c.err))
+		h.refuse(w, r, h.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, c.err))
 		return
 	}
 	covered, rulesErr := h.engine().covers(r.Context(), repo)
@@ -80,7 +80,7 @@ func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		h.refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, err))
+		h.refuse(w, r, h.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, err))
 		return
 	}
 	if h.AskNext && h.nextRefuses(w, r, path) {
@@ -126,6 +126,7 @@ func (h *wrapper) answer(w http.ResponseWriter, r *http.Request, kind ocipath.Ki
 	out, err := h.pull(w, r, kind, req)
 	switch {
 	case err == nil:
+		h.engine().logUnread(r.Context(), req, rulesErr)
 	case out.uncovered && rulesErr == nil, out.entered && req.Head && r.Context().Err() == nil:
 		h.next.ServeHTTP(w, r) // the rule has gone since it was found, or nothing comes
 	case out.entered && r.Context().Err() == nil && h.nextAnswers(w, r, isNoMiss):
@@ -140,11 +141,12 @@ func (h *wrapper) headBlob(w http.ResponseWriter, r *http.Request, req Request, 
 	b, err := h.engine().storedBlob(r.Context(), req)
 	switch {
 	case b != nil:
+		h.engine().logUnread(r.Context(), req, rulesErr)
 		WriteBlob(w, r, b)
 	case err != nil:
 		h.refuse(w, r, err)
 	case rulesErr != nil:
-		h.refuse(w, r, outcome{}.words(r.Context(), req.Repo, req.Ref, rulesErr))
+		h.refuse(w, r, h.engine().explain(r.Context(), req, outcome{}, rulesErr))
 	default:
 		h.next.ServeHTTP(w, r)
 	}
@@ -227,7 +229,7 @@ func (h *wrapper) listTags(w http.ResponseWriter, r *http.Request, path ocipath.
 		return false
 	}
 	w, answer := e.writes.Answer(w, r)
-	writeList(w, r, path.Kind, req, func(page serve.Page) ([]string, error) {
+	e.writeList(w, r, path.Kind, req, func(page serve.Page) ([]string, error) {
 		all, err := e.tagLists.withUpstream(r.Context(), rt, tags, err)
 		if err != nil {
 			return nil, err

@@ -60,7 +60,8 @@ func (re *resolver) pullStored(ctx context.Context, r Request, have *Manifest) (
 	rt, err := re.router.route(ctx, r.Repo)
 	switch {
 	case err != nil && !errors.Is(err, ErrNoRule) && (Policy{}).due(have.Origin, have.CheckedAt, re.now()):
-		return re.unchecked(r, have, err), outcome{}, nil
+		re.logBroken(ctx, r.Repo, r.Ref, err)
+		return asStale(have), outcome{}, nil
 	case err != nil || !rt.isDue(have, re.now()):
 		return have, outcome{}, nil // what is stored is served, also without a rule
 	}
@@ -71,12 +72,6 @@ func (re *resolver) pullStored(ctx context.Context, r Request, have *Manifest) (
 		return nil, rt.outcome(present), err // this caller cannot have the refusal taken back
 	}
 	return have, outcome{}, nil
-}
-
-// unchecked is what is stored, for a check that ended with err.
-func (re *resolver) unchecked(r Request, have *Manifest, err error) *Manifest {
-	re.log.Warn("serving a stored tag that could not be checked", "repository", r.Repo.Name, "tag", r.Ref, "err", err)
-	return asStale(have)
 }
 
 // join returns what the fetch of r.Ref gives to this caller, who has found have in the
@@ -108,7 +103,7 @@ func (re *resolver) join(ctx context.Context, rt *route, r Request, have *Manife
 	case f.have == nil || ctx.Err() != nil || re.checks.isRefused(rt, r.Ref) || !rt.mayServeStale(err):
 		return nil, err
 	}
-	return re.unchecked(r, f.have, err), nil
+	return asStale(f.have), nil
 }
 
 // do runs resolve for f, or waits for the fetch that runs already.
@@ -293,7 +288,7 @@ func (re *resolver) serveUnconfirmed(f *fetching, err error, slow, refused bool)
 	if refused {
 		return nil, err
 	}
-	return re.unchecked(f.r, f.have, err), nil
+	return asStale(f.have), nil
 }
 
 // confirm asks upstream for the tag: by HEAD whether it has moved, and only then for

@@ -156,7 +156,11 @@ type Proxy struct {
 	// OnEvent is called once per request and once per fetch, after the fact. It
 	// must not block for long. nil: nobody is told.
 	OnEvent func(context.Context, Event)
-	// Logger gets what a person would want to know. nil: nothing is logged.
+	// Logger gets what a person would want to know: a warning for each fetch that fails,
+	// unless upstream just does not have the object, an error for each failure that a client
+	// reads as 500, and nothing for a hit. What fails for the same cause is logged once a
+	// minute, with its number. nil: [slog.Default], as it is at the first use. For silence
+	// give it slog.New(slog.DiscardHandler).
 	Logger *slog.Logger
 	// Now is the clock that stamps and ages tags and tokens. nil: time.Now.
 	Now func() time.Time

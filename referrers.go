@@ -67,7 +67,6 @@ func (re *referrers) pull(ctx context.Context, r Request) (*ocispec.Index, Sourc
 	})
 	if err != nil && ctx.Err() == nil {
 		if known = re.known(ctx, rt, subject); known.index != nil {
-			re.log.Warn("serving a list of referrers that could not be checked", "repository", rt.repo.Name, "subject", r.Ref, "err", err)
 			return known.index, SourceStale, out, nil
 		}
 	}
@@ -161,7 +160,7 @@ func (s *guardedStore) referrers(ctx context.Context, repo Repo, subject digest.
 	case err == nil:
 		return known
 	case !errors.Is(err, fs.ErrNotExist):
-		s.failed(ctx, repo, subject.String(), err)
+		s.failed(ctx, "Store.Referrers", repo, subject.String(), err)
 	}
 	return referrerList{}
 }
@@ -171,5 +170,5 @@ func (s *guardedStore) putReferrers(ctx context.Context, repo Repo, subject dige
 	_, err := hostcall.Do(ctx, s.lookups, "Store.PutReferrers", nil, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.host.(ReferrerStore).PutReferrers(ctx, repo, subject, list.index, list.checked)
 	})
-	s.failed(ctx, repo, subject.String(), err)
+	s.failed(ctx, "Store.PutReferrers", repo, subject.String(), err)
 }

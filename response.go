@@ -60,6 +60,7 @@ func (p *Proxy) identify(r *http.Request) (c caller) {
 	}
 	defer hostcall.Recover("Identify", &c.err)
 	c.Identity, c.err = p.Identify(r)
+	c.err = hostcall.Named("Identify", c.err)
 	return c
 }
 
@@ -70,7 +71,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 		err = invalid(repo, path.Ref, pathErr)
 	}
 	if err != nil {
-		refuse(w, r, outcome{}.words(r.Context(), repo, path.Ref, err))
+		refuse(w, r, p.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, err))
 		return
 	}
 	req := Request{Repo: repo, Ref: path.Ref, Head: r.Method == http.MethodHead, Caller: c.Caller}
@@ -194,11 +195,11 @@ func WriteError(w http.ResponseWriter, err error) {
 // ECR, a list never creates a repository, and asks upstream only where
 // [Policy.UpstreamTags] says so.
 func (p *Proxy) serveList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request) {
-	writeList(w, r, kind, req, func(page serve.Page) ([]string, error) { return p.list(w, r, kind, req, page) })
+	p.engine().writeList(w, r, kind, req, func(page serve.Page) ([]string, error) { return p.list(w, r, kind, req, page) })
 }
 
 // writeList answers with the part of a list that read returns for the page of the request.
-func writeList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, read func(serve.Page) ([]string, error)) {
+func (e *engine) writeList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, read func(serve.Page) ([]string, error)) {
 	page, ok := serve.ParsePage(w, r)
 	if !ok {
 		return
@@ -208,7 +209,7 @@ func writeList(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Re
 	case errors.Is(err, errNotListed):
 		serve.Error(w, http.StatusNotFound, "UNSUPPORTED", "This registry does not list "+kind.String()+".")
 	case err != nil:
-		refuse(w, r, outcome{}.words(r.Context(), req.Repo, "", err))
+		refuse(w, r, e.explain(r.Context(), Request{Repo: req.Repo}, outcome{}, err))
 	case kind == ocipath.Tags:
 		serve.JSON(w, http.StatusOK, mediaTypeJSON, struct {
 			Name string   `json:"name"`

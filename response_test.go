@@ -349,7 +349,7 @@ func TestWhatIsStoredNeedsNoRule(t *testing.T) {
 		testkit.AssertManifest(t, f.Ask(t, http.MethodHead, path), http.MethodHead, img, img.Digest)
 	}
 	testkit.AssertContent(t, f.Get(t, testkit.BlobPath("a", img.Config.Digest)), img.Config.Digest, testkit.OctetStream, int(img.Config.Size))
-	testkit.AssertOCI(t, f.Get(t, testkit.BlobPath("a", img.Layers[0].Digest)), 404, "NAME_UNKNOWN")
+	testkit.AssertOCI(t, f.Get(t, testkit.BlobPath("a", img.Layers[0].Digest)), 404, "BLOB_UNKNOWN")
 	assert.Empty(t, f.Up.Log())
 }
 

@@ -46,7 +46,7 @@ const (
 // fs.ErrNotExist, and any other error is told by an event and harms no pull.
 type guardedStore struct {
 	host     Store
-	tell     func(ctx context.Context, repo Repo, ref string, err error) // of a failure
+	tell     func(ctx context.Context, call string, repo Repo, ref string, err error) // of a failure
 	lookups  *hostcall.Lookups
 	verified *lru.Cache[digest.Digest, verifiedContent]
 
@@ -57,16 +57,16 @@ type guardedStore struct {
 	manifestPuts, blobPuts hostcall.Puts
 }
 
-func newGuardedStore(host Store, tell func(context.Context, Repo, string, error)) *guardedStore {
+func newGuardedStore(host Store, tell func(context.Context, string, Repo, string, error)) *guardedStore {
 	s := &guardedStore{host: host, tell: tell, lookups: new(hostcall.Lookups), verified: lru.New[digest.Digest, verifiedContent](maxVerified), deletions: newDeletions()}
 	s.manifestPuts.Most = int(min(maxManifestPuts, max(hostcall.MaxPuts, spool.OpenFileLimit()/2/filesOfAPut)))
 	return s
 }
 
-// failed reports a failure, unless the caller has left.
-func (s *guardedStore) failed(ctx context.Context, repo Repo, ref string, err error) {
+// failed reports a failure of a call, unless the caller has left.
+func (s *guardedStore) failed(ctx context.Context, call string, repo Repo, ref string, err error) {
 	if err != nil && ctx.Err() == nil {
-		s.tell(ctx, repo, ref, err)
+		s.tell(ctx, call, repo, ref, err)
 	}
 }
 
@@ -78,7 +78,7 @@ func (s *guardedStore) manifest(ctx context.Context, repo Repo, ref string) (*Ma
 	if spool.IsOutOfFiles(err) {
 		m, err = hostcall.Again(ctx, &s.scarce, err, func() (*Manifest, error) { return s.verifiedManifest(ctx, repo, ref) })
 	}
-	s.failed(ctx, repo, ref, err)
+	s.failed(ctx, "Store.Manifest", repo, ref, err)
 	return m, err
 }
 
@@ -94,7 +94,7 @@ func (s *guardedStore) findManifestWithin(ctx context.Context, patience time.Dur
 	m, err := hostcall.Do(soon, s.lookups, "Store.Manifest", nil, func(ctx context.Context) (*Manifest, error) {
 		return s.verifiedManifest(ctx, repo, ref)
 	})
-	s.failed(ctx, repo, ref, err)
+	s.failed(ctx, "Store.Manifest", repo, ref, err)
 	return m
 }
 
@@ -175,7 +175,7 @@ func (s *guardedStore) blob(ctx context.Context, repo Repo, d digest.Digest) (*B
 	if spool.IsOutOfFiles(err) {
 		b, err = hostcall.Again(ctx, &s.scarce, err, func() (*Blob, error) { return s.sizedBlob(ctx, repo, d) })
 	}
-	s.failed(ctx, repo, d.String(), err)
+	s.failed(ctx, "Store.Blob", repo, d.String(), err)
 	return b, err
 }
 
@@ -187,7 +187,7 @@ func (s *guardedStore) hasBlob(ctx context.Context, repo Repo, d digest.Digest) 
 	b, err := hostcall.Do(soon, s.lookups, "Store.Blob", closeBlob, func(ctx context.Context) (*Blob, error) {
 		return s.sizedBlob(ctx, repo, d)
 	})
-	s.failed(ctx, repo, d.String(), err)
+	s.failed(ctx, "Store.Blob", repo, d.String(), err)
 	closeBlob(b)
 	return b != nil
 }
@@ -378,7 +378,7 @@ func (s *guardedStore) repository(ctx context.Context, repo Repo) (presence, err
 	case err != nil && ctx.Err() != nil:
 		return unknown, context.Cause(ctx)
 	}
-	s.failed(ctx, repo, "", err)
+	s.failed(ctx, "Store.RepoExists", repo, "", err)
 	return present, nil
 }
 
@@ -413,9 +413,10 @@ func (s *guardedStore) tags(ctx context.Context, repo Repo) ([]string, error) {
 	if !ok {
 		return nil, errNotListed
 	}
-	return hostcall.Do(ctx, s.lookups, "Store.Tags", nil, func(ctx context.Context) ([]string, error) {
+	names, err := hostcall.Do(ctx, s.lookups, "Store.Tags", nil, func(ctx context.Context) ([]string, error) {
 		return lister.Tags(ctx, repo)
 	})
+	return names, hostcall.Named("Store.Tags", err)
 }
 
 // repos lists the repositories of an account in a Region.
@@ -424,9 +425,10 @@ func (s *guardedStore) repos(ctx context.Context, account, region string) ([]str
 	if !ok {
 		return nil, errNotListed
 	}
-	return hostcall.Do(ctx, s.lookups, "Store.Repos", nil, func(ctx context.Context) ([]string, error) {
+	names, err := hostcall.Do(ctx, s.lookups, "Store.Repos", nil, func(ctx context.Context) ([]string, error) {
 		return lister.Repos(ctx, account, region)
 	})
+	return names, hostcall.Named("Store.Repos", err)
 }
 
 // stagePlace is a Stage as the place of a fill. It keeps a file of its own on the

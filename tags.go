@@ -77,7 +77,6 @@ func (tl *tagLists) upstream(ctx context.Context, rt *route) ([]string, error) {
 		return tl.fetch(call.Context(), rt)
 	})
 	if err != nil && have && ctx.Err() == nil && !errors.Is(err, ErrNotFound) {
-		tl.log.Warn("serving a list of tags that could not be checked", "repository", rt.repo.Name, "err", err)
 		return known.tags, nil
 	}
 	return tags, err
@@ -94,8 +93,10 @@ func (tl *tagLists) fetch(ctx context.Context, rt *route) ([]string, error) {
 		return known.tags, nil
 	}
 	tags, err := tl.registries.tags(ctx, rt)
-	if err == nil {
-		tl.lists.Put(rt.key(""), tagList{tags, tl.now()})
+	if err != nil {
+		tl.logFetch(ctx, rt, "", err)
+		return nil, err
 	}
-	return tags, err
+	tl.lists.Put(rt.key(""), tagList{tags, tl.now()})
+	return tags, nil
 }

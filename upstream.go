@@ -172,7 +172,8 @@ func (ro *router) routeBy(ctx context.Context, rule Rule, repo Repo, name string
 
 func (ro *router) askRules(ctx context.Context, account, region string) (rules []Rule, err error) {
 	defer hostcall.Recover("Rules", &err)
-	return ro.rules.Rules(ctx, account, region)
+	rules, err = ro.rules.Rules(ctx, account, region)
+	return rules, hostcall.Named("Rules", err)
 }
 
 // covers reports whether a rule of the account and Region covers the name. One outside the
@@ -214,7 +215,7 @@ func (ro *router) base(ctx context.Context, repo Repo, rule Rule) (*url.URL, err
 	var u *url.URL
 	err = hostcall.Guard("Endpoint", func() (err error) { u, err = ro.endpoint(ctx, repo, rule); return err })
 	if err != nil || u == nil {
-		return own, err
+		return own, hostcall.Named("Endpoint", err)
 	}
 	err = checkEndpoint(u)
 	if err == nil {

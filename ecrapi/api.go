@@ -79,7 +79,7 @@ type API struct {
 	// host's own. CreateRepository creates one here, unless ToNext names it. nil: they are
 	// answered with UnknownOperationException.
 	Next http.Handler
-	// Logger is told when a function of the host fails. nil: nothing is logged.
+	// Logger is told when a function of the host fails. nil: slog.Default.
 	Logger *slog.Logger
 	// Now is the clock for the times of creation and of updates. nil: time.Now.
 	Now func() time.Time

@@ -60,7 +60,7 @@ type Catalog struct {
 	// change, or by [Catalog.Save]. [Catalog.Load] reads the file. "": the notes are not
 	// kept.
 	File string
-	// Logger is told when something could not be noted or saved. nil: nothing is logged.
+	// Logger is told when something could not be noted or saved. nil: slog.Default.
 	Logger *slog.Logger
 	// Now is the clock for the times of repositories, images and pulls. nil: time.Now.
 	Now func() time.Time
@@ -354,7 +354,5 @@ func (c *Catalog) now() time.Time {
 }
 
 func (c *Catalog) warn(ctx context.Context, what string, err error) {
-	if c.Logger != nil {
-		c.Logger.WarnContext(ctx, what, "err", err)
-	}
+	cmp.Or(c.Logger, slog.Default()).WarnContext(ctx, what, "err", err)
 }

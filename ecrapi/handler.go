@@ -2,12 +2,14 @@ package ecrapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -133,8 +135,8 @@ func (a *API) identify(r *http.Request) (pullthrough.Identity, error) {
 // caller does not read it.
 func (a *API) refuse(w http.ResponseWriter, r *http.Request, op string, err error) {
 	e := asError(err, op)
-	if e.Code == serverException && a.Logger != nil && r.Context().Err() == nil {
-		a.Logger.ErrorContext(r.Context(), "an operation has failed", "operation", op, "err", err)
+	if e.Code == serverException && r.Context().Err() == nil {
+		cmp.Or(a.Logger, slog.Default()).ErrorContext(r.Context(), "an operation has failed", "operation", op, "err", err)
 	}
 	body, err := encode(struct {
 		Type    string `json:"__type"`

@@ -17,8 +17,7 @@ func (c *config) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// pulls returns the log of pulls; nil for none. The proxy itself logs what goes wrong
-// behind a request, or after its answer has begun.
+// pulls returns the log of pulls; nil for none. The proxy itself logs why a pull has failed.
 func (c *config) pulls(w io.Writer, log *slog.Logger) *pulls {
 	switch {
 	case c.noPulls:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -91,10 +92,18 @@ func (one *pull) appendText(b []byte, at time.Time) []byte {
 	if one.cut {
 		b = append(b, ", cut off"...)
 	}
-	if e.Err != nil {
+	if e.Err != nil && !isLogged(e.Err) {
 		b = append(append(b, ": "...), e.Err.Error()...)
 	}
 	return oneLine(b, start)
+}
+
+// isLogged reports whether the proxy's own log says why a pull has failed: then there is a line
+// about that, which is not older than a minute.
+func isLogged(err error) bool {
+	status, _, _ := pullthrough.OCI(err)
+	e, ok := errors.AsType[*pullthrough.Error](err)
+	return status >= http.StatusInternalServerError || ok && e.Host != "" && status != http.StatusNotFound
 }
 
 // what is the object of the pull.

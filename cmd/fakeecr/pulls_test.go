@@ -240,10 +240,28 @@ func TestTheLogIsBounded(t *testing.T) {
 // What upstreams say cannot do anything to a terminal.
 func TestALineIsALine(t *testing.T) {
 	e := fetchOf("v1", 2)
-	e.Kind, e.Err = pullthrough.EventManifest, errors.New("\x1b[2Jé\r\n\u202enow")
+	e.Kind = pullthrough.EventManifest
+	e.Err = &pullthrough.Error{Kind: pullthrough.ErrNotFound, Err: errors.New("\x1b[2Jé\r\n\u202enow")}
 	line := string((&pull{event: e, upstream: 2}).appendText([]byte("before\n"), time.Now())[len("before\n"):])
-	assert.Contains(t, line, ", 2 upstream requests: \ufffd[2Jé\ufffd\ufffd\ufffdnow")
+	assert.Contains(t, line, ", 2 upstream requests: pullthrough: not found upstream: \ufffd[2Jé\ufffd\ufffd\ufffdnow")
 	assert.NotContains(t, line, "\n")
+}
+
+// Why a pull has failed stands in the proxy's own log, and in the line of the pull only where that
+// says nothing.
+func TestAReasonIsNotToldTwice(t *testing.T) {
+	told := func(err *pullthrough.Error) bool {
+		e := fetchOf("v1", 1)
+		e.Kind, err.Err, e.Err = pullthrough.EventManifest, errors.New("the reason"), err
+		return strings.Contains(string((&pull{event: e}).appendText(nil, time.Now())), "the reason")
+	}
+	assert.True(t, told(&pullthrough.Error{Kind: pullthrough.ErrNotFound, Host: "registry.test", Status: 404}))
+	assert.True(t, told(&pullthrough.Error{Kind: pullthrough.ErrNoRule}))
+	assert.True(t, told(&pullthrough.Error{Kind: pullthrough.ErrDenied}), "by the host, not by upstream")
+	assert.False(t, told(&pullthrough.Error{Kind: pullthrough.ErrDenied, Host: "registry.test", Status: 403}))
+	assert.False(t, told(&pullthrough.Error{Kind: pullthrough.ErrRateLimited, Host: "registry.test", Status: 429}))
+	assert.False(t, told(&pullthrough.Error{Kind: pullthrough.ErrUnavailable, Host: "registry.test"}))
+	assert.False(t, told(&pullthrough.Error{Kind: errors.New("internal error")}))
 }
 
 // A client does not wait for its line, and lines are not kept without limit.

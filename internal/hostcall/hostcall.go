@@ -15,6 +15,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
+	"runtime"
+	"strings"
 	"sync"
 	"time"
 )
@@ -30,10 +33,47 @@ var ErrNotCalled = errors.New("was not called")
 type PanicError struct {
 	What  string // what was called: "Store.Manifest"
 	Value any    // what it panicked with
+	Where string // the file, with its directory, and the line: "shop/store.go:12"
 }
 
 // Error names the call and the value.
 func (e *PanicError) Error() string { return fmt.Sprintf("%s panicked: %v", e.What, e.Value) }
+
+// CallError is an error of the host's code, with the name of what was called.
+type CallError struct {
+	What string
+	Err  error
+}
+
+// Error names the call and what it said.
+func (e *CallError) Error() string { return e.What + ": " + e.Err.Error() }
+
+// Unwrap makes errors.Is find what the call said.
+func (e *CallError) Unwrap() error { return e.Err }
+
+// Named returns err as an error of the call of that name. A panic has its name, and nil has
+// none.
+func Named(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, panicked := errors.AsType[*PanicError](err); panicked {
+		return err
+	}
+	return &CallError{what, err}
+}
+
+// Failed says which call of the host's code err comes from, and where it panicked. Both are
+// "" where that is not known.
+func Failed(err error) (call, where string) {
+	if p, ok := errors.AsType[*PanicError](err); ok {
+		return p.What, p.Where
+	}
+	if c, ok := errors.AsType[*CallError](err); ok {
+		return c.What, ""
+	}
+	return "", ""
+}
 
 // errEnded is what the waiter gets where the call has ended its goroutine, as
 // t.FailNow does in the Store of a test.
@@ -49,7 +89,22 @@ func Guard(what string, f func() error) (err error) {
 // Recover is Guard for a function that defers it: it costs no closure.
 func Recover(what string, err *error) {
 	if r := recover(); r != nil {
-		*err = &PanicError{what, r}
+		*err = &PanicError{what, r, panickedAt()}
+	}
+}
+
+// panickedAt is the line that panicked. Recover calls it while the stack is still there.
+func panickedAt() string {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])]) // from what called Recover on
+	for {
+		frame, more := frames.Next()
+		if !strings.HasPrefix(frame.Function, "runtime.") && frame.File != "" {
+			return path.Join(path.Base(path.Dir(frame.File)), fmt.Sprintf("%s:%d", path.Base(frame.File), frame.Line))
+		}
+		if !more {
+			return ""
+		}
 	}
 }
 

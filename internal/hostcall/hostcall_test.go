@@ -22,6 +22,7 @@ func TestAPanicIsAnError(t *testing.T) {
 	require.True(t, ok)
 	assert.Equal(t, "oh", p.Value)
 	assert.EqualError(t, err, "Store.Manifest panicked: oh")
+	assert.Regexp(t, `^hostcall/hostcall_test\.go:\d+$`, p.Where)
 
 	var l hostcall.Lookups
 	_, err = hostcall.Do(t.Context(), &l, "Rules", nil, func(context.Context) (int, error) { panic("ah") })
@@ -30,6 +31,26 @@ func TestAPanicIsAnError(t *testing.T) {
 	var puts hostcall.Puts
 	err = puts.Do(t.Context(), "Store.PutBlob", func(context.Context, func()) error { panic("eh") })
 	assert.EqualError(t, err, "Store.PutBlob panicked: eh")
+}
+
+func TestAnErrorNamesItsCall(t *testing.T) {
+	assert.NoError(t, hostcall.Named("Rules", nil))
+	err := hostcall.Named("Rules", io.EOF)
+	assert.EqualError(t, err, "Rules: EOF")
+	assert.ErrorIs(t, err, io.EOF)
+	call, where := hostcall.Failed(err)
+	assert.Equal(t, "Rules", call)
+	assert.Empty(t, where)
+
+	var nothing *hostcall.Puts
+	err = hostcall.Named("Rules", hostcall.Guard("Rules", func() error { nothing.Most = 1; return nil }))
+	assert.ErrorContains(t, err, "Rules panicked: runtime error: invalid memory address")
+	call, where = hostcall.Failed(err)
+	assert.Equal(t, "Rules", call)
+	assert.Regexp(t, `^hostcall/hostcall_test\.go:\d+$`, where, "where the pointer was used")
+
+	call, _ = hostcall.Failed(io.EOF)
+	assert.Empty(t, call)
 }
 
 func TestALookupReturnsWhatItsCallReturns(t *testing.T) {
