@@ -427,7 +427,7 @@ func (bl *blobs) successor(ctx context.Context, rt *route, f *fill.Fill) (io.Rea
 // resume asks the Store for what an earlier download has left.
 func (bl *blobs) resume(ctx context.Context, rt *route, d digest.Digest, key string) fill.Keeper {
 	p, err := bl.store.resume(ctx, rt.repo, d, key)
-	bl.store.failed(ctx, rt.repo, d.String(), err)
+	bl.store.failed(ctx, "Store.ResumeBlob", rt.repo, d.String(), err)
 	if p == nil || err != nil {
 		return nil // and no nil *stagePlace
 	}
