@@ -38,7 +38,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) er
 		return errors.Join(badFlag("-data", c.Data, err.Error()), listener.Close())
 	}
 	defer pulls.close()
-	defer stderr.start(ecr.Downloads)()
+	defer stderr.start(ecr.Proxy.Downloads)()
 	var spare spareConns
 	server := &http.Server{
 		ConnState:         spare.watch,
