@@ -52,8 +52,8 @@ type Server struct {
 	// Page answers below [PagePath], for those whom Config.DebugPage lets in.
 	Page *debug.Page
 
-	config    Config                    // with no zero values left that mean something else
-	upstreams atomic.Pointer[upstreams] // what Reload replaces
+	config    Config                 // with no zero values left that mean something else
+	upstreams atomic.Pointer[Config] // the one whose upstreams are in force; read as a whole, since its rules and credentials belong together
 	settings  *settings
 	logins    *logins
 	release   func() error // closes the directory
@@ -70,7 +70,7 @@ func New(config Config) (*Server, error) {
 		return nil, fmt.Errorf("fakeecr: %w", err)
 	}
 	s := &Server{config: config, logins: newLogins(config.Now)}
-	s.upstreams.Store(config.upstreams())
+	s.upstreams.Store(&config)
 	store, err := s.openStore()
 	if err != nil {
 		return nil, err

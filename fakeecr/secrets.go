@@ -19,7 +19,7 @@ var secretSuffix = regexp.MustCompile(`-[A-Za-z0-9]{6}$`)
 
 // findSecret fits [ecrapi.API.Secrets].
 func (s *Server) findSecret(_ context.Context, _, _, arn string) (string, error) {
-	return s.upstreams.Load().secrets.find(arn)
+	return secrets(s.upstreams.Load().Secrets).find(arn)
 }
 
 // find returns the secret that arn names, with or without the six characters at its

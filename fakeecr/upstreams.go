@@ -10,20 +10,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 )
 
-// upstreams is what a Config says of upstreams. It does not change: Reload makes another
-// one, so that a credential is never taken from one Config and its rule from another.
-type upstreams struct {
-	rules       []pullthrough.Rule
-	credentials map[string]pullthrough.Credential
-	realmHosts  map[string][]string
-	secrets     secrets
-	endpoints   map[string]*url.URL
-}
-
-func (c *Config) upstreams() *upstreams {
-	return &upstreams{rules: c.Rules, credentials: c.Credentials, realmHosts: c.RealmHosts, secrets: c.Secrets, endpoints: c.Endpoints}
-}
-
 // Reload puts what config says of upstreams in the place of what the Server was made
 // with: Rules, Credentials, RealmHosts, Secrets and Endpoints. Its other fields are
 // checked and not used. As at the start, a rule of config hides one with the same prefix
@@ -34,11 +20,11 @@ func (s *Server) Reload(config Config) error {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
 	config.Now = s.config.Now
-	config.Rules = withTimes(config.Rules, s.upstreams.Load().rules)
+	config.Rules = withTimes(config.Rules, s.upstreams.Load().Rules)
 	if err := config.complete(); err != nil {
 		return fmt.Errorf("fakeecr: %w", err)
 	}
-	s.upstreams.Store(config.upstreams())
+	s.upstreams.Store(&config)
 	s.settings.give(config.Rules)
 	return nil
 }
@@ -66,34 +52,34 @@ func withTimes(rules, before []pullthrough.Rule) []pullthrough.Rule {
 // means reports whether credentials and realm hosts are about the rule. The API may have
 // deleted a rule of the Config and created one with the same prefix for another
 // registry, which must not get the credential.
-func (u *upstreams) means(rule pullthrough.Rule) bool {
-	return slices.ContainsFunc(u.rules, func(r pullthrough.Rule) bool {
+func (c *Config) means(rule pullthrough.Rule) bool {
+	return slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool {
 		return samePrefix(r, rule) && r.UpstreamURL == rule.UpstreamURL
 	})
 }
 
 // credential returns what the Config gives a rule; the zero Credential if nothing.
-func (u *upstreams) credential(rule pullthrough.Rule) pullthrough.Credential {
-	if rule.CredentialARN != "" || !u.means(rule) {
+func (c *Config) credential(rule pullthrough.Rule) pullthrough.Credential {
+	if rule.CredentialARN != "" || !c.means(rule) {
 		return pullthrough.Credential{}
 	}
-	return u.credentials[trimPrefix(rule.Prefix)]
+	return c.Credentials[trimPrefix(rule.Prefix)]
 }
 
 // realmsOf returns the token servers that the Config gives a rule.
-func (u *upstreams) realmsOf(rule pullthrough.Rule) []string {
-	hosts := u.realmHosts[trimPrefix(rule.Prefix)]
-	if hosts == nil || !u.means(rule) {
+func (c *Config) realmsOf(rule pullthrough.Rule) []string {
+	hosts := c.RealmHosts[trimPrefix(rule.Prefix)]
+	if hosts == nil || !c.means(rule) {
 		return nil
 	}
 	return hosts
 }
 
 // endpoint returns where the rule's upstream really is; nil: where the rule says.
-func (u *upstreams) endpoint(rule pullthrough.Rule) *url.URL {
-	at, ok := u.endpoints[hostname.Canonical(rule.UpstreamURL)]
+func (c *Config) endpoint(rule pullthrough.Rule) *url.URL {
+	at, ok := c.Endpoints[hostname.Canonical(rule.UpstreamURL)]
 	if !ok && !strings.Contains(rule.UpstreamURL, "://") {
-		at = u.endpoints[AnyHost]
+		at = c.Endpoints[AnyHost]
 	}
 	return at
 }
