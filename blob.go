@@ -270,6 +270,7 @@ func (bl *blobs) downloads() []Download {
 	for _, s := range bl.fills.All() {
 		d := s.Owner.(Download)
 		d.Began, d.Size, d.Written, d.Readers = s.Began, s.Size, s.Written, s.Readers
+		d.Ahead, d.Connections = s.Ahead, s.Connections
 		all = append(all, d)
 	}
 	return all
@@ -284,7 +285,11 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		Part:   part,
 		Owner:  Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
 		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
-		Open:   func(ctx context.Context) (fill.Source, error) { return bl.registries.blob(event.Attach(ctx), rt, d) },
+		Open: func(ctx context.Context, span extent.Span, size int64) (fill.Source, error) {
+			return bl.registries.blob(event.Attach(ctx), rt, d, span, size)
+		},
+		Key:    rt.key(d.String()).hash(),
+		Resume: func(ctx context.Context, key string) fill.Keeper { return bl.resume(ctx, rt, d, key) },
 		OpenPart: func(ctx context.Context, span extent.Span) (fill.Part, error) {
 			return bl.registries.part(event.Attach(ctx), rt, d, span)
 		},
@@ -303,6 +308,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		Ended: func(ctx context.Context, r fill.Result) {
 			bl.learn(rt, d, r)
 			desc := ocispec.Descriptor{Digest: d, Size: r.Size}
+			event.connections = r.Connections
 			bl.tellFetch(ctx, event, rt, d.String(), desc, SourceFill, r.Err)
 		},
 	}
@@ -413,6 +419,16 @@ func (bl *blobs) successor(ctx context.Context, rt *route, f *fill.Fill) (io.Rea
 		}
 	}
 	return nil, errors.Join(errors.ErrUnsupported, err, b.Body.Close())
+}
+
+// resume asks the Store for what an earlier download has left.
+func (bl *blobs) resume(ctx context.Context, rt *route, d digest.Digest, key string) fill.Keeper {
+	p, err := bl.store.resume(ctx, rt.repo, d, key)
+	bl.store.failed(ctx, rt.repo, d.String(), err)
+	if p == nil || err != nil {
+		return nil // and no nil *stagePlace
+	}
+	return p
 }
 
 // place asks the Store for a place; nil: it lends none.

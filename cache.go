@@ -139,6 +139,24 @@ type ReferrerStore interface {
 // goes, so that storing the blob is a rename and no copy. StageBlob is called while
 // upstream is asked: where that has no such blob, Abort follows. A Store whose
 // StageBlob fails is given the blob by PutBlob in the end.
+//
+// A Store may also keep what has come of downloads that ended early, so that the next one
+// goes on from there. It has one more method then, and its Stages have three:
+//
+//	ResumeBlob(ctx context.Context, repo Repo, d digest.Digest, key string) (Stage, error)
+//
+//	KeepAs(key string, size int64)
+//	Have() (size int64, have [][2]int64)
+//	Keep() error
+//
+// KeepAs says of a download under way what it is to be kept as, as one of a blob of size
+// bytes, even if the process is killed. From then on, and after ResumeBlob, WriteAt is
+// called by several goroutines, in any order. Keep is called in place of Commit or Abort: the content stays, and
+// is not verified. ResumeBlob returns the Stage that was left under the key; until it
+// ends nobody else gets it. A miss is an error that Is [io/fs.ErrNotExist]. Have is which
+// bytes of it are there, each from its first up to its last, that excluded. The key is a hash of the account,
+// the Region, the rule, the upstream, the repository and the digest: nothing may be
+// resumed under another one.
 type BlobStager interface {
 	StageBlob(ctx context.Context, repo Repo, d digest.Digest) (Stage, error)
 }
@@ -149,6 +167,12 @@ type BlobStager interface {
 // Commit or Abort, of which exactly one is called once, ReadAt and Open may
 // fail; files that Open returned before stay readable until they are closed. A
 // Stage that blocks in WriteAt holds up its own download.
+//
+// A Stage may also have a method Sparse() bool, called once at the beginning. If it returns
+// true, several goroutines call WriteAt at a time, in any order and with gaps, but no byte
+// twice; before Commit all bytes are there. Then what a client reads far ahead, and what
+// comes over several connections ([Policy.Connections]), goes where it belongs at once, and
+// is not written twice.
 type Stage interface {
 	io.WriterAt
 	io.ReaderAt
@@ -269,16 +293,19 @@ type Request struct {
 // Event says what happened. Credentials and tokens are in none of its fields.
 type Event struct {
 	Kind     string
-	Request  Request       // the request; of a fetch only Repo and Ref are set
-	Object   string        // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; "" of a request, and with Missing
-	Part     bool          // of a fetch: nobody asked for it, it is part of an image that is being imported
-	Rule     string        // of a fetch: the prefix of the rule it went by; else ""
-	Digest   string        // of the content; "" on failure
-	Source   Source        // of the answer; SourceFill for a fetch
-	Bytes    int64         // length of the content; 0 on failure
-	Upstream int           // requests that a fetch made to upstream, tokens included; 0 for a request
-	Duration time.Duration // until the answer was there, or the fetch was committed
-	Err      error         // nil: it went well. EventStoreFailed: what the Store said
+	Request  Request // the request; of a fetch only Repo and Ref are set
+	Object   string  // of a fetch: EventManifest, EventBlob or EventReferrers, what was fetched; "" of a request, and with Missing
+	Part     bool    // of a fetch: nobody asked for it, it is part of an image that is being imported
+	Rule     string  // of a fetch: the prefix of the rule it went by; else ""
+	Digest   string  // of the content; "" on failure
+	Source   Source  // of the answer; SourceFill for a fetch
+	Bytes    int64   // length of the content; 0 on failure
+	Upstream int     // requests that a fetch made to upstream, tokens included; 0 for a request
+	// Connections is how many connections have brought a blob at a time, at most; 0 of
+	// anything else, and of a blob that was not fetched.
+	Connections int
+	Duration    time.Duration // until the answer was there, or the fetch was committed
+	Err         error         // nil: it went well. EventStoreFailed: what the Store said
 
 	// What else a fetch has found out.
 	Anonymous   bool     // the credentials were refused, and it went without (Policy.AnonymousFallback)
@@ -311,6 +338,11 @@ type Download struct {
 	Size     int64     // in bytes; -1: nobody knows yet
 	Written  int64     // bytes that have come from upstream
 	Readers  []int64   // how far each client has got, the slowest first; clients that a Store's file serves are not among them
+
+	// Connections is how many connections to upstream bring content at the moment: more than
+	// one by [Policy.Connections], or for clients that read far ahead. 0: all has come.
+	Connections int
+	Ahead       int64 // of Written, the bytes that have come before it was their turn
 }
 
 // ImportOptions choose what [Proxy.Import] brings in. The zero value is the

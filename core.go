@@ -236,9 +236,10 @@ func (c *core) fetchEvent(object string, part bool) *fetchEvent {
 // fetchEvent is what is to be told of a fetch. Its Trace notes what happens upstream.
 type fetchEvent struct {
 	*upstream.Trace
-	object string
-	part   bool
-	start  time.Time
+	object      string
+	part        bool
+	start       time.Time
+	connections int // see Event.Connections
 }
 
 // tellFetch reports the end of a fetch by the route. desc is what came; its Digest may
@@ -252,7 +253,7 @@ func (c *core) tellFetch(ctx context.Context, f *fetchEvent, rt *route, ref stri
 		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: ref}, Object: f.object, Part: f.part, Rule: rt.prefix(),
 		Digest: desc.Digest.String(), Source: source, Bytes: desc.Size,
 		Duration: c.now().Sub(f.start), Err: err,
-		Upstream: facts.Requests, Anonymous: facts.Anonymous, WrongDigest: facts.WrongDigest, Warnings: facts.Warnings,
+		Upstream: facts.Requests, Connections: f.connections, Anonymous: facts.Anonymous, WrongDigest: facts.WrongDigest, Warnings: facts.Warnings,
 	})
 }
 

@@ -51,12 +51,15 @@ func (p *Proxy) Connect(repo Repo, dial func(context.Context, string, string) (n
 	if err != nil {
 		return err
 	}
-	own := e.registries.client.HTTPTransport(t)
-	own.DialContext = dial
-	if own.TLSClientConfig == nil {
-		own.TLSClientConfig = new(tls.Config)
+	for _, one := range []bool{t.Options.HTTP1, true} { // the second: for parts of blobs
+		t.Options.HTTP1 = one
+		own := e.registries.client.HTTPTransport(t)
+		own.DialContext = dial
+		if own.TLSClientConfig == nil {
+			own.TLSClientConfig = new(tls.Config)
+		}
+		own.TLSClientConfig.RootCAs = roots
 	}
-	own.TLSClientConfig.RootCAs = roots
 	return nil
 }
 

@@ -133,12 +133,16 @@ type Proxy struct {
 	Transport http.RoundTripper
 	// Fill says how much of an image a pull brings into the Store. 0: [FillLazy].
 	Fill FillMode
-	// SpoolDir is where downloads over 1 MiB are kept while they run. "": os.TempDir.
+	// SpoolDir is where downloads over 1 MiB are kept while they run. What came of those that
+	// ended early stays there, in pullthrough-partial, for 24 hours and in 4 GiB at most, and
+	// the next pull of the same blob by the same rule into the same repository goes on from
+	// there, also in another process. "": os.TempDir, and nothing stays.
 	SpoolDir string
 	// SpoolBytes limits what the downloads in SpoolDir may take together. One that
 	// finds no room within 10 seconds is refused with 503. Where the Store is a
 	// [BlobStager], downloads are in its places and do not count, but for what such a
-	// place had no room for. 0: no limit.
+	// place had no room for. What stays of downloads that ended early counts, and goes
+	// when another one needs the room. 0: no limit.
 	SpoolBytes int64
 	// MaxSilence is how long a client may take for one write of at most 1 MiB of an
 	// answer; its connection is ended then. The longest silent are ended earlier, after a

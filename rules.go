@@ -232,6 +232,13 @@ type Policy struct {
 	// that read far ahead of what has come are at most as many again, and are done without
 	// where none is free. 0: 64.
 	MaxDownloads int
+	// Connections is how many connections to upstream bring one blob, where upstream limits
+	// the rate of each. It is for blobs with at least 8 MiB for each connection. All but the
+	// first count as further connections (see MaxDownloads), and end when the last client
+	// leaves. A blob comes over one connection if upstream ignores or refuses ranges, while
+	// upstream asks to wait, and for 10 minutes after its digest was wrong.
+	// 0: 1. More than 16 count as 16.
+	Connections int
 	// Orphans is how many downloads may finish after their last client has left,
 	// and OrphanBytes how much may be left of them together, counted over all
 	// rules; the others end within a second. 0: 4 downloads, 1 GiB. Negative: none.
@@ -323,6 +330,7 @@ const (
 	defaultNotFoundTTL  = 10 * time.Second
 	defaultMaxBlob      = 200_000_000_000
 	defaultMaxDownloads = 64
+	maxConnections      = 16
 	defaultOrphans      = 4
 	defaultOrphanBytes  = 1 << 30
 	// clockSkew is how far in the future a stored check may lie before it counts

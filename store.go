@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
+	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
@@ -311,6 +313,46 @@ func (s *guardedStore) stage(ctx context.Context, repo Repo, d digest.Digest) (*
 	})
 }
 
+// blobKeeper and keptStage are what [BlobStager] says of Stores that keep downloads.
+type (
+	blobKeeper interface {
+		ResumeBlob(ctx context.Context, repo Repo, d digest.Digest, key string) (Stage, error)
+	}
+	keptStage interface {
+		Stage
+		KeepAs(key string, size int64)
+		Have() (size int64, have [][2]int64)
+		Keep() error
+	}
+)
+
+// resume asks the Store for what an earlier download has left; nil: there is nothing.
+func (s *guardedStore) resume(ctx context.Context, repo Repo, d digest.Digest, key string) (*stagePlace, error) {
+	keeper, ok := s.host.(blobKeeper)
+	if !ok {
+		return nil, nil
+	}
+	p, err := hostcall.Do(ctx, s.lookups, "Store.ResumeBlob", (*stagePlace).leave, func(ctx context.Context) (*stagePlace, error) {
+		stage, err := keeper.ResumeBlob(ctx, repo, d, key)
+		if err != nil {
+			return nil, err
+		}
+		p := &stagePlace{stage: stage}
+		if p.Keeper() == nil {
+			return nil, fmt.Errorf("the Stage of %s cannot be kept", d)
+		}
+		if p.file, err = p.openStage(); err != nil {
+			p.Keep()
+			return nil, err
+		}
+		return p, nil
+	})
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported) {
+		err = nil
+	}
+	return p, err
+}
+
 // commitStage makes a blob of what was staged, in its turn. The error Is
 // [hostcall.ErrNotCalled] or errDeleted where the Stage was not asked to.
 func (s *guardedStore) commitStage(ctx context.Context, b beginning, stage Stage, desc ocispec.Descriptor) error {
@@ -402,6 +444,17 @@ func (s *stagePlace) WriteAt(p []byte, off int64) (n int, err error) {
 
 func (s *stagePlace) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }
 
+// Sparse reports whether the Stage says that it takes content in any order.
+func (s *stagePlace) Sparse() bool {
+	sparse, ok := s.stage.(interface{ Sparse() bool })
+	return ok && hostcall.Guard("Stage.Sparse", func() error {
+		if !sparse.Sparse() {
+			return errors.ErrUnsupported
+		}
+		return nil
+	}) == nil
+}
+
 // Open opens the content once more: by way of our own file, since the Stage may be
 // gone, or by the Stage where the system cannot do that.
 func (s *stagePlace) Open() (*os.File, error) {
@@ -421,6 +474,40 @@ func (s *stagePlace) openStage() (f *os.File, err error) {
 func (s *stagePlace) Abort() {
 	if s != nil {
 		_ = hostcall.Guard("Stage.Abort", s.stage.Abort)
+	}
+}
+
+// Keeper implements the fill's optional interface.
+func (s *stagePlace) Keeper() fill.Keeper {
+	if _, ok := s.stage.(keptStage); !ok {
+		return nil
+	}
+	return s
+}
+
+// KeepAs implements [fill.Keeper].
+func (s *stagePlace) KeepAs(key string, size int64) {
+	_ = hostcall.Guard("Stage.KeepAs", func() error { s.stage.(keptStage).KeepAs(key, size); return nil })
+}
+
+// Have implements [fill.Keeper].
+func (s *stagePlace) Have() (size int64, have []extent.Span) {
+	var all [][2]int64
+	_ = hostcall.Guard("Stage.Have", func() error { size, all = s.stage.(keptStage).Have(); return nil })
+	for _, one := range all {
+		have = append(have, extent.Span{From: one[0], To: one[1]})
+	}
+	return size, extent.Clip(extent.Union(have), size-spool.Withheld)
+}
+
+// Keep implements [fill.Keeper]. What it says changes nothing: what is not kept comes anew.
+func (s *stagePlace) Keep() { _ = hostcall.Guard("Stage.Keep", s.stage.(keptStage).Keep) }
+
+// leave lets go of a place that nobody wants.
+func (s *stagePlace) leave() {
+	if s != nil {
+		s.Keep()
+		s.Close()
 	}
 }
 

@@ -49,6 +49,10 @@ type objectKey struct {
 	ref  string
 }
 
+// hash is the key for those who do not know what a rule is. It has all fields, each as Go
+// would write it.
+func (k objectKey) hash() string { return digest.FromString(fmt.Sprintf("%#v", k)).Encoded() }
+
 // String names the object, for people.
 func (k objectKey) String() string { return ocipath.Object(k.repo, k.ref) }
 
@@ -65,6 +69,7 @@ func (rt *route) limit(j *fill.Job) {
 	pol := &rt.policy
 	j.MaxBytes, j.Retry = pol.maxBlob(), pol.Retries >= 0
 	j.Lane, j.MaxPerLane = rt.id, pol.maxDownloads()
+	j.Connections = min(pol.Connections, maxConnections)
 	j.Orphans, j.OrphanBytes = pol.maxOrphans(), pol.maxOrphanBytes()
 }
 
@@ -414,13 +419,19 @@ func (g *registries) blobSize(ctx context.Context, rt *route, d digest.Digest) (
 	return size, fromClient(err)
 }
 
-// blob begins to download the blob. The errors of reading it are the client's.
-func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest) (fill.Source, error) {
+// blob begins to download the blob, or the bytes of span of it, if that is not empty; see
+// [upstream.Client.TransferPart]. The errors of reading it are the client's.
+func (g *registries) blob(ctx context.Context, rt *route, d digest.Digest, span extent.Span, size int64) (fill.Source, error) {
 	t, err := g.target(rt, d.String())
 	if err != nil {
 		return nil, err
 	}
-	body, err := g.client.Transfer(ctx, t, d)
+	var body *upstream.Transfer
+	if span.Len() > 0 {
+		body, err = g.client.TransferPart(ctx, t, d, span, size)
+	} else {
+		body, err = g.client.Transfer(ctx, t, d)
+	}
 	if err != nil {
 		return nil, fromClient(err)
 	}

@@ -37,7 +37,7 @@ var blobBehaviours = []row{
 	{"A37", "ends a body by closing the connection, as HTTP/1.0 does",
 		"size and digest tell whether that was all of it", testBodyThatEndsWithItsConnection},
 	{"A38", "announces a blob of 2^63-1 bytes",
-		"no memory is taken on its word; blobs are fetched by one request, never in parts side by side", testAbsurdSizeTakesNoMemory},
+		"no memory is taken on its word; a download over several connections (`Policy.Connections`) asks for parts that it can use, one after the other", testAbsurdSizeTakesNoMemory},
 	{"A39", "answers HEAD of a blob otherwise than GET",
 		"GET decides: a client's HEAD costs the first byte", testHeadOfABlobDecidesNothing},
 	{"A74", "does not tell the size of a blob when it is asked for its first byte",

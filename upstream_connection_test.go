@@ -204,6 +204,27 @@ func testDeadConnectionsAreFound(t *testing.T) {
 			assert.Equal(t, 2, p.Up.Count(testkit.Blobs))
 		})
 	})
+	t.Run("HTTP/2, several connections for a blob", func(t *testing.T) {
+		inTime(t, secure, testkit.WithPolicy(pullthrough.Policy{Connections: 2}), func(t *testing.T, p *pipeworks) {
+			layer := p.Layer(20 << 20)
+			p.Up.Reset()
+			p.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 20*", Rate: 8 << 20})
+			start := time.Now()
+			require.NoError(t, p.Whole(t.Context(), layer.Digest))
+			assert.Less(t, time.Since(start), 2*time.Second, "over one connection it takes 2.5")
+			assert.Equal(t, 2, p.connections())
+			var bytes int64
+			for _, r := range p.Up.Requests() {
+				bytes += r.Bytes
+			}
+			assert.Equal(t, layer.Size, bytes)
+			protos := map[int]int{}
+			for _, a := range p.arrivals("GET /v2/a/blobs") {
+				protos[a.proto]++
+			}
+			assert.Len(t, protos, 2, "what is beside the first speaks HTTP/1.1")
+		})
+	})
 	t.Run("HTTP/1.1 by rule", func(t *testing.T) {
 		inTime(t, secure, testkit.WithPolicy(pullthrough.Policy{HTTP1: true}), func(t *testing.T, p *pipeworks) {
 			require.NoError(t, p.Whole(t.Context(), p.Layer(1000).Digest))

@@ -32,7 +32,11 @@ type download struct {
 	Written  int64         `json:"written"`
 	Rate     int64         `json:"rate"` // bytes per second over the last seconds
 	Readers  int           `json:"readers"`
-	Places   []place       `json:"places"`
+	// Connections is how many connections bring content, Ahead how many of the bytes in
+	// Written have come before it was their turn.
+	Connections int     `json:"connections"`
+	Ahead       int64   `json:"ahead,omitempty"`
+	Places      []place `json:"places"`
 }
 
 // place is an offset and the number of readers there. If there are too many places,
@@ -63,6 +67,7 @@ func (p *Page) showDownloads(all []pullthrough.Download, now time.Time) []downlo
 			Account: clean(d.Repo.Account, maxName), Region: clean(d.Repo.Region, maxName), Repo: clean(d.Repo.Name, maxName),
 			Digest: d.Digest, Upstream: clean(d.Upstream, maxName), Part: d.Part, Began: d.Began.UTC(),
 			Size: d.Size, Written: d.Written, Rate: t.rate(now, d.Written), Readers: len(d.Readers), Places: places(d.Readers),
+			Connections: d.Connections, Ahead: d.Ahead,
 		})
 	}
 	p.tracks = tracks // without the downloads that have ended

@@ -64,7 +64,7 @@
 	const facts = (d) => [
 		d.size >= 0 ? bytes(d.written) + " of " + bytes(d.size) + " (" + share(d.written, d.size) + ")" : bytes(d.written) + " of unknown size",
 		d.size >= 0 && d.written >= d.size ? "complete" : bytes(d.rate) + "/s",
-		readers(d), "from " + d.upstream, "since " + clock(d.began),
+		...d.connections > 1 ? ["over " + count(d.connections) + " connections"] : [], readers(d), "from " + d.upstream, "since " + clock(d.began),
 		...d.part ? ["for an import"] : [], ...d.account ? [registry(d.account, d.region)] : [],
 	];
 	const left = (d, at) => {

@@ -36,6 +36,9 @@ func (d download) facts() []string {
 	} else {
 		facts = append(facts, bytesText(d.Rate)+"/s")
 	}
+	if d.Connections > 1 {
+		facts = append(facts, "over "+countText(d.Connections)+" connections")
+	}
 	return append(facts, d.readersText(), "from "+d.Upstream, "since "+clockText(d.Began))
 }
 

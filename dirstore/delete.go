@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/filelock"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
@@ -71,7 +72,7 @@ func (s *Store) DeleteRepo(ctx context.Context, repo pullthrough.Repo) error {
 // lock while it has that of the directory, so f takes a tag's lock as the second one, too.
 func (s *Store) removing(f func(remover) error) error {
 	r := remover{reader{s}, new([]string)}
-	unlock, err := s.lockBoth(lockAlone)
+	unlock, err := s.lockBoth(filelock.Alone)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}

@@ -46,6 +46,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
+	"github.com/ecr-pullthrough/pullthrough/internal/shelf"
 	"github.com/ecr-pullthrough/pullthrough/internal/verify"
 )
 
@@ -90,6 +91,7 @@ type Store struct {
 	small     *verify.Reads // of content of up to [verify.Small], which does not wait for larger
 	seen      *lru.Cache[digest.Digest, seen]
 	staged    stagedSet
+	shelf     *shelf.Shelf // what downloads that ended early have left
 	sweeper   *sweeper
 	empty     *lru.Cache[filing.Object, emptyList] // lists of referrers
 	created   *lru.Cache[layout.Repository, struct{}]
@@ -119,6 +121,7 @@ func open(dir string, probe func(step) error) (*Store, error) {
 		sizes: sizes, reads: verify.New(), small: verify.New(), seen: lru.New[digest.Digest, seen](maxSeen),
 		empty: lru.New[filing.Object, emptyList](maxEmpty), created: lru.New[layout.Repository, struct{}](maxCreated),
 	}
+	s.shelf = &shelf.Shelf{Root: root, Dir: layout.Partial, Limit: s.maxKept}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
 	}
@@ -141,6 +144,9 @@ func (s *Store) prepare() error {
 	if err == nil {
 		s.sweepStaging()
 		err = s.claim()
+	}
+	if err == nil {
+		s.shelf.Tidy()
 	}
 	if isReadOnly(err) {
 		s.staging = path.Join(layout.Staging, "none") // what is to be written there fails

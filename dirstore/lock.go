@@ -8,6 +8,7 @@ import (
 	"path"
 	"sync"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/filelock"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
@@ -17,7 +18,7 @@ import (
 func (s *Store) commit(ctx context.Context, f func() error) error {
 	h := s.commits.enter()
 	defer s.commits.leave(h)
-	h.once.Do(func() { h.unlock, h.err = s.lockBoth(lockShared) })
+	h.once.Do(func() { h.unlock, h.err = s.lockBoth(filelock.Shared) })
 	if h.err != nil && !errors.Is(h.err, errors.ErrUnsupported) { // without locks nothing is evicted, either
 		return h.err
 	}
@@ -69,7 +70,7 @@ func (c *commits) leave(h *hold) {
 
 // alone runs f, which removes names, while no process makes any.
 func (s *Store) alone(f func() error) error {
-	unlock, err := s.lockBoth(lockAlone)
+	unlock, err := s.lockBoth(filelock.Alone)
 	if err != nil {
 		return err
 	}
@@ -110,7 +111,7 @@ func (s *Store) lockFile(name string, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f, how); err != nil {
+	if err := filelock.Lock(f, how); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/filelock"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
@@ -44,7 +45,7 @@ func (s *Store) updateSize(flag int, f func(have int64, known bool) (int64, erro
 		return 0, err
 	}
 	defer func() { _ = file.Close() }()
-	if err := flock(file, lockAlone); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	if err := filelock.Lock(file, filelock.Alone); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return 0, err
 	}
 	digits := make([]byte, sizeWidth+1)

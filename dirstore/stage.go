@@ -12,7 +12,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
+	"github.com/ecr-pullthrough/pullthrough/internal/shelf"
 )
 
 // StageBlob implements [pullthrough.BlobStager].
@@ -36,12 +38,17 @@ type stage struct {
 	at     layout.Repository
 	digest digest.Digest
 	file   *os.File
-	temp   string
 
 	done sync.Once
 
 	mu      sync.Mutex
+	temp    string
 	aborted bool
+	item    *shelf.Item   // what it is on the shelf; nil: it is not there
+	key     string        // under which it is to be there; "": nowhere, or it is
+	size    int64         // of all
+	bytes   int64         // that have come while it was not on the shelf
+	came    []extent.Span // where
 }
 
 // end says that the download is over, however it went.
@@ -54,11 +61,18 @@ func (t *stage) end() {
 
 // WriteAt implements [pullthrough.Stage].
 func (t *stage) WriteAt(p []byte, off int64) (int, error) {
-	if err := t.store.disk.before(step{op: "write", name: t.temp}); err != nil {
+	if err := t.store.disk.before(step{op: "write", name: t.name()}); err != nil {
 		return 0, err
 	}
-	return t.file.WriteAt(p, off)
+	n, err := t.file.WriteAt(p, off)
+	if n > 0 {
+		t.wrote(off, int64(n))
+	}
+	return n, err
 }
+
+// Sparse says that content may come in any order: see [pullthrough.Stage].
+func (t *stage) Sparse() bool { return true }
 
 // ReadAt implements [pullthrough.Stage]. It goes on after Commit, which closes
 // the file: slow clients read on.
@@ -79,17 +93,19 @@ func (t *stage) ReadAt(p []byte, off int64) (int, error) {
 // Open implements [pullthrough.Stage]. It opens the file by the one of its two
 // names that it has at the moment.
 func (t *stage) Open() (*os.File, error) {
+	t.mu.Lock() // the name does not change meanwhile
+	defer t.mu.Unlock()
 	f, err := t.store.disk.open(t.temp)
-	if !errors.Is(err, fs.ErrNotExist) || t.gone() {
+	if !errors.Is(err, fs.ErrNotExist) || t.aborted {
 		return f, err
 	}
 	return t.store.disk.open(layout.Registry.Data(t.digest))
 }
 
-func (t *stage) gone() bool {
+func (t *stage) name() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.aborted
+	return t.temp
 }
 
 // Commit implements [pullthrough.Stage]. When it fails, the staging file is
@@ -124,17 +140,19 @@ func (t *stage) commit(ctx context.Context, desc ocispec.Descriptor) error {
 	if here { // what is dropped need not be synced
 		err = t.store.attach(ctx, t.at, desc, "")
 		if err == nil {
-			_ = t.file.Close() // it is scratch by now, and swept if it stays
-			t.store.dropContent(t.temp)
+			_ = t.drop() // it is scratch by now, and swept if it stays
 		}
 		if !errors.Is(err, errSwept) {
 			return err
 		}
 	}
+	if err := t.unshelve(); err != nil {
+		return err
+	}
 	if err := t.store.finish(t.file, nil); err != nil {
 		return err
 	}
-	return t.store.attach(ctx, t.at, desc, t.temp)
+	return t.store.attach(ctx, t.at, desc, t.name())
 }
 
 // Abort implements [pullthrough.Stage].
@@ -143,9 +161,22 @@ func (t *stage) Abort() error {
 	t.mu.Lock()
 	t.aborted = true
 	t.mu.Unlock()
-	err := t.file.Close()
-	if errors.Is(err, fs.ErrClosed) {
-		err = nil
+	return t.drop()
+}
+
+// drop removes the file.
+func (t *stage) drop() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.key = ""
+	var err error
+	if t.item != nil {
+		t.item.Drop()
+	} else {
+		err = t.store.disk.removeTree(path.Dir(t.temp))
 	}
-	return errors.Join(err, t.store.disk.removeTree(path.Dir(t.temp)))
+	if closeErr := t.file.Close(); !errors.Is(closeErr, fs.ErrClosed) {
+		err = errors.Join(closeErr, err)
+	}
+	return err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/filelock"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout/filing"
 )
@@ -28,7 +29,7 @@ const (
 )
 
 // errLocked says that a living Store has the lock.
-var errLocked = errors.New("locked")
+var errLocked = filelock.ErrLocked
 
 // claim makes the directory for this Store's staging files and locks it: the
 // lock goes with the process, however that ends.
@@ -54,7 +55,7 @@ func (s *Store) lockDir(name string) (*os.File, error) {
 		return nil, err
 	}
 	if err = s.disk.before(step{op: "lock", name: name}); err == nil {
-		err = tryLock(f)
+		err = filelock.Lock(f, filelock.Alone|filelock.Now)
 	}
 	if errors.Is(err, errors.ErrUnsupported) {
 		return f, nil
@@ -100,7 +101,7 @@ func (s *Store) sweepOne(name string) {
 		return
 	}
 	defer func() { _ = f.Close() }()
-	switch err := tryLock(f); {
+	switch err := filelock.Lock(f, filelock.Alone|filelock.Now); {
 	case err == nil:
 	case errors.Is(err, errors.ErrUnsupported):
 		if info, err := f.Stat(); err != nil || time.Since(info.ModTime()) < staleAfter {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/filelock"
 	"github.com/ecr-pullthrough/pullthrough/internal/layout"
 )
 
@@ -118,7 +119,7 @@ func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	turn, err := s.lockFile(layout.Sweep, lockAlone|lockNow)
+	turn, err := s.lockFile(layout.Sweep, filelock.Alone|filelock.Now)
 	if err != nil {
 		return 0, err
 	}
@@ -136,6 +137,7 @@ func (s *Store) sweepAlone(ctx context.Context) (freed int64, err error) {
 		}
 		return 0, errors.Join(err, countErr)
 	}
+	c.total += s.shelf.Tidy()
 	if s.MaxBytes > 0 && c.total > s.MaxBytes {
 		freed, err = c.evict(s.MaxBytes - s.MaxBytes/spare)
 	}

@@ -85,6 +85,17 @@ func (c *Catalog) around() *catalogStore {
 	return c.store
 }
 
+// ResumeBlob is what [pullthrough.BlobStager] says of Stores that keep downloads.
+func (s *catalogStore) ResumeBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest, key string) (pullthrough.Stage, error) {
+	keeper, ok := s.Store.(interface {
+		ResumeBlob(context.Context, pullthrough.Repo, digest.Digest, string) (pullthrough.Stage, error)
+	})
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return keeper.ResumeBlob(ctx, repo, d, key)
+}
+
 // Manifest implements [pullthrough.Store].
 func (s *catalogStore) Manifest(ctx context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
 	if s.listsImages() {

@@ -13,11 +13,12 @@ type faultBody struct {
 	*Fault
 	ctx     context.Context // ends when the client has gone or the registry closes
 	answer  *answer
-	at      int64 // bytes written
-	end     int64 // bytes from this offset on are omitted; math.MaxInt64: none
-	flip    int64 // offset of the byte to flip; negative: none
-	stalled bool  // the stall has begun, and happens only once
-	rawDone bool  // Raw has been written
+	at      int64     // bytes written
+	end     int64     // bytes from this offset on are omitted; math.MaxInt64: none
+	flip    int64     // offset of the byte to flip; negative: none
+	stalled bool      // the stall has begun, and happens only once
+	rawDone bool      // Raw has been written
+	due     time.Time // when the bytes that were written are due at Rate
 }
 
 func newFaultBody(ctx context.Context, a *answer, length int64) *faultBody {
@@ -144,18 +145,30 @@ func (b *faultBody) portion(p []byte) []byte {
 	return p
 }
 
-// throttle waits for as long as n bytes take at the fault's rate.
+// throttle waits for as long as n bytes take at the fault's rate. Waits of less than a millisecond are put together.
 func (b *faultBody) throttle(n int) {
 	if b.Rate <= 0 {
 		return
 	}
-	b.answer.flush()
-	sleep(b.ctx, n, b.Rate)
+	now := time.Now()
+	if b.due.Before(now.Add(-100 * time.Millisecond)) { // what was lost for another reason is not made up for
+		b.due = now
+	}
+	b.due = b.due.Add(takes(n, b.Rate))
+	if left := b.due.Sub(now); left >= time.Millisecond {
+		b.answer.flush()
+		sleep(b.ctx, left)
+	}
 }
 
-// sleep waits for as long as n bytes take at rate bytes per second. It aborts the answer when ctx ends.
-func sleep(ctx context.Context, n int, rate int64) {
-	timer := time.NewTimer(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
+// takes is how long n bytes take at rate bytes per second.
+func takes(n int, rate int64) time.Duration {
+	return time.Duration(float64(n) / float64(rate) * float64(time.Second))
+}
+
+// sleep waits. It aborts the answer when ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -124,7 +124,7 @@ func (a *answer) writeRawHeader(ctx context.Context, status int) {
 		portion := text.Next(int(min(max(1, rate/10), int64(text.Len()))))
 		_, _ = a.conn.Write(portion) // if the client has gone, writing the body fails
 		if a.fault.HeaderRate > 0 {
-			sleep(ctx, len(portion), rate)
+			sleep(ctx, takes(len(portion), rate))
 		}
 	}
 }

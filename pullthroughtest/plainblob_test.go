@@ -2,11 +2,13 @@ package pullthroughtest_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -217,17 +219,29 @@ type plainStage struct {
 
 	mu     sync.Mutex
 	pieces [][]byte // what a careless stage keeps
+	key    string   // under which it may be kept
+	size   int64    // of the whole blob
+	came   [][2]int64
 }
 
 func (st *plainStage) WriteAt(p []byte, off int64) (int, error) {
+	if st.s.has("a sparse stage appends") {
+		return st.f.Write(p)
+	}
 	if st.s.has("a stage keeps the caller's buffer") {
 		st.mu.Lock()
 		defer st.mu.Unlock()
 		st.pieces = append(st.pieces, p)
 		return len(p), nil
 	}
+	st.mu.Lock()
+	st.came = append(st.came, [2]int64{off, off + int64(len(p))})
+	st.mu.Unlock()
 	return st.f.WriteAt(p, off)
 }
+
+// Sparse is true of a plain file, and of one that appends whatever it is given.
+func (st *plainStage) Sparse() bool { return !st.s.has("a stage keeps the caller's buffer") }
 
 func (st *plainStage) ReadAt(p []byte, off int64) (int, error) { return st.f.ReadAt(p, off) }
 
@@ -290,4 +304,47 @@ func (st *plainStage) end() {
 	}
 	_ = st.f.Close()
 	_ = os.Remove(st.f.Name())
+}
+
+// ResumeBlob returns what Keep has left, in this process.
+func (s *plainStore) ResumeBlob(_ context.Context, _ pullthrough.Repo, _ digest.Digest, key string) (pullthrough.Stage, error) {
+	s.enter()
+	defer s.leave()
+	for kept, st := range s.kept {
+		if kept == key || s.has("any key gets what is kept") {
+			if !s.has("what was kept stays after its commit") {
+				delete(s.kept, kept)
+			}
+			return st, nil
+		}
+	}
+	return nil, fs.ErrNotExist
+}
+
+func (st *plainStage) KeepAs(key string, size int64) { st.key, st.size = key, size }
+
+func (st *plainStage) Have() (size int64, have [][2]int64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.s.has("what is kept has holes") {
+		return st.size, [][2]int64{{0, st.size - 64<<10}}
+	}
+	slices.SortFunc(st.came, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
+	for _, span := range st.came {
+		if !st.s.has("the end is kept, too") {
+			span[1] = min(span[1], st.size-64<<10)
+		}
+		have = append(have, span)
+	}
+	return st.size, have
+}
+
+func (st *plainStage) Keep() error {
+	st.s.enter()
+	defer st.s.leave()
+	if st.s.kept == nil {
+		st.s.kept = make(map[string]*plainStage)
+	}
+	st.s.kept[st.key] = st
+	return nil
 }

@@ -31,6 +31,7 @@ type plainStore struct {
 	lock  chan struct{} // one place; a mutex whose waiters can be let go
 	repos map[pullthrough.Repo]*plainRepo
 	busy  map[digest.Digest]bool
+	kept  map[string]*plainStage
 
 	bodies map[digest.Digest]io.ReadCloser // of readers that share one
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -17,11 +18,26 @@ import (
 var stageChecks = []storeCheck{
 	{"a stage becomes a blob", needsStager, checkStage},
 	{"a stage can be read before, during and after", needsStager, checkStageReaders},
+	{"a stage that is sparse takes any order", needsStager, checkSparseStage},
 	{"a stage that is aborted leaves nothing", needsStager, checkAbort},
 	{"a stage that is aborted leaves what was there", needsStager, checkAbortBeside},
 	{"stages of one blob at once", needsStager, checkStagesTogether},
 	{"a commit whose context has ended keeps nothing", needsStager, checkEndedCommit},
+	{"a stage that is kept goes on", needsStager, checkKept},
 }
+
+// blobKeeper and keptStage are what [pullthrough.BlobStager] says of Stores that keep downloads.
+type (
+	blobKeeper interface {
+		ResumeBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest, key string) (pullthrough.Stage, error)
+	}
+	keptStage interface {
+		pullthrough.Stage
+		KeepAs(key string, size int64)
+		Have() (size int64, have [][2]int64)
+		Keep() error
+	}
+)
 
 // stage returns a new stage, or nil if the Store has none and says so.
 func (s *storeTest) stage(repo pullthrough.Repo, d digest.Digest) pullthrough.Stage {
@@ -143,6 +159,36 @@ func checkStageReaders(s *storeTest) {
 	s.wantBlob(repo, digest.FromBytes(content), content)
 }
 
+// checkSparseStage writes a stage in any order, by several goroutines, if it says that it
+// takes that.
+func checkSparseStage(s *storeTest) {
+	repo, content := storeRepo("stage-sparse"), storeNoise(112, 4<<20+3)
+	d := digest.FromBytes(content)
+	stage := s.stage(repo, d)
+	if stage == nil {
+		return
+	}
+	if sparse, ok := stage.(interface{ Sparse() bool }); !ok || !sparse.Sparse() {
+		if err := stage.Abort(); err != nil {
+			s.Errorf("Abort failed: %v", err)
+		}
+		return
+	}
+	const piece = 1 << 20
+	s.write(stage, content, 4*piece, len(content))
+	var writers sync.WaitGroup
+	for _, from := range []int{2, 0, 3, 1} {
+		writers.Go(func() {
+			if n, err := stage.WriteAt(content[from*piece:(from+1)*piece], int64(from*piece)); err != nil || n != piece {
+				s.Errorf("WriteAt(%d bytes, %d) beside others returned %d, %v", piece, from*piece, n, err)
+			}
+		})
+	}
+	writers.Wait()
+	s.commit(stage, content)
+	s.wantBlob(repo, d, content)
+}
+
 func checkAbort(s *storeTest) {
 	repo, content := storeRepo("abort"), storeNoise(111, 300_000)
 	d := digest.FromBytes(content)
@@ -211,6 +257,67 @@ func checkStagesTogether(s *storeTest) {
 	for _, repo := range repos {
 		s.wantBlob(repo, digest.FromBytes(content), content)
 	}
+}
+
+func checkKept(s *storeTest) {
+	repo, content := storeRepo("kept"), storeNoise(115, 12<<20+5)
+	d, size := digest.FromBytes(content), 12<<20+5
+	keeper, ok := s.store.(blobKeeper)
+	if !ok {
+		s.Logf("the Store keeps no downloads that end early")
+		return
+	}
+	stage, ok := s.stage(repo, d).(keptStage)
+	if !ok {
+		s.Fatalf("the Store has ResumeBlob, and its Stages have no KeepAs, Have and Keep")
+	}
+	stage.KeepAs(d.Encoded(), int64(size))
+	s.write(stage, content, 0, 3<<20)
+	s.write(stage, content, 8<<20, size) // in any order
+	s.write(stage, content, 3<<20, 6<<20)
+	if err := stage.Keep(); err != nil {
+		s.Errorf("Keep failed: %v", err)
+	}
+	s.wantNoBlob(repo, d, "after Keep")
+	if _, err := keeper.ResumeBlob(s.Context(), repo, d, digest.FromString("another").Encoded()); !errors.Is(err, fs.ErrNotExist) {
+		s.Errorf("ResumeBlob of another key returned %v: a miss Is fs.ErrNotExist", err)
+	}
+	again, err := keeper.ResumeBlob(s.Context(), repo, d, d.Encoded())
+	if errors.Is(err, fs.ErrNotExist) {
+		s.Logf("nothing was kept here: %v", err)
+		return
+	}
+	if err != nil {
+		s.Fatalf("ResumeBlob of what was kept failed: %v", err)
+	}
+	s.goOn(again.(keptStage), content)
+	s.wantBlob(repo, d, content)
+	if _, err := keeper.ResumeBlob(s.Context(), repo, d, d.Encoded()); !errors.Is(err, fs.ErrNotExist) {
+		s.Errorf("ResumeBlob after Commit returned %v: there is nothing left", err)
+	}
+}
+
+// goOn brings a download to its end that was kept.
+func (s *storeTest) goOn(stage keptStage, content []byte) {
+	s.Helper()
+	size, have := stage.Have()
+	if size != int64(len(content)) {
+		s.Errorf("Have says that the blob has %d bytes, KeepAs was told %d", size, len(content))
+	}
+	at := 0
+	for _, span := range append(have, [2]int64{size, size}) {
+		from, to := int(span[0]), int(span[1])
+		if from < at || to < from || to > len(content) || from < to && to > len(content)-64<<10 {
+			s.Fatalf("Have says %v: stretches are sorted, and the last 64 KiB are never among them", have)
+		}
+		part := make([]byte, to-from)
+		if n, err := stage.ReadAt(part, int64(from)); !bytes.Equal(part[:n], content[from:to]) {
+			s.Errorf("the bytes from %d to %d are not there, though Have says so: %v", from, to, err)
+		}
+		s.write(stage, content, at, from)
+		at = to
+	}
+	s.commit(stage, content)
 }
 
 func checkEndedCommit(s *storeTest) {

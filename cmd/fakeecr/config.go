@@ -35,12 +35,12 @@ type config struct {
 // arguments are the values of the flags as they were given. Package flag must not check
 // them: it quotes a value that it refuses, and a value may hold a password.
 type arguments struct {
-	listen, account, region, tagTTL, fill, log     string
-	maxBytes, debugPage, progress, tags            string
-	offline, debug, verifyBlobs, blobsFirst        bool
-	referrersTag, anyUpstream, requireLogin        bool
-	rules, credentials, realms, endpoints, secrets []setting
-	data                                           *string // nil: memory
+	listen, account, region, tagTTL, fill, log       string
+	maxBytes, debugPage, progress, tags, connections string
+	offline, debug, verifyBlobs, blobsFirst          bool
+	referrersTag, anyUpstream, requireLogin          bool
+	rules, credentials, realms, endpoints, secrets   []setting
+	data                                             *string // nil: memory
 	serving
 	sources
 }
@@ -58,6 +58,7 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.BoolVar(&a.anyUpstream, "any-upstream", false, "let the API make rules for any upstream, such as http://127.0.0.1:5001; Amazon ECR takes\nthose that it knows")
 	fs.BoolVar(&a.requireLogin, "require-login", false, "answer 401 until docker login, with a password of GetAuthorizationToken; it can be used for 12 hours")
 	fs.BoolVar(&a.blobsFirst, "blobs-first", true, "pull blobs of repositories that no image has made yet; -blobs-first=false: as in Amazon ECR,\nthere is no such repository")
+	fs.StringVar(&a.connections, "connections", "1", "`N` connections to upstream for one large blob, 16 at most, where upstream limits the rate of each")
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
 	fs.StringVar(&a.maxBytes, "max-bytes", "0", "`SIZE` of all images that are kept, such as 10GiB, 512MiB or a number of bytes: when there\nis more, those pulled least recently go; 0: all are kept")
 	fs.BoolVar(&a.verifyBlobs, "verify-blobs", false, "read each blob in -data in full, once, when it is first asked for; one that is damaged is fetched again")
@@ -165,6 +166,9 @@ func (a *arguments) config() (*config, error) {
 		return nil, badFlag("-max-bytes", a.maxBytes, "want a size like 10GiB, 512MiB or 1000000, 0 for no limit")
 	}
 	var err error
+	if c.Policy.Connections, err = strconv.Atoi(a.connections); err != nil || c.Policy.Connections < 1 || c.Policy.Connections > 16 {
+		return nil, badFlag("-connections", a.connections, "want a number from 1 to 16")
+	}
 	if c.Policy.TagTTL, err = parseTTL(a.tagTTL); err != nil {
 		return nil, err
 	}

@@ -79,6 +79,9 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		{"huge size", nil, "-max-bytes", "8192PiB", ""},
 		{"huge number of bytes", nil, "-max-bytes", "9223372036854775808", ""},
 
+		{"no connection", nil, "-connections", "0", ""},
+		{"too many connections", nil, "-connections", "17", ""},
+		{"connections that are no number", nil, "-connections", "many", ""},
 		{"duration without unit", nil, "-tag-ttl", "24", ""},
 		{"no duration", nil, "-tag-ttl", "never", ""},
 		{"empty duration", nil, "-tag-ttl", "", ""},
@@ -211,7 +214,7 @@ func TestDefaults(t *testing.T) {
 	assert.Equal(t, &config{
 		Config: fakeecr.Config{
 			Account: "123456789012", Region: "us-east-1", DebugPage: fakeecr.PageLocal,
-			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true},
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, BlobsFirst: true, Connections: 1},
 		},
 		listen: "127.0.0.1:5000", progress: "auto",
 	}, c)
@@ -222,7 +225,7 @@ func TestFlags(t *testing.T) {
 	c, err := parse([]string{
 		"-listen", "localhost:0", "-account", "000000000000", "-region", "eu-west-1", "-data", "images", "-max-bytes", "1KiB",
 		"-verify-blobs", "-blobs-first=false", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
-		"-tags", "upstream", "-referrers-tag", "-any-upstream", "-require-login",
+		"-tags", "upstream", "-referrers-tag", "-any-upstream", "-require-login", "-connections", "4",
 	}, nil)
 	require.NoError(t, err)
 	c.settled = nil
@@ -230,7 +233,7 @@ func TestFlags(t *testing.T) {
 		Config: fakeecr.Config{
 			Account: "000000000000", Region: "eu-west-1", Data: "images", MaxBytes: 1 << 10, VerifyBlobs: true,
 			Fill: pullthrough.FillEager, DebugPage: fakeecr.PageAll, AnyUpstream: true, RequireLogin: true,
-			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, Offline: true, UpstreamTags: true, ReferrersTag: true},
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, Offline: true, UpstreamTags: true, ReferrersTag: true, Connections: 4},
 		},
 		listen: "localhost:0", progress: "never", jsonLog: true, debug: true,
 	}, c)
@@ -245,7 +248,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, program{args: []string{"-help"}, stdout: &stdout, stderr: &stderr}.run())
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill tags referrers-tag any-upstream require-login offline max-bytes verify-blobs blobs-first log progress debug-page debug config credential-file secret-file tls-cert tls-key tls-self-signed tls-name health version") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill connections tags referrers-tag any-upstream require-login offline max-bytes verify-blobs blobs-first log progress debug-page debug config credential-file secret-file tls-cert tls-key tls-self-signed tls-name health version") {
 		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

@@ -25,6 +25,7 @@ const prefix = "hub"
 const (
 	ours         = "fakeecr"        // with -data
 	inMemory     = "fakeecr memory" // without
+	plainly      = "fakeecr plain"  // with -data, and without the flags of the scenario
 	direct       = "direct"         // the upstream itself
 	distribution = "distribution"   // registry, version 3, as a pull through cache
 	nginx        = "nginx"          // as a caching reverse proxy
@@ -106,10 +107,13 @@ func (g *stage) start(ctx context.Context, name, dir string) (c *contender, err 
 		return c, nil
 	case handlerAlone:
 		return c, nil
-	case ours, inMemory:
+	case ours, inMemory, plainly:
 		path += prefix + "/"
-		args := append([]string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + g.up.URL()}, g.flags...)
-		if name == ours {
+		args := []string{"-listen", "127.0.0.1:0", "-rule", prefix + "=" + g.up.URL()}
+		if name != plainly {
+			args = append(args, g.flags...)
+		}
+		if name != inMemory {
 			args = append(args, "-data", dir)
 		}
 		c.process, err = start(ctx, g.env, g.fakeecr, args...)

@@ -33,6 +33,7 @@ const (
 
 var (
 	everyPull = []string{"-tag-ttl", "0"}
+	four      = []string{"-connections", "4"}
 	others    = alternatives
 )
 
@@ -125,6 +126,14 @@ var scenarios = []scenario{
 		goals: []goal{ratio(ours, seconds, 1.01, direct), atMost(ours, blobGets, 1)},
 	},
 	{
+		name: "connections", what: "a layer of 1 GiB that is not stored, over four connections, 64 MiB/s each", rounds: 3, flags: four,
+		contenders: []string{ours, plainly, direct}, setup: cold(gib, 1), fault: rate(64 * mib), goals: faster4,
+	},
+	{
+		name: "connections-herd", what: "64 clients ask for one blob of 256 MiB that is not stored, over four connections, 64 MiB/s each", rounds: 3, flags: four,
+		contenders: []string{ours, plainly, direct}, setup: cold(256*mib, 64), fault: rate(64 * mib), goals: faster4,
+	},
+	{
 		name: "manifests", what: "500 manifests in 50 repositories, none stored, upstream 20 ms late", rounds: 5, delay: late, manyFiles: true,
 		contenders: with([]string{ours, inMemory, direct}, others...), setup: coldManifests,
 		goals: []goal{
@@ -182,6 +191,12 @@ var scenarios = []scenario{
 // secure are the goals of what comes over TLS. The bound is a client that discards it, once
 // for each client of ours. A copy, which like ours has to keep and to send it, is beside it.
 var secure = []goal{ratio(ours, cpu, 1.25, "discard"), atMost(ours, blobGets, 1), atMost(ours, bytesFrom, exact)}
+
+// faster4 are the goals of a download over four connections, beside the upstream itself and
+// beside one connection.
+var faster4 = []goal{
+	asFast(ours, 3.5, direct), ratio(ours, cpu, 1.15, plainly), ratio(ours, peak, 1.1, plainly), atMost(ours, bytesFrom, exact),
+}
 
 func with(contenders []string, others ...string) []string { return append(contenders, others...) }
 

@@ -6,9 +6,13 @@
 // in the prefix has been hashed. Ahead of it lie the bytes that windows have brought.
 // A window is a connection that fills one claim. Claims never overlap, neither each
 // other nor bytes that are there, so each byte is written once.
+//
+// A download over several connections has no main stream: see [Map.Stripe]. Then all of
+// them fill claims, and the prefix is how far the hash has come.
 package extent
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
@@ -30,18 +34,27 @@ func (s Span) Len() int64 { return s.To - s.From }
 type Claim struct {
 	From, Pos, End int64
 	Rate           float64 // bytes a second; 0: not measured yet
+	InOrder        bool    // it is the next free stretch: all want it, and not only a reader that is there
 }
 
 // Map is what is there of a download, and what is on its way. The zero value is a
 // download without a byte.
 type Map struct {
-	prefix int64
-	have   []Span   // ahead of the prefix: sorted, disjoint, none ends where the next begins
-	claims []*Claim // sorted; what is to come of them is disjoint
+	prefix  int64
+	stripes int      // over how many connections the download comes; 0: there is a main stream
+	have    []Span   // ahead of the prefix: sorted, disjoint, none ends where the next begins
+	claims  []*Claim // sorted; what is to come of them is disjoint
 }
 
 // Prefix is how many bytes there are from the start on without a gap, all of them hashed.
 func (m *Map) Prefix() int64 { return m.prefix }
+
+// Stripe says that the download comes over n connections: from here on nobody brings a
+// byte without a claim.
+func (m *Map) Stripe(n int) { m.stripes = n }
+
+// Striped reports whether the download comes over several connections.
+func (m *Map) Striped() bool { return m.stripes > 0 }
 
 // Advance makes the prefix n bytes longer.
 func (m *Map) Advance(n int64) {
@@ -121,7 +134,11 @@ func (m *Map) Claims() []*Claim { return m.claims }
 // next byte that is there or claimed. Where another claim is to bring that first byte
 // much later, that one ends there. nil: the first byte is there, or soon will be.
 func (m *Map) Claim(s Span) *Claim {
-	if n, _ := m.Ahead(s.From); n > 0 || s.Len() <= 0 || s.From < m.prefix+Guard {
+	first := m.prefix + Guard
+	if m.Striped() {
+		first = m.prefix
+	}
+	if n, _ := m.Ahead(s.From); n > 0 || s.Len() <= 0 || s.From < first {
 		return nil
 	}
 	if within := m.claimAt(s.From); within != nil {
@@ -159,6 +176,47 @@ func (m *Map) join(i int) {
 		m.have[i].To = m.have[i+1].To
 		m.have = slices.Delete(m.have, i+1, i+2)
 	}
+}
+
+// Have says that these bytes are there, ahead of the prefix, before anything else came.
+func (m *Map) Have(spans []Span) { m.have = Union(spans) }
+
+// Union is the same bytes as sorted spans, none of which overlaps or touches another.
+func Union(spans []Span) []Span {
+	spans = slices.Clone(spans)
+	slices.SortFunc(spans, func(a, b Span) int { return cmp.Compare(a.From, b.From) })
+	all := spans[:0]
+	for _, s := range spans {
+		if last := len(all) - 1; last >= 0 && s.From <= all[last].To {
+			all[last].To = max(all[last].To, s.To)
+		} else {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// Clip is what lies before the offset end, of spans that are sorted.
+func Clip(spans []Span, end int64) (all []Span) {
+	for _, s := range spans {
+		if s.To = min(s.To, end); s.Len() > 0 {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// Missing is what comes first of size bytes and is not among spans, which are sorted: up to
+// the next of them.
+func Missing(size int64, spans []Span) Span {
+	missing := Span{To: size}
+	if len(spans) > 0 && spans[0].From == 0 {
+		missing.From, spans = spans[0].To, spans[1:]
+	}
+	if len(spans) > 0 {
+		missing.To = spans[0].From
+	}
+	return missing
 }
 
 // Drop ends the claim: what it has not brought may be given to another connection.

@@ -20,7 +20,61 @@ const (
 	// firstStep is what is asked for a reader that does not say where it ends. Each
 	// further window of its is twice as long.
 	firstStep = 1 << 20
+	// leastStripe is the shortest stretch that one of several connections brings at a
+	// time, where more is to come.
+	leastStripe = 8 << 20
 )
+
+// Stripes is how many connections a blob of that size comes over, of at most n.
+func Stripes(size int64, n int) int {
+	if size < leastStripe*int64(n) {
+		return 1
+	}
+	return n
+}
+
+// FirstStripe is the span that the first of n connections asks for, of a blob of that
+// size; -1: nobody knows it. It is empty where the blob comes over one connection.
+func FirstStripe(size int64, n int) Span {
+	if n < 2 || size >= 0 && Stripes(size, n) < 2 {
+		return Span{}
+	}
+	return Span{0, leastStripe}
+}
+
+// Free is where the first byte lies behind the prefix that is neither there nor claimed,
+// up to the next that is. It is empty where there is none.
+func (m *Map) Free(size int64) Span {
+	off := m.prefix
+	for off < size {
+		n, c := m.Ahead(off)
+		switch {
+		case n > 0:
+			off += n
+		case c != nil:
+			off = c.End
+		default:
+			return Span{off, min(size, m.next(off))}
+		}
+	}
+	return Span{size, size}
+}
+
+// Stretch is what the next connection of a download over several brings: 8 MiB of the
+// first free stretch, then more and more, so that the hash and readers follow closely. At
+// the end it is less again, so that all connections end together.
+func (m *Map) Stretch(size int64) Span {
+	free, n := m.Free(size), int64(m.stripes)
+	length := int64(leastStripe)
+	for length < maxWindow && free.From >= n*(2*length-leastStripe) {
+		length *= 2
+	}
+	length = max(leastStripe, min(length, (size-free.From)/(2*n)>>20<<20))
+	if free.Len() >= length+leastStripe/2 {
+		free.To = free.From + length
+	}
+	return free
+}
 
 // Demand is a reader ahead of the prefix: where it is, and up to where it reads.
 type Demand struct {
@@ -33,6 +87,11 @@ type Demand struct {
 
 // want is the window that a demand wants of a blob of that size.
 func (d Demand) want(m *Map, size int64) Span {
+	if m.Striped() {
+		if next := m.Stretch(size); next.From == d.From {
+			return next
+		}
+	}
 	n := d.Len()
 	if d.Open {
 		n = min(n, firstStep<<min(d.Steps, 6))
@@ -67,6 +126,9 @@ func Next(m *Map, size int64, rate float64, demands []Demand) (s Span, ok bool) 
 // isFar reports whether it takes long until the byte at off comes.
 func (m *Map) isFar(off int64, rate float64) bool {
 	n, c := m.Ahead(off)
+	if m.Striped() && off >= m.prefix && n <= 0 && c == nil {
+		return true // nobody is on the way to it
+	}
 	if n > 0 || off < m.prefix+Guard {
 		return false
 	}
@@ -108,7 +170,7 @@ func Early(d Demand, rate float64) (s Span, ok bool) {
 // reached, but for those that are all but done.
 func Unwanted(m *Map, demands []Demand) (all []*Claim) {
 	for _, c := range m.claims {
-		wanted := c.From <= m.prefix || c.End-c.Pos <= minWindow+minGap || slices.ContainsFunc(demands, func(d Demand) bool {
+		wanted := c.InOrder || c.From <= m.prefix || c.End-c.Pos <= minWindow+minGap || slices.ContainsFunc(demands, func(d Demand) bool {
 			return d.From < c.End && d.From >= c.From && d.To > c.Pos
 		})
 		if !wanted {

@@ -136,3 +136,69 @@ func TestUnwantedWindows(t *testing.T) {
 		})
 	}
 }
+
+// stretches are what so many connections bring of a blob, in order.
+func stretches(m *extent.Map, size int64) (all []extent.Span) {
+	for s := m.Stretch(size); s.Len() > 0; s = m.Stretch(size) {
+		all = append(all, s)
+		m.Claim(s)
+	}
+	return all
+}
+
+func TestStretches(t *testing.T) {
+	for name, c := range map[string]struct {
+		n       int
+		size    int64
+		lengths []int64 // MiB
+	}{
+		"two":                  {2, 16 * mib, []int64{8, 8}},
+		"a little more":        {2, 20*mib - 1, []int64{8, 12}},
+		"much more":            {2, 20 * mib, []int64{8, 8, 4}},
+		"four":                 {4, 256 * mib, []int64{8, 8, 8, 8, 16, 16, 16, 16, 20, 17, 15, 13, 11, 10, 9, 8, 8, 8, 8, 8, 8, 8, 9}},
+		"sixteen, a little":    {16, 128 * mib, []int64{8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8}},
+		"four, of a large one": {4, 4096 * mib, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := new(extent.Map)
+			m.Stripe(c.n)
+			var lengths []int64
+			var at int64
+			for _, s := range stretches(m, c.size) {
+				assert.Equal(t, at, s.From)
+				at = s.To
+				assert.LessOrEqual(t, s.Len(), 64*mib)
+				lengths = append(lengths, (s.Len()+mib/2)/mib)
+			}
+			assert.Equal(t, c.size, at)
+			if c.lengths != nil {
+				assert.Equal(t, c.lengths, lengths)
+			} else {
+				assert.Contains(t, lengths, int64(64))
+				assert.Less(t, len(lengths), 100)
+			}
+		})
+	}
+}
+
+func TestFirstStripe(t *testing.T) {
+	for _, c := range []struct {
+		size int64
+		n    int
+		want int64
+	}{{-1, 0, 0}, {-1, 1, 0}, {1024 * mib, 1, 0}, {-1, 2, 8 * mib}, {16*mib - 1, 2, 0}, {16 * mib, 2, 8 * mib}, {0, 2, 0}} {
+		assert.Equal(t, extent.Span{To: c.want}, extent.FirstStripe(c.size, c.n))
+	}
+}
+
+// A stretch that nobody brings is asked for at once, and as long as the next one.
+func TestNextWindowOfSeveralConnections(t *testing.T) {
+	m := new(extent.Map)
+	m.Stripe(4)
+	m.Claim(extent.Span{To: 8 * mib})
+	got, ok := extent.Next(m, 1024*mib, 0, []extent.Demand{at(8*mib, 9*mib)})
+	assert.True(t, ok)
+	assert.Equal(t, extent.Span{From: 8 * mib, To: 16 * mib}, got)
+	m.Claim(extent.Span{From: 8 * mib, To: 16 * mib}).InOrder = true
+	assert.Equal(t, []*extent.Claim(nil), extent.Unwanted(m, nil))
+}

@@ -55,7 +55,20 @@ func (f *Fill) copy(ctx context.Context, w *windows, source Source, size int64) 
 	defer copyBuffers.Put(buf)
 	c := copier{
 		fill: f, windows: w, source: source, size: size,
-		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], most: firstRead, until: math.MaxInt64,
+		hash: f.job.Digest.Algorithm().Hash(), buf: buf[:], most: firstRead,
+		at: source.Offset(), until: math.MaxInt64,
+	}
+	if until := source.Until(); until >= 0 && until < size {
+		c.until = until
+	}
+	if w.striped {
+		done, err := c.stripes(ctx)
+		if err != nil {
+			return err
+		}
+		if done {
+			return f.verify(c.hash, size)
+		}
 	}
 	for {
 		done, err := c.step(ctx)
@@ -72,7 +85,7 @@ func (f *Fill) copy(ctx context.Context, w *windows, source Source, size int64) 
 func (c *copier) step(ctx context.Context) (done bool, err error) {
 	buf := c.buf[:c.most]
 	c.most = min(2*c.most, len(c.buf))
-	if c.windows.used.Load() {
+	if c.windows.used.Load() || c.at == c.until {
 		if done, err := c.meet(ctx); done || err != nil {
 			return done, err
 		}
@@ -133,32 +146,40 @@ func (c *copier) meet(ctx context.Context) (done bool, err error) {
 // stored, and not what came: it is read back. For what a window is bringing it waits.
 func (c *copier) catchUp(ctx context.Context) error {
 	s := c.fill.spool
+	c.windows.resting.Store(true) // nothing is read meanwhile
+	defer c.windows.resting.Store(false)
 	for {
 		n, wait := s.Ahead()
 		switch {
 		case n > 0:
-			p := c.buf[:min(n, int64(len(c.buf)))]
-			if err := s.ReadAhead(p); err != nil {
-				return newError(ErrSpool, "spool: %w", err)
-			}
-			if err := c.fill.append(ctx, p, c.hash, c.size); err != nil {
+			if err := c.takeAhead(ctx, n); err != nil {
 				return err
 			}
-			c.fill.showLarge(c.size)
 		case wait == nil:
 			return nil
 		default:
-			c.windows.resting.Store(true)
 			select {
 			case <-wait:
 			case <-ctx.Done():
 			}
-			c.windows.resting.Store(false)
 		}
 		if cause := context.Cause(ctx); cause != nil {
 			return c.fill.explainBreak(ctx, cause)
 		}
 	}
+}
+
+// takeAhead moves the next n bytes into the prefix, or as many as fit into the buffer.
+func (c *copier) takeAhead(ctx context.Context, n int64) error {
+	p := c.buf[:min(n, int64(len(c.buf)))]
+	if err := c.fill.spool.ReadAhead(p); err != nil {
+		return newError(ErrSpool, "spool: %w", err)
+	}
+	if err := c.fill.keep(ctx, p, c.hash, c.size, c.fill.spool.TakeAhead); err != nil {
+		return err
+	}
+	c.fill.showLarge(c.size)
+	return nil
 }
 
 // explainBreak is the error for a body that broke off. Where the fill's own context
@@ -173,6 +194,10 @@ func (f *Fill) explainBreak(ctx context.Context, err error) error {
 // append adds p to the spool and to the hash, if it is not too much. The hash runs
 // over exactly what is written, in the order in which it is written.
 func (f *Fill) append(ctx context.Context, p []byte, verifier hash.Hash, size int64) error {
+	return f.keep(ctx, p, verifier, size, f.spool.Write)
+}
+
+func (f *Fill) keep(ctx context.Context, p []byte, verifier hash.Hash, size int64, write func([]byte) (int, error)) error {
 	after := f.spool.Written() + int64(len(p))
 	if size >= 0 && after > size+f.margin(size) {
 		return tooLong(size)
@@ -186,7 +211,7 @@ func (f *Fill) append(ctx context.Context, p []byte, verifier hash.Hash, size in
 		}
 	}
 	_, _ = verifier.Write(p) // a hash.Hash never fails
-	_, err := f.spool.Write(p)
+	_, err := write(p)
 	if _, busy := errors.AsType[*Error](err); err == nil || busy {
 		return err
 	}

@@ -28,6 +28,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
@@ -68,10 +69,13 @@ type Fill struct {
 	spool *spool.Spool // nil: the Store has the blob
 	place Place        // where the spool is, if the owner lends it; nil: elsewhere
 	room  *room        // what the spool has reserved
+	kept  Keeper       // place, if it may outlive the fill; nil: it may not
 
-	shown  bool // by the fill's goroutine, before its digest was looked at
-	hidden bool // nobody was shown the spool before that
-	told   bool // its size is a manifest's word, which the source has not confirmed
+	shown       bool // by the fill's goroutine, before its digest was looked at
+	hidden      bool // nobody was shown the spool before that
+	connections int  // that have brought content at a time, at most
+	told        bool // its size is a manifest's word, which the source has not confirmed
+	broken      bool // what has come is good, as far as anybody knows, and not all
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
@@ -98,7 +102,7 @@ func run(c call, b *budget, job Job, unwanted context.Context) (*Fill, error) {
 		f.err = err
 	}
 	if job.Ended != nil {
-		job.Ended(c.Context(), Result{Size: size, Err: err, Spooled: f.spool != nil})
+		job.Ended(c.Context(), Result{Size: size, Err: err, Spooled: f.spool != nil, Connections: f.connections})
 	}
 	return f, err
 }
@@ -116,6 +120,7 @@ func (f *Fill) fetch(ctx context.Context) (int64, error) {
 		f.discard(err)
 		err = f.receive(ctx)
 	}
+	f.broken = isBroken(err)
 	if err != nil {
 		err = f.job.Explain(err) // before it enters the spool: readers get it from there
 	}
@@ -167,11 +172,12 @@ func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
 // the last bytes gets the error: no reader ever completes content that is wrong.
 func (f *Fill) receive(ctx context.Context) (err error) {
 	defer hostcall.Recover("the source of a blob", &err)
+	defer f.resume(ctx)()
 	w := newWindows(ctx, f)
-	defer w.stop()
+	defer func() { f.connections = max(f.connections, w.stop()) }()
 	place := f.lease(ctx)
 	defer place.end()
-	source, err := f.job.Open(ctx)
+	source, err := f.open(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -180,10 +186,10 @@ func (f *Fill) receive(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := f.openSpool(ctx, size, place, w.plan); err != nil {
+	if err := f.openSpool(ctx, size, place, w); err != nil {
 		return err
 	}
-	w.begin(size)
+	w.begin(size, extent.Span{From: source.Offset(), To: source.Until()})
 	if !f.call.Keep() { // from here on the watch says how long the fill goes on
 		return context.Cause(ctx)
 	}
@@ -222,12 +228,9 @@ func (f *Fill) declare(size int64) (int64, error) {
 
 // openSpool makes the fill's spool: in a Place of the owner, in memory, or in a
 // file for which there is room.
-func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, changed func()) error {
-	place, err := l.wait()
-	if err != nil && f.job.PlaceFailed != nil {
-		f.job.PlaceFailed(ctx, err)
-	}
-	r := &room{budget: f.budget, lent: place != nil, unwanted: f.unwanted}
+func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, w *windows) error {
+	place, lent := f.findPlace(ctx, size, l)
+	r := &room{budget: f.budget, lent: lent, unwanted: f.unwanted}
 	if size > spool.MemoryLimit {
 		if err := r.hold(ctx, size); err != nil {
 			return err
@@ -235,11 +238,9 @@ func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, changed func
 	}
 	o := spool.Options{Size: size, Dir: f.budget.dir, Files: f.budget.files}
 	if f.job.OpenPart != nil {
-		o.Changed = changed
+		o.Changed = w.plan
 	}
-	if place != nil {
-		o.Place = place
-	}
+	f.lend(&o, place)
 	o.PlaceFailed = func(start int64, err error) error {
 		if r.lent && f.job.PlaceFailed != nil { // else it is the spool's own file that fails
 			f.job.PlaceFailed(ctx, err)
@@ -253,38 +254,53 @@ func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, changed func
 		if place != nil {
 			place.Close()
 		}
+		if _, own := place.(*shelved); own {
+			f.budget.countKept()
+		}
 	}
 	l.taken = true
 	s = spool.New(o)
 	f.spool, f.place, f.room = s, place, r
-	f.budget.spools.Store(s, Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now()})
+	f.budget.spools.Store(s, holding{Snapshot{Owner: f.job.Owner, Digest: f.job.Digest, Began: f.budget.now()}, w})
 	return nil
 }
 
 // lease is a place that a fill asks for while its source is opened.
 type lease struct {
-	ready chan struct{} // closed when it is there, or is not lent
+	job   *Job
+	ready chan struct{} // closed when it is there, or is not lent; nil: nobody has asked
 	place Place
 	err   error
 	taken bool // by the spool; else it is given back
 }
 
+// lease asks for the place, unless what was kept is in one.
 func (f *Fill) lease(ctx context.Context) *lease {
-	l := &lease{ready: make(chan struct{})}
-	if f.job.Place == nil {
+	l := &lease{job: &f.job}
+	if f.kept == nil {
+		l.ask(ctx)
+	}
+	return l
+}
+
+func (l *lease) ask(ctx context.Context) {
+	l.ready = make(chan struct{})
+	if l.job.Place == nil {
 		close(l.ready)
-		return l
+		return
 	}
 	go func() {
 		defer close(l.ready)
 		defer hostcall.Recover("the place of a blob", &l.err)
-		l.place, l.err = f.job.Place(ctx)
+		l.place, l.err = l.job.Place(ctx)
 	}()
-	return l
 }
 
 // wait returns the place, nil: none is lent.
-func (l *lease) wait() (Place, error) {
+func (l *lease) wait(ctx context.Context) (Place, error) {
+	if l.ready == nil {
+		l.ask(ctx)
+	}
 	<-l.ready
 	return l.place, l.err
 }
@@ -292,7 +308,7 @@ func (l *lease) wait() (Place, error) {
 // end gives back a place that was not taken. A Store that hangs must not hold up what the
 // source has said.
 func (l *lease) end() {
-	if l.taken {
+	if l.taken || l.ready == nil {
 		return
 	}
 	timer := time.NewTimer(placeWait)
@@ -351,7 +367,7 @@ func (f *Fill) discard(err error) {
 	f.spool.Fail(err)
 	f.abort()
 	f.spool.Release()
-	f.spool, f.place = nil, nil
+	f.spool, f.place, f.kept = nil, nil, nil
 }
 
 func (f *Fill) abort() {
@@ -365,15 +381,20 @@ func (f *Fill) conclude(err error) (int64, error) {
 	if err != nil {
 		f.call.Unlink() // first: a client that comes now starts afresh
 		f.spool.Fail(err)
-		f.abort()
+		if f.broken && f.kept != nil && f.Whole() {
+			f.kept.Keep()
+		} else {
+			f.abort()
+		}
 		return 0, err
 	}
 	f.spool.Finish()
 	f.call.Publish(f)
-	if f.job.Put == nil {
-		f.abort()
-	} else {
+	if f.job.Put != nil {
 		f.err = hostcall.Guard("the put of a blob", func() error { return f.job.Put(f.call.Context(), f) })
+	}
+	if _, own := f.place.(*shelved); own || f.job.Put == nil {
+		f.abort()
 	}
 	return f.spool.Size(), nil
 }

@@ -118,6 +118,15 @@ type Snapshot struct {
 	Size    int64     // -1: nobody knows yet
 	Written int64     // bytes that have come
 	Readers []int64   // how far each reader has got, the slowest first
+
+	Connections int   // how many bring content
+	Ahead       int64 // of Written, the bytes that have come before it was their turn
+}
+
+// holding is what is known of a spool that holds content.
+type holding struct {
+	Snapshot // of the beginning
+	windows  *windows
 }
 
 // All returns the fills whose content is held here, the oldest first. Those that
@@ -125,8 +134,10 @@ type Snapshot struct {
 func (g *Group[K]) All() []Snapshot {
 	all := []Snapshot{}
 	g.budget.spools.Range(func(key, value any) bool {
-		s, one := key.(*spool.Spool), value.(Snapshot)
-		one.Size, one.Written, one.Readers = s.Size(), s.Written(), s.Readers()
+		s, held := key.(*spool.Spool), value.(holding)
+		one := held.Snapshot
+		one.Size, one.Written, one.Readers = s.Size(), s.Bytes(), s.Readers()
+		one.Ahead, one.Connections = one.Written-s.Written(), held.windows.connections()
 		slices.Sort(one.Readers)
 		all = append(all, one)
 		return true

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 )
@@ -48,7 +49,7 @@ func TestManyReadersShareOneSource(t *testing.T) {
 		assert.Equal(t, 19, shared)
 		<-b.gone
 		assert.True(t, bytes.Equal(content, o.stored(t)))
-		assert.Equal(t, fill.Result{Size: int64(len(content)), Spooled: true}, o.end(t))
+		assert.Equal(t, fill.Result{Size: int64(len(content)), Spooled: true, Connections: 1}, o.end(t))
 	})
 }
 
@@ -77,7 +78,7 @@ func TestTheLeaderLeavesAndNobodyElseNotices(t *testing.T) {
 func TestAllLeaveBeforeTheSourceAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, o := newWorld(t, fill.Options{}), newOwner(content)
-		o.Open = func(ctx context.Context) (fill.Source, error) {
+		o.Open = func(ctx context.Context, _ extent.Span, _ int64) (fill.Source, error) {
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
 		}
@@ -185,7 +186,7 @@ func TestAllShowsWhatIsHeld(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, []fill.Snapshot{{
 			Owner: "mine", Digest: o.Digest, Began: began,
-			Size: int64(len(content)), Written: mib, Readers: []int64{0, 1000},
+			Size: int64(len(content)), Written: mib, Readers: []int64{0, 1000}, Connections: 1,
 		}}, w.All())
 		size, known := w.Size("k")
 		assert.True(t, known)

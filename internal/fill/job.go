@@ -44,13 +44,26 @@ type Job struct {
 	// Stored reports whether the Store has got the blob since the caller looked. An
 	// error ends the fill. nil: it has not.
 	Stored func(ctx context.Context) (bool, error)
-	// Open asks for the body. Its source lives as long as ctx.
-	Open func(ctx context.Context) (Source, error)
+	// Open asks for the bytes of span, of a blob of that size; -1: nobody knows it. The empty
+	// span is all of it. What comes may be the whole blob all the same. Its source lives as
+	// long as ctx.
+	Open func(ctx context.Context, span extent.Span, size int64) (Source, error)
+	// Key names the content among all that is kept, and says who may share it. Its length is
+	// that of a hash. What has come of a blob by the time the fill is given up is then kept
+	// by its Place, or in [Options.Dir], and the next fill of the key goes on from there. "":
+	// nothing is kept.
+	Key string
+	// Resume returns the Place that an earlier fill of Key has kept; nil: there is none.
+	// nil: never. It is called before Open.
+	Resume func(ctx context.Context, key string) Keeper
 	// OpenPart asks for the bytes of span, on a connection of their own, and must not
 	// wait. The bytes begin at span.From; there may be fewer. An error that Is [ErrLater]
 	// says that there may be parts later, any other that there are none of this blob.
 	// Several goroutines call it, also beside Open. nil: all content comes in order.
 	OpenPart func(ctx context.Context, span extent.Span) (Part, error)
+	// Connections is over how many connections a large blob comes: [Job.OpenPart] gives all
+	// but the first. Fewer than 2: one.
+	Connections int
 	// Want is the part that the client wants which begins the fill. If it is far from
 	// the start it is asked for beside Open. The zero Want is all.
 	Want Want
@@ -93,12 +106,17 @@ type Source interface {
 	io.ReadCloser
 	// Total is the length that upstream has announced, -1 if it has not.
 	Total() int64
+	// Offset is where the next byte belongs.
+	Offset() int64
+	// Until is where the bytes end that Read returns before [Source.Jump], -1 where nobody
+	// knows.
+	Until() int64
 	// Progress is how many bytes have come, with those that had to be passed over; when
 	// the last of them came, or the last request was sent; and how many requests in a
 	// row were in vain since upstream broke off. It may be called at any time.
 	Progress() (received int64, moved time.Time, tries int)
-	// Jump goes on at the offset off, which is behind those that were read, up to
-	// end. What is between is not read. Read ends with io.EOF there.
+	// Jump goes on at the offset off, up to end. What is between is not read. Read ends
+	// with io.EOF there.
 	Jump(off, end int64) error
 	// Interrupt ends an answer that brings nothing, and the source goes on with
 	// another one. It may be called at any time, also while Read blocks.
@@ -138,6 +156,22 @@ type Place interface {
 	Abort()
 	// Close is called when the last reader has left.
 	Close()
+	// Sparse reports whether several goroutines may write at a time, each elsewhere, in any
+	// order. false: what does not come in order lies elsewhere until it is its turn.
+	Sparse() bool
+}
+
+// Keeper is a Place that may outlive the fill.
+type Keeper interface {
+	Place
+	// KeepAs says what it is to be kept as. WriteAt then takes bytes in any order, from
+	// several goroutines. It is not called for what was kept before.
+	KeepAs(key string, size int64)
+	// Have is what was kept: the size of the blob, and the bytes that are there, sorted. The
+	// last 64 KiB are never among them.
+	Have() (size int64, have []extent.Span)
+	// Keep is called in place of Abort: the content stays for the next fill.
+	Keep()
 }
 
 // Result is how a fill ended.
@@ -145,4 +179,6 @@ type Result struct {
 	Size    int64 // of the blob; 0 where it failed
 	Err     error // in the owner's words; nil: the content was right, wherever it is kept
 	Spooled bool  // there was a spool for it: clients may have read some of it
+	// Connections is how many connections have brought content at a time, at most.
+	Connections int
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
@@ -116,6 +117,10 @@ func (b *body) Jump(int64, int64) error { return errors.New("this one comes in o
 
 func (b *body) Total() int64 { return b.total }
 
+func (b *body) Offset() int64 { return 0 }
+
+func (b *body) Until() int64 { return b.total }
+
 func (b *body) Interrupt(cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,7 +172,7 @@ func newOwner(want []byte, bodies ...*body) *owner {
 
 func (o *owner) job() fill.Job { return o.Job }
 
-func (o *owner) open(ctx context.Context) (fill.Source, error) {
+func (o *owner) open(ctx context.Context, _ extent.Span, _ int64) (fill.Source, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.opens == len(o.bodies) {
@@ -327,6 +332,8 @@ func (p *memoryPlace) ReadAt(b []byte, off int64) (int, error) {
 	defer p.mu.Unlock()
 	return bytes.NewReader(p.b).ReadAt(b, off)
 }
+
+func (p *memoryPlace) Sparse() bool { return false }
 
 func (p *memoryPlace) Open() (*os.File, error) { return nil, errors.ErrUnsupported }
 

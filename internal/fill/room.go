@@ -12,6 +12,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/lru"
 	"github.com/ecr-pullthrough/pullthrough/internal/quota"
+	"github.com/ecr-pullthrough/pullthrough/internal/shelf"
 	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
@@ -47,8 +48,10 @@ type budget struct {
 	windows    *lru.Cache[any, *quota.Quota] // side windows of one lane at a time
 	rates      *lru.Cache[any, float64]      // what a connection of a lane has brought last, in bytes a second
 	plain      *lru.Cache[plainKey, time.Time]
+	shelf      *shelf.Shelf // what fills that ended early have left; nil: none
+	kept       keptRoom
 	orphans    orphans
-	spools     sync.Map // of *spool.Spool to Snapshot: all that hold content
+	spools     sync.Map // of *spool.Spool to holding: all that hold content
 }
 
 func newBudget(o Options) *budget {
@@ -67,6 +70,7 @@ func newBudget(o Options) *budget {
 	if b.now == nil {
 		b.now = time.Now
 	}
+	b.openShelf()
 	return b
 }
 
@@ -99,6 +103,9 @@ func (b *budget) take(ctx, unwanted context.Context, q *quota.Quota, n int64) (b
 		return false, nil
 	}
 	if q == b.space {
+		if b.dropKept(n) {
+			return false, nil
+		}
 		b.cutSlow()
 	}
 	return false, takeSoon(ctx, n, q.Take)
@@ -136,6 +143,7 @@ func (b *budget) cutSlow() {
 type room struct {
 	budget   *budget
 	lent     bool  // the content goes to a Place, which is not counted
+	sparse   bool  // what comes ahead goes where the content goes
 	start    int64 // of the content: what is before that is in a Place
 	taken    int64
 	ahead    atomic.Int64    // what windows have, for what lies ahead of the prefix
@@ -197,6 +205,9 @@ func (r *room) step(end int64) int64 {
 
 // holdAhead takes n for a window, if that much is free.
 func (r *room) holdAhead(n int64) bool {
+	if r.sparse {
+		return true
+	}
 	if !r.budget.space.TryTake(n) {
 		return false
 	}
@@ -206,6 +217,9 @@ func (r *room) holdAhead(n int64) bool {
 
 // giveAhead gives back what a window has not used.
 func (r *room) giveAhead(n int64) {
+	if r.sparse {
+		return
+	}
 	r.ahead.Add(-n)
 	r.budget.space.Give(n)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,15 +44,23 @@ type windows struct {
 	changed chan struct{} // has an item when the main stream should look whether it still rests
 	brought atomic.Int64  // bytes, by all windows
 	resting atomic.Bool   // the main stream reads nothing, on purpose
+	first   int64         // how much the main stream asks for at first; 0: all
+	striped bool          // the blob comes over several connections; set by begin
+	broken  atomic.Bool   // the place of the content has failed
+	turn    atomic.Bool   // the main stream should leave what it is at, for what comes first
 
 	mu    sync.Mutex
 	lane  *quota.Quota
 	open  map[*window]struct{}
-	asked int       // in all
-	size  int64     // of the blob; -1: not known yet
-	off   bool      // no more of them
-	later time.Time // none before
-	rate  float64   // of the main stream; 0: not measured yet
+	asked int           // in all
+	most  int           // connections at a time
+	lead  *spool.Window // what the main stream brings of a striped blob; nil: nothing
+	size  int64         // of the blob; -1: not known yet
+	off   bool          // no more of them
+	begun bool          // the main stream has been answered
+	over  bool          // the content is here, or will not come
+	later time.Time     // none before
+	rate  float64       // of the main stream; 0: not measured yet
 }
 
 // window is one of them.
@@ -62,6 +71,7 @@ type window struct {
 	cancel context.CancelCauseFunc
 	opened time.Time
 	early  bool  // for a client that has no reader yet
+	order  bool  // it is the next free stretch of a striped blob
 	held   int64 // of SpoolBytes
 
 	received atomic.Int64
@@ -74,7 +84,7 @@ type window struct {
 // newWindows returns those of f, which may open one at once for the client that has
 // begun it.
 func newWindows(ctx context.Context, f *Fill) *windows {
-	w := &windows{fill: f, size: -1, changed: make(chan struct{}, 1), off: f.job.OpenPart == nil}
+	w := &windows{fill: f, size: -1, changed: make(chan struct{}, 1), off: f.job.OpenPart == nil, most: 1}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	if w.off {
 		return w
@@ -83,17 +93,25 @@ func newWindows(ctx context.Context, f *Fill) *windows {
 	w.off = found && time.Since(plain) < plainFor
 	w.rate, _ = f.budget.rates.Get(f.job.Lane)
 	w.lane = f.budget.windows.GetOrPut(f.job.Lane, func() *quota.Quota { return quota.New(int64(f.job.MaxPerLane)) })
-	w.openEarly()
+	told := int64(-1)
+	if f.job.Size != nil {
+		told = f.job.Size()
+	}
+	if !w.off {
+		w.first = extent.FirstStripe(told, f.job.Connections).To
+	}
+	if f.kept == nil { // else what the client wants may be there
+		w.openEarly(told)
+	}
 	return w
 }
 
-// openEarly asks for what the first client wants beside the question for the blob.
-func (w *windows) openEarly() {
+// openEarly asks for what the first client wants beside the question for the blob, of that
+// size; -1: nobody knows it.
+func (w *windows) openEarly(told int64) {
 	d, size := w.fill.job.Want.demand(), int64(1<<62)
-	if w.fill.job.Size != nil {
-		if told := w.fill.job.Size(); told >= 0 {
-			size = told
-		}
+	if told >= 0 {
+		size = told
 	}
 	d.To = min(d.To, size)
 	if n := w.fill.job.Want.Suffix; n > 0 {
@@ -104,16 +122,20 @@ func (w *windows) openEarly() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if span, ok := extent.Early(d, w.rate); ok && w.mayOpenLocked() && w.lane.TryTake(1) {
+	if span, ok := extent.Early(d, w.rate); ok && w.mayOpenLocked(false) && w.lane.TryTake(1) {
 		w.startLocked(&window{span: span, early: true, ready: make(chan struct{})})
 	}
 }
 
-// begin says how long the blob is, once the spool is there: windows may be opened.
-func (w *windows) begin(size int64) {
+// begin says how long the blob is, and what of it the main stream has asked for, once the
+// spool is there: windows may be opened.
+func (w *windows) begin(size int64, first extent.Span) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.size = size
+	w.size, w.begun = size, true
+	if first.To > 0 && first.To < size {
+		w.stripeLocked(first)
+	}
 	for early := range w.open {
 		var err error
 		if early.place, early.held, err = w.place(early.span); err != nil {
@@ -125,24 +147,44 @@ func (w *windows) begin(size int64) {
 
 // place takes a place for a window, for which there must be room at once.
 func (w *windows) place(span extent.Span) (place *spool.Window, held int64, err error) {
-	if w.size < 0 || !w.fill.room.holdAhead(span.Len()) {
+	s := w.fill.spool
+	if !s.Sparse() && !w.striped {
+		held = span.Len()
+	}
+	if w.size < 0 || held > 0 && !w.fill.room.holdAhead(held) {
 		return nil, 0, newError(ErrBusy, "no room for %d bytes", span.Len())
 	}
-	place, err = w.fill.spool.Open(span)
+	place, err = s.Open(span)
 	if err != nil {
-		w.fill.room.giveAhead(span.Len())
+		w.fill.room.giveAhead(held)
 		return nil, 0, err
 	}
-	held = place.Span().Len()
-	w.fill.room.giveAhead(span.Len() - held)
+	if held > 0 {
+		w.fill.room.giveAhead(held - place.Span().Len())
+		held = place.Span().Len()
+	}
 	w.used.Store(true)
 	return place, held, nil
 }
 
-func (w *windows) mayOpenLocked() bool {
+// mayOpenLocked reports whether there may be one more window; inOrder: of a striped blob's
+// next stretch.
+func (w *windows) mayOpenLocked(inOrder bool) bool {
+	now, limit := 0, maxWindows
+	if inOrder {
+		limit = w.fill.job.Connections - 1
+	}
+	for one := range w.open {
+		if one.order == inOrder || inOrder {
+			now++
+		}
+	}
 	most := windowsPerFill + int(max(0, w.size)>>20)
-	return !w.off && w.ctx.Err() == nil && len(w.open) < maxWindows && w.asked < most && !time.Now().Before(w.later)
+	return !w.aloneLocked() && w.ctx.Err() == nil && now < limit && w.asked < most
 }
+
+// aloneLocked reports whether there is to be no window for the time being.
+func (w *windows) aloneLocked() bool { return w.off || time.Now().Before(w.later) }
 
 // plan opens and closes what should be open and closed now. Nobody waits for it.
 func (w *windows) plan() {
@@ -152,28 +194,56 @@ func (w *windows) plan() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.size < 0 {
+		return
+	}
+	w.closeUnwantedLocked()
+	for w.mayOpenLocked(false) {
+		span, ok := w.fill.spool.Next(w.rate)
+		if !ok || !w.openLocked(false, func() (*spool.Window, int64, error) { return w.place(span) }) {
+			break
+		}
+	}
+	for w.striped && w.wantedLocked() && w.mayOpenLocked(true) {
+		next := func() (*spool.Window, int64, error) {
+			place, err := w.fill.spool.OpenNext(false)
+			return place, 0, err
+		}
+		if !w.openLocked(true, next) {
+			break
+		}
+	}
+}
+
+// closeUnwantedLocked closes what nobody waits for.
+func (w *windows) closeUnwantedLocked() {
 	unwanted := w.fill.spool.Unwanted()
 	for one := range w.open {
-		for _, place := range unwanted {
-			if one.place == place && !(one.early && time.Since(one.opened) < restLimit) {
-				one.cancel(errUnwanted)
-			}
+		young := one.early && time.Since(one.opened) < restLimit
+		if one.order && !w.wantedLocked() || !young && slices.Contains(unwanted, one.place) {
+			one.cancel(errUnwanted)
 		}
 	}
-	for w.size >= 0 && w.mayOpenLocked() {
-		span, ok := w.fill.spool.Next(w.rate)
-		if !ok || !w.lane.TryTake(1) {
-			return
-		}
-		place, held, err := w.place(span)
-		if err != nil {
-			w.lane.Give(1)
-			return
-		}
-		ready := make(chan struct{})
-		close(ready)
-		w.startLocked(&window{span: place.Span(), place: place, held: held, ready: ready})
+}
+
+// wantedLocked reports whether anybody reads the blob, or waits for it. What nobody wants
+// is worth one connection at most.
+func (w *windows) wantedLocked() bool { return w.fill.spool.Held() || w.fill.call.Waited() }
+
+// openLocked opens a window, if a connection is free and there is a place for it.
+func (w *windows) openLocked(inOrder bool, take func() (*spool.Window, int64, error)) bool {
+	if !w.lane.TryTake(1) {
+		return false
 	}
+	place, held, err := take()
+	if err != nil {
+		w.lane.Give(1)
+		return false
+	}
+	ready := make(chan struct{})
+	close(ready)
+	w.startLocked(&window{span: place.Span(), place: place, held: held, ready: ready, order: inOrder})
+	return true
 }
 
 // startLocked runs a window that has its turn.
@@ -187,6 +257,7 @@ func (w *windows) startLocked(one *window) {
 		w.open = make(map[*window]struct{})
 	}
 	w.open[one] = struct{}{}
+	w.most = max(w.most, len(w.open)+1)
 	w.running.Go(func() {
 		err := w.receive(ctx, one)
 		w.end(ctx, one, err)
@@ -240,25 +311,51 @@ func (w *windows) end(ctx context.Context, one *window, err error) {
 	w.mu.Lock()
 	delete(w.open, one)
 	if one.place != nil {
-		w.fill.room.giveAhead(one.held - one.received.Load())
+		if one.held > 0 {
+			w.fill.room.giveAhead(one.held - one.received.Load())
+		}
 		one.place.Close()
 	}
 	switch {
 	case cause != nil: // it was closed, which says nothing of upstream
 	case errors.Is(err, ErrLater):
 		w.later = time.Now().Add(laterPause)
-	case one.received.Load() == 0, errors.Is(err, ErrSpool):
+	case errors.Is(err, ErrSpool):
+		w.off = true
+		w.broken.Store(true)
+	case one.received.Load() == 0:
 		w.off = true
 	}
-	begun := w.size >= 0
 	w.mu.Unlock()
-	if begun && w.ctx.Err() == nil {
+	if w.ctx.Err() == nil {
 		w.plan()
 	}
 }
 
-// stop ends all windows, and waits until they have let go of the spool.
-func (w *windows) stop() {
+// connections is how many bring content now, the main stream among them.
+func (w *windows) connections() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return 0
+	}
+	return len(w.open) + 1
+}
+
+// stop ends all windows, and waits until they have let go of the spool. It returns how many
+// connections there were at a time, at most; 0: upstream has not answered.
+func (w *windows) stop() (most int) {
+	w.mu.Lock()
+	w.over = true
+	if w.begun {
+		most = w.most
+	}
+	w.mu.Unlock()
+	w.close()
+	return most
+}
+
+func (w *windows) close() {
 	w.mu.Lock()
 	w.cancel() // from here on none is started
 	w.mu.Unlock()
@@ -312,9 +409,16 @@ func (w *windows) tick(now time.Time, received int64) {
 	for one := range w.open {
 		one.look(now)
 	}
+	striped := w.striped
+	if w.lead != nil {
+		w.lead.SetRate(w.rate)
+	}
 	w.mu.Unlock()
-	if open > 0 || w.fill.spool.AnyAhead() {
+	if open > 0 || striped || w.fill.spool.AnyAhead() {
 		w.plan()
+	}
+	if striped && w.fill.spool.Uncovered() {
+		w.turnLead()
 	}
 }
 

@@ -35,6 +35,9 @@ const (
 	Staging = "pullthrough/staging"
 	Uploads = "pullthrough/uploads"
 
+	// Partial is where downloads are that ended early, in a directory.
+	Partial = "pullthrough/partial"
+
 	// Lock is the file that stores lock while they commit, shared, and while they
 	// remove, alone. Gate is locked before it, so that no process waits for ever. Sweep
 	// is locked by the one process that looks for what to remove.

@@ -14,11 +14,12 @@ const near = 1 << 20
 // errNoWindow is what a window gets whose bytes are there or soon will be.
 var errNoWindow = errors.New("spool: no window is needed here")
 
-// ahead is what a spool has ahead of its prefix. It lies in a file of its own until it
-// is its turn: a Place takes bytes in order, and the hash runs over what is stored, in
-// order. The spool's lock guards it. It is empty as long as nobody reads far ahead.
+// ahead is what a spool has ahead of its prefix. It lies where it belongs, if that takes
+// bytes in any order, else in a file of its own until it is its turn: the hash runs over
+// what is stored, in order. The spool's lock guards it. It is empty as long as nobody reads
+// far ahead, and there is one connection.
 type ahead struct {
-	scratch segment // the file; the zero segment: none yet
+	scratch segment // where it lies; the zero segment: nowhere yet
 	windows map[*Window]struct{}
 	readers map[*Reader]struct{} // those that are, or were, ahead of the prefix
 	parts   int                  // readers that may see the end
@@ -96,11 +97,12 @@ func (s *Spool) lookAheadLocked(r *Reader) look {
 	if c != nil {
 		l.wait = s.windowOf(c).news.wait()
 	}
+	nobody := c == nil && s.got.Striped()
 	switch distance := r.off - s.got.Prefix(); {
 	case s.told == nil || s.size <= MemoryLimit || !r.tail && r.off >= s.size-Withheld:
 	case distance <= near && s.ahead.resting:
 		s.ahead.resting, l.tell = false, true
-	case distance > extent.Guard && (c == nil || r.off-c.Pos > extent.Guard):
+	case nobody, distance > extent.Guard && (c == nil || r.off-c.Pos > extent.Guard):
 		if !r.seat.ahead {
 			s.sitAheadLocked(r)
 		}
@@ -235,11 +237,34 @@ type Window struct {
 // Open returns a window on the span, or on as much of it as nobody else brings. It fails
 // where that is nothing, and where there is no place for it.
 func (s *Spool) Open(span extent.Span) (*Window, error) {
-	if err := s.openScratch(); err != nil {
+	if err := s.openAhead(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.openLocked(span)
+}
+
+// OpenNext is Open of the next free stretch, for a connection that brings a part of all;
+// alone: there is no other one for the time being, and it is a long stretch.
+func (s *Spool) OpenNext(alone bool) (*Window, error) {
+	if err := s.openAhead(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	span := s.got.Free(s.size)
+	if !alone {
+		span = s.got.Stretch(s.size)
+	}
+	w, err := s.openLocked(span)
+	if err == nil {
+		w.claim.InOrder = true
+	}
+	return w, err
+}
+
+func (s *Spool) openLocked(span extent.Span) (*Window, error) {
 	if s.size <= MemoryLimit {
 		return nil, errNoWindow
 	}
@@ -260,12 +285,24 @@ func (s *Spool) Open(span extent.Span) (*Window, error) {
 	return w, nil
 }
 
-// openScratch makes sure that there is a file for what comes ahead.
-func (s *Spool) openScratch() error {
+// openAhead makes sure that there is a place for what comes ahead.
+func (s *Spool) openAhead() error {
+	s.making.Lock()
+	defer s.making.Unlock()
 	s.mu.Lock()
-	there := s.ahead.scratch.own != nil
+	there := s.ahead.scratch.Place != nil
 	s.mu.Unlock()
 	if there {
+		return nil
+	}
+	if s.sparse {
+		home, err := s.home()
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ahead.scratch = segment{Place: home.Place}
 		return nil
 	}
 	f, err := createFile(s.dir)
@@ -274,11 +311,20 @@ func (s *Spool) openScratch() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ahead.scratch.own != nil {
-		return f.Close()
-	}
 	s.ahead.scratch = segment{Place: f, own: f}
 	return nil
+}
+
+// Sparse reports whether what comes ahead lies where it belongs at once, and so takes no
+// room beside the content.
+func (s *Spool) Sparse() bool { return s.sparse }
+
+// Stripe says that the content comes over n connections: [Spool.Write] is not called until
+// Stripe(0), and everything comes by a [Window]. n is 0 or at least 2.
+func (s *Spool) Stripe(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got.Stripe(n)
 }
 
 // Span is what is to come of the window.
@@ -337,26 +383,52 @@ func (s *Spool) Bytes() int64 {
 	return s.got.Bytes()
 }
 
+// Uncovered reports whether nobody brings the first byte that is not there.
+func (s *Spool) Uncovered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, _ := s.got.Ahead(s.got.Prefix())
+	front := s.got.Prefix() + n
+	return front < s.size && s.got.Free(s.size).From == front
+}
+
 // Ahead is how many bytes there are right behind the prefix already. If there are none and
-// a window is to bring them, wait is closed when there is news.
+// a window is to bring them, wait is closed when there is news. Where nobody but windows
+// brings anything, it is in any case.
 func (s *Spool) Ahead() (n int64, wait <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, c := s.got.Ahead(s.got.Prefix())
-	if c != nil {
+	switch {
+	case c != nil:
 		wait = s.windowOf(c).news.wait()
+	case n <= 0 && s.got.Striped():
+		wait = s.news.wait()
 	}
 	return n, wait
 }
 
 // ReadAhead fills p with the bytes behind the prefix, which are there. The writer hashes
-// them and writes them again, to where they belong.
+// them, and then they are in the prefix by [Spool.TakeAhead].
 func (s *Spool) ReadAhead(p []byte) error {
 	s.mu.Lock()
 	seg, off := s.ahead.scratch, s.got.Prefix()
 	s.mu.Unlock()
 	_, err := (&look{seg: &seg}).readAt(p, off)
 	return err
+}
+
+// TakeAhead is Write of the bytes that ReadAhead has read. They are written only where they
+// are not yet where they belong.
+func (s *Spool) TakeAhead(p []byte) (int, error) {
+	s.mu.Lock()
+	if len(s.segments) == 0 || s.segments[len(s.segments)-1].Place != s.ahead.scratch.Place {
+		s.mu.Unlock()
+		return s.Write(p)
+	}
+	defer s.mu.Unlock()
+	s.advanceLocked(p)
+	return len(p), nil
 }
 
 // Rest reports whether nobody waits for what the writer brings next. Then Changed is called

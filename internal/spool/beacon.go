@@ -34,6 +34,8 @@ func (b *beacon) announce(mu *sync.Mutex, n int64) {
 	b.due = n
 	switch {
 	case n == b.told:
+	case b.lit == nil:
+		b.told = n // nobody waits, and who comes now finds n
 	case b.told == 0, n-b.told >= wakeBytes:
 		b.ring(n)
 	case b.timer == nil:

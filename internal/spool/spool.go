@@ -69,6 +69,12 @@ type Options struct {
 	// Place is where the content goes, whatever its size. The spool does not close
 	// it. nil: memory, or a file of the spool's own.
 	Place Place
+	// Sparse says that several goroutines may write Place at a time, each elsewhere, in any
+	// order. A file of the spool's own is always like that.
+	Sparse bool
+	// Have is what is in Place already; it is Sparse then. It has not been hashed: the writer
+	// takes it as what has come ahead.
+	Have []extent.Span
 	// Files counts the files that readers open for themselves. nil: they open none.
 	Files *Files
 	// PlaceFailed is called when the Place, or the spool's own file, failed at the
@@ -86,12 +92,14 @@ type Options struct {
 // Spool is one download. It is safe for concurrent use by one writer and any
 // number of readers.
 type Spool struct {
-	dir   string
-	files *Files
-	moved func(int64, error) error
-	gone  func()
-	told  func()
+	dir    string
+	files  *Files
+	moved  func(int64, error) error
+	gone   func()
+	told   func()
+	sparse bool // what comes ahead lies where it belongs
 
+	making   sync.Mutex // held while a place is made; mu is not
 	mu       sync.Mutex
 	news     beacon     // of the prefix
 	size     int64      // -1: unknown until Finish
@@ -116,8 +124,13 @@ type segment struct {
 // New returns an empty spool, held by its owner until Release.
 func New(o Options) *Spool {
 	s := &Spool{dir: o.Dir, files: o.Files, moved: o.PlaceFailed, gone: o.Gone, told: o.Changed, size: o.Size, refs: 1, readers: make(map[*Reader]struct{})}
+	s.sparse = o.Sparse || o.Place == nil
 	if o.Place != nil {
 		s.segments = []segment{{Place: o.Place}}
+	}
+	if len(o.Have) > 0 {
+		s.ahead.scratch = segment{Place: o.Place}
+		s.got.Have(o.Have)
 	}
 	return s
 }
@@ -139,9 +152,14 @@ func (s *Spool) Write(p []byte) (int, error) {
 	if seg == nil {
 		s.mem = append(s.mem, p...)
 	}
+	s.advanceLocked(p)
+	return len(p), nil
+}
+
+// advanceLocked says that p, which is written, belongs to the prefix.
+func (s *Spool) advanceLocked(p []byte) {
 	s.got.Advance(int64(len(p)))
 	s.news.announce(&s.mu, s.readableLocked(s.ahead.parts > 0))
-	return len(p), nil
 }
 
 // writeFile writes p at the end. It needs no lock: readers do not look beyond
@@ -191,10 +209,23 @@ func (s *Spool) place(n int) (*segment, error) {
 	if small && s.mem == nil && s.size > 0 {
 		s.mem = make([]byte, 0, s.size)
 	}
-	mem := s.mem
 	s.mu.Unlock()
 	if small {
 		return nil, nil
+	}
+	s.making.Lock()
+	defer s.making.Unlock()
+	return s.home()
+}
+
+// home returns the first place for content that is too large for memory, and makes it where
+// there is none. s.making is held.
+func (s *Spool) home() (*segment, error) {
+	s.mu.Lock()
+	segments, mem := s.segments, s.mem
+	s.mu.Unlock()
+	if len(segments) > 0 {
+		return &segments[0], nil
 	}
 	return s.spill(mem)
 }

@@ -41,7 +41,7 @@ func (p *Part) Total() int64 { return p.total }
 // An answer that is not this part is an error, and is not read: 200, another range, several
 // ranges, an encoding.
 func (c *Client) Part(ctx context.Context, t *Target, d digest.Digest, from, to int64) (*Part, error) {
-	if since, ok := c.noRanges.Get(t.ID); ok && time.Since(since) < noRangesFor {
+	if c.sendsWhole(t) {
 		return nil, t.fail(ErrUnavailable, ErrNoParts)
 	}
 	side := *t
@@ -59,6 +59,14 @@ func (c *Client) Part(ctx context.Context, t *Target, d digest.Digest, from, to 
 	return &Part{resp.Body, total}, nil
 }
 
+// sendsWhole reports whether the registry has ignored a Range a short while ago.
+func (c *Client) sendsWhole(t *Target) bool {
+	since, ok := c.noRanges.Get(t.ID)
+	return ok && time.Since(since) < noRangesFor
+}
+
+func isEncoded(resp *http.Response) bool { return len(resp.Header.Values("Content-Encoding")) > 0 }
+
 // readPart makes sure that an answer is the part asked for, and returns the blob's length.
 func (c *Client) readPart(t *Target, resp *http.Response, from, to int64) (total int64, err error) {
 	switch resp.StatusCode {
@@ -70,7 +78,7 @@ func (c *Client) readPart(t *Target, resp *http.Response, from, to int64) (total
 		return 0, statusError(t, resp)
 	}
 	ranges := resp.Header.Values("Content-Range")
-	if len(ranges) != 1 || len(resp.Header.Values("Content-Encoding")) > 0 {
+	if len(ranges) != 1 || isEncoded(resp) {
 		return 0, t.fail(ErrUnavailable, fmt.Errorf("a part with Content-Range %.200q and Content-Encoding %.100q", ranges, resp.Header.Values("Content-Encoding")))
 	}
 	first, last, total, ok := contentrange.Parse(ranges[0])

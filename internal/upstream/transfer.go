@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/contentrange"
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 )
 
 const (
@@ -41,7 +42,9 @@ const (
 //  2. It asks for the rest by Range. It asks the registry, and not the host that the
 //     registry had redirected us to, since such URLs expire.
 //  3. 206 goes on only if its one Content-Range begins at the offset where we are,
-//     reaches to the end, and is of a blob of the length announced before.
+//     reaches to the end of the blob, or not further than was asked for where that is
+//     a part, and is of a blob of the length announced before. A part that is shorter
+//     than was asked for is a body that breaks.
 //  4. 200 is the whole blob again: it is read up to the offset and thrown away, if
 //     its length is not another one. However long that takes, it is progress.
 //  5. 416, or 400 from object stores behind a CDN, refuses the Range. The blob is
@@ -92,6 +95,36 @@ func (c *Client) Transfer(ctx context.Context, t *Target, d digest.Digest) (*Tra
 	return x, nil
 }
 
+// TransferPart is Transfer of the bytes of span, which is not empty, of a blob of that total
+// length; -1: nobody knows it. [Transfer.Jump] goes on. A registry that does not give parts
+// of blobs gives all: [Transfer.Offset] and [Transfer.Until] say so. What else it says to a
+// question for a part is no answer to one for the blob.
+func (c *Client) TransferPart(ctx context.Context, t *Target, d digest.Digest, span extent.Span, total int64) (*Transfer, error) {
+	if c.sendsWhole(t) {
+		return c.Transfer(ctx, t, d)
+	}
+	x := &Transfer{client: c, target: t, digest: d, ctx: ctx, off: span.From, mark: span.From, end: span.To, total: total}
+	resp, err := x.ask(http.Header{"Range": {rangeOf(span.From, span.To)}}, t.Options.attempts(Pull))
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		c.noRanges.Put(t.ID, time.Now())
+		x.body, x.off, x.mark, x.end, x.total = resp.Body, 0, 0, 0, resp.ContentLength
+		return x, nil
+	case resp.StatusCode == http.StatusPartialContent && !isEncoded(resp) && x.checkPart(resp) == nil:
+		x.body = resp.Body
+		return x, nil
+	}
+	err = statusError(t, resp)
+	drain(resp)
+	if mayPassStatus(resp.StatusCode) {
+		return nil, err
+	}
+	return c.Transfer(ctx, t, d)
+}
+
 // Total is the length of the blob that the registry has announced; -1: none yet.
 func (x *Transfer) Total() int64 { return x.total }
 
@@ -135,7 +168,7 @@ func (x *Transfer) Read(p []byte) (int, error) {
 		switch {
 		case n > 0, err == nil:
 			return n, nil // an error shows again at the next call
-		case err == io.EOF && (x.total < 0 || x.off >= x.last()):
+		case err == io.EOF && (x.total < 0 || x.off >= x.Until()):
 			return 0, io.EOF
 		case err == io.EOF:
 			err = io.ErrUnexpectedEOF
@@ -146,19 +179,22 @@ func (x *Transfer) Read(p []byte) (int, error) {
 	}
 }
 
-// last is where the body ends, if all goes well.
-func (x *Transfer) last() int64 {
-	if x.end > 0 {
+// Offset is where the next byte belongs.
+func (x *Transfer) Offset() int64 { return x.off }
+
+// Until is where the body ends, if all goes well; -1: nobody knows.
+func (x *Transfer) Until() int64 {
+	if x.end > 0 && (x.total < 0 || x.end < x.total) {
 		return x.end
 	}
 	return x.total
 }
 
-// Jump goes on at the offset off, which is not before what was read, and ends at the
-// offset end, for somebody who has what is between. The registry is asked for these
-// bytes. Where it does not give them by Range, the blob is read on as after a break.
+// Jump goes on at the offset off, and ends at the offset end, for somebody who has what is
+// between. The registry is asked for these bytes. Where it does not give them by Range, the
+// blob is read on as after a break.
 func (x *Transfer) Jump(off, end int64) error {
-	if x.whole { // what is open goes to the end of the blob
+	if x.whole && off >= x.off { // what is open goes to the end of the blob
 		n, err := io.Copy(io.Discard, io.LimitReader(x, off-x.off))
 		if err == nil && n == 0 && x.off < off {
 			err = io.ErrUnexpectedEOF
@@ -167,9 +203,6 @@ func (x *Transfer) Jump(off, end int64) error {
 	}
 	_ = x.body.Close()
 	x.off, x.mark, x.end = off, off, end
-	if end == x.total {
-		x.end = 0
-	}
 	again, err := x.reopen()
 	if err == nil {
 		return nil
@@ -319,7 +352,7 @@ func (x *Transfer) checkPart(resp *http.Response) error {
 		return x.target.fail(ErrUnavailable, fmt.Errorf("resume answered with %d Content-Range headers", len(ranges)))
 	}
 	first, last, total, ok := contentrange.Parse(ranges[0])
-	reaches := last == total-1 || x.end > 0 && last == x.end-1
+	reaches := last == total-1 || x.end > 0 && last < x.end
 	if !ok || first != x.off || !reaches || x.total >= 0 && total != x.total {
 		return x.target.fail(ErrUnavailable, fmt.Errorf("asked for byte %d on of %d, got Content-Range %.100q", x.off, x.total, ranges[0]))
 	}
