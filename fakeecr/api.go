@@ -15,7 +15,7 @@ func (s *Server) newAPI() *ecrapi.API {
 		State:   s.settings,
 		Account: s.config.Account, Region: s.config.Region,
 		Identify: s.config.identify,
-		Secrets:  secrets(s.config.Secrets).find,
+		Secrets:  s.findSecret,
 		Logger:   s.config.Logger,
 		Now:      s.config.Now,
 	}
@@ -27,8 +27,8 @@ func (s *Server) newAPI() *ecrapi.API {
 
 // addImages makes the API answer the operations on repositories and images.
 func (s *Server) addImages(api *ecrapi.API) {
-	api.Validate = s.proxy.ValidateRule
-	api.Images = &ecrapi.Images{Proxy: s.proxy, Catalog: s.catalog}
+	api.Validate = s.Proxy.ValidateRule
+	api.Images = &ecrapi.Images{Proxy: s.Proxy, Catalog: s.Catalog}
 	if s.config.RequireLogin {
 		api.Images.Password, api.Images.LayerURL = s.logins.password, s.logins.layerURL
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -50,9 +51,14 @@ type Config struct {
 	Secrets map[string]pullthrough.Credential
 	// Endpoints say where upstream registries really are, by host: requests for the
 	// host go to the URL, whichever rule names it. docker.io, index.docker.io and
-	// registry-1.docker.io are one host. nil: upstreams are where their rules say.
+	// registry-1.docker.io are one host. "*" is every host that has no endpoint of its
+	// own, unless a rule names it by URL, as in http://127.0.0.1:5001: such a rule says
+	// where it is. A nil URL is none. nil: upstreams are where their rules say.
 	Endpoints map[string]*url.URL
 
+	// Transport carries the requests to upstream registries, as [pullthrough.Proxy.Transport]
+	// does. nil: that of a Proxy.
+	Transport http.RoundTripper
 	// Fill says how much of an image a pull brings in. The zero value is
 	// [pullthrough.FillLazy].
 	Fill pullthrough.FillMode
@@ -79,6 +85,9 @@ type Config struct {
 	// recorded the event. nil: nothing is called.
 	OnEvent func(ctx context.Context, e pullthrough.Event)
 }
+
+// AnyHost is the key in Config.Endpoints for all hosts that have none of their own.
+const AnyHost = "*"
 
 var (
 	accountID  = regexp.MustCompile(`^[0-9]{12}$`)
@@ -163,7 +172,7 @@ func (c *Config) completeEndpoints() error {
 	for host, endpoint := range c.Endpoints {
 		name := hostname.Canonical(host)
 		switch {
-		case !hostname.Valid(host):
+		case host != AnyHost && !hostname.Valid(host):
 			return fmt.Errorf("endpoint: %q is no host name", host)
 		case out[name] != nil:
 			return fmt.Errorf("endpoint: two are for %s", name)

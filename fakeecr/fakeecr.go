@@ -18,6 +18,10 @@
 //   - an [ecrapi.API] at POST /, whose settings are kept in the directory, if there is one
 //   - an [ecrapi.Catalog], the notes on repositories and images
 //   - a [debug.Page] at [PagePath]
+//
+// A program that is ready for requests says so at [HealthPath]. Package
+// [github.com/ecr-pullthrough/pullthrough/pullthroughtest] has NewECR, which starts a
+// Server for a test together with the registry that it pulls from.
 package fakeecr
 
 import (
@@ -27,6 +31,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/debug"
@@ -35,17 +40,25 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
-// Server is the ECR that a [Config] describes. It is safe for concurrent use.
+// Server is the ECR that a [Config] describes. It is safe for concurrent use. Its fields
+// are the parts that New has put together: call their methods, and change none of them.
 type Server struct {
-	config   Config // with no zero values left that mean something else
-	settings *settings
-	logins   *logins
-	api      *ecrapi.API
-	catalog  *ecrapi.Catalog
-	proxy    *pullthrough.Proxy
-	page     *debug.Page
-	release  func() error // closes the directory
-	ending   sync.Once
+	// Proxy answers at /v2/.
+	Proxy *pullthrough.Proxy
+	// API answers POST /.
+	API *ecrapi.API
+	// Catalog has the notes on repositories and images.
+	Catalog *ecrapi.Catalog
+	// Page answers below [PagePath], for those whom Config.DebugPage lets in.
+	Page *debug.Page
+
+	config    Config                 // with no zero values left that mean something else
+	upstreams atomic.Pointer[Config] // the one whose upstreams are in force; read as a whole, since its rules and credentials belong together
+	settings  *settings
+	logins    *logins
+	release   func() error // closes the directory
+	reloading sync.Mutex   // one Reload at a time
+	ending    sync.Once
 }
 
 // New returns a Server that is ready to serve. It changes nothing in config, whose maps
@@ -57,6 +70,7 @@ func New(config Config) (*Server, error) {
 		return nil, fmt.Errorf("fakeecr: %w", err)
 	}
 	s := &Server{config: config, logins: newLogins(config.Now)}
+	s.upstreams.Store(&config)
 	store, err := s.openStore()
 	if err != nil {
 		return nil, err
@@ -92,14 +106,14 @@ func (s *Server) load(store pullthrough.Store) error {
 		return err
 	}
 	api := s.newAPI()
-	s.catalog = &ecrapi.Catalog{Template: api.Template, Excluded: api.Excluded, File: s.file("catalog.json"), Logger: s.config.Logger}
-	if err := s.catalog.Load(); err != nil {
+	s.Catalog = &ecrapi.Catalog{Template: api.Template, Excluded: api.Excluded, File: s.file("catalog.json"), Logger: s.config.Logger}
+	if err := s.Catalog.Load(); err != nil {
 		return err
 	}
-	s.proxy = s.newProxy(s.catalog.Around(store), api)
+	s.Proxy = s.newProxy(s.Catalog.Around(store), api)
 	s.addImages(api)
-	s.api = api
-	s.page = s.newPage()
+	s.API = api
+	s.Page = s.newPage()
 	return nil
 }
 
@@ -118,24 +132,22 @@ func (s *Server) file(name string) string {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case pullthrough.IsRegistryRequest(r):
-		s.proxy.ServeHTTP(w, r)
+		s.Proxy.ServeHTTP(w, r)
 	case s.config.DebugPage != PageOff && isPage(r.URL.Path):
 		s.servePage(w, r)
 	case r.Method == http.MethodPost && r.URL.Path == "/":
-		s.api.ServeHTTP(w, r)
+		s.API.ServeHTTP(w, r)
+	case r.URL.Path == HealthPath:
+		s.serveHealth(w)
 	default:
-		http.Error(w, "fakeecr: there is nothing here but /v2/, "+PagePath+" (see -debug-page) and, for POST, /", http.StatusNotFound)
+		http.Error(w, "fakeecr: there is nothing here but /v2/, "+HealthPath+", "+PagePath+" (see -debug-page) and, for POST, /", http.StatusNotFound)
 	}
 }
-
-// Downloads returns the blobs that are being downloaded, like
-// [pullthrough.Proxy.Downloads].
-func (s *Server) Downloads() []pullthrough.Download { return s.proxy.Downloads() }
 
 // Idle waits until nothing is being fetched or stored, like [pullthrough.Proxy.Idle]. A
 // pull is answered before everything is stored: a test that wants the next pull to be a
 // hit calls Idle in between.
-func (s *Server) Idle(ctx context.Context) error { return s.proxy.Idle(ctx) }
+func (s *Server) Idle(ctx context.Context) error { return s.Proxy.Idle(ctx) }
 
 // Shutdown ends the Server. It waits for running downloads; when ctx ends first, it
 // cancels them and returns ctx's error. Then it saves its notes on images and releases
@@ -143,14 +155,14 @@ func (s *Server) Idle(ctx context.Context) error { return s.proxy.Idle(ctx) }
 // down first: a Server whose directory is released cannot serve. A second call does no
 // harm.
 func (s *Server) Shutdown(ctx context.Context) error {
-	err := s.proxy.Shutdown(ctx)
+	err := s.Proxy.Shutdown(ctx)
 	s.ending.Do(s.close)
 	return err
 }
 
 // close saves and releases what the Server holds, after the end of the proxy.
 func (s *Server) close() {
-	if err := s.catalog.Save(); err != nil {
+	if err := s.Catalog.Save(); err != nil {
 		s.config.Logger.Warn("what is known of images could not be saved", "err", err)
 	}
 	if err := s.release(); err != nil {

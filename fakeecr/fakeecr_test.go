@@ -236,7 +236,7 @@ func TestOnlyV2IsServed(t *testing.T) {
 		assert.Equal(t, status, resp.StatusCode, "%s: %s", path, body)
 	}
 	_, body := i.get(t, "/")
-	assert.Equal(t, "fakeecr: there is nothing here but /v2/, /debug/pullthrough (see -debug-page) and, for POST, /\n", string(body))
+	assert.Equal(t, "fakeecr: there is nothing here but /v2/, /health, /debug/pullthrough (see -debug-page) and, for POST, /\n", string(body))
 	resp, err := http.Post(i.url+"/api", "application/x-amz-json-1.1", strings.NewReader("{}"))
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
@@ -260,7 +260,7 @@ func TestShutdownWaitsForDownloads(t *testing.T) {
 	layer := img.Layers[0]
 	resp, err := http.Get(server.URL + "/v2/p/app/blobs/" + layer.Digest.String())
 	require.NoError(t, err)
-	running := ecr.Downloads()
+	running := ecr.Proxy.Downloads()
 	require.Len(t, running, 1)
 	assert.Equal(t, layer.Digest, running[0].Digest)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -271,6 +271,6 @@ func TestShutdownWaitsForDownloads(t *testing.T) {
 	assert.Error(t, err)
 	require.NoError(t, resp.Body.Close())
 	server.Close()
-	assert.Empty(t, ecr.Downloads())
+	assert.Empty(t, ecr.Proxy.Downloads())
 	assert.NoError(t, ecr.Shutdown(t.Context()))
 }

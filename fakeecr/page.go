@@ -31,16 +31,15 @@ const (
 
 func (s *Server) newPage() *debug.Page {
 	return &debug.Page{
-		Proxy: s.proxy, Title: "fakeecr",
+		Proxy: s.Proxy, Title: "fakeecr",
 		Registries: []debug.Registry{{Account: s.config.Account, Region: s.config.Region}},
-		Credential: s.config.tellsSecret,
+		Credential: s.tellsSecret,
 	}
 }
 
 // tellsSecret reports whether the rule's upstream is sent a secret.
-func (c *Config) tellsSecret(rule pullthrough.Rule) bool {
-	credential := c.Credentials[trimPrefix(rule.Prefix)]
-	return rule.CredentialARN != "" || credential != pullthrough.Credential{} && c.means(rule)
+func (s *Server) tellsSecret(rule pullthrough.Rule) bool {
+	return rule.CredentialARN != "" || s.upstreams.Load().credential(rule) != pullthrough.Credential{}
 }
 
 func isPage(path string) bool {
@@ -52,7 +51,7 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "fakeecr: this page is for clients on the same machine, see -debug-page", http.StatusForbidden)
 		return
 	}
-	s.page.ServeHTTP(w, r)
+	s.Page.ServeHTTP(w, r)
 }
 
 // isLocal reports whether the client is on this machine. A client that uses another name

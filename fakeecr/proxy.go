@@ -8,29 +8,29 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/ecrapi"
-	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 )
 
 func (s *Server) newProxy(store pullthrough.Store, api *ecrapi.API) *pullthrough.Proxy {
 	c := &s.config
 	return &pullthrough.Proxy{
-		Store:    store,
-		Fill:     c.Fill,
-		Rules:    api,
-		Endpoint: c.endpoint,
-		Policy:   c.policy,
-		Identify: s.identifyClient,
-		Now:      c.Now,
-		Logger:   c.Logger,
+		Store:     store,
+		Fill:      c.Fill,
+		Rules:     api,
+		Endpoint:  s.endpoint,
+		Policy:    s.policy,
+		Identify:  s.identifyClient,
+		Transport: c.Transport,
+		Now:       c.Now,
+		Logger:    c.Logger,
 		Credentials: func(ctx context.Context, repo pullthrough.Repo, rule pullthrough.Rule) (pullthrough.Credential, error) {
-			if rule.CredentialARN == "" && c.means(rule) {
-				return c.Credentials[trimPrefix(rule.Prefix)], nil
+			if own := s.upstreams.Load().credential(rule); own != (pullthrough.Credential{}) {
+				return own, nil
 			}
 			return api.Credentials(ctx, repo, rule)
 		},
 		OnEvent: func(ctx context.Context, e pullthrough.Event) {
-			s.catalog.RecordPull(ctx, e)
-			s.page.Record(ctx, e)
+			s.Catalog.RecordPull(ctx, e)
+			s.Page.Record(ctx, e)
 			if c.OnEvent != nil {
 				c.OnEvent(ctx, e)
 			}
@@ -40,14 +40,14 @@ func (s *Server) newProxy(store pullthrough.Store, api *ecrapi.API) *pullthrough
 }
 
 // endpoint fits [pullthrough.Proxy.Endpoint].
-func (c *Config) endpoint(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (*url.URL, error) {
-	return c.Endpoints[hostname.Canonical(rule.UpstreamURL)], nil
+func (s *Server) endpoint(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (*url.URL, error) {
+	return s.upstreams.Load().endpoint(rule), nil
 }
 
 // policy fits [pullthrough.Proxy.Policy].
-func (c *Config) policy(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) pullthrough.Policy {
-	policy := c.Policy
-	if hosts := c.RealmHosts[trimPrefix(rule.Prefix)]; hosts != nil && c.means(rule) {
+func (s *Server) policy(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) pullthrough.Policy {
+	policy := s.config.Policy
+	if hosts := s.upstreams.Load().realmsOf(rule); hosts != nil {
 		policy.RealmHosts = slices.Concat(policy.RealmHosts, hosts)
 	}
 	return policy

@@ -7,15 +7,6 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// means reports whether Credentials and RealmHosts are about the rule. The API may have
-// deleted a rule of the Config and created one with the same prefix for another
-// registry, which must not get the credential.
-func (c *Config) means(rule pullthrough.Rule) bool {
-	return slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool {
-		return samePrefix(r, rule) && r.UpstreamURL == rule.UpstreamURL
-	})
-}
-
 // intersect returns the rules that have the prefix of one of others.
 func intersect(rules, others []pullthrough.Rule) []pullthrough.Rule {
 	return slices.DeleteFunc(slices.Clone(rules), func(r pullthrough.Rule) bool { return !contains(others, r) })

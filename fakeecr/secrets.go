@@ -17,10 +17,14 @@ type secrets map[string]pullthrough.Credential
 // secretSuffix is what Secrets Manager puts at the end of the names in its ARNs.
 var secretSuffix = regexp.MustCompile(`-[A-Za-z0-9]{6}$`)
 
+// findSecret fits [ecrapi.API.Secrets].
+func (s *Server) findSecret(_ context.Context, _, _, arn string) (string, error) {
+	return secrets(s.upstreams.Load().Secrets).find(arn)
+}
+
 // find returns the secret that arn names, with or without the six characters at its
-// end; it fits [ecrapi.API.Secrets]. The API has already checked that the ARN belongs
-// to this account and Region.
-func (s secrets) find(_ context.Context, _, _, arn string) (string, error) {
+// end. The API has already checked that the ARN belongs to this account and Region.
+func (s secrets) find(arn string) (string, error) {
 	_, name, _ := strings.Cut(arn, ":secret:")
 	c, ok := s[name]
 	if !ok {

@@ -75,6 +75,15 @@ func setAside(file string, err error, log *slog.Logger) {
 	log.Warn("a damaged file is set aside, and what it kept begins anew", "file", file, "to", aside, "err", errors.Join(err, os.Rename(file, aside)))
 }
 
+// give replaces the rules of the Config.
+func (s *settings) give(rules []pullthrough.Rule) {
+	s.changing.Lock() // an Update that runs has read the rules before
+	defer s.changing.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.given = rules
+}
+
 // Load implements [ecrapi.State].
 func (s *settings) Load(_ context.Context, account, region string) (ecrapi.Settings, error) {
 	s.mu.RLock()

@@ -19,7 +19,7 @@ func TestSizesThatParse(t *testing.T) {
 		"8191PiB":             8191 << 50,
 		"9223372036854775807": 1<<63 - 1,
 	} {
-		c, err := parse([]string{"-max-bytes", value})
+		c, err := parse([]string{"-max-bytes", value}, nil)
 		require.NoError(t, err, value)
 		assert.Equal(t, want, c.MaxBytes, value)
 	}

@@ -22,18 +22,27 @@ type config struct {
 	listen         string
 	progress       string // auto, always or never: whether downloads are shown
 	jsonLog, debug bool
-	noPulls        bool     // no lines for pulls
-	warnings       []string // about flags that are probably mistakes
+	noPulls        bool              // no lines for pulls
+	version        bool              // print it, and serve nothing
+	health         bool              // ask the fakeecr at listen, and serve nothing
+	tls            keyPair           // the zero keyPair: http
+	rereads        bool              // there are files that SIGHUP has read again
+	settled        map[string]string // the values of flags that SIGHUP does not change
+	claimed        claims            // who has said what of upstreams
+	warnings       []string          // about flags that are probably mistakes
 }
 
 // arguments are the values of the flags as they were given. Package flag must not check
 // them: it quotes a value that it refuses, and a value may hold a password.
 type arguments struct {
-	listen, account, region, tagTTL, fill, log           string
-	maxBytes, debugPage, progress, tags, connections     string
-	offline, debug, verifyBlobs, blobsFirst              bool
-	referrersTag, anyUpstream, requireLogin              bool
-	data, rules, credentials, realms, endpoints, secrets []string
+	listen, account, region, tagTTL, fill, log       string
+	maxBytes, debugPage, progress, tags, connections string
+	offline, debug, verifyBlobs, blobsFirst          bool
+	referrersTag, anyUpstream, requireLogin          bool
+	rules, credentials, realms, endpoints, secrets   []setting
+	data                                             *string // nil: memory
+	serving
+	sources
 }
 
 func (a *arguments) flags() *flag.FlagSet {
@@ -57,19 +66,30 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.StringVar(&a.progress, "progress", "auto", "`WHEN` running downloads are shown on standard error, below the log: auto (on a terminal,\nunless the log is json), always or never")
 	fs.StringVar(&a.debugPage, "debug-page", "local", "`WHO` may see "+fakeecr.PagePath+", and its /metrics: local (clients on this machine that\nsay localhost or an IP address), all or off")
 	fs.BoolVar(&a.debug, "debug", false, "log more: the events that Amazon ECR would send to EventBridge, among others")
-	list := func(to *[]string, name, usage string) {
-		fs.Func(name, usage, func(value string) error { *to = append(*to, value); return nil })
-	}
-	list(&a.data, "data", "`DIR` to keep images in, and what the API has created; without it they are kept in memory")
+	fs.Func("data", "`DIR` to keep images in, and what the API has created; without it they are kept in memory", func(value string) error {
+		a.data = &value
+		return nil
+	})
+	a.upstreamFlags(fs)
+	a.serving.flags(fs, a.list)
+	a.sources.flags(fs)
+	return fs
+}
+
+// upstreamFlags are those that say something of upstreams, which may be repeated.
+func (a *arguments) upstreamFlags(fs *flag.FlagSet) {
+	list := func(to *[]setting, name, usage string) { a.list(fs, to, name, usage) }
 	list(&a.rules, "rule", "`PREFIX=UPSTREAM`, a pull through cache rule; repeatable. UPSTREAM is a host or an http\n"+
 		"or https URL; a path behind the host is the upstream repository prefix. It stands before a\n"+
 		"rule with the same prefix that is kept in -data; the API can change it for this run")
 	list(&a.credentials, "credential", "`PREFIX=USER:TOKEN`, what the rule's upstream is told; repeatable")
 	list(&a.realms, "realm", "`PREFIX=HOST`, a token server that may have the rule's credential; repeatable")
-	list(&a.endpoints, "endpoint", "`HOST=URL`, where an upstream host really is, whoever made the rule; repeatable")
+	list(&a.endpoints, "endpoint", "`HOST=URL`, where an upstream host really is, whoever made the rule; repeatable. HOST * is every\n"+
+		"host that has no other and that a rule names without http:// or https://")
 	list(&a.secrets, "secret", "`NAME=USER:TOKEN`, a secret for the rules of the API, whose credentialArn ends in NAME:\n"+
 		"ecr-pullthroughcache/docker-hub; repeatable")
-	return fs
+	list(&a.credentialFiles, "credential-file", "`FILE` with a -credential in each line, which may also be empty or begin with #; repeatable")
+	list(&a.secretFiles, "secret-file", "`FILE` with a -secret in each line, in the same way; repeatable")
 }
 
 func printUsage(w io.Writer) {
@@ -77,24 +97,43 @@ func printUsage(w io.Writer) {
 	fs.SetOutput(w)
 	fmt.Fprintln(w, "usage: fakeecr [flags]")
 	fs.PrintDefaults()
+	fmt.Fprint(w, usageOfSources)
 }
 
-// parse reads the command line. The error is flag.ErrHelp or a *flagError.
-func parse(args []string) (*config, error) {
+// parse reads the command line, then the environment, then the file that they name. The
+// error is flag.ErrHelp or a *flagError.
+func parse(args, env []string) (*config, error) {
 	var a arguments
 	fs := a.flags()
-	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+	if err := parseFlags(fs, args); err != nil {
 		return nil, err
+	}
+	if err := a.readRest(fs, env); err != nil {
+		return nil, err
+	}
+	c, err := a.config()
+	if err != nil {
+		return nil, a.locate(err)
+	}
+	c.settled, c.rereads = a.settledValues(fs), a.rereads()
+	c.warnings = append(c.warnings, a.warnings...)
+	return c, nil
+}
+
+// parseFlags reads the command line. Its errors show no value.
+func parseFlags(fs *flag.FlagSet, args []string) error {
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return err
 	} else if err != nil {
 		// What follows a = may be a secret: "---credential=quay=me:secret".
 		known, _, _ := strings.Cut(quoted.ReplaceAllString(err.Error(), "*****"), "=")
-		return nil, &flagError{why: known}
+		return &flagError{why: known}
 	}
 	if fs.NArg() > 0 {
 		// It is not shown: it may be the rest of a password with a blank in it.
-		return nil, &flagError{why: fmt.Sprintf("argument %d is not a flag, see -help", len(args)-fs.NArg()+1)}
+		return &flagError{why: fmt.Sprintf("argument %d is not a flag, see -help", len(args)-fs.NArg()+1)}
 	}
-	return a.config()
+	return nil
 }
 
 // config checks each value.
@@ -104,10 +143,10 @@ func (a *arguments) config() (*config, error) {
 	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, a.blobsFirst, a.verifyBlobs
 	c.Policy.UpstreamTags, c.Policy.ReferrersTag = a.tags == "upstream", a.referrersTag
 	c.AnyUpstream, c.RequireLogin = a.anyUpstream, a.requireLogin
-	for _, c.Data = range a.data {
-		if c.Data == "" {
-			return nil, badFlag("-data", "", "want a directory")
-		}
+	if a.data != nil && *a.data == "" {
+		return nil, badFlag("-data", "", "want a directory")
+	} else if a.data != nil {
+		c.Data = *a.data
 	}
 	if err := checkListen(a.listen); err != nil {
 		return nil, err
@@ -131,6 +170,9 @@ func (a *arguments) config() (*config, error) {
 		return nil, badFlag("-connections", a.connections, "want a number from 1 to 16")
 	}
 	if c.Policy.TagTTL, err = parseTTL(a.tagTTL); err != nil {
+		return nil, err
+	}
+	if err := a.serving.config(c); err != nil {
 		return nil, err
 	}
 	return c, c.addUpstreams(a)
@@ -192,26 +234,4 @@ func parseTTL(value string) (time.Duration, error) {
 		return pullthrough.EveryPull, nil
 	}
 	return ttl, nil
-}
-
-// flagError says which flag cannot be used, and why. It holds no secret.
-type flagError struct {
-	flag  string // with its dash; "": the command line as a whole
-	value string // as it may be shown; "": not at all
-	why   string
-}
-
-func badFlag(name, value, why string) *flagError {
-	return &flagError{flag: name, value: fmt.Sprintf("%q", value), why: why}
-}
-
-// Error is one line.
-func (e *flagError) Error() string {
-	switch {
-	case e.flag == "":
-		return e.why
-	case e.value == "":
-		return e.flag + ": " + e.why
-	}
-	return e.flag + " " + e.value + ": " + e.why
 }

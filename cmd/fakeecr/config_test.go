@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,11 +15,20 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/fakeecr"
 )
 
+// noSignals ends a program that serves although it should not.
+func noSignals(c chan<- os.Signal, sig ...os.Signal) { c <- sig[0] }
+
 // refused runs a command line that cannot be used and returns what it said.
 func refused(t *testing.T, args ...string) string {
 	t.Helper()
+	return refusedIn(t, nil, args...)
+}
+
+// refusedIn is told of an environment, too.
+func refusedIn(t *testing.T, env []string, args ...string) string {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
-	assert.Equal(t, exitUsage, run(t.Context(), args, &stdout, &stderr))
+	assert.Equal(t, exitUsage, program{args, env, &stdout, &stderr, noSignals}.run())
 	assert.Empty(t, stdout.String())
 	said := stderr.String()
 	assert.Regexp(t, `^fakeecr: [^\n]+\n$`, said, "one line")
@@ -46,6 +56,16 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		{"empty Region", nil, "-region", "", ""},
 		{"no log format", nil, "-log", "xml", "it is text, json or off"},
 		{"no page", nil, "-debug-page", "true", "it is local, all or off"},
+		{"key without certificate", nil, "-tls-key", "/dev/null", "-tls-cert"},
+		{"certificate without key", nil, "-tls-cert", "/dev/null", "it needs -tls-key"},
+		{"certificate that is none", []string{"-listen", "127.0.0.1:0", "-tls-key", "/dev/null"}, "-tls-cert", "/dev/null", `"/dev/null"`},
+		{"two certificates", []string{"-tls-cert", "c", "-tls-key", "k"}, "-tls-self-signed", "/dev/null", "there is a -tls-cert already"},
+		{"self-signed in no directory", []string{"-listen", "127.0.0.1:0"}, "-tls-self-signed", "/dev/null/cert", `"/dev/null/cert"`},
+		{"name without certificate", nil, "-tls-name", "ecr", "it needs -tls-self-signed"},
+		{"no file of credentials", nil, "-credential-file", "/dev/null/file", `"/dev/null/file"`},
+		{"directory of secrets", nil, "-secret-file", "/", "it is no file of at most 1 MiB"},
+		{"no file", nil, "-config", "/dev/null/file", `"/dev/null/file"`},
+		{"file without content", nil, "-config", "/dev/null", "want a JSON object"},
 		{"no tags", nil, "-tags", "all", "it is stored or upstream"},
 		{"no progress", nil, "-progress", "", "it is auto, always or never"},
 		{"size with a decimal unit", nil, "-max-bytes", "10GB", ""},
@@ -180,7 +200,7 @@ func TestTagTTLsThatParse(t *testing.T) {
 		"1h30m": 90 * time.Minute,
 	} {
 		for _, args := range [][]string{{"-tag-ttl", value}, {"--tag-ttl=" + value}} {
-			c, err := parse(args)
+			c, err := parse(args, nil)
 			require.NoError(t, err, args)
 			assert.Equal(t, want, c.Policy.TagTTL, args)
 		}
@@ -188,8 +208,9 @@ func TestTagTTLsThatParse(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	c, err := parse(nil)
+	c, err := parse(nil, nil)
 	require.NoError(t, err)
+	c.settled = nil
 	assert.Equal(t, &config{
 		Config: fakeecr.Config{
 			Account: "123456789012", Region: "us-east-1", DebugPage: fakeecr.PageLocal,
@@ -205,8 +226,9 @@ func TestFlags(t *testing.T) {
 		"-listen", "localhost:0", "-account", "000000000000", "-region", "eu-west-1", "-data", "images", "-max-bytes", "1KiB",
 		"-verify-blobs", "-blobs-first=false", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
 		"-tags", "upstream", "-referrers-tag", "-any-upstream", "-require-login", "-connections", "4",
-	})
+	}, nil)
 	require.NoError(t, err)
+	c.settled = nil
 	assert.Equal(t, &config{
 		Config: fakeecr.Config{
 			Account: "000000000000", Region: "eu-west-1", Data: "images", MaxBytes: 1 << 10, VerifyBlobs: true,
@@ -216,7 +238,7 @@ func TestFlags(t *testing.T) {
 		listen: "localhost:0", progress: "never", jsonLog: true, debug: true,
 	}, c)
 	for mode, want := range map[string]pullthrough.FillMode{"lazy": pullthrough.FillLazy, "background": pullthrough.FillBackground} {
-		c, err := parse([]string{"-fill", mode})
+		c, err := parse([]string{"-fill", mode}, nil)
 		require.NoError(t, err)
 		assert.Equal(t, want, c.Fill)
 	}
@@ -224,9 +246,9 @@ func TestFlags(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	assert.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
+	assert.Equal(t, exitOK, program{args: []string{"-help"}, stdout: &stdout, stderr: &stderr}.run())
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill connections tags referrers-tag any-upstream require-login offline max-bytes verify-blobs blobs-first log progress debug-page debug") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill connections tags referrers-tag any-upstream require-login offline max-bytes verify-blobs blobs-first log progress debug-page debug config credential-file secret-file tls-cert tls-key tls-self-signed tls-name health version") {
 		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

@@ -8,8 +8,11 @@ import (
 // logger returns the log of everything else.
 func (c *config) logger(w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{}
-	if c.debug {
+	switch {
+	case c.debug:
 		options.Level = slog.LevelDebug
+	case c.noPulls: // -log off
+		options.Level = slog.LevelWarn
 	}
 	if c.jsonLog {
 		return slog.New(slog.NewJSONHandler(w, options))

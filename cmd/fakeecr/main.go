@@ -19,8 +19,14 @@
 // output. Standard error gets a line for each pull and, on a terminal, a bar for each
 // running download. http://HOST:PORT/debug/pullthrough shows the same to a browser on
 // this machine, and /debug/pullthrough/metrics to Prometheus; -debug-page lets other
-// clients in. On SIGTERM or SIGINT it finishes what is under way, for at most 10 s, and
-// exits with 0. If the command line cannot be used, it exits with 2.
+// clients in. /health is 200 while it can serve, and fakeecr -health asks that.
+//
+// Flags may be given in the environment, too, and in a file: see docs/fakeecr.md. On SIGHUP
+// it reads its files again; if they cannot be used, it says so and goes on with what it has.
+//
+// On SIGTERM or SIGINT it finishes what is under way, for at most 8 s, and exits with 0. A
+// second signal ends it at once, with 1. It exits with 2 if the flags cannot be used, and
+// with 1 if something else fails.
 package main
 
 import (
@@ -31,7 +37,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"syscall"
 )
 
 // Exit statuses.
@@ -42,27 +47,35 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal kills the process: its sender does not want to wait.
-	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(program{os.Args[1:], os.Environ(), os.Stdout, os.Stderr, signal.Notify}.run())
 }
 
-// run is the whole program: it serves until ctx ends and returns the exit
-// status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		printUsage(stdout)
+// program is what the process gives to run.
+type program struct {
+	args, env      []string
+	stdout, stderr io.Writer
+	notify         func(c chan<- os.Signal, sig ...os.Signal) // signal.Notify
+}
+
+// run is the whole program: it serves until a signal ends it and returns the exit status.
+func (p program) run() int {
+	c, err := parse(p.args, p.env)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		printUsage(p.stdout)
 		return exitOK
+	case err != nil:
+	case c.version:
+		printVersion(p.stdout)
+	case c.health:
+		err = checkHealth(context.Background(), c, p.stdout)
+	default:
+		err = p.serve(c)
 	}
 	if err == nil {
-		err = serve(ctx, c, stdout, newConsole(stderr, c.progress, c.jsonLog))
-	}
-	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(stderr, "fakeecr: %v\n", err)
+	fmt.Fprintf(p.stderr, "fakeecr: %v\n", err)
 	if _, ok := errors.AsType[*flagError](err); ok {
 		return exitUsage
 	}

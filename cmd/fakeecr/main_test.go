@@ -3,11 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -37,19 +38,50 @@ func newUpstream(t *testing.T) *pullthroughtest.Upstream {
 type instance struct {
 	url    string
 	stderr buffer
-	end    context.CancelFunc // what a signal does
 	exit   chan int
+	status int // that it must end with
+
+	ending  sync.Once
+	mu      sync.Mutex
+	signals map[os.Signal]chan<- os.Signal // what it wants to be told of
 }
+
+// notify fits program.notify.
+func (i *instance) notify(c chan<- os.Signal, sig ...os.Signal) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, s := range sig {
+		i.signals[s] = c
+	}
+}
+
+// signal reports whether the program wants to be told of the signal, and tells it.
+func (i *instance) signal(s os.Signal) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.signals[s] != nil {
+		i.signals[s] <- s
+	}
+	return i.signals[s] != nil
+}
+
+// end does what a first SIGTERM does.
+func (i *instance) end() { i.ending.Do(func() { i.signal(syscall.SIGTERM) }) }
 
 // start returns when the program says that it is ready. It must end with 0,
 // at the end of the test at the latest.
 func start(t *testing.T, args ...string) *instance {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	i := &instance{end: cancel, exit: make(chan int, 1)}
+	return startIn(t, nil, args...)
+}
+
+// startIn has an environment, too.
+func startIn(t *testing.T, env []string, args ...string) *instance {
+	t.Helper()
+	i := &instance{exit: make(chan int, 1), signals: map[os.Signal]chan<- os.Signal{}}
 	r, w := io.Pipe()
 	go func() {
-		i.exit <- run(ctx, append([]string{"-listen", "127.0.0.1:0"}, args...), w, &i.stderr)
+		i.exit <- program{append([]string{"-listen", "127.0.0.1:0"}, args...), env, w, &i.stderr, i.notify}.run()
 		_ = w.Close()
 	}()
 	t.Cleanup(func() {
@@ -62,7 +94,7 @@ func start(t *testing.T, args ...string) *instance {
 	require.NoError(t, err, i.stderr.String())
 	url, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
 	require.True(t, ok, line)
-	require.Regexp(t, `^http://127\.0\.0\.1:[1-9][0-9]*$`, url)
+	require.Regexp(t, `^https?://127\.0\.0\.1:[1-9][0-9]*$`, url)
 	i.url = url
 	return i
 }
@@ -72,7 +104,7 @@ func (i *instance) stop(t *testing.T) {
 	t.Helper()
 	i.end()
 	code := <-i.exit
-	assert.Equal(t, exitOK, code, i.stderr.String())
+	assert.Equal(t, i.status, code, i.stderr.String())
 	i.exit <- code
 }
 

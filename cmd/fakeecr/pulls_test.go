@@ -30,13 +30,16 @@ type logLine struct {
 	Cut                                          bool
 }
 
-// logged are the lines of a program that has ended, but for figures that tell the time.
+// logged are the lines of a program that has ended, but for figures that tell the time and
+// for the line that says what has ended it.
 func (i *instance) logged(t *testing.T) (lines []logLine) {
 	t.Helper()
 	for text := range strings.Lines(i.stderr.String()) {
 		var l logLine
 		require.NoError(t, json.Unmarshal([]byte(text), &l), text)
-		lines = append(lines, l)
+		if !strings.HasPrefix(l.Msg, "ending: ") {
+			lines = append(lines, l)
+		}
 	}
 	return lines
 }

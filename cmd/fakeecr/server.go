@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/fakeecr"
@@ -17,97 +17,153 @@ import (
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
-	drainTimeout      = 10 * time.Second
+	drainTimeout      = 8 * time.Second // docker stop kills after 10
 )
 
-// serve answers requests until ctx ends, and then finishes those that run. There is no
-// write timeout, since layers are large and clients may be slow.
-func serve(ctx context.Context, c *config, stdout io.Writer, stderr *console) error {
-	log := c.logger(stderr)
+// server is a fakeecr that serves.
+type server struct {
+	program
+	config *config
+	log    *slog.Logger
+	ecr    *fakeecr.Server
+	http   *http.Server
+	spare  spareConns
+	shown  certificate
+	failed chan error // what ends http
+}
+
+// serve answers requests until a signal comes, and then finishes those that run.
+func (p program) serve(c *config) error {
+	console := newConsole(p.stderr, c.progress, c.jsonLog)
+	s := &server{program: p, config: c, log: c.logger(console), failed: make(chan error, 1)}
+	signals := make(chan os.Signal, 4)
+	p.notify(signals, os.Interrupt, syscall.SIGTERM)
 	listener, err := net.Listen("tcp", c.listen)
 	if err != nil {
 		return badFlag("-listen", c.listen, err.Error())
 	}
-	pulls := c.pulls(stderr, log)
-	c.Logger = log
+	pulls := c.pulls(console, s.log)
+	c.Logger = s.log
 	if pulls != nil {
 		c.OnEvent = pulls.record
 	}
-	ecr, err := fakeecr.New(c.Config)
-	if err != nil { // the other flags have been checked
-		return errors.Join(badFlag("-data", c.Data, err.Error()), listener.Close())
+	if err := s.open(); err != nil {
+		return errors.Join(err, listener.Close())
 	}
 	defer pulls.close()
-	defer stderr.start(ecr.Downloads)()
-	var spare spareConns
-	server := &http.Server{
-		ConnState:         spare.watch,
-		Handler:           pulls.around(ecr),
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	defer console.start(s.ecr.Proxy.Downloads)()
+	s.listen(listener, pulls.around(s.ecr))
+	if c.rereads {
+		p.notify(signals, syscall.SIGHUP)
 	}
-	for _, warning := range c.warnings {
-		log.Warn(warning)
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	fmt.Fprintf(stdout, "listening on http://%s\n", listener.Addr())
+	fmt.Fprintf(p.stdout, "listening on %s://%s\n", c.tls.scheme(), listener.Addr())
+	return s.wait(signals)
+}
 
-	select {
-	case <-ctx.Done():
-		drain(ctx, server, &spare, ecr, log)
-		return nil
-	case err = <-failed:
-		drain(ctx, server, &spare, ecr, log)
+// open makes what is served. The flags but for those about files have been checked.
+func (s *server) open() error {
+	if err := s.shown.load(s.config); err != nil {
 		return err
 	}
+	var err error
+	if s.ecr, err = fakeecr.New(s.config.Config); err != nil {
+		return badFlag("-data", s.config.Data, err.Error())
+	}
+	return nil
+}
+
+// listen begins to answer requests. There is no write timeout, since layers are large and
+// clients may be slow.
+func (s *server) listen(listener net.Listener, handler http.Handler) {
+	s.http = &http.Server{
+		ConnState:         s.spare.watch,
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		TLSConfig:         s.shown.config(),
+	}
+	s.warn(s.config.warnings)
+	serve := func() error { return s.http.Serve(listener) }
+	if s.http.TLSConfig != nil {
+		serve = func() error { return s.http.ServeTLS(listener, "", "") }
+	}
+	go func() { s.failed <- serve() }()
+}
+
+func (s *server) warn(warnings []string) {
+	for _, warning := range warnings {
+		s.log.Warn(warning)
+	}
+}
+
+// wait waits for what ends the server, and ends it.
+func (s *server) wait(signals <-chan os.Signal) error {
+	for {
+		select {
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				s.reload()
+				continue
+			}
+			s.log.Info("ending: requests and downloads may take "+drainTimeout.String()+", a second signal cuts them off", "signal", sig.String())
+			return s.drain(signals)
+		case err := <-s.failed:
+			return errors.Join(err, s.drain(signals))
+		}
+	}
+}
+
+// reload reads the files again. Where they cannot be used, nothing changes.
+func (s *server) reload() {
+	c, err := parse(s.args, s.env)
+	if err == nil {
+		err = s.shown.load(s.config)
+	}
+	if err == nil {
+		err = s.ecr.Reload(c.Config)
+	}
+	if err != nil {
+		s.log.Error("SIGHUP: the files cannot be used; what was read before stays in force", "err", err)
+		return
+	}
+	s.warn(c.warnings)
+	for _, name := range changed(s.config.settled, c.settled) {
+		s.log.Warn("SIGHUP: -" + name + " has changed, which the next start heeds")
+	}
+	s.log.Info("SIGHUP: the files have been read again", "rules", len(c.Rules))
 }
 
 // drain ends the server, and then the ECR. It waits for requests and downloads, and cuts
-// off what has not ended in time.
-func drain(ctx context.Context, server *http.Server, spare *spareConns, ecr *fakeecr.Server, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+// off what has not ended in time. A further signal cuts it off at once, which is an error.
+func (s *server) drain(signals <-chan os.Signal) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
-	spare.close()
-	if err := server.Shutdown(ctx); err != nil {
-		log.Warn("requests were cut off", "err", err)
-		_ = server.Close()
-	}
-	if err := ecr.Shutdown(ctx); err != nil {
-		log.Warn("downloads were cut off", "err", err)
-	}
-}
-
-// spareConns are connections that never carried a request. Clients open some
-// ahead of time, and http.Server.Shutdown would wait five seconds for them.
-type spareConns struct {
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-	ended bool
-}
-
-func (s *spareConns) watch(c net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case state != http.StateNew:
-		delete(s.conns, c)
-	case s.ended:
-		_ = c.Close()
-	default:
-		if s.conns == nil {
-			s.conns = make(map[net.Conn]struct{})
+	ctx, hurry := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for {
+			select {
+			case sig := <-signals:
+				if sig != syscall.SIGHUP {
+					hurry(fmt.Errorf("ended at once: %s", sig))
+				}
+			case <-ended:
+				return
+			}
 		}
-		s.conns[c] = struct{}{}
+	}()
+	s.spare.close()
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.log.Warn("requests were cut off", "err", err)
+		_ = s.http.Close()
 	}
-}
-
-func (s *spareConns) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ended = true
-	for c := range s.conns {
-		_ = c.Close()
+	if err := s.ecr.Shutdown(ctx); err != nil {
+		s.log.Warn("downloads were cut off", "err", err)
 	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	return nil
 }

@@ -9,26 +9,50 @@ import (
 	"strings"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/fakeecr"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 )
 
 // addUpstreams reads the flags about upstreams. It reads rules before the flags that are
 // about rules, whatever their order on the command line is.
 func (c *config) addUpstreams(a *arguments) error {
-	for _, add := range []struct {
-		values []string
-		value  func(string) error
-	}{
-		{a.secrets, c.addSecret},
-		{a.rules, c.addRule},
-		{a.credentials, c.addCredential},
-		{a.realms, c.addRealm},
-		{a.endpoints, c.addEndpoint},
-	} {
-		for _, v := range add.values {
-			if err := add.value(v); err != nil {
-				return err
-			}
+	credentials, err := withFiles("-credential-file", a.credentials, a.credentialFiles)
+	if err != nil {
+		return err
+	}
+	secrets, err := withFiles("-secret-file", a.secrets, a.secretFiles)
+	if err != nil {
+		return err
+	}
+	if err := addAll(secrets, c.addSecret); err != nil {
+		return err
+	}
+	if err := addAll(a.rules, c.addRule); err != nil {
+		return err
+	}
+	for _, rule := range a.described {
+		if err := c.addDescribed(a.file, rule); err != nil {
+			return err
+		}
+	}
+	if err := addAll(credentials, c.addCredential); err != nil {
+		return err
+	}
+	if err := addAll(a.realms, c.addRealm); err != nil {
+		return err
+	}
+	return addAll(a.endpoints, c.addEndpoint)
+}
+
+// addAll adds settings until one cannot be used. The error says where it stands.
+func addAll(settings []setting, add func(value string, from source) error) error {
+	for _, s := range settings {
+		err := add(s.value, s.from)
+		if e, ok := errors.AsType[*flagError](err); ok {
+			e.place = s.place
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -36,7 +60,7 @@ func (c *config) addUpstreams(a *arguments) error {
 
 // addRule reads PREFIX=UPSTREAM. The path behind UPSTREAM's host is the
 // upstream repository prefix.
-func (c *config) addRule(value string) error {
+func (c *config) addRule(value string, from source) error {
 	prefix, to, ok := strings.Cut(value, "=")
 	switch {
 	case strings.Contains(value, "@"):
@@ -57,12 +81,25 @@ func (c *config) addRule(value string) error {
 	if !hostname.Valid(host) {
 		return badFlag("-rule", value, fmt.Sprintf("%q is no host name", host))
 	}
-	rule.Prefix = strings.TrimSuffix(prefix, "/")
-	if c.hasRule(rule.Prefix) {
+	if !c.addRuleOf(from, rule) {
 		return badFlag("-rule", value, "there is a rule with this prefix already")
 	}
-	c.Rules = append(c.Rules, rule)
 	return nil
+}
+
+// addRuleOf adds a rule, unless a source that counts more has one with its prefix. It reports
+// false if the source itself has.
+func (c *config) addRuleOf(from source, rule pullthrough.Rule) bool {
+	rule.Prefix = strings.TrimSuffix(rule.Prefix, "/")
+	switch c.claimed.claim("rule", rule.Prefix, from) {
+	case twice:
+		return false
+	case hidden:
+		c.claimed.hide(rule, from, c.Rules)
+	case counts:
+		c.Rules = append(c.Rules, rule)
+	}
+	return true
 }
 
 func (c *config) hasRule(prefix string) bool {
@@ -94,24 +131,26 @@ func hideUser(value string) string {
 
 // addCredential reads PREFIX=USER:TOKEN. Its messages show PREFIX at most, and only if it
 // can be a prefix. Otherwise it may be a piece of a token with a = in it.
-func (c *config) addCredential(value string) error {
-	prefix, secret, _ := strings.Cut(value, "=")
-	if !isPrefix(prefix) {
+func (c *config) addCredential(value string, from source) error {
+	prefix, secret, named := strings.Cut(value, "=")
+	if !named || !isPrefix(prefix) {
 		return &flagError{flag: "-credential", value: "*****", why: "want PREFIX=USER:TOKEN"}
 	}
-	hidden := prefix + "=*****"
+	shown := prefix + "=*****"
 	user, token, ok := strings.Cut(secret, ":")
 	if !ok || user == "" || token == "" {
-		return badFlag("-credential", hidden, "want PREFIX=USER:TOKEN")
+		return badFlag("-credential", shown, "want PREFIX=USER:TOKEN")
 	}
 	key := strings.TrimSuffix(prefix, "/")
 	if !c.hasRule(key) {
-		return badFlag("-credential", hidden, fmt.Sprintf("no -rule has the prefix %q", prefix))
+		return badFlag("-credential", shown, fmt.Sprintf("no -rule has the prefix %q", prefix))
 	}
-	if _, taken := c.Credentials[key]; taken {
-		return badFlag("-credential", hidden, "there is a credential for this prefix already")
+	switch c.claimed.claim("credential", key, from) {
+	case twice:
+		return badFlag("-credential", shown, "there is a credential for this prefix already")
+	case counts:
+		put(&c.Credentials, key, pullthrough.Credential{Username: user, AccessToken: token})
 	}
-	put(&c.Credentials, key, pullthrough.Credential{Username: user, AccessToken: token})
 	return nil
 }
 
@@ -120,7 +159,7 @@ func isPrefix(s string) bool {
 }
 
 // addRealm reads PREFIX=HOST.
-func (c *config) addRealm(value string) error {
+func (c *config) addRealm(value string, from source) error {
 	prefix, host, ok := strings.Cut(value, "=")
 	switch {
 	case strings.Contains(value, "@"):
@@ -132,18 +171,20 @@ func (c *config) addRealm(value string) error {
 	if !c.hasRule(key) {
 		return badFlag("-realm", value, fmt.Sprintf("no -rule has the prefix %q", prefix))
 	}
-	put(&c.RealmHosts, key, append(c.RealmHosts[key], host))
+	if !c.claimed.isHidden(key, from) {
+		put(&c.RealmHosts, key, append(c.RealmHosts[key], host))
+	}
 	return nil
 }
 
 // addEndpoint reads HOST=URL. It warns if no rule names HOST and the API could not create
 // one that does. That is no error, since people use one command line in several places.
-func (c *config) addEndpoint(value string) error {
+func (c *config) addEndpoint(value string, from source) error {
 	host, raw, ok := strings.Cut(value, "=")
 	switch {
 	case strings.Contains(value, "@"):
 		return badFlag("-endpoint", hideUser(value), "a user or password does not belong here, see -credential")
-	case !ok || !hostname.Valid(host):
+	case !ok || host != fakeecr.AnyHost && !hostname.Valid(host):
 		return badFlag("-endpoint", value, "want HOST=URL, HOST as the rule spells it")
 	}
 	at, err := parseEndpoint(raw)
@@ -151,12 +192,15 @@ func (c *config) addEndpoint(value string) error {
 		return badFlag("-endpoint", value, err.Error())
 	}
 	name := hostname.Canonical(host)
-	if c.Endpoints[name] != nil {
+	switch c.claimed.claim("endpoint", name, from) {
+	case twice:
 		return badFlag("-endpoint", value, "there is an endpoint for this host already")
+	case hidden:
+		return nil
 	}
 	put(&c.Endpoints, name, at)
 	named := slices.ContainsFunc(c.Rules, func(r pullthrough.Rule) bool { return hostname.Canonical(r.UpstreamURL) == name })
-	if !named && !isCreatable(host) {
+	if !named && host != fakeecr.AnyHost && !isCreatable(host) {
 		c.warnings = append(c.warnings, fmt.Sprintf("-endpoint %q: no rule names this host", value))
 	}
 	return nil
@@ -188,27 +232,29 @@ var secretName = regexp.MustCompile(`^ecr-pullthroughcache/[A-Za-z0-9/_+.@-]+$`)
 
 // addSecret reads NAME=USER:TOKEN. Its messages show NAME at most, and only if it can be
 // a name.
-func (c *config) addSecret(value string) error {
+func (c *config) addSecret(value string, from source) error {
 	name, secret, _ := strings.Cut(value, "=")
 	if !secretName.MatchString(name) {
 		return &flagError{flag: "-secret", value: "*****", why: "want NAME=USER:TOKEN with a NAME like ecr-pullthroughcache/docker-hub"}
 	}
-	hidden := name + "=*****"
+	shown := name + "=*****"
 	user, token, ok := strings.Cut(secret, ":")
 	if !ok || user == "" || token == "" {
-		return badFlag("-secret", hidden, "want NAME=USER:TOKEN")
+		return badFlag("-secret", shown, "want NAME=USER:TOKEN")
 	}
-	if _, taken := c.Secrets[name]; taken {
-		return badFlag("-secret", hidden, "there is a secret with this name already")
+	switch c.claimed.claim("secret", name, from) {
+	case twice:
+		return badFlag("-secret", shown, "there is a secret with this name already")
+	case counts:
+		put(&c.Secrets, name, pullthrough.Credential{Username: user, AccessToken: token})
 	}
-	put(&c.Secrets, name, pullthrough.Credential{Username: user, AccessToken: token})
 	return nil
 }
 
 // put adds to a map that may be nil.
-func put[V any](m *map[string]V, key string, value V) {
+func put[K comparable, V any](m *map[K]V, key K, value V) {
 	if *m == nil {
-		*m = map[string]V{}
+		*m = map[K]V{}
 	}
 	(*m)[key] = value
 }

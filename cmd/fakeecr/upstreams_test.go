@@ -25,7 +25,7 @@ func TestRulesThatParse(t *testing.T) {
 		"p=docker.io/v2":                 {Prefix: "p", UpstreamURL: "docker.io", UpstreamPrefix: "v2"},
 		"ROOT=docker.io":                 {Prefix: "ROOT", UpstreamURL: "docker.io"},
 	} {
-		c, err := parse([]string{"-rule", value})
+		c, err := parse([]string{"-rule", value}, nil)
 		require.NoError(t, err, value)
 		assert.Equal(t, []pullthrough.Rule{want}, c.Rules, value)
 	}
@@ -37,7 +37,7 @@ func TestWhatIsSaidOfRules(t *testing.T) {
 	c, err := parse([]string{
 		"-credential", "p/=me:" + secret, "-realm", "p=auth.test", "-realm", "p/=localhost:5001", "-endpoint", "Docker.io=http://127.0.0.1:7701/",
 		"-rule", "p=docker.io", "-rule", "q=quay.io", "-secret", name + "=you:" + secret,
-	})
+	}, nil)
 	require.NoError(t, err)
 	assert.Equal(t, map[string]pullthrough.Credential{"p": {Username: "me", AccessToken: secret}}, c.Credentials)
 	assert.Equal(t, map[string][]string{"p": {"auth.test", "localhost:5001"}}, c.RealmHosts)
@@ -94,5 +94,5 @@ func TestUnusedEndpointIsWarnedOf(t *testing.T) {
 		"-endpoint", "ghrc.io=http://127.0.0.1:1")
 	i.stop(t)
 	assert.Contains(t, i.stderr.String(), "ghrc.io=http://127.0.0.1:1")
-	assert.Equal(t, 1, strings.Count(i.stderr.String(), "\n"), "one warning and nothing else")
+	assert.Equal(t, 1, strings.Count(i.stderr.String(), "level=WARN"), "one warning and nothing else")
 }
