@@ -1,6 +1,7 @@
 package debug
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/ecr-pullthrough/pullthrough"
@@ -59,6 +60,12 @@ func (c *chart) at(now time.Time) *bucket {
 type shownChart struct {
 	Seconds int      `json:"seconds"` // of each bucket
 	Buckets []bucket `json:"buckets"`
+}
+
+// json is the chart for page.js, which draws it.
+func (c shownChart) json() (string, error) {
+	text, err := json.Marshal(c)
+	return string(text), err
 }
 
 func (c *chart) latest(now time.Time) shownChart {

@@ -31,7 +31,7 @@ var pageTemplate = sync.OnceValue(func() *template.Template {
 		"bytes": bytesText, "took": durationText, "clock": clockText, "stamp": stampText,
 		"share": shareText, "short": shortText[digest.Digest], "tiles": tilesOf, "what": entry.label, "badge": entry.badge,
 		"facts": download.facts, "inOrder": download.inOrder, "left": download.barPosition, "registry": registryText, "lines": entry.lines,
-		"none":   (*state).none,
+		"none": (*state).none, "chart": shownChart.json,
 		"awaits": pending.what, "awaitsOf": pending.of, "awaitsFor": pending.why, "awaitsTry": pending.next,
 		"name": entry.name, "pin": place.pin, "plural": pluralText[int],
 	}).Parse(pageHTML))

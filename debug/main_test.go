@@ -76,11 +76,11 @@ type shown struct {
 		Seconds int
 		Buckets []shownBucket
 	}
-	Answers       []map[string]any
-	Failures      []shownFailure
-	Fetches       []map[string]any
-	Registries    []shownRegistry
-	Events        []shownEvent
+	Answers    []map[string]any
+	Failures   []shownFailure
+	Fetches    []map[string]any
+	Registries []shownRegistry
+	Events     []shownEvent
 }
 
 type shownDownload struct {

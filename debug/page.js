@@ -210,6 +210,8 @@
 			say("The server does not answer.");
 		}
 	};
+	const drawn = document.getElementById("chart"); // by nobody yet
+	drawn.replaceChildren(...charts({ chart: JSON.parse(drawn.dataset.chart) }));
 	pause.hidden = filter.hidden = document.getElementById("charts").hidden = false;
 	pause.addEventListener("click", () => {
 		paused = !paused;

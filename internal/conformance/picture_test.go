@@ -51,7 +51,7 @@ func TestPictureOfTheDebugPage(t *testing.T) {
 	p.fiveMinutes(t)
 	end := p.gather(t)
 	defer end()
-	c.do(t, chromedp.EmulateViewport(1200, 900), chromedp.Navigate(p.url+fakeecr.PagePath), chromedp.WaitVisible("#pause"))
+	c.do(t, chromedp.EmulateViewport(1200, 736), chromedp.Navigate(p.url+fakeecr.PagePath), chromedp.WaitVisible("#pause"))
 	c.until(t, `[...document.querySelectorAll(".bar")].some(b => b.ariaValueNow >= 0.62 * b.ariaValueMax)`)
 	shot, err := chromedp.Run(c.ctx, chromedp.CaptureScreenshot())
 	require.NoError(t, err)
@@ -127,7 +127,7 @@ func (p *picture) fiveMinutes(t *testing.T) {
 	const step = 5 * time.Second
 	p.ahead.Store(int64(-59 * step))
 	for i := range 59 {
-		for range 2 + (i*7)%5 + (i/9%3)*3 {
+		for range 6 + (i*7)%9 + (i/9%3)*8 {
 			p.get(t.Context(), t, "docker-hub/library/alpine/manifests/3.20")
 		}
 		if i%4 == 1 {
