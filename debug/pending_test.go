@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
+	"github.com/ecr-pullthrough/pullthrough/debug"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -144,5 +145,28 @@ func TestMuchThatWaits(t *testing.T) {
 		assert.Equal(t, 20, s.MorePending)
 		assert.Contains(t, get(t, page, "/").Body.String(), "20 more are not shown.")
 		assert.Len(t, up.Requests(), 120)
+	})
+}
+
+func TestConnectionsBesideAndWhatIsAheadAreShown(t *testing.T) {
+	up, enter := piped(t, pullthroughtest.Config{})
+	synctest.Test(t, func(t *testing.T) {
+		page := enter(t, func(p *debug.Page) {
+			p.Proxy.Policy = func(context.Context, pullthrough.Repo, pullthrough.Rule) pullthrough.Policy {
+				return pullthrough.Policy{Connections: 2}
+			}
+		})
+		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 16 << 20})
+		up.Push("a", "1", img)
+		stall := make(chan struct{})
+		up.Fault(pullthroughtest.Fault{Match: "GET /v2/a/blobs/* 206", Stall: stall, StallAfter: new(int64(1 << 20))})
+		b := open(t, page, img.Layers[0].Digest.String(), 100)
+		synctest.Wait()
+		html := get(t, page, "/").Body.String()
+		assert.Contains(t, html, "<span>2.0 MiB of 16.0 MiB (12 %)</span> <span>0 B/s</span> <span>over 2 connections</span> <span>1.0 MiB ahead of their turn</span>")
+		assert.Contains(t, html, `<rect class="ahead" y="12" width="12.5%" height="16" rx="3"></rect><rect class="done" y="12" width="6.2%" `)
+		close(stall)
+		drain(t, page, []*pullthrough.Blob{b})
+		assert.Equal(t, 2, up.Count("GET /v2/a/blobs/*"))
 	})
 }

@@ -51,7 +51,7 @@ func TestPictureOfTheDebugPage(t *testing.T) {
 	p.fiveMinutes(t)
 	end := p.gather(t)
 	defer end()
-	c.do(t, chromedp.EmulateViewport(1200, 736), chromedp.Navigate(p.url+fakeecr.PagePath), chromedp.WaitVisible("#pause"))
+	c.do(t, chromedp.EmulateViewport(1200, 756), chromedp.Navigate(p.url+fakeecr.PagePath), chromedp.WaitVisible("#pause"))
 	c.until(t, `[...document.querySelectorAll(".bar")].some(b => b.ariaValueNow >= 0.62 * b.ariaValueMax)`)
 	shot, err := chromedp.Run(c.ctx, chromedp.CaptureScreenshot())
 	require.NoError(t, err)
