@@ -19,6 +19,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
+	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
 
 // maxLosses bounds how often a blob that the Store loses is looked for again.
@@ -265,11 +266,19 @@ func (bl *blobs) isStored(ctx context.Context, rt *route, d digest.Digest) bool 
 	return bl.store.hasBlob(ctx, rt.repo, d)
 }
 
+// onItsWay is a download as a fill knows it, and what is noted of its way upstream.
+type onItsWay struct {
+	Download
+	trace *upstream.Trace
+}
+
 // downloads is what is on its way.
 func (bl *blobs) downloads() []Download {
 	all := []Download{}
 	for _, s := range bl.fills.All() {
-		d := s.Owner.(Download)
+		o := s.Owner.(onItsWay)
+		d := o.Download
+		d.Retries = o.trace.Facts().Resumes
 		d.Began, d.Size, d.Written, d.Readers = s.Began, s.Size, s.Written, s.Readers
 		d.Ahead, d.Connections = s.Ahead, s.Connections
 		all = append(all, d)
@@ -284,7 +293,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 	j := fill.Job{
 		Digest: d,
 		Part:   part,
-		Owner:  Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part},
+		Owner:  onItsWay{Download{Repo: rt.repo, Digest: d, Upstream: rt.base.Host, Part: part}, event.Trace},
 		Stored: func(ctx context.Context) (bool, error) { return bl.store.hasBlob(ctx, rt.repo, d), nil },
 		Open: func(ctx context.Context, span extent.Span, size int64) (fill.Source, error) {
 			return bl.registries.blob(event.Attach(ctx), rt, d, span, size)

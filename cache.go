@@ -343,6 +343,7 @@ type Download struct {
 	// one by [Policy.Connections], or for clients that read far ahead. 0: all has come.
 	Connections int
 	Ahead       int64 // of Written, the bytes that have come before it was their turn
+	Retries     int   // how often upstream has broken off, and was asked for the rest
 }
 
 // ImportOptions choose what [Proxy.Import] brings in. The zero value is the

@@ -101,6 +101,26 @@ func (e *engine) importImage(ctx context.Context, r Request, o ImportOptions) (*
 
 func (e *engine) downloads() []Download { return e.blobs.downloads() }
 
+// pending is what waits for upstream although nothing is being downloaded.
+func (e *engine) pending() []Event {
+	all := append([]Event{}, e.registries.held()...)
+	all = append(all, e.manifests.checks.paused(e.now())...)
+	all = append(all, e.importer.unfinished()...)
+	for _, l := range e.flights.Lingering() {
+		if key, ok := l.Key.(objectKey); ok {
+			all = append(all, key.waiting(objectOf[l.Group]))
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Event) int {
+		x, y := a.Request, b.Request
+		return cmp.Or(
+			cmp.Compare(x.Repo.Account+" "+x.Repo.Region, y.Repo.Account+" "+y.Repo.Region),
+			cmp.Compare(a.Rule, b.Rule), cmp.Compare(x.Repo.Name, y.Repo.Name), cmp.Compare(a.Object, b.Object), cmp.Compare(x.Ref, y.Ref),
+		)
+	})
+	return all
+}
+
 func (e *engine) shutdown(ctx context.Context) error {
 	defer e.close()
 	return e.flights.Shutdown(ctx)

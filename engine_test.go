@@ -129,3 +129,47 @@ func TestEventsSayWhatHappened(t *testing.T) {
 	assert.EqualValues(t, len(img.Content), answers[1].Bytes)
 	assert.Equal(t, 3, w.Up.Count("*"))
 }
+
+func TestPendingNamesWhatWaitsAndForHowLong(t *testing.T) {
+	testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+		w.Fill = pullthrough.FillBackground
+		assert.Equal(t, []pullthrough.Event{}, w.Pending())
+		img := testkit.Image(1)
+		w.Up.Push("a", "1", img)
+		w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Status: 403})
+		for range 2 { // the second failure is followed by a pause
+			assert.Empty(t, w.Pending())
+			_, err := w.Resolve(t.Context(), "1")
+			require.NoError(t, err)
+			require.NoError(t, w.Idle(t.Context()))
+		}
+		waits := func() (pullthrough.Event, *pullthrough.Error) {
+			all := w.Pending()
+			require.Len(t, all, 1)
+			e, why := all[0], &pullthrough.Error{}
+			require.ErrorAs(t, e.Err, &why)
+			e.Err = nil
+			return e, why
+		}
+		e, why := waits()
+		d := img.Digest.String()
+		assert.Equal(t, pullthrough.Event{Kind: pullthrough.EventFetch, Part: true, Request: pullthrough.Request{Repo: testkit.Repo("a"), Ref: d}, Digest: d}, e)
+		assert.Equal(t, 10*time.Second, why.RetryAfter)
+
+		time.Sleep(25 * time.Hour) // the tag is due
+		w.Up.Fault(pullthroughtest.Fault{Status: 500})
+		m, err := w.Resolve(t.Context(), "1")
+		require.NoError(t, err)
+		assert.Equal(t, pullthrough.SourceStale, m.Source)
+		e, why = waits()
+		assert.Equal(t, pullthrough.Event{
+			Kind: pullthrough.EventFetch, Object: pullthrough.EventManifest, Rule: testkit.Prefix, Source: pullthrough.SourceStale,
+		}, e, "it is about all tags of the rule")
+		assert.Equal(t, 15*time.Second, why.RetryAfter)
+		assert.ErrorIs(t, why, pullthrough.ErrUnavailable)
+		assert.Equal(t, w.Up.Host(), why.Host)
+		time.Sleep(15 * time.Second)
+		assert.Empty(t, w.Pending())
+		assert.Equal(t, 2, w.Up.Count("* /v2/a/manifests/*"), "one pull and one check: %s", w.Up.Log())
+	})
+}

@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -237,6 +238,25 @@ func (im *importer) background(ctx context.Context, rt *route, key imageKey, rea
 		im.log.Warn("image could not be imported whole", "repository", rt.repo.Name, "digest", key.digest.String(), "err", err)
 	}
 }
+
+// unfinished are the images that are not whole and are left alone for now, as events of
+// fetches that wait.
+func (im *importer) unfinished() (all []Event) {
+	now := im.now()
+	im.looked.Each(func(key imageKey, at lookedAt) {
+		if at.whole || !now.Before(at.next) {
+			return
+		}
+		all = append(all, Event{
+			Kind: EventFetch, Part: true, Request: Request{Repo: key.repo, Ref: key.digest.String()}, Digest: key.digest.String(),
+			Err: &Error{Kind: ErrUnavailable, RetryAfter: at.next.Sub(now), Err: errUnfinished},
+		})
+	})
+	return all
+}
+
+// errUnfinished is why an image is not imported now.
+var errUnfinished = errors.New("the image is not whole: a pull of it later on brings in the rest")
 
 // note remembers how an import has ended. One that has failed is taken up by the next
 // pull, and from the second failure on after a pause.

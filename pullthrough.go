@@ -31,7 +31,8 @@
 // [Proxy.Credentials] and [Proxy.Endpoint] how a rule's upstream registry is reached.
 // [Policy] has what may differ from ECR, rule by rule: how long tags are fresh, what
 // may be retried, whether upstream is asked at all. [Proxy.OnEvent] is told of each
-// request and each fetch, [Proxy.Downloads] shows what is on its way.
+// request and each fetch, [Proxy.Downloads] shows what is on its way, and [Proxy.Pending]
+// what waits for its next try.
 //
 // [Proxy.Import] brings a whole image in, [FillMode] says what a pull brings in beside
 // what was asked for, [Proxy.Shutdown] ends it all.
@@ -235,6 +236,28 @@ func (p *Proxy) Import(ctx context.Context, r Request, o ImportOptions) (*Manife
 // but that clients still read from the spool, the oldest first. It is made for
 // showing them, and costs nothing to downloads. It may be called at any time.
 func (p *Proxy) Downloads() []Download { return p.engine().downloads() }
+
+// Pending returns what waits for an upstream registry although nothing of it is being
+// downloaded, each as the event of a fetch that has not ended. It is made for showing
+// them, beside [Proxy.Downloads], and may be called at any time. Rule, Object and the
+// account and Region of Request.Repo say what it is about; where the repository has no
+// name it is all of the rule's. There are four cases:
+//
+//   - Nobody waits for the fetch any more: Err is nil. It goes on for 30 seconds, since
+//     the client may try again.
+//   - The registry has asked to wait, by 429 or by 503 with Retry-After: Err is an
+//     [*Error] with the Status. Object is "" for tokens and lists of tags.
+//   - A check of a stored tag has failed, and there are no checks for a while: Source is
+//     SourceStale.
+//   - An image could not be imported whole, and is left alone for a while: Part is set.
+//
+// RetryAfter of the *Error is the time that is left.
+func (p *Proxy) Pending() []Event { return p.engine().pending() }
+
+// Sent returns how many bytes of bodies the connections of clients have taken from the
+// Proxy's handlers, and from [WriteBlob] with its blobs. Unlike [Event.Bytes] it does not
+// count what a client has not asked for, or has left. It may be called at any time.
+func (p *Proxy) Sent() int64 { return p.engine().writes.Sent() }
 
 // ValidateRule tells whether a pull by the rule would get anywhere now: it asks the
 // rule's upstream registry for /v2/ (OCI distribution spec, "Determining Support"),

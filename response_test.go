@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -377,4 +378,46 @@ func (emptyCatalog) Repos(context.Context, string, string) ([]string, error) {
 func TestTheCatalogOfARegistryThatTheStoreDoesNotKnowIsNotFound(t *testing.T) {
 	f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) { p.Store = emptyCatalog{memstore.New()} })
 	testkit.AssertOCI(t, f.Get(t, "/v2/_catalog"), http.StatusNotFound, "NAME_UNKNOWN")
+}
+
+func TestSentCountsWhatConnectionsHaveTaken(t *testing.T) {
+	for name, change := range map[string]func(*pullthrough.Proxy, *http.Server){
+		"as it is":        func(*pullthrough.Proxy, *http.Server) {},
+		"a WriteTimeout":  func(_ *pullthrough.Proxy, s *http.Server) { s.WriteTimeout = time.Minute },
+		"no MaxSilence":   func(p *pullthrough.Proxy, _ *http.Server) { p.MaxSilence = -1 },
+		"the other entry": func(p *pullthrough.Proxy, s *http.Server) { s.Handler = p.Handler(http.NotFoundHandler()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewUnstartedServer(nil)
+			w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				server.Config.Handler = p
+				change(p, server.Config)
+			})
+			img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 3 << 20})
+			w.Up.Push("a", "1", img)
+			w.Pull(t, "a", "1", img)
+			assert.Zero(t, w.Sent(), "no connection has taken it")
+			server.Start()
+			layer, etag := img.Layers[0], `"`+img.Digest.String()+`"`
+			for _, r := range []struct{ method, path, header, value string }{
+				{"GET", "manifests/1", "", ""}, {"HEAD", "manifests/1", "", ""}, {"GET", "manifests/1", "If-None-Match", etag},
+				{"GET", "blobs/" + layer.Digest.String(), "", ""}, {"HEAD", "blobs/" + layer.Digest.String(), "", ""},
+				{"GET", "blobs/" + layer.Digest.String(), "Range", "bytes=100-199"},
+			} {
+				req, err := http.NewRequestWithContext(t.Context(), r.method, server.URL+"/v2/hub/a/"+r.path, nil)
+				require.NoError(t, err)
+				if r.header != "" {
+					req.Header.Set(r.header, r.value)
+				}
+				resp, err := server.Client().Do(req)
+				require.NoError(t, err)
+				_, err = io.Copy(io.Discard, resp.Body)
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+			}
+			server.Close() // and waits for the handlers
+			assert.EqualValues(t, len(img.Content)+3<<20+100, w.Sent())
+			assert.Equal(t, 1+len(img.Blobs()), w.Up.Count("GET *"), "each object was fetched once")
+		})
+	}
 }

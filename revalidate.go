@@ -19,6 +19,9 @@ const (
 	maxRefusals         = 4096
 )
 
+// errPaused is why a stored tag is not checked.
+var errPaused = errors.New("a check has failed: stored tags are served unchecked until the next one")
+
 // checks are paused when they fail: a pull of a stored tag must not wait, each time
 // anew, for an upstream that is not there. Only checks are paused; what is not
 // stored is always asked for. An upstream that is unavailable pauses the checks of
@@ -62,6 +65,24 @@ func (c *checks) arePaused(rt *route, now time.Time) bool {
 func (c *checks) isPaused(key objectKey, now time.Time) bool {
 	p, ok := c.pauses.Get(key)
 	return ok && now.Before(p.until) && p.until.Sub(now) <= p.length
+}
+
+// paused are the checks that are not made now, as events of fetches that wait.
+func (c *checks) paused(now time.Time) (all []Event) {
+	c.pauses.Each(func(key objectKey, p pause) {
+		if !now.Before(p.until) || p.until.Sub(now) > p.length {
+			return
+		}
+		e := key.waiting(EventManifest)
+		e.Source = SourceStale
+		why := &Error{Kind: ErrUnavailable, Host: key.rule.host(), RetryAfter: p.until.Sub(now), Err: errPaused}
+		if key.repo != "" {
+			why.Kind = ErrDenied
+		}
+		e.Err = why
+		all = append(all, e)
+	})
+	return all
 }
 
 // pause begins a pause after a check that ended with err. Where upstream is to be

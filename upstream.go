@@ -66,6 +66,43 @@ func (k objectKey) isOf(repo Repo) bool {
 	return k.rule.account == repo.Account && k.rule.region == repo.Region && (repo.Name == "" || k.repo == repo.Name)
 }
 
+// host is that of the rule's upstream registry.
+func (id routeID) host() string {
+	u, err := url.Parse(id.endpoint)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// waiting is the event of a fetch that has not ended, of an object of that kind.
+func (k objectKey) waiting(object string) Event {
+	return Event{
+		Kind: EventFetch, Object: object, Rule: k.rule.prefix,
+		Request: Request{Repo: Repo{k.rule.account, k.rule.region, k.repo}, Ref: k.ref},
+	}
+}
+
+// objectOf are the kinds of object by the words of the registry client, and by the names of
+// the flights that fetch them.
+var objectOf = map[string]string{
+	"manifests": EventManifest, "blobs": EventBlob, "referrers": EventReferrers,
+	"manifest": EventManifest, "blob": EventBlob, "size of": EventBlob, "referrers of": EventReferrers,
+}
+
+// held is what upstream registries have asked us to wait with, as events of fetches that
+// wait.
+func (g *registries) held() (all []Event) {
+	for _, h := range g.client.Held() {
+		if id, ok := h.ID.(routeID); ok {
+			e := objectKey{rule: id}.waiting(objectOf[h.Kind])
+			e.Err = fromClient(h.Err)
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
 func (rt *route) key(ref string) objectKey { return objectKey{rt.id, rt.repo.Name, ref} }
 
 // limit gives the job of a fill what the Policy allows it.

@@ -84,14 +84,15 @@ type ruleCounters struct {
 	took     time.Duration
 }
 
-// count adds e. kind is the name of its kind of failure; "": it succeeded.
-func (c *counters) count(e pullthrough.Event, kind string) {
+// count adds e, also to its bucket of the chart. kind is the name of its kind of failure;
+// "": it succeeded.
+func (c *counters) count(e pullthrough.Event, kind string, b *bucket) {
 	switch e.Kind {
 	case pullthrough.EventStoreFailed:
 		c.store++
 		return
 	case pullthrough.EventFetch:
-		c.countFetch(e, kind)
+		c.countFetch(e, kind, b)
 		return
 	}
 	object := slices.Index(objects[:], e.Kind)
@@ -105,15 +106,19 @@ func (c *counters) count(e pullthrough.Event, kind string) {
 	switch {
 	case kind != "":
 		c.failed[object][failureIndex(kind)]++
+		b.Failed++
 	case source >= 0:
-		c.answers[object][source]++
+		var bytes int64
 		if !e.Request.Head {
-			c.bytes[object][source] += max(e.Bytes, 0)
+			bytes = max(e.Bytes, 0)
 		}
+		c.answers[object][source]++
+		c.bytes[object][source] += bytes
+		b.answered(e.Source, bytes)
 	}
 }
 
-func (c *counters) countFetch(e pullthrough.Event, kind string) {
+func (c *counters) countFetch(e pullthrough.Event, kind string, b *bucket) {
 	object := slices.Index(objects[:], e.Object)
 	if object < 0 {
 		return
@@ -134,6 +139,7 @@ func (c *counters) countFetch(e pullthrough.Event, kind string) {
 	}
 	r.fetched[object]++
 	r.bytes[object] += max(e.Bytes, 0)
+	b.Fetched += max(e.Bytes, 0)
 }
 
 func failureIndex(kind string) int {

@@ -1,6 +1,7 @@
 package debug
 
 import (
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -13,6 +14,9 @@ const (
 	// many places of readers are shown for each.
 	maxDownloads = 100
 	maxPlaces    = 64
+	// maxTracks is of how many downloads the progress is remembered, also those that other
+	// filters show.
+	maxTracks = 1000
 	// rateWindow is the period over which a rate is measured. sampleEvery is the least
 	// time between two samples.
 	rateWindow  = 10 * time.Second
@@ -36,6 +40,7 @@ type download struct {
 	// Written have come before it was their turn.
 	Connections int     `json:"connections"`
 	Ahead       int64   `json:"ahead,omitempty"`
+	Retries     int     `json:"retries,omitempty"` // how often upstream was asked for the rest
 	Places      []place `json:"places"`
 }
 
@@ -49,29 +54,42 @@ type place struct {
 // isRunning reports whether the download has bytes left to fetch.
 func isRunning(d pullthrough.Download) bool { return d.Size < 0 || d.Written < d.Size }
 
-// showDownloads returns what the page shows of the downloads. It remembers their
-// progress until the next view, to measure rates.
-func (p *Page) showDownloads(all []pullthrough.Download, now time.Time) []download {
-	shown := make([]download, 0, min(len(all), maxDownloads))
+// showDownloads returns what the page shows of the downloads whose repositories' names
+// contain the filter, and how many more there are. It remembers their progress until the
+// next view, to measure rates.
+func (p *Page) showDownloads(all []pullthrough.Download, filter string, now time.Time) (shown []download, more int) {
+	shown = []download{}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	tracks := make(map[trackKey]*track, cap(shown))
-	for _, d := range all[:cap(shown)] {
+	tracks := make(map[trackKey]*track, min(len(all), maxTracks))
+	for _, d := range all {
 		key := trackKey{d.Repo, d.Digest, d.Began.UnixNano()}
 		t := p.tracks[key]
-		if t == nil {
-			t = &track{samples: []sample{{at: d.Began}}}
+		switch {
+		case !strings.Contains(d.Repo.Name, filter):
+		case len(shown) == maxDownloads:
+			more++
+		default:
+			if t == nil {
+				t = &track{samples: []sample{{at: d.Began}}}
+			}
+			shown = append(shown, newDownload(d, t.rate(now, d.Written)))
 		}
-		tracks[key] = t
-		shown = append(shown, download{
-			Account: clean(d.Repo.Account, maxName), Region: clean(d.Repo.Region, maxName), Repo: clean(d.Repo.Name, maxName),
-			Digest: d.Digest, Upstream: clean(d.Upstream, maxName), Part: d.Part, Began: d.Began.UTC(),
-			Size: d.Size, Written: d.Written, Rate: t.rate(now, d.Written), Readers: len(d.Readers), Places: places(d.Readers),
-			Connections: d.Connections, Ahead: d.Ahead,
-		})
+		if t != nil && len(tracks) < maxTracks { // a view with another filter may need it
+			tracks[key] = t
+		}
 	}
 	p.tracks = tracks // without the downloads that have ended
-	return shown
+	return shown, more
+}
+
+func newDownload(d pullthrough.Download, rate int64) download {
+	return download{
+		Account: clean(d.Repo.Account, maxName), Region: clean(d.Repo.Region, maxName), Repo: clean(d.Repo.Name, maxName),
+		Digest: d.Digest, Upstream: clean(d.Upstream, maxName), Part: d.Part, Began: d.Began.UTC(),
+		Size: d.Size, Written: d.Written, Rate: rate, Readers: len(d.Readers), Places: places(d.Readers),
+		Connections: d.Connections, Ahead: d.Ahead, Retries: d.Retries,
+	}
 }
 
 // places groups the readers by offset. The offsets must be sorted.

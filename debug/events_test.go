@@ -50,7 +50,7 @@ func TestCounters(t *testing.T) {
 
 	s := getJSON(t, page)
 	assert.Equal(t, map[string]int64{
-		"running": 0, "readers": 0, "requests": 16, "heads": 2, "failed": 4, "filled": 2, "bytes": 5*10 + 2*100 + 3*100 + 7,
+		"running": 0, "readers": 0, "requests": 16, "heads": 2, "failed": 4, "stored": 7, "shared": 3, "filled": 2, "sent": 0, "bytes": 5*10 + 2*100 + 3*100 + 7,
 		"fetches": 4, "failedFetches": 1, "fetchedBytes": 200, "upstream": 8, "storeFailures": 4, "warnings": 2, "anonymous": 1, "wrongDigests": 1,
 	}, s.Totals)
 	assert.Equal(t, []shownFailure{{"denied", 2, 0}, {"rate-limited", 0, 1}, {"canceled", 1, 0}, {"internal", 1, 0}}, s.Failures)

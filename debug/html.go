@@ -30,7 +30,9 @@ var pageTemplate = sync.OnceValue(func() *template.Template {
 		"count": countText[int64],
 		"bytes": bytesText, "took": durationText, "clock": clockText, "stamp": stampText,
 		"share": shareText, "short": shortText[digest.Digest], "tiles": tilesOf, "what": entry.label, "badge": entry.badge,
-		"facts": download.facts, "left": download.barPosition, "registry": registryText, "lines": entry.lines,
+		"facts": download.facts, "inOrder": download.inOrder, "left": download.barPosition, "registry": registryText, "lines": entry.lines,
+		"none": (*state).none, "chart": shownChart.json,
+		"awaits": pending.what, "awaitsOf": pending.of, "awaitsFor": pending.why, "awaitsTry": pending.next,
 		"name": entry.name, "pin": place.pin, "plural": pluralText[int],
 	}).Parse(pageHTML))
 })
@@ -49,7 +51,7 @@ func hashOf(text string) string {
 
 func (p *Page) serveHTML(w http.ResponseWriter, r *http.Request) {
 	var page bytes.Buffer
-	if err := pageTemplate().Execute(&page, p.state(r.Context())); err != nil {
+	if err := pageTemplate().Execute(&page, p.state(r)); err != nil {
 		http.Error(w, "the page could not be written", http.StatusInternalServerError)
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"testing"
 	"time"
 
@@ -66,13 +67,20 @@ type shown struct {
 	Title         string
 	At, Since     time.Time
 	Totals        map[string]int64
+	Filter        string
 	Downloads     []shownDownload
 	MoreDownloads int
-	Answers       []map[string]any
-	Failures      []shownFailure
-	Fetches       []map[string]any
-	Registries    []shownRegistry
-	Events        []shownEvent
+	Pending       []shownPending
+	MorePending   int
+	Chart         struct {
+		Seconds int
+		Buckets []shownBucket
+	}
+	Answers    []map[string]any
+	Failures   []shownFailure
+	Fetches    []map[string]any
+	Registries []shownRegistry
+	Events     []shownEvent
 }
 
 type shownDownload struct {
@@ -80,9 +88,18 @@ type shownDownload struct {
 	Part                   bool
 	Began                  time.Time
 	Size, Written, Rate    int64
-	Readers                int
+	Readers, Retries       int
 	Places                 []shownPlace
 }
+
+type shownPending struct {
+	Account, Region, Rule, Repo, Ref, Object, Upstream string
+	Checks, Image, Lingers                             bool
+	Status                                             int
+	Micros                                             int64
+}
+
+type shownBucket struct{ Hits, Shared, Fills, Failed, Bytes, Fetched int64 }
 
 type shownPlace struct{ At, Readers int64 }
 
@@ -114,7 +131,12 @@ type shownEvent struct {
 
 func getJSON(t *testing.T, page http.Handler) *shown {
 	t.Helper()
-	w := get(t, page, "/debug/pullthrough?format=json")
+	return getFiltered(t, page, "")
+}
+
+func getFiltered(t *testing.T, page http.Handler, filter string) *shown {
+	t.Helper()
+	w := get(t, page, "/debug/pullthrough?format=json&repo="+url.QueryEscape(filter))
 	assert.Equal(t, "application/json", w.Header().Get("Content-Type"))
 	s := &shown{}
 	decoder := json.NewDecoder(w.Body)

@@ -11,6 +11,7 @@ import (
 // 100 rule prefixes and our own words. No label is a name that a client has chosen.
 func (p *Page) serveMetrics(w http.ResponseWriter) {
 	downloads, readers := inFlight(p.downloads())
+	waiting, more := p.pending("")
 	p.mu.Lock()
 	c := p.counters.copy()
 	p.mu.Unlock()
@@ -18,6 +19,8 @@ func (p *Page) serveMetrics(w http.ResponseWriter) {
 	m := &metrics{}
 	c.writeRequests(m)
 	c.writeFetches(m)
+	m.family("sent_bytes_total", "counter", "Bytes of bodies that the connections of clients have taken.")
+	m.sample("sent_bytes_total", p.sent())
 	m.family("store_failures_total", "counter", "Failures of the Store; the pulls went on without it.")
 	m.sample("store_failures_total", c.store)
 	m.family("warnings_total", "counter", "Warnings that upstream registries sent along.")
@@ -26,6 +29,8 @@ func (p *Page) serveMetrics(w http.ResponseWriter) {
 	m.sample("anonymous_fetches_total", c.anon)
 	m.family("wrong_digests_total", "counter", "Manifests for which upstream named another digest than their content has.")
 	m.sample("wrong_digests_total", c.wrong)
+	m.family("pending", "gauge", "What waits for an upstream registry: requests that it holds back, pauses of checks, images to import, fetches whose clients have left.")
+	m.sample("pending", int64(len(waiting)+more))
 	m.family("downloads_running", "gauge", "Blobs on their way from upstream.")
 	m.sample("downloads_running", int64(downloads))
 	m.family("download_readers", "gauge", "Clients that read a blob from its download.")

@@ -7,8 +7,10 @@
 //	mux.Handle("/debug/pullthrough/", page)
 //
 // A browser gets a page with the rules, the running downloads with their readers,
-// the counters and the last events. A client that accepts JSON but not HTML gets
-// the same as JSON, and so does any client with ?format=json. Prometheus scrapes
+// what waits for its next try, the counters, a chart of the last five minutes and the
+// last events. A client that accepts JSON but not HTML gets the same as JSON, and so
+// does any client with ?format=json. The parameter repo picks the downloads, fetches
+// and events of repositories whose names contain its value. Prometheus scrapes
 // /debug/pullthrough/metrics in its text format, version 0.0.4.
 //
 // The page has no access control of its own. It shows the names of accounts,
@@ -65,6 +67,7 @@ type Page struct {
 	seen     []Registry // registries in which pulls have succeeded, the latest last
 	since    time.Time  // time of the first use
 	counters counters
+	chart    chart
 	events   ring
 	tracks   map[trackKey]*track
 }
@@ -86,7 +89,7 @@ func (p *Page) Record(_ context.Context, e pullthrough.Event) {
 		// A pull that fails may name an account that a client has made up.
 		p.noteLocked(Registry{entry.Account, entry.Region})
 	}
-	p.counters.count(e, entry.ErrorKind)
+	p.counters.count(e, entry.ErrorKind, p.chart.at(entry.At))
 	p.events.add(entry)
 }
 

@@ -33,6 +33,7 @@
 		if (ms < 60000) return Math.floor(ms / 1000) + "." + Math.floor(ms % 1000 / 100) + " s";
 		return Math.floor(ms / 60000) + " min " + String(Math.floor(ms % 60000 / 1000)).padStart(2, "0") + " s";
 	};
+	const ratio = (part, whole) => whole === 0 ? "–" : share(part, whole);
 	const share = (part, whole) => (whole <= 0 ? 100 : Math.floor(part * 100 / whole)) + " %";
 	const clock = (t) => t.slice(11, 19);
 	const stamp = (t) => t.slice(0, 10) + " " + t.slice(11, 19) + " UTC";
@@ -45,16 +46,20 @@
 	const tiles = (s) => {
 		const t = s.totals, answered = t.requests - t.failed;
 		return [
-			["Requests", count(t.requests), share(answered - t.filled, answered) + " without a fetch of their own"],
+			["Hit ratio", ratio(t.stored, answered), count(t.stored) + " of " + plural(answered, "answer", "answers") + " from the Store, " + count(t.shared) + " shared a fetch"],
+			["Requests", count(t.requests), count(t.heads) + " of them HEAD"],
 			["Upstream requests", count(t.upstream), "for " + plural(t.fetches, "fetch", "fetches")],
-			["Answered", bytes(t.bytes), bytes(t.fetchedBytes) + " fetched"],
+			["Sent", bytes(t.sent), bytes(t.bytes) + " if read whole, " + bytes(t.fetchedBytes) + " fetched"],
 			["Running downloads", count(t.running), plural(t.readers, "reader", "readers")],
 			["Failed requests", count(t.failed), plural(t.failedFetches, "failed fetch", "failed fetches") + ", " + plural(t.storeFailures, "failure of the Store", "failures of the Store")],
 			["Warnings", count(t.warnings), count(t.anonymous) + " without credentials, " + plural(t.wrongDigests, "wrong digest", "wrong digests")],
 		].map(([name, value, note]) => h("div", null, h("dt", null, name), h("dd", null, value), h("dd", null, note)));
 	};
 
+	const none = (s, text) => s.filter ? "Nothing is of such a repository." : text;
+	const lingers = (d) => d.readers === 0 && !d.part && (d.size < 0 || d.written < d.size);
 	const readers = (d) => {
+		if (lingers(d)) return "its readers have left";
 		let text = plural(d.readers, "reader", "readers");
 		d.places.slice(0, 7).forEach((p, i) => {
 			text += i === 6 ? ", …" : (i === 0 ? " at " : ", ") + bytes(p.at) + (p.readers > 1 ? " ×" + count(p.readers) : "");
@@ -64,7 +69,9 @@
 	const facts = (d) => [
 		d.size >= 0 ? bytes(d.written) + " of " + bytes(d.size) + " (" + share(d.written, d.size) + ")" : bytes(d.written) + " of unknown size",
 		d.size >= 0 && d.written >= d.size ? "complete" : bytes(d.rate) + "/s",
-		...d.connections > 1 ? ["over " + count(d.connections) + " connections"] : [], readers(d), "from " + d.upstream, "since " + clock(d.began),
+		...d.connections > 1 ? ["over " + count(d.connections) + " connections"] : [],
+		...d.ahead > 0 ? [bytes(d.ahead) + " ahead of their turn"] : [],
+		...d.retries > 0 ? ["asked for the rest " + plural(d.retries, "time", "times")] : [], readers(d), "from " + d.upstream, "since " + clock(d.began),
 		...d.part ? ["for an import"] : [], ...d.account ? [registry(d.account, d.region)] : [],
 	];
 	const left = (d, at) => {
@@ -84,14 +91,52 @@
 				class: "bar", role: "progressbar", "aria-label": d.repo + " " + short(d.digest), "aria-valuetext": all[0],
 				"aria-valuemin": known ? 0 : undefined, "aria-valuemax": known ? d.size : undefined, "aria-valuenow": known ? d.written : undefined,
 			}, h("svg", { "aria-hidden": "true", focusable: "false", width: "100%", height: 28 },
-				h("rect", { class: "track", y: 12, width: "100%", height: 16, rx: 3 }), h("rect", { class: "done", y: 12, width: left(d, d.written), height: 16, rx: 3 }),
+				h("rect", { class: "track", y: 12, width: "100%", height: 16, rx: 3 }), h("rect", { class: "ahead", y: 12, width: left(d, d.written), height: 16, rx: 3 }),
+				h("rect", { class: "done", y: 12, width: left(d, d.written - (d.ahead || 0)), height: 16, rx: 3 }),
 				...d.places.map((p) => pin(d, p)))),
 			h("p", null, ...all.flatMap((text) => [h("span", null, text), " "])));
 	};
 	const more = (n) => n ? [h("p", null, plural(n, "more is", "more are") + " not shown.")] : [];
 	const downloads = (s) => s.downloads.length ?
 		[h("ul", { class: "downloads" }, ...s.downloads.map(download)), ...more(s.moreDownloads)] :
-		[h("p", { class: "none" }, "Nothing is on its way.")];
+		[h("p", { class: "none" }, none(s, "Nothing is on its way."))];
+
+	const awaits = (p) => p.lingers ? "fetch " + (p.object || "other") : p.checks ? "check stored tags" : p.image ? "import image" : (p.object || "other") + " requests";
+	const awaitsOf = (p) => p.repo ? name(p) : p.rule || "";
+	const awaitsFor = (p) => p.lingers ? "its clients have left" : p.image ? "it is not whole" : (p.upstream || "") + ": " + (p.status || "failed");
+	const awaitsTry = (p) => p.lingers ? "" : "in " + took(p.micros);
+	const pending = (s) => s.pending.length ? [h("table", null,
+		h("thead", null, h("tr", null, ...["What", "Of", "Why"].map((text) => h("th", { scope: "col" }, text)), h("th", { scope: "col", class: "n" }, "Next try"))),
+		h("tbody", null, ...s.pending.map((p) => row(awaits(p),
+			h("td", null, awaitsOf(p), ...p.account || p.region ? [" ", h("span", { class: "none" }, registry(p.account, p.region))] : []),
+			h("td", null, awaitsFor(p)), n(awaitsTry(p)))))), ...more(s.morePending)] :
+		[h("p", { class: "none" }, none(s, "Nothing waits."))];
+
+	// A chart has a column for each bucket, made of its series: piled up, or one before the
+	// other, which is narrower.
+	const chart = (title, s, piled, text, series) => {
+		const all = s.chart.buckets, wide = 10, high = 60;
+		const top = Math.max(1, ...all.map((b) => Math.max(piled ? series.reduce((sum, [key]) => sum + b[key], 0) : 0, ...series.map(([key]) => b[key]))));
+		const column = (b, i) => {
+			let below = 0;
+			return series.filter(([key]) => b[key] > 0).map(([key, kind], at) => {
+				const height = Math.max(b[key] / top * high, 1), inset = piled ? 1 : 1 + 3 * at;
+				const y = high - height - below;
+				if (piled) below += height;
+				return h("rect", { class: kind, x: i * wide + inset, y: y.toFixed(1), width: wide - 2 * inset, height: height.toFixed(1) });
+			});
+		};
+		const legend = series.map(([key, kind, label]) => [kind, text(all.reduce((sum, b) => sum + b[key], 0)) + " " + label]);
+		return h("figure", null,
+			h("svg", { viewBox: "0 0 " + all.length * wide + " " + high, preserveAspectRatio: "none", role: "img", "aria-label": title + " of the last 5 minutes: " + legend.map(([, label]) => label).join(", ") },
+				h("line", { x1: 0, x2: all.length * wide, y1: high, y2: high }), ...all.flatMap(column)),
+			h("figcaption", null, h("b", null, title), " ", ...legend.flatMap(([kind, label]) => [h("span", { class: kind }, label), " "]),
+				h("span", { class: "top" }, "at most " + text(top) + " in " + s.chart.seconds + " s")));
+	};
+	const charts = (s) => [
+		chart("Answers", s, true, count, [["hits", "hit", "from the Store"], ["shared", "shared", "shared a fetch"], ["fills", "fill", "fetched"], ["failed", "failed", "failed"]]),
+		chart("Content", s, false, bytes, [["bytes", "hit", "answered, whole"], ["fetched", "fill", "fetched"]]),
+	];
 
 	const row = (head, ...cells) => h("tr", null, h("th", { scope: "row" }, head), ...cells);
 	const n = (text) => h("td", { class: "n" }, text);
@@ -130,15 +175,16 @@
 		cell({ class: "n", "data-label": "Content" }, bytes(e.bytes)), cell({ class: "n", "data-label": "Upstream" }, count(e.upstream)),
 		cell({ class: "n", "data-label": "Took" }, took(e.micros)));
 	const events = (s) => s.events.length ? s.events.map(event) :
-		[h("tr", { role: "row" }, cell({ class: "none", colspan: 7 }, "Nothing has happened yet."))];
+		[h("tr", { role: "row" }, cell({ class: "none", colspan: 7 }, none(s, "Nothing has happened yet.")))];
 
 	// Each part with what it shows: it is written anew only when that has changed.
 	const parts = [
-		["tiles", tiles, (s) => s.totals], ["downloads", downloads, (s) => [s.downloads, s.moreDownloads]], ["answers", answers, (s) => s.answers],
-		["failures", failures, (s) => s.failures], ["fetches", fetches, (s) => s.fetches], ["rules", rules, (s) => s.registries], ["events", events, (s) => s.events],
+		["tiles", tiles, (s) => s.totals], ["chart", charts, (s) => s.chart], ["downloads", downloads, (s) => [s.downloads, s.moreDownloads, s.filter]],
+		["pending", pending, (s) => [s.pending, s.morePending, s.filter]], ["answers", answers, (s) => s.answers], ["failures", failures, (s) => s.failures],
+		["fetches", fetches, (s) => s.fetches], ["rules", rules, (s) => s.registries], ["events", events, (s) => [s.events, s.filter]],
 	];
 	const shown = {};
-	const at = document.getElementById("at"), trouble = document.getElementById("trouble"), pause = document.getElementById("pause");
+	const [at, trouble, pause, filter] = ["at", "trouble", "pause", "filter"].map((id) => document.getElementById(id));
 	const show = (s) => {
 		at.textContent = stamp(s.at);
 		for (const [id, make, of] of parts) {
@@ -151,23 +197,29 @@
 		if (trouble.textContent !== text) trouble.textContent = text;
 	};
 
-	let paused = false;
-	pause.hidden = false;
+	let paused = false, asked = 0;
+	const load = async () => {
+		const number = ++asked;
+		try {
+			const answer = await fetch("?format=json&repo=" + encodeURIComponent(filter.value), { signal: AbortSignal.timeout(5000) });
+			if (!answer.ok) throw new Error(answer.status);
+			const s = await answer.json();
+			if (number === asked) show(s); // else a later answer is about another filter
+			say("");
+		} catch {
+			say("The server does not answer.");
+		}
+	};
+	const drawn = document.getElementById("chart"); // by nobody yet
+	drawn.replaceChildren(...charts({ chart: JSON.parse(drawn.dataset.chart) }));
+	pause.hidden = filter.hidden = document.getElementById("charts").hidden = false;
 	pause.addEventListener("click", () => {
 		paused = !paused;
 		pause.textContent = paused ? "Resume" : "Pause";
 	});
+	filter.addEventListener("input", load);
 	const refresh = async () => {
-		if (!paused && !document.hidden) {
-			try {
-				const answer = await fetch("?format=json", { signal: AbortSignal.timeout(5000) });
-				if (!answer.ok) throw new Error(answer.status);
-				show(await answer.json());
-				say("");
-			} catch {
-				say("The server does not answer.");
-			}
-		}
+		if (!paused && !document.hidden) await load();
 		setTimeout(refresh, 1000);
 	};
 	setTimeout(refresh, 1000);

@@ -21,11 +21,15 @@ const (
 // state is everything that the page shows. It is also the page's JSON document.
 type state struct {
 	Title         string          `json:"title"`
+	Filter        string          `json:"filter,omitempty"` // what names of repositories contain
 	At            time.Time       `json:"at"`
 	Since         time.Time       `json:"since"` // of the counters
 	Totals        totals          `json:"totals"`
 	Downloads     []download      `json:"downloads"`
 	MoreDownloads int             `json:"moreDownloads"` // how many are not shown
+	Pending       []pending       `json:"pending"`
+	MorePending   int             `json:"morePending"`
+	Chart         shownChart      `json:"chart"`
 	Answers       []answers       `json:"answers"`
 	Failures      []failureCount  `json:"failures"` // only kinds that have occurred
 	Fetches       []fetches       `json:"fetches"`
@@ -40,8 +44,11 @@ type totals struct {
 	Requests      int64 `json:"requests"`
 	Heads         int64 `json:"heads"` // HEAD requests among them
 	Failed        int64 `json:"failed"`
+	Stored        int64 `json:"stored"` // requests that were answered with what the Store had
+	Shared        int64 `json:"shared"` // requests that joined a fetch
 	Filled        int64 `json:"filled"` // requests whose answer needed a new fetch
-	Bytes         int64 `json:"bytes"`
+	Sent          int64 `json:"sent"`   // bytes that connections of clients have taken
+	Bytes         int64 `json:"bytes"`  // the length of the content of all answers, whole
 	Fetches       int64 `json:"fetches"`
 	FailedFetches int64 `json:"failedFetches"`
 	FetchedBytes  int64 `json:"fetchedBytes"`
@@ -96,25 +103,34 @@ type rule struct {
 
 func (p *Page) serveJSON(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(p.state(r.Context())) // it fails only if the client has gone
+	_ = json.NewEncoder(w).Encode(p.state(r)) // it fails only if the client has gone
 }
 
-func (p *Page) state(ctx context.Context) *state {
-	now := p.now()
-	all, registries := p.downloads(), p.registries(ctx)
-	shown := p.showDownloads(all, now)
+// state returns what the page shows to r. Its parameter repo picks downloads, what waits,
+// and events.
+func (p *Page) state(r *http.Request) *state {
+	now, filter := p.now(), clean(r.URL.Query().Get("repo"), maxName)
+	all, registries := p.downloads(), p.registries(r.Context())
+	s := &state{Title: p.title(), Filter: filter, At: now.UTC(), Since: p.since, Registries: registries}
+	s.Pending, s.MorePending = p.pending(filter)
+	s.Downloads, s.MoreDownloads = p.showDownloads(all, filter, now)
 	p.mu.Lock()
 	c, events := p.counters.copy(), p.events.latest()
+	s.Chart = p.chart.latest(now)
 	p.mu.Unlock()
-
-	s := &state{
-		Title: p.title(), At: now.UTC(), Since: p.since, Totals: c.totals(),
-		Downloads: shown, MoreDownloads: len(all) - len(shown),
-		Answers: c.answersBySource(), Failures: c.failuresByKind(), Fetches: c.fetchesByRule(),
-		Registries: registries, Events: events,
-	}
+	s.Totals = c.totals()
 	s.Totals.Running, s.Totals.Readers = inFlight(all)
+	s.Totals.Sent = p.sent()
+	s.Answers, s.Failures, s.Fetches = c.answersBySource(), c.failuresByKind(), c.fetchesByRule()
+	s.Events = slices.DeleteFunc(events, func(e entry) bool { return !strings.Contains(e.Repo, filter) })
 	return s
+}
+
+func (p *Page) sent() int64 {
+	if p.Proxy == nil {
+		return 0
+	}
+	return p.Proxy.Sent()
 }
 
 func (p *Page) title() string {
@@ -204,7 +220,9 @@ func (c *counters) totals() (t totals) {
 		t.Heads += c.heads[object]
 		t.Bytes += sum(c.bytes[object][:])
 		t.Filled += c.answers[object][pullthrough.SourceFill]
+		t.Shared += c.answers[object][pullthrough.SourceShared]
 	}
+	t.Stored = t.Requests - t.Failed - t.Filled - t.Shared
 	for _, f := range c.fetchesByRule() {
 		t.Fetches += f.Fetched + f.Failed
 		t.FailedFetches += f.Failed

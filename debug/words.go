@@ -16,13 +16,22 @@ func tilesOf(s *state) []tile {
 	t := s.Totals
 	answered := t.Requests - t.Failed
 	return []tile{
-		{"Requests", countText(t.Requests), shareText(answered-t.Filled, answered) + " without a fetch of their own"},
+		{"Hit ratio", ratioText(t.Stored, answered), countText(t.Stored) + " of " + pluralText(answered, "answer", "answers") + " from the Store, " + countText(t.Shared) + " shared a fetch"},
+		{"Requests", countText(t.Requests), countText(t.Heads) + " of them HEAD"},
 		{"Upstream requests", countText(t.Upstream), "for " + pluralText(t.Fetches, "fetch", "fetches")},
-		{"Answered", bytesText(t.Bytes), bytesText(t.FetchedBytes) + " fetched"},
+		{"Sent", bytesText(t.Sent), bytesText(t.Bytes) + " if read whole, " + bytesText(t.FetchedBytes) + " fetched"},
 		{"Running downloads", countText(t.Running), pluralText(t.Readers, "reader", "readers")},
 		{"Failed requests", countText(t.Failed), pluralText(t.FailedFetches, "failed fetch", "failed fetches") + ", " + pluralText(t.StoreFailures, "failure of the Store", "failures of the Store")},
 		{"Warnings", countText(t.Warnings), countText(t.Anonymous) + " without credentials, " + pluralText(t.WrongDigests, "wrong digest", "wrong digests")},
 	}
+}
+
+// none returns the text that stands in the place of an empty list.
+func (s *state) none(text string) string {
+	if s.Filter != "" {
+		return "Nothing is of such a repository."
+	}
+	return text
 }
 
 // facts returns the texts below the download's bar.
@@ -39,13 +48,30 @@ func (d download) facts() []string {
 	if d.Connections > 1 {
 		facts = append(facts, "over "+countText(d.Connections)+" connections")
 	}
+	if d.Ahead > 0 {
+		facts = append(facts, bytesText(d.Ahead)+" ahead of their turn")
+	}
+	if d.Retries > 0 {
+		facts = append(facts, "asked for the rest "+pluralText(d.Retries, "time", "times"))
+	}
 	return append(facts, d.readersText(), "from "+d.Upstream, "since "+clockText(d.Began))
+}
+
+// inOrder returns how many bytes have come without a gap.
+func (d download) inOrder() int64 { return d.Written - d.Ahead }
+
+// lingers reports whether the download's clients have left it, and it goes on.
+func (d download) lingers() bool {
+	return d.Readers == 0 && !d.Part && (d.Size < 0 || d.Written < d.Size)
 }
 
 // shownPlaces is how many places of readers are listed in the text. The bar shows them all.
 const shownPlaces = 6
 
 func (d download) readersText() string {
+	if d.lingers() {
+		return "its readers have left"
+	}
 	text := pluralText(d.Readers, "reader", "readers")
 	for i, p := range d.Places {
 		switch {
@@ -76,6 +102,52 @@ func (d download) barPosition(at int64) string {
 
 // pin returns the width of the marker: it grows with the number of digits.
 func (p place) pin() int { return 3 + len(strconv.Itoa(p.Readers)) }
+
+// what returns what waits.
+func (p pending) what() string {
+	object := p.Object
+	if object == "" {
+		object = "other"
+	}
+	switch {
+	case p.Lingers:
+		return "fetch " + object
+	case p.Checks:
+		return "check stored tags"
+	case p.Image:
+		return "import image"
+	}
+	return object + " requests"
+}
+
+// of returns what it is about: an object, a repository, or all of a rule's.
+func (p pending) of() string {
+	if p.Repo == "" {
+		return p.Rule
+	}
+	return entry{Repo: p.Repo, Ref: p.Ref}.name()
+}
+
+// why returns what it waits for.
+func (p pending) why() string {
+	switch {
+	case p.Lingers:
+		return "its clients have left"
+	case p.Image:
+		return "it is not whole"
+	case p.Status > 0:
+		return p.Upstream + ": " + strconv.Itoa(p.Status)
+	}
+	return p.Upstream + ": failed"
+}
+
+// next returns when it is tried again.
+func (p pending) next() string {
+	if p.Lingers {
+		return ""
+	}
+	return "in " + durationText(p.Micros)
+}
 
 // label returns the first column of an event.
 func (e entry) label() string {
@@ -190,6 +262,14 @@ func durationText(micros int64) string {
 		return fmt.Sprintf("%d.%d s", ms/1000, ms%1000/100)
 	}
 	return fmt.Sprintf("%d min %02d s", ms/60_000, ms%60_000/1000)
+}
+
+// ratioText is shareText, but nothing of nothing is no share.
+func ratioText(part, whole int64) string {
+	if whole == 0 {
+		return "–"
+	}
+	return shareText(part, whole)
 }
 
 // shareText returns a percentage, rounded down. If whole is 0 it is 100 %.

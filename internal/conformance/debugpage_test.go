@@ -99,6 +99,21 @@ func (w *watched) disperse(t *testing.T) {
 	wg.Wait()
 }
 
+// desert has a client ask for a manifest that does not come, and leave.
+func (w *watched) desert(t *testing.T, repo string) {
+	t.Helper()
+	w.up.Fault(pullthroughtest.Fault{Match: "GET /v2/" + repo + "/manifests/1", Stall: w.stall})
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		_, err := w.page.Proxy.Manifest(ctx, pullthrough.Request{Repo: pullthrough.Repo{Name: "docker-hub/" + repo}, Ref: "1"})
+		left <- err
+	}()
+	require.NoError(t, w.up.Wait(t.Context(), "GET /v2/"+repo+"/manifests/1", 1))
+	cancel()
+	require.ErrorIs(t, <-left, context.Canceled)
+}
+
 // pull asks for a manifest over HTTP.
 func (w *watched) pull(t *testing.T, ref string, status int) {
 	t.Helper()
@@ -122,6 +137,8 @@ const read = `(() => ({
 	answers: Object.fromEntries([...document.querySelectorAll("#answers tr")].map(r => [r.cells[0].textContent, [...r.cells].slice(1).map(c => c.textContent).join(" ")])),
 	failures: [...document.querySelectorAll("#failures tr")].map(r => r.textContent),
 	events: document.querySelectorAll("#events tr").length,
+	charts: [...document.querySelectorAll("#chart svg")].map(s => s.ariaLabel),
+	bars: Object.fromEntries(["hit", "shared", "fill", "failed"].map(kind => [kind, document.querySelectorAll("#chart rect." + kind).length])),
 }))()`
 
 type readPage struct {
@@ -134,6 +151,8 @@ type readPage struct {
 	Answers  map[string]string
 	Failures []string
 	Events   int
+	Charts   []string
+	Bars     map[string]int
 }
 
 func TestDebugPage(t *testing.T) {
@@ -148,7 +167,8 @@ func TestDebugPage(t *testing.T) {
 	c.until(t, `document.querySelectorAll("#downloads li").length === 2 && [...document.querySelectorAll(".bar")].every(b => b.ariaValueNow === "9437184")`)
 	page := eval[readPage](t, c, read)
 	assert.Equal(t, "2, 14 readers", page.Tiles["Running downloads"])
-	assert.Equal(t, "17, 81 % without a fetch of their own", page.Tiles["Requests"]) // 13 of 16
+	assert.Equal(t, "6 %, 1 of 16 answers from the Store, 12 shared a fetch", page.Tiles["Hit ratio"])
+	assert.Equal(t, "17, 0 of them HEAD", page.Tiles["Requests"])
 	assert.Equal(t, "1, 1 failed fetch, 0 failures of the Store", page.Tiles["Failed requests"])
 	assert.Equal(t, "1 0 0 "+size(len(w.img.Content)), page.Answers["hit"])
 	assert.Equal(t, "0 12 0 144.0 MiB", page.Answers["shared"])
@@ -176,9 +196,22 @@ func TestDebugPage(t *testing.T) {
 	c.until(t, `(`+read+`).tiles["Upstream requests"] === "`+fmt.Sprintf("%d, for 4 fetches", len(w.up.Requests()))+`"`)
 	page = eval[readPage](t, c, read)
 	assert.Equal(t, "0, 0 readers", page.Tiles["Running downloads"])
-	assert.Equal(t, "168.0 MiB, 24.0 MiB fetched", page.Tiles["Answered"])
+	assert.Regexp(t, `^[0-9.]+ (B|KiB), 168\.0 MiB if read whole, 24\.0 MiB fetched$`, page.Tiles["Sent"], "two manifests: the layers were read by callers in this process")
 	assert.Equal(t, 21, page.Events, "17 requests, 4 fetches")
+	assert.Equal(t, []string{
+		"Answers of the last 5 minutes: 1 from the Store, 12 shared a fetch, 3 fetched, 1 failed", "Content of the last 5 minutes: 168.0 MiB answered, whole, 24.0 MiB fetched",
+	}, page.Charts)
+	for kind, columns := range page.Bars {
+		assert.Positive(t, columns, "%s", kind)
+	}
 	c.shoot(t, "after", 1200, "light")
+
+	c.do(t, chromedp.SendKeys("#filter", "library/nginx"))
+	c.until(t, `performance.getEntriesByType("resource").some(r => r.name.endsWith("&repo=library%2Fnginx"))`)
+	assert.Equal(t, 21, eval[readPage](t, c, read).Events)
+	c.do(t, chromedp.SendKeys("#filter", "-unprivileged"))
+	c.until(t, `document.getElementById("events").innerText === "Nothing is of such a repository."`)
+	assert.Equal(t, "17, 0 of them HEAD", eval[readPage](t, c, read).Tiles["Requests"], "the totals are those of all")
 
 	c.do(t, chromedp.Click("#pause"))
 	c.until(t, `document.getElementById("pause").textContent === "Resume"`)
@@ -204,6 +237,7 @@ func TestDebugPageReadsTheSameWithoutItsScript(t *testing.T) {
 	w := startWatched(t, func() time.Time { return frozen })
 	w.gather(t, 0, 1, 5, 8, 2, 3, 4, 6)
 	defer w.disperse(t)
+	w.desert(t, "library/slow")
 	hostile := `"><script>window.pwned=1</script><img src=x onerror=window.pwned=1>` + "\n\xff\u202e`${1}`]]>-->"
 	for _, e := range []pullthrough.Event{
 		{Kind: pullthrough.EventBlob, Request: pullthrough.Request{Repo: pullthrough.Repo{Account: hostile, Region: "x", Name: hostile}, Ref: hostile, Head: true}, Digest: hostile, Bytes: 1 << 50, Duration: time.Hour + 61*time.Second},
@@ -222,11 +256,11 @@ func TestDebugPageReadsTheSameWithoutItsScript(t *testing.T) {
 	c.until(t, `document.getElementById("events").firstChild && !document.getElementById("events").firstChild.old`)
 	const compare = `fetch(location.href).then(r => r.text()).then(text => {
 		const page = new DOMParser().parseFromString(text, "text/html");
-		return Object.fromEntries(["at", "tiles", "downloads", "answers", "failures", "fetches", "rules", "events"].map(id =>
+		return Object.fromEntries(["at", "tiles", "downloads", "pending", "answers", "failures", "fetches", "rules", "events"].map(id =>
 			[id, [page, document].map(d => d.getElementById(id).innerHTML)]));
 	})`
 	same := eval[map[string][2]string](t, c, compare)
-	require.Len(t, same, 8)
+	require.Len(t, same, 9)
 	for part, html := range same {
 		assert.NotEmpty(t, html[0])
 		assert.Equal(t, html[0], html[1], "%s", part)
@@ -251,5 +285,5 @@ func TestDebugPageMetricsAreReadByPrometheus(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(text), `"not-found"`)
 	assert.EqualValues(t, len(w.up.Requests()), families["pullthrough_upstream_requests_total"].Metric[1].GetCounter().GetValue())
-	assert.Len(t, families, 14)
+	assert.Len(t, families, 16)
 }

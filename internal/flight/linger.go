@@ -15,6 +15,31 @@ const (
 // alone is the time for which one call lingers.
 type alone struct{ timer *time.Timer }
 
+// Lingerer is a call that goes on although nobody waits for it.
+type Lingerer struct {
+	Group string // its name in the Set
+	Key   any
+}
+
+// Lingering returns the calls that linger.
+func (s *Set) Lingering() (all []Lingerer) {
+	for _, m := range s.all() {
+		all = append(all, m.lingering()...)
+	}
+	return all
+}
+
+func (g *Group[K, V]) lingering() (all []Lingerer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.live {
+		if c.alone != nil {
+			all = append(all, Lingerer{g.name, c.key})
+		}
+	}
+	return all
+}
+
 // linger has end called when a call has lingered for long enough, or when too many have
 // begun to after it. end must take the lock of the call's group, which the caller holds.
 func (s *Set) linger(a *alone, end func()) {

@@ -201,3 +201,23 @@ func TestACallWithWaitersIsNotDeserted(t *testing.T) {
 		time.Sleep(time.Hour)
 	})
 }
+
+func TestASetNamesTheCallsThatLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s flight.Set
+		var g group
+		g.Join(&s, "blob")
+		assert.Empty(t, s.Lingering())
+		fn := slow(20*time.Second, nil)
+		assert.ErrorIs(t, impatient(t, &g, "k", time.Second, fn), context.DeadlineExceeded)
+		assert.Equal(t, []flight.Lingerer{{Group: "blob", Key: "k"}}, s.Lingering())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = impatient(t, &g, "k", time.Minute, fn) })
+		synctest.Wait()
+		assert.Empty(t, s.Lingering(), "somebody waits for it again")
+		wg.Wait()
+		assert.ErrorIs(t, impatient(t, &g, "other", time.Second, fn), context.DeadlineExceeded)
+		time.Sleep(time.Minute)
+		assert.Empty(t, s.Lingering(), "it has ended")
+	})
+}

@@ -25,6 +25,7 @@ type member interface {
 	closeWithSet()
 	cancelAll()
 	describe() []string
+	lingering() []Lingerer
 }
 
 // Join makes the group one of the set's, under a name for [Set.Running]. It must be

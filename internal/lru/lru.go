@@ -97,6 +97,16 @@ func (c *Cache[K, V]) RemoveAll(match func(K) bool) {
 	}
 }
 
+// Each calls visit for each entry, in no order, and marks none as used. It calls visit
+// while it holds the cache's lock.
+func (c *Cache[K, V]) Each(visit func(K, V)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, e := range c.entries {
+		visit(key, e.Value.(entry[K, V]).value)
+	}
+}
+
 // Clear removes all entries.
 func (c *Cache[K, V]) Clear() {
 	c.mu.Lock()

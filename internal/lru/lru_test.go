@@ -48,3 +48,15 @@ func TestRemoveIfComparesFirst(t *testing.T) {
 	c.RemoveIf("missing", func(int) bool { return true })
 	assert.Zero(t, c.Len())
 }
+
+func TestEachMarksNothingAsUsed(t *testing.T) {
+	c := lru.New[string, int](2)
+	c.Put("a", 1)
+	c.Put("b", 2)
+	seen := map[string]int{}
+	c.Each(func(key string, v int) { seen[key] = v })
+	assert.Equal(t, map[string]int{"a": 1, "b": 2}, seen)
+	c.Put("c", 3)
+	_, ok := c.Get("a")
+	assert.False(t, ok, "it is still the oldest")
+}

@@ -21,7 +21,7 @@ var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 type Answer struct {
 	http.ResponseWriter
 	watch   *Watch
-	conn    deadliner
+	conn    deadliner // nil: it is counted, and not ended
 	request *http.Request
 	empty   bool       // the status is one without a body
 	ending  sync.Mutex // held while look ends the connection
@@ -36,20 +36,22 @@ type Answer struct {
 // deadliner is what the servers of net/http can do: see [http.ResponseController].
 type deadliner interface{ SetWriteDeadline(time.Time) error }
 
-// Answer returns w as a watched one, for the answer to r, and nil where there is
-// nothing to watch: where w is watched already, where its connection cannot be ended,
-// and where the http.Server has a WriteTimeout, which alone counts then. The caller
-// calls End when all is written. A nil Watch is one for this answer alone.
+// Answer returns w as a watched one, for the answer to r, and nil where there is nothing
+// to watch: where w is watched already, and where it is no connection of net/http's. Where
+// the http.Server has a WriteTimeout that alone counts: what is sent is counted, and the
+// connection is not ended. The caller calls End when all is written. A nil Watch is one
+// for this answer alone.
 func (w *Watch) Answer(rw http.ResponseWriter, r *http.Request) (http.ResponseWriter, *Answer) {
 	conn := deadlinerOf(rw)
-	if conn == nil || w != nil && w.Silence < 0 {
-		return rw, nil
-	}
-	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && server.WriteTimeout > 0 {
+	if conn == nil {
 		return rw, nil
 	}
 	if w == nil {
 		w = new(Watch)
+	}
+	server, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
+	if w.Silence < 0 || ok && server.WriteTimeout > 0 {
+		conn = nil
 	}
 	a := &Answer{ResponseWriter: rw, watch: w, conn: conn, request: r}
 	return a, a
@@ -75,7 +77,7 @@ func deadlinerOf(w http.ResponseWriter) deadliner {
 // End sends what is still in a buffer, while the client is watched: after the handler
 // nobody is. A connection that was ended is cut, so that nothing follows on it.
 func (a *Answer) End() {
-	if a == nil {
+	if a == nil || a.conn == nil {
 		return
 	}
 	// What has neither a length nor an end would be chunked by a flush. And a host's own
@@ -96,7 +98,7 @@ func (a *Answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // WriteHeader notes whether a body follows.
 func (a *Answer) WriteHeader(status int) {
-	if a.watch.tight.Load() {
+	if a.conn != nil && a.watch.tight.Load() {
 		a.Header().Set("Connection", "close") // idle connections hold descriptors, too
 	}
 	a.empty = status == http.StatusNoContent || status == http.StatusNotModified
@@ -109,13 +111,17 @@ func (a *Answer) Flush() { _ = a.FlushError() }
 // FlushError sends what is in buffers.
 func (a *Answer) FlushError() (err error) {
 	a.watch.add(a)
-	defer a.done(&err)
+	defer a.done(0, &err)
 	return http.NewResponseController(a.ResponseWriter).Flush()
 }
 
-// done ends a write. err becomes errSilent where it was not the write's own failure.
-func (a *Answer) done(err *error) {
-	if !a.watch.remove(a) && *err == nil {
+// done ends a write of n bytes. err becomes errSilent where it was not the write's own
+// failure.
+func (a *Answer) done(n int64, err *error) {
+	if a.request.Method == http.MethodHead {
+		n = 0 // net/http takes a body, and drops it
+	}
+	if !a.watch.remove(a, n) && *err == nil {
 		*err = errSilent
 	}
 }
@@ -132,7 +138,7 @@ func (a *Answer) Write(p []byte) (n int, err error) {
 
 func (a *Answer) write(p []byte) (n int, err error) {
 	a.watch.add(a)
-	defer a.done(&err)
+	defer func() { a.done(int64(n), &err) }()
 	return a.ResponseWriter.Write(p)
 }
 
@@ -170,6 +176,6 @@ func (a *Answer) send(to io.ReaderFrom, file *os.File, n *int64) (sent int64, er
 
 func (a *Answer) sendPiece(to io.ReaderFrom, file *os.File, piece int64) (n int64, err error) {
 	a.watch.add(a)
-	defer a.done(&err)
+	defer func() { a.done(n, &err) }()
 	return to.ReadFrom(&io.LimitedReader{R: file, N: piece})
 }

@@ -25,7 +25,7 @@ const (
 // errSilent is what a write gets whose client was silent for too long.
 var errSilent = errors.New("serve: the client has read nothing for too long")
 
-// Watch ends the connections of clients that read nothing. A client that asks for
+// Watch counts what is sent, and ends the connections of clients that read nothing. A client that asks for
 // much and never reads would keep a goroutine, a connection and a file for ever.
 //
 // It knows the writes that are under way, the longest first, and looks at them twice a
@@ -47,14 +47,25 @@ type Watch struct {
 	tight atomic.Bool // descriptors were short at the last look
 
 	mu          sync.Mutex
+	sent        int64   // bytes of bodies
 	first, last *Answer // writes under way, in the order in which they began
 	timer       *time.Timer
 	looking     bool      // the timer runs
 	asked       time.Time // when Files was asked last
 }
 
+// Sent returns how many bytes of bodies its Answers have written.
+func (w *Watch) Sent() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sent
+}
+
 // add notes that a write of a begins.
 func (w *Watch) add(a *Answer) {
+	if a.conn == nil {
+		return // there is nothing to be ended
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a.began, a.listed = time.Now(), true
@@ -84,10 +95,11 @@ func (w *Watch) add(a *Answer) {
 	})
 }
 
-// remove notes that the write of a has returned. It reports whether the client is
+// remove notes that a write of n bytes of a has returned. It reports whether the client is
 // still to be served: false when its connection has been ended.
-func (w *Watch) remove(a *Answer) bool {
+func (w *Watch) remove(a *Answer, n int64) bool {
 	w.mu.Lock()
+	w.sent += n
 	w.removeLocked(a)
 	ended := a.ended
 	w.mu.Unlock()

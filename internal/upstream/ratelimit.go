@@ -32,6 +32,25 @@ type limiterKey struct {
 
 func newLimiters() *limiters { return &limiters{lru.New[limiterKey, *limiter](maxLimiters)} }
 
+// Held is a kind of request that a registry has asked us to wait with.
+type Held struct {
+	ID   any    // the Target's
+	Kind string // "manifests", "blobs", "referrers", "tags", "tokens", …
+	Err  *Error // what a request gets that does not wait: RetryAfter is how long it would
+}
+
+// Held returns what is held back now.
+func (c *Client) Held() (all []Held) {
+	c.limiters.cache.Each(func(key limiterKey, l *limiter) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if now := time.Now(); l.nextAt.After(now) {
+			all = append(all, Held{key.target, key.kind, l.errorLocked(now)})
+		}
+	})
+	return all
+}
+
 func (l *limiters) of(t *Target, kind string) *limiter {
 	return l.cache.GetOrPut(limiterKey{t.ID, kind}, func() *limiter { return &limiter{host: t.Base.Host} })
 }

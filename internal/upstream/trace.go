@@ -17,6 +17,7 @@ const maxWarnings = 4096
 // ready for use. It is safe for concurrent use.
 type Trace struct {
 	requests    atomic.Int64
+	resumes     atomic.Int64
 	anonymous   atomic.Bool
 	wrongDigest atomic.Bool
 
@@ -29,6 +30,7 @@ type Trace struct {
 // Facts is what a [Trace] has noted.
 type Facts struct {
 	Requests    int      // sent, those to token servers and redirect targets included
+	Resumes     int      // how often a body has broken off, or had not begun again, and its rest was asked for
 	Anonymous   bool     // the credential was refused, and the content was had without it
 	WrongDigest bool     // the registry named a digest that is not its manifest's, and has nothing under that
 	Warnings    []string // of the registry (OCI distribution spec, "Warnings"), each once
@@ -48,6 +50,7 @@ func (t *Trace) Facts() Facts {
 	defer t.mu.Unlock()
 	f := Facts{
 		Requests:    int(t.requests.Load()),
+		Resumes:     int(t.resumes.Load()),
 		Anonymous:   t.anonymous.Load(),
 		WrongDigest: t.wrongDigest.Load(),
 	}
@@ -72,6 +75,13 @@ func traceOf(ctx context.Context) *Trace {
 func (t *Trace) countRequest() {
 	if t != nil {
 		t.requests.Add(1)
+	}
+}
+
+// countResume notes that the rest of a body is asked for.
+func (t *Trace) countResume() {
+	if t != nil {
+		t.resumes.Add(1)
 	}
 }
 

@@ -256,6 +256,7 @@ func (x *Transfer) resume(cause error) error {
 			return err
 		}
 		x.resumes++
+		traceOf(x.ctx).countResume()
 		x.count(1)
 		again, err := x.reopen()
 		if !isAway(err) {
