@@ -229,6 +229,20 @@ func missError(repo pullthrough.Repo, ref string) error {
 	return &fs.PathError{Op: "open", Path: ocipath.Object(repo.Name, ref), Err: fs.ErrNotExist}
 }
 
+// RepoExists reports whether the registry lists the tags of the repository, of which there
+// may be none. Of a registry that lists no tags it is false.
+func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
+	name, err := s.nameOf(repo)
+	if err != nil {
+		return false, err
+	}
+	a, err := s.do(ctx, innerRequest{method: http.MethodGet, target: "/v2/" + name + "/tags/list?n=1"})
+	if err == nil && a.status/100 == 5 && !a.isUnsupported() {
+		err = a.refusal()
+	}
+	return err == nil && a.status == http.StatusOK, err
+}
+
 func matchesDigest(d digest.Digest, content []byte) bool {
 	return d.Algorithm().FromBytes(content) == d
 }
