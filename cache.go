@@ -30,9 +30,10 @@ type Repo struct {
 // has, no other one shows. Puts are idempotent: what is there stays. A put that fails
 // keeps nothing and takes nothing away. A Store may refuse what it does not keep, such
 // as another account: a put of that returns an error that Is [errors.ErrUnsupported]
-// and keeps nothing, and a look-up is a miss. The proxy gives a Store verified content
-// only, and calls it without any lock of its own held. A Store that fails or panics
-// harms no pull: the content is served all the same, and fetched again next time.
+// and keeps nothing, and a look-up is a miss. A look-up that fails in place of that is 500
+// to clients where no rule covers the repository. The proxy gives a Store verified
+// content only, and calls it without any lock of its own held. A Store that fails or
+// panics harms no pull: the content is served all the same, and fetched again next time.
 //
 // Manifest and Blob are called on the way of each request, with the request's own
 // context. A Store that blocks there and does not heed the context holds up that

@@ -140,7 +140,7 @@ func (s *Store) bind(repo pullthrough.Repo) error {
 		s.tenant = &pullthrough.Repo{Account: repo.Account, Region: repo.Region}
 	}
 	if s.tenant.Account != repo.Account || s.tenant.Region != repo.Region {
-		return fmt.Errorf("a handlerstore.Store without Name is that of account %q in %q, not of %q in %q", s.tenant.Account, s.tenant.Region, repo.Account, repo.Region)
+		return fmt.Errorf("%w: a handlerstore.Store without Name is that of account %q in %q, not of %q in %q", errors.ErrUnsupported, s.tenant.Account, s.tenant.Region, repo.Account, repo.Region)
 	}
 	return nil
 }
