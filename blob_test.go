@@ -6,8 +6,10 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -103,4 +105,68 @@ func TestABlobIsLookedUpAgainAfterAPut(t *testing.T) {
 	require.NoError(t, <-late)
 	assert.EqualValues(t, 4, store.looks.Load(), "and two more, of which one is the hit")
 	assert.Equal(t, 1, w.Up.Count(testkit.Blobs+layer.Digest.Encoded()+" 200"))
+}
+
+// An image whose layers are gone from the Store, such as one that a host has kept as JSON without them: the manifest is
+// a hit, and a layer is a miss like any other.
+func TestAStoredImageWhoseLayersAreGone(t *testing.T) {
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Layers: 2, LayerSize: 100_000})
+	lost := img.Layers[1]
+	for name, c := range map[string]struct {
+		rules pullthrough.StaticRules // nil: the rule is there
+		fill  pullthrough.FillMode
+		up    func(*pullthroughtest.Upstream)
+		code  string // "": it is pulled
+		asked []string
+	}{
+		"with the rule":                {asked: []string{"GET /v2/a/blobs/" + lost.Digest.String() + " 200"}},
+		"with the rule, in background": {fill: pullthrough.FillBackground, asked: []string{"GET /v2/a/blobs/" + lost.Digest.String() + " 200"}},
+		"with the rule, eagerly":       {fill: pullthrough.FillEager, asked: []string{"GET /v2/a/blobs/" + lost.Digest.String() + " 200"}},
+		"without the rule":             {rules: pullthrough.StaticRules{}, code: "BLOB_UNKNOWN"},
+		"with a rule of other names":   {rules: pullthrough.StaticRules{{Prefix: "other", UpstreamURL: "quay.io"}}, code: "BLOB_UNKNOWN"},
+		"with the rule, and not upstream": {
+			up:   func(up *pullthroughtest.Upstream) { up.Delete("a", lost.Digest.String()) },
+			code: "BLOB_UNKNOWN", asked: []string{"GET /v2/a/blobs/" + lost.Digest.String() + " 404"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+				p.Fill = c.fill
+				if c.rules != nil {
+					p.Rules = c.rules
+				}
+			})
+			f.Up.Push("a", "1", img)
+			if c.up != nil {
+				c.up(f.Up)
+			}
+			keepWithout(t, f.Mem, testkit.Repo("a"), img, lost.Digest)
+			testkit.AssertContent(t, f.Get(t, testkit.ManifestPath("a", "1")), img.Digest, img.MediaType, len(img.Content))
+			testkit.AssertContent(t, f.Get(t, testkit.BlobPath("a", img.Layers[0].Digest)), img.Layers[0].Digest, testkit.OctetStream, 100_000)
+			for range 2 {
+				got := f.Get(t, testkit.BlobPath("a", lost.Digest))
+				if c.code != "" {
+					testkit.AssertOCI(t, got, 404, c.code)
+					break
+				}
+				testkit.AssertContent(t, got, lost.Digest, testkit.OctetStream, 100_000)
+				f.Settled(t)
+			}
+			assert.Equal(t, append([]string{}, c.asked...), append([]string{}, f.Up.Log()...), "once, and nothing but what is lost")
+		})
+	}
+}
+
+// keepWithout puts an image into a Store, but for one blob. Its tag is fresh.
+func keepWithout(t *testing.T, s pullthrough.Store, repo pullthrough.Repo, img *pullthroughtest.Image, lost digest.Digest) {
+	t.Helper()
+	for _, b := range img.Blobs() {
+		if b.Digest != lost {
+			require.NoError(t, s.PutBlob(t.Context(), repo, ocispec.Descriptor{Digest: b.Digest, Size: b.Size}, b.Open()))
+		}
+	}
+	require.NoError(t, s.PutManifest(t.Context(), repo, &pullthrough.Manifest{
+		Descriptor: ocispec.Descriptor{MediaType: img.MediaType, Digest: img.Digest, Size: int64(len(img.Content))}, Content: img.Content,
+		Tag: "1", CheckedAt: time.Now(), Origin: "up.example",
+	}))
 }

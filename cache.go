@@ -26,10 +26,14 @@ type Repo struct {
 // buckets. It must be safe for concurrent use.
 //
 // A miss is an error that Is [io/fs.ErrNotExist]. Any other error is a failure and
-// never taken for a miss. Puts are idempotent: what is there stays. The proxy gives
-// a Store verified content only, and calls it without any lock of its own held. A
-// Store that fails or panics harms no pull: the content is served all the same, and
-// fetched again next time.
+// never taken for a miss. Account, Region and Name are one key: what one repository
+// has, no other one shows. Puts are idempotent: what is there stays. A put that fails
+// keeps nothing and takes nothing away. A Store may refuse what it does not keep, such
+// as another account: a put of that returns an error that Is [errors.ErrUnsupported]
+// and keeps nothing, and a look-up is a miss. A look-up that fails in place of that is 500
+// to clients where no rule covers the repository. The proxy gives a Store verified
+// content only, and calls it without any lock of its own held. A Store that fails or
+// panics harms no pull: the content is served all the same, and fetched again next time.
 //
 // Manifest and Blob are called on the way of each request, with the request's own
 // context. A Store that blocks there and does not heed the context holds up that
@@ -40,8 +44,8 @@ type Repo struct {
 // process may have few files open. Others wait for their turn as long as any of these reads or ends. When none has for a minute, or when a
 // thousand wait, what comes next is served and not stored, and an event says so.
 //
-// What a Store returns is never written to; the proxy copies. A Body that is
-// an *os.File, or wraps one and has its SyscallConn, is sent by the kernel
+// What a Store returns is never written to, by the Store either: it puts a changed copy
+// in its place. A Body that is an *os.File, or wraps one and has its SyscallConn, is sent by the kernel
 // straight from the file: a Store that must look at the bytes on their way out
 // hides the file behind a type of its own.
 type Store interface {
@@ -54,8 +58,9 @@ type Store interface {
 	//
 	// Content that is stored already keeps all that the host knows of it, such as
 	// its push time. With m.Source == [SourceRevalidated] only the tag's
-	// CheckedAt changes, even where tags are immutable. A tag that must not move
-	// is an error that Is [ErrImmutable].
+	// CheckedAt changes, even where tags are immutable; nothing does where the tag
+	// names another digest by then. A tag that must not move is an error that Is
+	// [ErrImmutable].
 	PutManifest(ctx context.Context, repo Repo, m *Manifest) error
 
 	// Blob returns the blob d if it is visible in repo: a blob that only another
@@ -66,14 +71,19 @@ type Store interface {
 	// visible in repo. r is local and verified. It ends after desc.Size bytes, reports
 	// a body that is shorter as an error, and fails once ctx has ended, so a Store that
 	// reads all and keeps it is right. It may be read more than once and must not be
-	// used after PutBlob returns. desc.MediaType is "application/octet-stream".
+	// used after PutBlob returns. The Store holds no lock while it reads r: other calls
+	// go on meanwhile, and a read may fail or panic. desc.MediaType is
+	// "application/octet-stream".
 	PutBlob(ctx context.Context, repo Repo, desc ocispec.Descriptor, r io.ReadSeeker) error
 }
 
 // RepoCreator is what a [Store] may also be, where repositories are more than the
 // images in them: it says which there are, and makes the one that a pull needs
 // with what the host has for it, such as a creation template. Where a Store is
-// none, a repository is there as soon as something is put into it.
+// none, a repository is there as soon as something is put into it. Such a Store may have
+// RepoExists alone, or be a [TagLister]: then what is missing of a repository that is there
+// is "manifest unknown" or "blob unknown", also where no rule covers it. Of any other Store
+// it is "name unknown".
 type RepoCreator interface {
 	// RepoExists reports whether the repository is there. It is asked on misses.
 	RepoExists(ctx context.Context, repo Repo) (bool, error)

@@ -165,7 +165,7 @@ func (c *core) presence(ctx context.Context, repo Repo, err error) presence {
 	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != ErrNotFound && e.Kind != ErrNoRule {
 		return unknown
 	}
-	found, _ := c.store.repository(ctx, repo) // a Store that does not tell changes no word
+	found, _ := c.store.exists(ctx, repo) // a Store that does not tell changes no word
 	if found == unknown && c.store.listsTags() {
 		if _, err := c.store.tags(ctx, repo); err == nil {
 			return present

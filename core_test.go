@@ -57,6 +57,17 @@ func TestARuleSourceThatHangsForOneAccountHoldsUpNoOther(t *testing.T) {
 // taciturn is a Store that lists nothing.
 type taciturn struct{ pullthrough.Store }
 
+// findsRepos is a Store that tells which repositories are there, and no more.
+type findsRepos struct {
+	taciturn
+	there string
+	err   error
+}
+
+func (s findsRepos) RepoExists(_ context.Context, repo pullthrough.Repo) (bool, error) {
+	return repo.Name == s.there, s.err
+}
+
 func TestARepositoryThatExistsLacksAnImageAndNoName(t *testing.T) {
 	onDisk, err := dirstore.Open(t.TempDir())
 	require.NoError(t, err)
@@ -68,6 +79,7 @@ func TestARepositoryThatExistsLacksAnImageAndNoName(t *testing.T) {
 	}{
 		"in memory":             {memstore.New(), "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"},
 		"in a directory":        {onDisk, "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"},
+		"that finds it":         {findsRepos{taciturn: taciturn{memstore.New()}, there: "mine"}, "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"},
 		"with nothing but gets": {taciturn{memstore.New()}, "NAME_UNKNOWN", "NAME_UNKNOWN"},
 	} {
 		t.Run(name, func(t *testing.T) {

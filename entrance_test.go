@@ -91,6 +91,13 @@ var entrances = []entrance{
 	{"`Handler`: catalog", nil, "it is the wrapped registry's, which may list more than the caller may pull", nil},
 	{"`Handler`: upload", nil, "they are the wrapped registry's", nil},
 
+	{"`TryServe`: manifest", pulls, sayPull, func(t *testing.T, h *house) string { return h.get(t, h.beside(), testkit.ManifestPath("cold", "1")) }},
+	{"`TryServe`: blob", pulls, sayPull, func(t *testing.T, h *house) string {
+		return h.get(t, h.beside(), testkit.BlobPath("cold", h.img.Layers[0].Digest))
+	}},
+	{"`TryServe`: referrers", looks, sayReferrers, func(t *testing.T, h *house) string { return h.get(t, h.beside(), h.referrers()) }},
+	{"`TryServe`: base, tags, catalog, upload", nil, sayHost, nil},
+
 	{"`API.BatchGetImage`", pulls, sayDenied + "; without import `ImageNotFound`; without create `RepositoryNotFoundException`", func(t *testing.T, h *house) string {
 		return said(h.api.BatchGetImage(t.Context(), h.caller(), ecrapi.BatchGetImageInput{RepositoryName: &h.cold.Name, ImageIds: []ecrapi.ImageIdentifier{{ImageTag: new("1")}}}))
 	}},
@@ -237,6 +244,15 @@ func (h *house) caller() pullthrough.Identity { return pullthrough.Identity{Call
 
 func (h *house) around() http.Handler { return h.Handler(http.NotFoundHandler()) }
 
+// beside is a host with handlers of its own.
+func (h *house) beside() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !h.TryServe(w, r) {
+			http.NotFound(w, r)
+		}
+	})
+}
+
 func (h *house) referrers() string {
 	return "/v2/" + h.cold.Name + "/referrers/" + h.img.Digest.String()
 }
@@ -319,7 +335,7 @@ func TestEveryEntranceHasItsRow(t *testing.T) {
 	}
 	for m := range reflect.TypeFor[*ecrapi.API]().Methods() {
 		control := slices.ContainsFunc([]string{"Rule", "Template", "Exclusion", "RegistryPolicy", "RegistryScanning", "AccountSetting", "DescribeRegistry"}, func(s string) bool { return strings.Contains(m.Name, s) }) && m.Type.NumIn() == 4
-		hosts := slices.Contains([]string{"Rules", "Template", "Credentials", "Excluded", "PullThroughCacheEvent", "ServeHTTP"}, m.Name)
+		hosts := slices.Contains([]string{"Rules", "Template", "Credentials", "Excluded", "PullThroughCacheEvent", "ServeHTTP", "TryServe"}, m.Name)
 		assert.True(t, named("`API."+m.Name+"`") || control || hosts, "API.%s has no row", m.Name)
 	}
 	for m := range reflect.TypeFor[*debug.Page]().Methods() {

@@ -43,36 +43,51 @@ func (p *Proxy) Handler(next http.Handler) http.Handler {
 	return &wrapper{p, next}
 }
 
+// TryServe is [Proxy.Handler] for a router that passes a request on in a way of its own, such
+// as those of gin and echo. It answers a pull that a rule covers, and reports true. What the
+// next handler would answer is the host's: then TryServe reports false, has written nothing,
+// and r is as it was. The host's answers are not known here. So where neither the Store nor
+// upstream has what a GET asks for, the client reads why the pull failed, and a list of
+// referrers or tags has nothing of the host's. With AskNext every pull is 500: it needs Handler.
+func (p *Proxy) TryServe(w http.ResponseWriter, r *http.Request) (handled bool) {
+	return (&wrapper{p, nil}).serve(w, r) == nil
+}
+
 // wrapper is a proxy before another registry.
 type wrapper struct {
 	*Proxy
-	next http.Handler
+	next http.Handler // nil: the other registry answers later, if at all
 }
 
 func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r = h.serve(w, r); r != nil {
+		h.next.ServeHTTP(w, r)
+	}
+}
+
+// serve answers r, or returns the request that is next's, and has written nothing.
+func (h *wrapper) serve(w http.ResponseWriter, r *http.Request) (next *http.Request) {
 	path, err := ocipath.Split(r.URL)
 	isPull := isPullMethod(r.Method)
-	if isPull && err == nil && path.Kind == ocipath.Tags && h.listTags(w, r, path) {
-		return
+	if isPull && err == nil && path.Kind == ocipath.Tags && h.next != nil && h.listTags(w, r, path) {
+		return nil
 	}
 	if !isPull || errors.Is(err, ocipath.ErrNotRegistry) || err == nil && !isPullKind(path.Kind) {
-		h.next.ServeHTTP(w, r)
-		return
+		return r
 	}
 	if err != nil {
 		h.refuse(w, r, invalid(Repo{}, "", err))
-		return
+		return nil
 	}
 	c := h.identify(r)
 	repo := Repo{c.Account, c.Region, path.Name}
 	if c.err != nil && !(h.PassUnidentified && errors.Is(c.err, ErrUnauthorized)) {
 		h.refuse(w, r, h.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, c.err))
-		return
+		return nil
 	}
 	covered, rulesErr := h.engine().covers(r.Context(), repo)
 	if rulesErr == nil && !covered {
-		h.next.ServeHTTP(w, r)
-		return
+		return r
 	}
 	if err = c.err; err == nil {
 		if bad := path.Check(); bad != nil {
@@ -81,12 +96,16 @@ func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		h.refuse(w, r, h.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, err))
-		return
+		return nil
 	}
 	if h.AskNext && h.nextRefuses(w, r, path) {
-		return
+		return nil
 	}
-	h.answer(w, plain(r), path.Kind, Request{repo, path.Ref, r.Method == http.MethodHead, c.Caller}, rulesErr)
+	r = plain(r)
+	if !h.answer(w, r, path.Kind, Request{repo, path.Ref, r.Method == http.MethodHead, c.Caller}, rulesErr) {
+		return r
+	}
+	return nil
 }
 
 // refuse answers with err, to a client that may read nothing.
@@ -112,32 +131,32 @@ func plain(r *http.Request) *http.Request {
 	return own
 }
 
-// answer is the proxy's, or next's. rulesErr is why it is not known whether a rule covers
-// the repository.
-func (h *wrapper) answer(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, rulesErr error) {
+// answer reports false where the answer is next's. rulesErr is why it is not known whether a
+// rule covers the repository.
+func (h *wrapper) answer(w http.ResponseWriter, r *http.Request, kind ocipath.Kind, req Request, rulesErr error) bool {
 	switch {
 	case kind == ocipath.Blob && req.Head:
-		h.headBlob(w, r, req, rulesErr)
-		return
+		return h.headBlob(w, r, req, rulesErr)
 	case kind == ocipath.Referrers:
-		h.listReferrers(w, r, req, rulesErr)
-		return
+		return h.listReferrers(w, r, req, rulesErr)
 	}
 	out, err := h.pull(w, r, kind, req)
 	switch {
 	case err == nil:
 		h.engine().logUnread(r.Context(), req, rulesErr)
 	case out.uncovered && rulesErr == nil, out.entered && req.Head && r.Context().Err() == nil:
-		h.next.ServeHTTP(w, r) // the rule has gone since it was found, or nothing comes
+		return false // the rule has gone since it was found, or nothing comes
 	case out.entered && r.Context().Err() == nil && h.nextAnswers(w, r, isNoMiss):
 	default:
 		w, answer := h.engine().writes.Answer(w, r)
 		refusePull(w, r, kind, err)
 		answer.End()
 	}
+	return true
 }
 
-func (h *wrapper) headBlob(w http.ResponseWriter, r *http.Request, req Request, rulesErr error) {
+// headBlob reports false where the answer is next's.
+func (h *wrapper) headBlob(w http.ResponseWriter, r *http.Request, req Request, rulesErr error) bool {
 	b, err := h.engine().storedBlob(r.Context(), req)
 	switch {
 	case b != nil:
@@ -148,21 +167,22 @@ func (h *wrapper) headBlob(w http.ResponseWriter, r *http.Request, req Request, 
 	case rulesErr != nil:
 		h.refuse(w, r, h.engine().explain(r.Context(), req, outcome{}, rulesErr))
 	default:
-		h.next.ServeHTTP(w, r)
+		return false
 	}
+	return true
 }
 
 // listReferrers answers with one list of what next and the proxy list. next is asked
 // although the caller may not import: then the proxy lists what is known. A list of next's
-// that cannot be read is left out, as upstream's is.
-func (h *wrapper) listReferrers(w http.ResponseWriter, r *http.Request, req Request, rulesErr error) {
+// that cannot be read is left out, as upstream's is. It reports false where the answer is
+// next's alone.
+func (h *wrapper) listReferrers(w http.ResponseWriter, r *http.Request, req Request, rulesErr error) bool {
 	ours, out, err := h.engine().listReferrers(r.Context(), req, "")
 	if out.uncovered && rulesErr == nil {
-		h.next.ServeHTTP(w, r) // the rule has gone since it was found
-		return
+		return false // the rule has gone since it was found
 	}
 	lists := []*ocispec.Index{}
-	if out.admitted && r.Context().Err() == nil {
+	if out.admitted && h.next != nil && r.Context().Err() == nil {
 		index, status, failure := h.nextReferrers(r, req)
 		switch {
 		case index != nil:
@@ -171,7 +191,7 @@ func (h *wrapper) listReferrers(w http.ResponseWriter, r *http.Request, req Requ
 			h.engine().log.Warn("the list of referrers of the next handler is left out", "repository", req.Repo.Name, "subject", req.Ref, "err", failure)
 		case isDenial(status) && (h.AskNext || err != nil && !isNoList(err)):
 			if h.nextAnswers(w, question(r, r.Method, listPath(req)), isDenial) {
-				return
+				return true
 			}
 		}
 	}
@@ -179,6 +199,7 @@ func (h *wrapper) listReferrers(w http.ResponseWriter, r *http.Request, req Requ
 		lists = append(lists, ours)
 	}
 	h.writeMerged(w, r, lists, err)
+	return true
 }
 
 // writeMerged answers with one list of all, or with err where there is none.
@@ -311,10 +332,16 @@ func addPage(add func(page []byte) error, at *url.URL, page *serve.Kept) (next *
 // nextAnswers lets next answer r if it does so with a status that passes. Where it reports
 // false, nothing has been written.
 func (h *wrapper) nextAnswers(w http.ResponseWriter, r *http.Request, passes func(status int) bool) bool {
+	if h.next == nil {
+		return false
+	}
 	s := serve.NewSieve(w, func(status int, _ http.Header) bool { return passes(status) })
 	h.next.ServeHTTP(s, r)
 	return s.End()
 }
+
+// errNoNext is said of a Proxy that is to ask a next handler, and has none.
+const errNoNext = unsetError("Proxy.AskNext is set, and TryServe has no next handler to ask: use Proxy.Handler, or check the login before TryServe and unset AskNext")
 
 // isNoMiss is about an answer of next's where the pull has failed: content, and a refusal,
 // say more than our error does.
@@ -353,8 +380,12 @@ func question(r *http.Request, method string, path ocipath.Path) *http.Request {
 }
 
 // nextRefuses asks next whether the caller may have the object. If not, the client has
-// got next's answer.
+// got next's answer. Where next cannot be asked, nobody may.
 func (h *wrapper) nextRefuses(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
+	if h.next == nil {
+		h.refuse(w, r, h.engine().explain(r.Context(), Request{}, outcome{}, errNoNext))
+		return true
+	}
 	if path.Kind == ocipath.Referrers {
 		path.Kind = ocipath.Manifest
 	}

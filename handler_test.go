@@ -589,3 +589,75 @@ func (p *pagedTags) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"tags":["mine"]}`)
 	}
 }
+
+// A router that has no next handler to give asks first, and goes on where the answer is not the proxy's.
+func TestTryServeAnswersWhatARuleCovers(t *testing.T) {
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, nil)
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.Up.Push("a", "1", img)
+	w.Pull(t, "a", "1", img)
+	cold := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 2})
+	w.Up.Push("b", "1", cold)
+	for _, c := range []struct {
+		method, path string
+		status       int // 0: it is the host's
+	}{
+		{"GET", testkit.ManifestPath("a", "1"), 200},
+		{"HEAD", testkit.ManifestPath("a", "1"), 200},
+		{"HEAD", testkit.ManifestPath("b", "1"), 200},
+		{"GET", testkit.ManifestPath("a", "none"), 404},
+		{"HEAD", testkit.ManifestPath("a", "none"), 0},
+		{"GET", testkit.BlobPath("a", img.Config.Digest), 200},
+		{"HEAD", testkit.BlobPath("a", img.Config.Digest), 200},
+		{"HEAD", testkit.BlobPath("b", cold.Config.Digest), 0},
+		{"GET", testkit.BlobPath("b", cold.Config.Digest), 200},
+		{"GET", "/v2/hub/a/referrers/" + img.Digest.String(), 200},
+		{"GET", "/v2/hub%2Fa/manifests/1", 400},
+		{"GET", "/v2/mine/app/manifests/1", 0},
+		{"GET", "/v2/hub/a/tags/list", 0},
+		{"GET", "/v2/_catalog", 0},
+		{"GET", "/v2/", 0},
+		{"GET", "/v2/apis", 0},
+		{"GET", "/", 0},
+		{"PUT", testkit.ManifestPath("a", "1"), 0},
+		{"POST", "/v2/hub/a/blobs/uploads/", 0},
+		{"DELETE", testkit.ManifestPath("a", "1"), 0},
+	} {
+		rec := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), c.method, c.path, strings.NewReader("the body"))
+		handled := w.TryServe(rec, r)
+		assert.Equal(t, c.status != 0, handled, "%s %s", c.method, c.path)
+		if handled {
+			assert.Equal(t, c.status, rec.Code, "%s %s", c.method, c.path)
+			continue
+		}
+		assert.Empty(t, rec.Header(), "%s %s", c.method, c.path)
+		body, err := io.ReadAll(r.Body)
+		require.NoError(t, err)
+		assert.Equal(t, "the body", string(body), "%s %s: it is the host's to read", c.method, c.path)
+		assert.Equal(t, c.path, r.URL.EscapedPath())
+	}
+	w.Settled(t)
+	assert.Equal(t, 1, w.Up.Count("GET /v2/a/manifests/1 200"))
+	assert.Equal(t, 1, w.Up.Count("GET /v2/b/blobs/*"))
+}
+
+// Where nobody can be asked for the login, nobody pulls, and the log says what to do.
+func TestTryServeHasNoNextHandlerToAsk(t *testing.T) {
+	var log bytes.Buffer
+	w := testkit.NewWorld(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.AskNext, p.Logger = true, slog.New(slog.NewTextHandler(&log, nil))
+	})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{})
+	w.Up.Push("a", "1", img)
+	w.Pull(t, "a", "1", img)
+	w.Up.Reset()
+	for _, path := range []string{testkit.ManifestPath("a", "1"), testkit.BlobPath("a", img.Config.Digest), "/v2/hub/a/referrers/" + img.Digest.String()} {
+		rec := httptest.NewRecorder()
+		assert.True(t, w.TryServe(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)))
+		assert.Equal(t, 500, rec.Code)
+		assert.NotContains(t, rec.Body.String(), img.Digest.Encoded())
+	}
+	assert.Contains(t, log.String(), "use Proxy.Handler")
+	assert.Empty(t, w.Up.Log())
+}

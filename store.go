@@ -361,16 +361,29 @@ func (s *guardedStore) commitStage(ctx context.Context, b beginning, stage Stage
 	})
 }
 
-// repository says whether the repository is there. It is unknown where the Store
-// makes no difference. A Store that fails to tell harms no pull: then the
-// repository counts as there.
+// repository says whether the repository is there, of a RepoCreator. It is unknown where
+// the Store makes no difference.
 func (s *guardedStore) repository(ctx context.Context, repo Repo) (presence, error) {
-	creator, ok := s.host.(RepoCreator)
+	if _, ok := s.host.(RepoCreator); !ok {
+		return unknown, nil
+	}
+	return s.exists(ctx, repo)
+}
+
+// repoFinder is what [RepoCreator] says of Stores that make no repositories.
+type repoFinder interface {
+	RepoExists(ctx context.Context, repo Repo) (bool, error)
+}
+
+// exists says whether the repository is there, of any Store that knows. One that fails to
+// tell harms no pull: then the repository counts as there.
+func (s *guardedStore) exists(ctx context.Context, repo Repo) (presence, error) {
+	finder, ok := s.host.(repoFinder)
 	if !ok {
 		return unknown, nil
 	}
 	exists, err := hostcall.Do(ctx, s.lookups, "Store.RepoExists", nil, func(ctx context.Context) (bool, error) {
-		return creator.RepoExists(ctx, repo)
+		return finder.RepoExists(ctx, repo)
 	})
 	switch {
 	case err == nil && !exists:

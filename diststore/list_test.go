@@ -132,3 +132,22 @@ func TestListsOfWhatNobodyHasLeaveNoObject(t *testing.T) {
 		return nil
 	}))
 }
+
+// What is missing of a repository that is there is an image, and no name, also where no rule covers it.
+func TestARepositoryThatExistsLacksAnImageAndNoName(t *testing.T) {
+	s := diststore.New(drivers["filesystem"](t))
+	mine := pullthrough.Repo{Name: "mine"}
+	require.NoError(t, s.PutManifest(t.Context(), mine, manifestOf(artifact("1"), "v1")))
+	proxy := &pullthrough.Proxy{Store: s, Rules: pullthrough.StaticRules{}}
+	for path, code := range map[string]string{
+		"/v2/mine/manifests/2":                              "MANIFEST_UNKNOWN",
+		"/v2/mine/blobs/" + digest.FromString("x").String(): "BLOB_UNKNOWN",
+		"/v2/yours/manifests/2":                             "NAME_UNKNOWN",
+	} {
+		rec := httptest.NewRecorder()
+		proxy.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		assert.Equal(t, 404, rec.Code, path)
+		assert.Contains(t, rec.Body.String(), code, path)
+	}
+	assert.NoError(t, proxy.Shutdown(context.Background()))
+}

@@ -72,12 +72,12 @@ type API struct {
 	Images *Images
 
 	// ToNext are operations that Next gets although the API knows them, such as
-	// "GetAuthorizationToken". nil: none.
+	// "GetAuthorizationToken". Identify is not asked for them. nil: none.
 	ToNext []string
 	// Next gets the requests for all other operations, untouched, and those that name
 	// repositories of which none exists here and none is covered by a rule: they may be the
 	// host's own. CreateRepository creates one here, unless ToNext names it. nil: they are
-	// answered with UnknownOperationException.
+	// answered with UnknownOperationException. See also [API.TryServe].
 	Next http.Handler
 	// Logger is told when a function of the host fails. nil: slog.Default.
 	Logger *slog.Logger

@@ -11,15 +11,9 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/shape"
 )
 
-// isForeign reports whether Next gets a request whose operation the API knows: the host has
-// chosen so, or the request names repositories of which none is the API's.
+// isForeign reports whether somebody else gets a request whose operation the API knows: it
+// names repositories of which none is the API's.
 func (a *API) isForeign(ctx context.Context, id pullthrough.Identity, op string, body []byte) bool {
-	if a.Next == nil {
-		return false
-	}
-	if slices.Contains(a.ToNext, op) {
-		return true
-	}
 	if _, ok := imageOperations[op]; !ok || op == "CreateRepository" {
 		return false
 	}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,17 +72,31 @@ const (
 // path. Next gets all other requests, see [API].Next. An error is {"__type":…,"message":…} with status
 // 400, or 500 for ServerException, and never 404 or 409.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !a.serve(w, r, a.Next != nil) {
+		a.next(w, r)
+	}
+}
+
+// TryServe answers r as ServeHTTP does, unless Next would get it. Then it reports false and
+// has written nothing, and r is as it was, with its whole body: the host goes on with it. It is
+// for routers that pass a request on in a way of their own, such as those of gin and echo.
+// Next itself is not called.
+func (a *API) TryServe(w http.ResponseWriter, r *http.Request) (handled bool) {
+	return a.serve(w, r, true)
+}
+
+// serve answers r, or reports false. mayPass says that somebody else answers for the
+// repositories that are not the API's.
+func (a *API) serve(w http.ResponseWriter, r *http.Request, mayPass bool) (handled bool) {
 	op, ours := strings.CutPrefix(r.Header.Get("X-Amz-Target"), targetPrefix)
 	do, known := a.operation(op)
-	if !ours || !known || r.Method != http.MethodPost {
-		a.next(w, r)
-		return
+	if !ours || !known || r.Method != http.MethodPost || mayPass && slices.Contains(a.ToNext, op) {
+		return false
 	}
 	id, body, err := a.read(w, r)
-	if err == nil && a.isForeign(r.Context(), id, op, body) {
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		a.next(w, r)
-		return
+	if err == nil && mayPass && a.isForeign(r.Context(), id, op, body) {
+		r.Body = givenBack{bytes.NewReader(body), r.Body}
+		return false
 	}
 	var out any
 	if err == nil {
@@ -92,9 +107,16 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		a.refuse(w, r, op, err)
-		return
+		return true
 	}
 	write(w, http.StatusOK, body)
+	return true
+}
+
+// givenBack is the body of a request that was read to know whose it is.
+type givenBack struct {
+	io.Reader
+	io.Closer
 }
 
 func (a *API) next(w http.ResponseWriter, r *http.Request) {

@@ -140,7 +140,7 @@ func (s *Store) bind(repo pullthrough.Repo) error {
 		s.tenant = &pullthrough.Repo{Account: repo.Account, Region: repo.Region}
 	}
 	if s.tenant.Account != repo.Account || s.tenant.Region != repo.Region {
-		return fmt.Errorf("a handlerstore.Store without Name is that of account %q in %q, not of %q in %q", s.tenant.Account, s.tenant.Region, repo.Account, repo.Region)
+		return fmt.Errorf("%w: a handlerstore.Store without Name is that of account %q in %q, not of %q in %q", errors.ErrUnsupported, s.tenant.Account, s.tenant.Region, repo.Account, repo.Region)
 	}
 	return nil
 }
@@ -227,6 +227,20 @@ func validDigest(d digest.Digest) bool { return ocipath.ValidDigest(string(d)) }
 // missError returns the error of a look-up that finds nothing.
 func missError(repo pullthrough.Repo, ref string) error {
 	return &fs.PathError{Op: "open", Path: ocipath.Object(repo.Name, ref), Err: fs.ErrNotExist}
+}
+
+// RepoExists reports whether the registry lists the tags of the repository, of which there
+// may be none. Of a registry that lists no tags it is false.
+func (s *Store) RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error) {
+	name, err := s.nameOf(repo)
+	if err != nil {
+		return false, err
+	}
+	a, err := s.do(ctx, innerRequest{method: http.MethodGet, target: "/v2/" + name + "/tags/list?n=1"})
+	if err == nil && a.status/100 == 5 && !a.isUnsupported() {
+		err = a.refusal()
+	}
+	return err == nil && a.status == http.StatusOK, err
 }
 
 func matchesDigest(d digest.Digest, content []byte) bool {

@@ -365,3 +365,36 @@ func TestContexts(t *testing.T) {
 		})
 	}
 }
+
+func TestARepositoryExistsThatTheRegistryListsTagsOf(t *testing.T) {
+	for status, c := range map[int]struct{ exists, fails bool }{
+		200: {exists: true}, 404: {}, 401: {}, 405: {}, 501: {}, 500: {fails: true}, 503: {fails: true},
+	} {
+		asked := ""
+		s := handlerStore(func(w http.ResponseWriter, r *http.Request) {
+			asked = r.Method + " " + r.URL.Path
+			w.WriteHeader(status)
+		})
+		exists, err := s.RepoExists(t.Context(), testkit.Repo("a"))
+		assert.Equal(t, c.exists, exists, status)
+		assert.Equal(t, c.fails, err != nil, status)
+		assert.Equal(t, "GET /v2/hub/a/tags/list", asked)
+		_, err = s.RepoExists(t.Context(), pullthrough.Repo{Account: "another", Name: "hub/a"})
+		assert.ErrorIs(t, err, pullthrough.ErrInvalid)
+	}
+}
+
+// What is missing of a repository of the registry's is an image, and no name, also where no rule covers it.
+func TestARepositoryOfTheRegistryLacksAnImageAndNoName(t *testing.T) {
+	f := testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
+		p.Store = handlerStore(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/v2/mine/tags/list" {
+				w.WriteHeader(http.StatusNotFound)
+			}
+		})
+	})
+	testkit.AssertOCI(t, f.Get(t, "/v2/mine/manifests/2"), 404, "MANIFEST_UNKNOWN")
+	testkit.AssertOCI(t, f.Get(t, "/v2/mine/blobs/"+smallImage.Layers[0].Digest.String()), 404, "BLOB_UNKNOWN")
+	testkit.AssertOCI(t, f.Get(t, "/v2/yours/manifests/2"), 404, "NAME_UNKNOWN")
+	assert.Empty(t, f.Up.Log())
+}

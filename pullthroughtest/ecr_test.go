@@ -2,8 +2,12 @@ package pullthroughtest_test
 
 import (
 	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,7 +30,28 @@ func pulled(t *testing.T, url string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-func TestAWholeECRInFiveLines(t *testing.T) {
+// A whole fake ECR in a test, to the first pull.
+func TestAWholeECR(t *testing.T) {
+	ecr := pullthroughtest.NewECR(t, nil, fakeecr.Config{})
+	ecr.Upstream.Push("library/alpine", "3.22", pullthroughtest.NewImage(pullthroughtest.ImageOptions{}))
+	status, _ := pulled(t, ecr.URL+"/v2/docker-hub/library/alpine/manifests/3.22")
+	assert.Equal(t, 200, status)
+	assert.Equal(t, 1, ecr.Upstream.Count("GET /v2/library/alpine/manifests/3.22 200"))
+}
+
+func TestAWholeECRTakes5Lines(t *testing.T) {
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, "ecr_test.go", nil, parser.SkipObjectResolution)
+	require.NoError(t, err)
+	at := slices.IndexFunc(file.Decls, func(d ast.Decl) bool {
+		f, ok := d.(*ast.FuncDecl)
+		return ok && f.Name.Name == "TestAWholeECR"
+	})
+	body := file.Decls[at].(*ast.FuncDecl).Body
+	assert.LessOrEqual(t, fset.Position(body.Rbrace).Line-fset.Position(body.Lbrace).Line-1, 5)
+}
+
+func TestTheSecondPullFromAnECRAsksNobody(t *testing.T) {
 	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1})
 	ecr := pullthroughtest.NewECR(t, nil, fakeecr.Config{})
 	ecr.Upstream.Push("library/alpine", "3.22", img)

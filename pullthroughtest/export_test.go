@@ -33,7 +33,7 @@ func CheckStore(t *testing.T, name string, store pullthrough.Store, patience tim
 		}
 		r := &recordingReporter{T: t}
 		var wg sync.WaitGroup
-		wg.Go(func() { c.run(&storeTest{reporter: r, store: store, patience: patience}) })
+		wg.Go(func() { c.run(&storeTest{reporter: r, store: store, patience: patience, rule: c.rule}) })
 		wg.Wait()
 		return r.complaints
 	}

@@ -382,7 +382,7 @@ func (s *plainStore) DeleteRepo(_ context.Context, repo pullthrough.Repo) error 
 func (s *plainStore) RepoExists(_ context.Context, repo pullthrough.Repo) (bool, error) {
 	s.enter()
 	defer s.leave()
-	return s.repos[s.key(repo)] != nil, nil
+	return s.repos[s.key(repo)] != nil && !s.has("finds no repository"), nil
 }
 
 func (s *plainStore) CreateRepo(_ context.Context, repo pullthrough.Repo, _ pullthrough.Rule, _ pullthrough.Request) error {

@@ -9,7 +9,8 @@ import (
 )
 
 // TestStore checks that a Store keeps the promises of [pullthrough.Store], with one subtest for each promise. A host runs
-// it against its own Store.
+// it against its own Store. What it complains about has three parts: what was seen, the rule in the words of package
+// pullthrough, and the remedy.
 //
 //	func TestStore(t *testing.T) {
 //		pullthroughtest.TestStore(t, func(t *testing.T) pullthrough.Store {
@@ -27,9 +28,10 @@ import (
 // ended context.
 //
 // A Store may refuse sha512 digests, media types of its choice, repository names of more than 200 characters, and all
-// accounts and Regions but the first (111122223333 in us-east-1). It refuses them with an error and must then keep
-// nothing. It may also refuse to move a tag, with [pullthrough.ErrImmutable]. The log names what it refuses. Times must
-// be kept to the second.
+// accounts and Regions but the first (111122223333 in us-east-1). Then PutManifest and PutBlob return an error, which
+// should be one that Is [errors.ErrUnsupported], and keep nothing; Manifest and Blob return one that Is
+// [io/fs.ErrNotExist], so that a client reads 404. A Store may also refuse to move a tag, with
+// [pullthrough.ErrImmutable]. The log names what it refuses. Times must be kept to the second.
 func TestStore(t *testing.T, open func(t *testing.T) pullthrough.Store) {
 	t.Helper()
 	first := open(t)
@@ -42,7 +44,9 @@ func TestStore(t *testing.T, open func(t *testing.T) pullthrough.Store) {
 			logged[c.needs] = true
 			continue
 		}
-		t.Run(c.name, func(t *testing.T) { c.run(&storeTest{reporter: t, store: open(t), patience: storePatience}) })
+		t.Run(c.name, func(t *testing.T) {
+			c.run(&storeTest{reporter: t, store: open(t), patience: storePatience, rule: c.rule})
+		})
 	}
 }
 
@@ -62,6 +66,7 @@ type reporter interface {
 type storeCheck struct {
 	name  string
 	needs string // the optional interface that it checks; "": it applies to every Store
+	rule  *storeRule
 	run   func(*storeTest)
 }
 
@@ -88,6 +93,8 @@ func storeHas(store pullthrough.Store, name string) (ok bool) {
 		_, ok = store.(pullthrough.ManifestLister)
 	case needsDeleter:
 		_, ok = store.(pullthrough.ImageDeleter)
+	case needsFinder:
+		_, ok = store.(repoFinder)
 	case needsCreator:
 		_, ok = store.(pullthrough.RepoCreator)
 	case needsReferrers:
@@ -102,6 +109,7 @@ const (
 	needsTags      = "TagLister"
 	needsManifests = "ManifestLister"
 	needsDeleter   = "ImageDeleter"
+	needsFinder    = "RepoCreator, and has no RepoExists"
 	needsCreator   = "RepoCreator"
 	needsReferrers = "ReferrerStore"
 )

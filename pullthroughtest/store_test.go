@@ -1,10 +1,18 @@
 package pullthroughtest_test
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
@@ -95,6 +103,7 @@ var planted = map[string][]string{
 	"one page of tags":                     {"a thousand tags are listed"},
 	"lists everybody's repositories":       {"repositories are listed"},
 	"a repository is made once":            {"repositories are made"},
+	"finds no repository":                  {"repositories are found", "repositories are made"},
 	"an empty list is a miss":              {"lists of referrers come back"},
 	"tagged manifests only":                {"manifests are listed"},
 	"a tag goes with its image":            {"a tag is deleted"},
@@ -114,6 +123,9 @@ func TestEachCheckFindsWhatItIsFor(t *testing.T) {
 				t.Cleanup(store.release)
 				complaints := pullthroughtest.CheckStore(t, check, store, time.Second)
 				assert.NotEmpty(t, complaints, "nothing was found")
+				for _, c := range complaints {
+					assert.Regexp(t, `(?s)^.+\n\trule \(pullthrough\.\w+\): .+\n\tremedy: .+$`, c)
+				}
 				for _, c := range complaints[:min(len(complaints), 2)] {
 					t.Log(c)
 				}
@@ -123,4 +135,66 @@ func TestEachCheckFindsWhatItIsFor(t *testing.T) {
 	for _, check := range pullthroughtest.StoreChecks() {
 		assert.True(t, found[check], "no bug is planted for %q", check)
 	}
+}
+
+// What a complaint says, of the mistakes that are made most.
+func TestAComplaintSaysWhatWasSeenTheRuleAndTheRemedy(t *testing.T) {
+	for bug, c := range map[string]struct{ check, seen, rule, remedy string }{
+		"forgets the account": {
+			"tenants are told apart", "account 444455556666", "Account, Region and Name are one key", "errors.ErrUnsupported",
+		},
+		"misses are errors of its own": {
+			"a blob is seen where it was put", `returned "no such key"`, "A miss is an error that Is io/fs.ErrNotExist.", "return fs.ErrNotExist",
+		},
+		"forgets the time": {
+			"what is known of a manifest comes back", "it was checked at 0001-01-01", "when upstream last confirmed Tag", "keep CheckedAt",
+		},
+		"encodes manifests anew": {
+			"what is known of a manifest comes back", "its content is", "never encoded again", "as []byte",
+		},
+		"a check stores anew": {
+			"a check that comes late moves no tag", "has moved the tag", "With m.Source == SourceRevalidated only the tag's CheckedAt changes", "begin PutManifest with",
+		},
+		"holds its lock while it reads": {
+			"a reader that calls the Store", "another call of the Store takes more than 1s", "holds no lock while it reads r", "read the blob before you take the lock",
+		},
+		"keeps partial blobs": {
+			"a reader that fails leaves nothing", "after its put has failed", "A put that fails keeps nothing", "read all of r first",
+		},
+		"one tag for each digest": {
+			"a second tag changes nothing of the first", "which was put", "Content that is stored already keeps all", "only if its digest is new",
+		},
+		"a blob is seen everywhere": {
+			"a blob is seen where it was put", "returned something, want a miss", "a blob that only another repository has is a miss", "key blobs by repository and digest",
+		},
+	} {
+		t.Run(bug, func(t *testing.T) {
+			store := newPlainStore(t, bug)
+			t.Cleanup(store.release)
+			all := strings.Join(pullthroughtest.CheckStore(t, c.check, store, time.Second), "\n")
+			for _, part := range []string{c.seen, c.rule, c.remedy} {
+				assert.Contains(t, all, part)
+			}
+		})
+	}
+}
+
+// The rules are what the documentation says, word for word.
+func TestTheRulesStandInTheDocumentation(t *testing.T) {
+	source, err := os.ReadFile("../cache.go")
+	require.NoError(t, err)
+	text := regexp.MustCompile(`\s*\n\s*//\s*`).ReplaceAllString(string(source), " ")
+	file, err := parser.ParseFile(token.NewFileSet(), "storerules.go", nil, 0)
+	require.NoError(t, err)
+	rules := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		if list, ok := n.(*ast.CompositeLit); ok && len(list.Elts) == 3 {
+			says, err := strconv.Unquote(list.Elts[1].(*ast.BasicLit).Value)
+			require.NoError(t, err)
+			assert.Contains(t, text, says)
+			rules++
+		}
+		return true
+	})
+	assert.Greater(t, rules, 30)
 }

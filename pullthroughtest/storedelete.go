@@ -12,11 +12,11 @@ import (
 )
 
 var deleteChecks = []storeCheck{
-	{"manifests are listed", needsManifests, checkManifests},
-	{"a tag is deleted", needsDeleter, checkDeleteTag},
-	{"an image is deleted", needsDeleter, checkDeleteImage},
-	{"a repository is deleted", needsDeleter, checkDeleteRepo},
-	{"deletions and puts at once", needsDeleter, checkDeleteTogether},
+	{"manifests are listed", needsManifests, ruleManifests, checkManifests},
+	{"a tag is deleted", needsDeleter, ruleDelete, checkDeleteTag},
+	{"an image is deleted", needsDeleter, ruleDelete, checkDeleteImage},
+	{"a repository is deleted", needsDeleter, ruleDeleteRepo, checkDeleteRepo},
+	{"deletions and puts at once", needsDeleter, ruleConcurrent, checkDeleteTogether},
 }
 
 // wantManifests checks the digests of the repository's manifests, in any order.

@@ -1,6 +1,7 @@
 package pullthroughtest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,10 +19,33 @@ import (
 )
 
 var listChecks = []storeCheck{
-	{"tags are listed", needsTags, checkTags},
-	{"a thousand tags are listed", needsTags, checkManyTags},
-	{"repositories are listed", needsRepos, checkRepos},
-	{"repositories are made", needsCreator, checkCreate},
+	{"tags are listed", needsTags, ruleTags, checkTags},
+	{"a thousand tags are listed", needsTags, ruleTags, checkManyTags},
+	{"repositories are listed", needsRepos, ruleRepos, checkRepos},
+	{"repositories are found", needsFinder, ruleExists, checkExists},
+	{"repositories are made", needsCreator, ruleExists, checkCreate},
+}
+
+// repoFinder is what [pullthrough.RepoCreator] says of Stores that make no repositories.
+type repoFinder interface {
+	RepoExists(ctx context.Context, repo pullthrough.Repo) (bool, error)
+}
+
+// wantExists checks whether the repository is there.
+func (s *storeTest) wantExists(repo pullthrough.Repo, want bool, when string) {
+	s.Helper()
+	if got, err := s.store.(repoFinder).RepoExists(s.Context(), repo); err != nil || got != want {
+		s.Errorf("RepoExists(%s) in %s of %s returned %t, %v %s, want %t", repo.Name, repo.Region, repo.Account, got, err, when, want)
+	}
+}
+
+func checkExists(s *storeTest) {
+	repo := storeRepo("found")
+	s.wantExists(repo, false, "before anything was put into it")
+	s.put(storeRepo("found/below"), storeImage(127), "v1")
+	s.wantExists(repo, false, "when something was put into a repository below")
+	s.put(repo, storeImage(127), "v1")
+	s.wantExists(repo, true, "after an image was put into it")
 }
 
 // wantTags checks the repository's tags, in any order.
@@ -39,7 +63,7 @@ func (s *storeTest) wantNames(call string, got, want []string) {
 	s.Helper()
 	got, want = slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))
 	if !slices.Equal(got, want) {
-		s.Errorf("%s returned %d names, %.300q, want %d: %.300q; all of them, each once", call, len(got), got, len(want), want)
+		s.Errorf("%s returned %d names, %.300q, want %d: %.300q", call, len(got), got, len(want), want)
 	}
 }
 
@@ -106,7 +130,7 @@ func checkRepos(s *storeTest) {
 	repos := func(account, region string) []string {
 		names, err := lister.Repos(s.Context(), account, region)
 		if err != nil {
-			s.Errorf("Repos(%s, %s) failed: %v; that there are none is no error", account, region, err)
+			s.Errorf("Repos(%s, %s) failed: %v", account, region, err)
 		}
 		return names
 	}
@@ -134,24 +158,18 @@ func checkRepos(s *storeTest) {
 
 func checkCreate(s *storeTest) {
 	creator, repo := s.store.(pullthrough.RepoCreator), storeRepo("created")
-	exists := func(repo pullthrough.Repo, want bool, when string) {
-		s.Helper()
-		if got, err := creator.RepoExists(s.Context(), repo); err != nil || got != want {
-			s.Errorf("RepoExists(%s) in %s of %s returned %t, %v %s, want %t", repo.Name, repo.Region, repo.Account, got, err, when, want)
-		}
-	}
 	rule := pullthrough.Rule{Prefix: "store-test", UpstreamURL: storeOrigin, CreatedAt: storeTime}
 	create := func() {
 		s.Helper()
 		err := creator.CreateRepo(s.Context(), repo, rule, pullthrough.Request{Repo: repo, Ref: "v1"})
 		if err != nil {
-			s.Fatalf("CreateRepo failed: %v; that the repository is there already is no error", err)
+			s.under(ruleCreate).Fatalf("CreateRepo failed: %v", err)
 		}
 	}
-	exists(repo, false, "before it was made")
+	s.wantExists(repo, false, "before it was made")
 	create()
-	exists(repo, true, "after CreateRepo")
-	exists(storeRepo("created/below"), false, "when another one was made")
+	s.wantExists(repo, true, "after CreateRepo")
+	s.wantExists(storeRepo("created/below"), false, "when another one was made")
 	if got, err := creator.RepoExists(s.Context(), pullthrough.Repo{Account: otherAccount, Region: storeRegion, Name: repo.Name}); err == nil && got {
 		s.Errorf("RepoExists(%s) is true in %s of %s when the repository of %s was made", repo.Name, storeRegion, otherAccount, storeAccount)
 	}
@@ -160,12 +178,12 @@ func checkCreate(s *storeTest) {
 	create()
 	s.wantManifest(repo, "v1", manifestOf(storeImage(125), "v1"))
 	s.put(storeRepo("not-created"), storeImage(126), "v1") // "creates the repository if need be"
-	exists(storeRepo("not-created"), true, "after an image was put into it")
+	s.wantExists(storeRepo("not-created"), true, "after an image was put into it")
 }
 
 var referrerChecks = []storeCheck{
-	{"lists of referrers come back", needsReferrers, checkReferrers},
-	{"lists of referrers do not change", needsReferrers, checkReferrersStay},
+	{"lists of referrers come back", needsReferrers, ruleReferrers, checkReferrers},
+	{"lists of referrers do not change", needsReferrers, ruleReferrersKept, checkReferrersStay},
 }
 
 // referrerList returns a list of n artifacts. A list of none is a list too.
@@ -254,6 +272,6 @@ func checkReferrersStay(s *storeTest) {
 		s.Errorf("PutReferrers has changed the list that it was given")
 	}
 	if !sameJSON(got, referrerList(3)) {
-		s.Errorf("what Referrers returned has changed when another list was put: lists are replaced, not changed")
+		s.Errorf("what Referrers returned has changed when another list was put")
 	}
 }

@@ -14,14 +14,14 @@ import (
 )
 
 var manifestChecks = []storeCheck{
-	{name: "what was not put is a miss", run: checkMisses},
-	{name: "an image comes back by tag and by digest", run: checkImage},
-	{name: "manifests of every kind come back byte for byte", run: checkKinds},
-	{name: "what is known of a manifest comes back", run: checkKnown},
-	{name: "a manifest needs no tag", run: checkUntagged},
-	{name: "puts can be repeated", run: checkRepeated},
-	{name: "what was returned does not change", run: checkReturned},
-	{name: "what is put is not changed", run: checkArguments},
+	{name: "what was not put is a miss", rule: ruleMiss, run: checkMisses},
+	{name: "an image comes back by tag and by digest", rule: ruleLookUp, run: checkImage},
+	{name: "manifests of every kind come back byte for byte", rule: ruleContent, run: checkKinds},
+	{name: "what is known of a manifest comes back", rule: ruleLookUp, run: checkKnown},
+	{name: "a manifest needs no tag", rule: ruleLookUp, run: checkUntagged},
+	{name: "puts can be repeated", rule: ruleIdempotent, run: checkRepeated},
+	{name: "what was returned does not change", rule: ruleUnchanged, run: checkReturned},
+	{name: "what is put is not changed", rule: ruleArgument, run: checkArguments},
 }
 
 func checkMisses(s *storeTest) {
@@ -141,7 +141,7 @@ func (s *storeTest) wantRefused(repo pullthrough.Repo, img *Image, tag string) {
 	s.Helper()
 	for _, ref := range []string{tag, img.Digest.String()} {
 		if _, err := s.store.Manifest(s.Context(), repo, ref); err == nil {
-			s.Errorf("Manifest(%s, %s) is there, and PutManifest has failed: what fails keeps nothing", repo.Name, ref)
+			s.under(ruleWhole).Errorf("Manifest(%s, %s) is there, and PutManifest has failed", repo.Name, ref)
 		}
 	}
 }
@@ -209,7 +209,7 @@ func checkReturned(s *storeTest) {
 	s.move(repo, next, "v1")
 	for i, m := range returned {
 		if !reflect.DeepEqual(*m, before[i]) {
-			s.Errorf("what Manifest(%s, %s) returned has changed afterwards: return a copy, or never change what a reader may have", repo.Name, refs[i])
+			s.Errorf("what Manifest(%s, %s) returned has changed afterwards", repo.Name, refs[i])
 		}
 	}
 }
@@ -239,7 +239,7 @@ func checkArguments(s *storeTest) {
 	s.move(repo, next, "v1")
 	for i, m := range puts {
 		if !reflect.DeepEqual(*m, before[i]) {
-			s.Errorf("the manifest with Tag %q and Source %q is not what it was before PutManifest: a Store may keep it and must not change it", before[i].Tag, before[i].Source)
+			s.Errorf("the manifest with Tag %q and Source %q is not what it was before PutManifest", before[i].Tag, before[i].Source)
 		}
 	}
 }

@@ -24,6 +24,7 @@ type storeTest struct {
 	reporter
 	store    pullthrough.Store
 	patience time.Duration
+	rule     *storeRule // of the check
 }
 
 // The tenants of the checks. Most checks use the first one only.
@@ -92,7 +93,7 @@ func (s *storeTest) move(repo pullthrough.Repo, img *Image, tag string) bool {
 		s.Logf("the Store moves no tag: %v", err)
 		return false
 	case err != nil:
-		s.Fatalf("the tag %s:%s could not be moved: %v; a Store whose tags must not move returns an error that Is pullthrough.ErrImmutable", repo.Name, tag, err)
+		s.under(ruleMove).Fatalf("the tag %s:%s could not be moved: %v", repo.Name, tag, err)
 	}
 	return true
 }
@@ -105,7 +106,7 @@ func (s *storeTest) manifest(repo pullthrough.Repo, ref string) *pullthrough.Man
 		s.Fatalf("Manifest(%s, %s) failed, which was put: %v", repo.Name, ref, err)
 	}
 	if m == nil {
-		s.Fatalf("Manifest(%s, %s) returned no manifest and no error: a miss is an error that Is fs.ErrNotExist", repo.Name, ref)
+		s.under(ruleMiss).Fatalf("Manifest(%s, %s) returned no manifest and no error", repo.Name, ref)
 	}
 	return m
 }
@@ -115,38 +116,38 @@ func (s *storeTest) wantManifest(repo pullthrough.Repo, ref string, want *pullth
 	s.Helper()
 	m := s.manifest(repo, ref)
 	for _, complaint := range manifestComplaints(m, ref, want) {
-		s.Errorf("Manifest(%s, %s): %s", repo.Name, ref, complaint)
+		s.Errorf("Manifest(%s, %s): %v", repo.Name, ref, complaint)
 	}
 	return m
 }
 
 // manifestComplaints compares m with want. Tag and CheckedAt are compared only if
 // ref is a tag.
-func manifestComplaints(m *pullthrough.Manifest, ref string, want *pullthrough.Manifest) (all []string) {
-	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+func manifestComplaints(m *pullthrough.Manifest, ref string, want *pullthrough.Manifest) (all []*brokenRule) {
+	add := func(r *storeRule, format string, args ...any) { all = append(all, breaks(r, format, args...)) }
 	if m.Descriptor.Digest != want.Descriptor.Digest {
-		add("its digest is %s, want %s", m.Descriptor.Digest, want.Descriptor.Digest)
+		add(ruleDescriptor, "its digest is %s, want %s", m.Descriptor.Digest, want.Descriptor.Digest)
 	}
 	if !bytes.Equal(m.Content, want.Content) {
-		add("its content is %.200q, want %.200q: keep the bytes, never decode and encode them", m.Content, want.Content)
+		add(ruleContent, "its content is %.200q, want %.200q", m.Content, want.Content)
 	}
 	if m.Descriptor.MediaType != want.Descriptor.MediaType {
-		add("its media type is %q, want %q", m.Descriptor.MediaType, want.Descriptor.MediaType)
+		add(ruleDescriptor, "its media type is %q, want %q", m.Descriptor.MediaType, want.Descriptor.MediaType)
 	}
 	if m.Descriptor.Size != int64(len(want.Content)) {
-		add("its size is %d, want %d", m.Descriptor.Size, len(want.Content))
+		add(ruleDescriptor, "its size is %d, want %d", m.Descriptor.Size, len(want.Content))
 	}
 	if m.Origin != want.Origin {
-		add("its origin is %q, want %q: without it the tag passes for one that was pushed here", m.Origin, want.Origin)
+		add(ruleOrigin, "its origin is %q, want %q", m.Origin, want.Origin)
 	}
 	if ref == want.Descriptor.Digest.String() {
 		return all
 	}
 	if m.Tag != ref {
-		add("its tag is %q, want %q", m.Tag, ref)
+		add(ruleTag, "its tag is %q, want %q", m.Tag, ref)
 	}
 	if !sameTime(m.CheckedAt, want.CheckedAt) {
-		add("it was checked at %v, want %v: the time belongs to the tag, and comes back to the second", m.CheckedAt, want.CheckedAt)
+		add(ruleChecked, "it was checked at %v, want %v", m.CheckedAt, want.CheckedAt)
 	}
 	return all
 }
@@ -165,26 +166,36 @@ func missComplaint(err error) string {
 	case err == nil:
 		return "returned something, want a miss"
 	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Sprintf("returned %q, want an error that Is fs.ErrNotExist: any other error is a failure of the Store", err)
+		return fmt.Sprintf("returned %q, want an error that Is fs.ErrNotExist", err)
 	}
 	return ""
+}
+
+// wantMiss complains about the error of a look-up that must miss. An error of another kind breaks ruleMiss, whatever the
+// check is about.
+func (s *storeTest) wantMiss(call string, err error, why string) {
+	s.Helper()
+	complaint := missComplaint(err)
+	if complaint == "" {
+		return
+	}
+	if err != nil {
+		s = s.under(ruleMiss)
+	}
+	s.Errorf("%s %s: %s", call, complaint, why)
 }
 
 // wantNoManifest checks that ref is a miss. why completes the message.
 func (s *storeTest) wantNoManifest(repo pullthrough.Repo, ref, why string) {
 	s.Helper()
 	_, err := s.store.Manifest(s.Context(), repo, ref)
-	if complaint := missComplaint(err); complaint != "" {
-		s.Errorf("Manifest(%s, %s) %s: %s", repo.Name, ref, complaint, why)
-	}
+	s.wantMiss(fmt.Sprintf("Manifest(%s, %s)", repo.Name, ref), err, why)
 }
 
 func (s *storeTest) wantNoBlob(repo pullthrough.Repo, d digest.Digest, why string) {
 	s.Helper()
 	_, err := s.readBlob(s.Context(), repo, d)
-	if complaint := missComplaint(err); complaint != "" {
-		s.Errorf("Blob(%s, %s) %s: %s", repo.Name, d, complaint, why)
-	}
+	s.wantMiss(fmt.Sprintf("Blob(%s, %s)", repo.Name, d), err, why)
 }
 
 // putBlob calls PutBlob as the proxy does: with a [hostcall.Body] over r, which is
@@ -245,7 +256,7 @@ func (s *storeTest) open(repo pullthrough.Repo, d digest.Digest) *pullthrough.Bl
 func (s *storeTest) lookUpBlob(ctx context.Context, repo pullthrough.Repo, d digest.Digest) (*pullthrough.Blob, error) {
 	b, err := s.store.Blob(ctx, repo, d)
 	if err == nil && (b == nil || b.Body == nil) {
-		err = errors.New("no blob and no error: a miss is an error that Is fs.ErrNotExist")
+		err = breaks(ruleMiss, "no blob and no error")
 	}
 	return b, err
 }
@@ -262,14 +273,14 @@ func (s *storeTest) readBlob(ctx context.Context, repo pullthrough.Repo, d diges
 		}
 	}()
 	if b.Descriptor.Digest != d {
-		return nil, fmt.Errorf("its descriptor has the digest %q", b.Descriptor.Digest)
+		return nil, breaks(ruleSize, "its descriptor has the digest %q", b.Descriptor.Digest)
 	}
 	if onlyWrites(b) {
 		return fetchBody(ctx, b.Body.(http.Handler), repo, d)
 	}
 	content, err = io.ReadAll(b.Body)
 	if _, seeks := b.Body.(io.Seeker); err == nil && (!seeks || b.Descriptor.Size != 0) && b.Descriptor.Size != int64(len(content)) {
-		err = fmt.Errorf("it has %d bytes and its descriptor says %d", len(content), b.Descriptor.Size)
+		err = breaks(ruleSize, "it has %d bytes and its descriptor says %d", len(content), b.Descriptor.Size)
 	}
 	if h, ok := b.Body.(http.Handler); ok && err == nil {
 		written, fetchErr := fetchBody(ctx, h, repo, d)

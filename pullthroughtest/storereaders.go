@@ -13,12 +13,12 @@ import (
 )
 
 var readerChecks = []storeCheck{
-	{name: "a reader may be slow and stubborn", run: checkPieces},
-	{name: "a reader that fails leaves nothing", run: checkFailing},
-	{name: "a reader that fails leaves what was there", run: checkFailingAgain},
-	{name: "content without its digest", run: checkWrong},
-	{name: "a reader that calls the Store", run: checkCalls},
-	{name: "a reader that panics leaves nothing and no lock", run: checkPanics},
+	{name: "a reader may be slow and stubborn", rule: ruleReader, run: checkPieces},
+	{name: "a reader that fails leaves nothing", rule: ruleWhole, run: checkFailing},
+	{name: "a reader that fails leaves what was there", rule: ruleWhole, run: checkFailingAgain},
+	{name: "content without its digest", rule: ruleWhole, run: checkWrong},
+	{name: "a reader that calls the Store", rule: ruleLock, run: checkCalls},
+	{name: "a reader that panics leaves nothing and no lock", rule: ruleLock, run: checkPanics},
 }
 
 var errReader = errors.New("the reader failed, as the check wants it")
@@ -80,7 +80,7 @@ func checkPieces(s *storeTest) {
 		content := storeNoise(int64(20+i), 100_000)
 		d, r := digest.FromBytes(content), bytes.NewReader(content)
 		if err := s.putBlob(s.Context(), repo, d, int64(len(content)), stubborn{r, wrap(r)}); err != nil {
-			s.Errorf("PutBlob from a reader that gives little at a time failed: %v; read with io.ReadFull or io.Copy", err)
+			s.Errorf("PutBlob from a reader that gives little at a time failed: %v", err)
 			continue
 		}
 		s.wantBlob(repo, d, content)
@@ -120,7 +120,7 @@ func checkFailing(s *storeTest) {
 		content, size := storeNoise(int64(30+i), failed.size), int64(failed.size)
 		d := digest.FromBytes(content)
 		if err := s.putBlob(s.Context(), repo, d, size, failed.reader(content)); err == nil {
-			s.Errorf("PutBlob returned no error though its reader failed or ended early (case %d): return the reader's error", i)
+			s.Errorf("PutBlob returned no error though its reader failed or ended early (case %d)", i)
 		}
 		s.wantNoBlob(repo, d, "after its put has failed: nothing half-done is kept")
 		if err := s.putBlob(s.Context(), repo, d, size, bytes.NewReader(content)); err != nil {
@@ -188,7 +188,7 @@ func checkCalls(s *storeTest) {
 	err := s.putBlob(s.Context(), repo, d, int64(len(content)), r)
 	switch {
 	case late.Load():
-		s.Fatalf("while PutBlob reads, another call of the Store takes more than %v: read first, and take the lock afterwards", s.patience)
+		s.Fatalf("while PutBlob reads, another call of the Store takes more than %v", s.patience)
 	case err != nil:
 		s.Fatalf("PutBlob failed: %v", err)
 	}
@@ -235,7 +235,7 @@ func checkPanics(s *storeTest) {
 		}
 	})
 	if !ok {
-		s.Fatalf("after a reader has panicked the Store answers no more: unlock with defer")
+		s.Fatalf("after a reader has panicked the Store answers no more")
 	}
 	s.wantBlob(repo, d, content)
 }

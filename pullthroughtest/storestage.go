@@ -16,14 +16,14 @@ import (
 )
 
 var stageChecks = []storeCheck{
-	{"a stage becomes a blob", needsStager, checkStage},
-	{"a stage can be read before, during and after", needsStager, checkStageReaders},
-	{"a stage that is sparse takes any order", needsStager, checkSparseStage},
-	{"a stage that is aborted leaves nothing", needsStager, checkAbort},
-	{"a stage that is aborted leaves what was there", needsStager, checkAbortBeside},
-	{"stages of one blob at once", needsStager, checkStagesTogether},
-	{"a commit whose context has ended keeps nothing", needsStager, checkEndedCommit},
-	{"a stage that is kept goes on", needsStager, checkKept},
+	{"a stage becomes a blob", needsStager, ruleCommit, checkStage},
+	{"a stage can be read before, during and after", needsStager, ruleStageFiles, checkStageReaders},
+	{"a stage that is sparse takes any order", needsStager, ruleSparse, checkSparseStage},
+	{"a stage that is aborted leaves nothing", needsStager, ruleAbort, checkAbort},
+	{"a stage that is aborted leaves what was there", needsStager, ruleAbort, checkAbortBeside},
+	{"stages of one blob at once", needsStager, ruleStageEach, checkStagesTogether},
+	{"a commit whose context has ended keeps nothing", needsStager, ruleCommit, checkEndedCommit},
+	{"a stage that is kept goes on", needsStager, ruleResume, checkKept},
 }
 
 // blobKeeper and keptStage are what [pullthrough.BlobStager] says of Stores that keep downloads.
@@ -48,7 +48,7 @@ func (s *storeTest) stage(repo pullthrough.Repo, d digest.Digest) pullthrough.St
 		return nil
 	}
 	if err != nil || stage == nil {
-		s.Fatalf("StageBlob returned %v, %v: the download would go elsewhere, and be copied", stage, err)
+		s.under(ruleStageEach).Fatalf("StageBlob returned %v, %v: the download would go elsewhere, and be copied", stage, err)
 	}
 	return stage
 }
@@ -75,7 +75,7 @@ func stageDescriptor(content []byte) ocispec.Descriptor {
 func (s *storeTest) commit(stage pullthrough.Stage, content []byte) {
 	s.Helper()
 	if err := stage.Commit(s.Context(), stageDescriptor(content)); err != nil {
-		s.Errorf("Commit of %d bytes failed: %v; that the blob is there already is no error", len(content), err)
+		s.under(ruleCommit).Errorf("Commit of %d bytes failed: %v", len(content), err)
 	}
 }
 
@@ -89,9 +89,9 @@ func checkStage(s *storeTest) {
 			return
 		}
 		s.write(stage, content, 0, size/2)
-		s.wantNoBlob(repo, d, "while it is staged: nothing is visible before Commit")
+		s.under(ruleStage).wantNoBlob(repo, d, "while it is staged")
 		s.write(stage, content, size/2, size)
-		s.wantNoBlob(repo, d, "before Commit, though all of it is written")
+		s.under(ruleStage).wantNoBlob(repo, d, "before Commit, though all of it is written")
 		s.commit(stage, content)
 		s.wantBlob(repo, d, content)
 		s.wantNoBlob(storeRepo("stage-too"), d, "when it was staged for another repository")
@@ -122,7 +122,7 @@ func (s *storeTest) wantRest(f *os.File, want []byte, when string) {
 	s.Helper()
 	got, err := io.ReadAll(f)
 	if err != nil || !bytes.Equal(got, want) {
-		s.Errorf("a file that was opened before has %d bytes of %d left %s, and %v: it stays readable until it is closed", len(got), len(want), when, err)
+		s.Errorf("a file that was opened before has %d bytes of %d left %s, and %v", len(got), len(want), when, err)
 	}
 	if err := f.Close(); err != nil {
 		s.Errorf("Close of a file of the stage failed: %v", err)

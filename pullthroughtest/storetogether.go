@@ -16,8 +16,8 @@ import (
 )
 
 var contextChecks = []storeCheck{
-	{name: "a put whose context has ended keeps nothing", run: checkEndedPut},
-	{name: "a look-up whose context has ended is no miss", run: checkEndedLookUp},
+	{name: "a put whose context has ended keeps nothing", rule: ruleReader, run: checkEndedPut},
+	{name: "a look-up whose context has ended is no miss", rule: ruleMiss, run: checkEndedLookUp},
 }
 
 // wantEnded checks the error of a put whose context was cancelled.
@@ -45,7 +45,7 @@ func checkEndedPut(s *storeTest) {
 		// It reads in pieces, since a single Read that has begun may still return everything.
 		err := s.putBlob(ctx, repo, d, size, stubborn{r, hesitant(r)})
 		s.wantEnded(fmt.Sprintf("PutBlob after %d of %d bytes", at, size), err)
-		s.wantNoBlob(repo, d, "after a put whose context ended while it read: a Store keeps nothing when its reader fails")
+		s.wantNoBlob(repo, d, "after a put whose context ended while it read")
 		cancel()
 	}
 	s.mustPutBlob(repo, content)
@@ -57,7 +57,7 @@ func checkEndedLookUp(s *storeTest) {
 	s.put(repo, img, "v1")
 	ended, cancel := context.WithCancel(s.Context())
 	cancel()
-	const why = "when its context had been cancelled: a failure is never a miss, or what is here is fetched again"
+	const why = "when its context had been cancelled, so that what is here would be fetched again"
 	for _, ref := range []string{"v1", img.Digest.String()} {
 		m, err := s.store.Manifest(ended, repo, ref)
 		switch {
@@ -76,11 +76,11 @@ func checkEndedLookUp(s *storeTest) {
 }
 
 var togetherChecks = []storeCheck{
-	{name: "puts of one blob at once", run: checkBlobTogether},
-	{name: "a put that fails beside one that does not", run: checkFailingBeside},
-	{name: "puts of manifests at once", run: checkManifestsTogether},
-	{name: "readers while a blob is put again", run: checkReadersOfBlob},
-	{name: "readers while a tag moves", run: checkReadersOfTag},
+	{name: "puts of one blob at once", rule: ruleIdempotent, run: checkBlobTogether},
+	{name: "a put that fails beside one that does not", rule: ruleWhole, run: checkFailingBeside},
+	{name: "puts of manifests at once", rule: ruleConcurrent, run: checkManifestsTogether},
+	{name: "readers while a blob is put again", rule: ruleIdempotent, run: checkReadersOfBlob},
+	{name: "readers while a tag moves", rule: ruleMove, run: checkReadersOfTag},
 }
 
 func checkBlobTogether(s *storeTest) {
@@ -198,7 +198,7 @@ func checkReadersOfBlob(s *storeTest) {
 		got, err := s.readBlob(s.Context(), repo, d)
 		ok := err == nil && bytes.Equal(got, content)
 		if !ok {
-			s.Errorf("while a blob is put again, a reader got %d bytes of %d, and %v: what is there stays whole and in sight", len(got), len(content), err)
+			s.Errorf("while a blob is put again, a reader got %d bytes of %d, and %v", len(got), len(content), err)
 		}
 		return ok
 	}
@@ -235,7 +235,7 @@ func checkReadersOfTag(s *storeTest) {
 	read := func() bool {
 		m, err := s.store.Manifest(s.Context(), repo, "latest")
 		if err != nil || m == nil {
-			s.Errorf("while a tag moves, Manifest returned %v: it moves in one step, and is never a miss", err)
+			s.Errorf("while a tag moves, Manifest returned %v", err)
 			return false
 		}
 		known, ok := want[m.Descriptor.Digest]

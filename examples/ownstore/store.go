@@ -1,6 +1,5 @@
-// Package ownstore is an example of a pullthrough.Store over two maps: the four methods
-// and nothing else. Copy it and replace the maps by your database, bucket or directory.
-// pullthroughtest.TestStore tells you whether your Store is right.
+// Package ownstore is the smallest right pullthrough.Store: two maps and four methods. Copy it, and replace the maps by
+// your own. pullthroughtest.TestStore tells you whether your Store is right.
 package ownstore
 
 import (
@@ -15,18 +14,16 @@ import (
 	"github.com/ecr-pullthrough/pullthrough"
 )
 
-// Store keeps images in memory. The zero Store is empty and ready for use. It is safe for
-// concurrent use.
+// Store keeps images in memory. The zero Store is empty. It is safe for concurrent use.
 type Store struct {
 	mu        sync.RWMutex
-	manifests map[key]*pullthrough.Manifest // by tag, and by digest
+	manifests map[key]*pullthrough.Manifest // each by its digest, and by its tags
 	blobs     map[key][]byte
 }
 
-// key includes the whole Repo, since accounts and Regions share nothing.
 type key struct {
-	repo pullthrough.Repo
-	ref  string // tag or digest; a tag has no colon in it
+	repo pullthrough.Repo // all of it: accounts and Regions share nothing
+	ref  string           // a tag or a digest; no tag has a colon
 }
 
 // Manifest implements [pullthrough.Store].
@@ -36,28 +33,22 @@ func (s *Store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (
 	if m, ok := s.manifests[key{repo, ref}]; ok {
 		return m, nil
 	}
-	return nil, fs.ErrNotExist // this error means a miss, any other a failure
+	return nil, fs.ErrNotExist // this error is a miss, any other a failure
 }
 
 // PutManifest implements [pullthrough.Store].
 func (s *Store) PutManifest(_ context.Context, repo pullthrough.Repo, m *pullthrough.Manifest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.manifests == nil {
-		s.manifests = make(map[key]*pullthrough.Manifest)
-	}
 	byDigest, byTag := key{repo, m.Descriptor.Digest.String()}, key{repo, m.Tag}
-	if m.Source == pullthrough.SourceRevalidated {
-		// Upstream has confirmed the tag. This changes nothing if the tag has moved meanwhile.
-		if have := s.manifests[byTag]; have != nil && have.Descriptor.Digest == m.Descriptor.Digest {
-			s.manifests[byTag] = m
-		}
-		return nil
+	if have := s.manifests[byTag]; m.Source == pullthrough.SourceRevalidated && (have == nil || have.Descriptor.Digest != m.Descriptor.Digest) {
+		return nil // upstream has confirmed what the tag no longer names
 	}
-	if s.manifests[byDigest] == nil { // a second tag must not change what is known of the first
-		untagged := *m
-		untagged.Tag = ""
-		s.manifests[byDigest] = &untagged
+	if s.manifests == nil {
+		s.manifests = map[key]*pullthrough.Manifest{}
+	}
+	if s.manifests[byDigest] == nil { // a second tag changes nothing of the first
+		s.manifests[byDigest] = m
 	}
 	if m.Tag != "" {
 		s.manifests[byTag] = m
@@ -84,7 +75,7 @@ func (s *Store) PutBlob(_ context.Context, repo pullthrough.Repo, desc ocispec.D
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.blobs == nil {
-		s.blobs = make(map[key][]byte)
+		s.blobs = map[key][]byte{}
 	}
 	s.blobs[key{repo, desc.Digest.String()}] = b
 	return nil

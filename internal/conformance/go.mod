@@ -7,6 +7,7 @@ replace github.com/ecr-pullthrough/pullthrough => ../..
 tool github.com/distribution/distribution/v3/cmd/registry
 
 require (
+	cuelabs.dev/go/oci/ociregistry v0.0.0-20251212221603-3adeb8663819
 	github.com/aws/aws-sdk-go-v2 v1.47.8
 	github.com/aws/aws-sdk-go-v2/service/ecr v1.67.5
 	github.com/aws/smithy-go v1.28.8

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/examples/hosts/controlplane"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -169,18 +169,8 @@ func TestAManifestThatJSONCannotKeepIsFetchedAgain(t *testing.T) {
 
 // TestItTakes120Lines: of code, those that are new in emulator.go included.
 func TestItTakes120Lines(t *testing.T) {
-	lines := 0
-	for _, file := range []string{"pullthrough.go", "emulator.go"} {
-		content, err := os.ReadFile(file)
-		require.NoError(t, err)
-		for line := range strings.Lines(string(content)) {
-			line = strings.TrimSpace(line)
-			isCode := line != "" && !strings.HasPrefix(line, "//")
-			if isCode && (file == "pullthrough.go" || strings.Contains(line, "// new")) {
-				lines++
-			}
-		}
-	}
+	isNew := func(line string) bool { return strings.Contains(line, "// new") }
+	lines := testkit.CodeLines(t, "pullthrough.go", nil) + testkit.CodeLines(t, "emulator.go", isNew)
 	assert.Greater(t, lines, 80, "this counts something else")
 	assert.LessOrEqual(t, lines, 120)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -50,7 +51,7 @@ func (r cacheRule) rule() pullthrough.Rule {
 // store is the pullthrough.Store over the emulator's state.
 type store struct{ *Emulator }
 
-var errNotHere = errors.New("emulator: another account or Region")
+var errNotHere = fmt.Errorf("%w: another account or Region", errors.ErrUnsupported)
 
 func (s store) has(repo pullthrough.Repo) bool {
 	return repo.Account == s.accountID && repo.Region == s.region

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/examples/hosts/ownhandlers"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/pullthroughtest"
 )
 
@@ -130,18 +130,8 @@ func TestAPushIntoACoveredRepositoryIsCheckedAtTheNextPull(t *testing.T) {
 
 // TestItTakes120Lines: of code, those that are new in emulator.go included.
 func TestItTakes120Lines(t *testing.T) {
-	lines := 0
-	for _, file := range []string{"pullthrough.go", "emulator.go"} {
-		content, err := os.ReadFile(file)
-		require.NoError(t, err)
-		for line := range strings.Lines(string(content)) {
-			line = strings.TrimSpace(line)
-			isCode := line != "" && !strings.HasPrefix(line, "//")
-			if isCode && (file == "pullthrough.go" || strings.Contains(line, "// new")) {
-				lines++
-			}
-		}
-	}
+	isNew := func(line string) bool { return strings.Contains(line, "// new") }
+	lines := testkit.CodeLines(t, "pullthrough.go", nil) + testkit.CodeLines(t, "emulator.go", isNew)
 	assert.Greater(t, lines, 80, "this counts something else")
 	assert.LessOrEqual(t, lines, 120)
 }

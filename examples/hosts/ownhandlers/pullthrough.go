@@ -3,6 +3,7 @@ package ownhandlers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -58,7 +59,7 @@ func finish(w http.ResponseWriter, err error) bool {
 // store is the pullthrough.Store over the emulator's maps.
 type store struct{ *Emulator }
 
-var errNotHere = errors.New("emulator: another account or Region")
+var errNotHere = fmt.Errorf("%w: another account or Region", errors.ErrUnsupported)
 
 func (s store) Manifest(_ context.Context, repo pullthrough.Repo, ref string) (*pullthrough.Manifest, error) {
 	img, tag := s.image(repo.Name, ref)
