@@ -256,7 +256,7 @@ func packagesOf(files ...*ast.File) map[string]bool {
 var (
 	linkPattern    = regexp.MustCompile(`\]\(([^)#:\s]*)(#[^)\s]*)?\)`)
 	headingPattern = regexp.MustCompile(`(?m)^#+ (.*)$`)
-	commandPattern = regexp.MustCompile("go run (\\./[^\\s`]+)")
+	commandPattern = regexp.MustCompile("go run (\\./[^\\s`]+)|" + module + "/([^\\s`]+)@latest")
 )
 
 // anchorsOf are the anchors that GitHub gives to the headings of a document.
@@ -291,7 +291,7 @@ func TestTheLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 			}
 		}
 		for _, command := range commandPattern.FindAllStringSubmatch(text, -1) {
-			assert.FileExists(t, filepath.Join(command[1], "main.go"), doc)
+			assert.FileExists(t, filepath.Join(command[1]+command[2], "main.go"), doc)
 		}
 	}
 	assert.Positive(t, links)
