@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -55,17 +56,34 @@ func blocksOf(doc, text string) (all []block) {
 	return all
 }
 
-// documents are the texts of README.md and of docs/.
+// documents are the texts of README.md and its neighbours, and of docs/.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	names, err := filepath.Glob("docs/*.md")
 	require.NoError(t, err)
+	neighbours, err := filepath.Glob("*.md")
+	require.NoError(t, err)
 	texts := map[string]string{}
-	for _, name := range append(names, "README.md") {
+	for _, name := range append(names, neighbours...) {
 		texts[name] = readFile(t, name)
 	}
+	require.Contains(t, texts, "README.md")
 	require.Greater(t, len(texts), 3)
 	return texts
+}
+
+// TestReadmeTakesTwoMinutes: what is longer belongs into docs/.
+func TestReadmeTakesTwoMinutes(t *testing.T) {
+	assert.LessOrEqual(t, len(strings.Fields(readFile(t, "README.md"))), 900, "words")
+}
+
+// TestTheGateRunsWhatReadmeSays: the commands that README.md gives for a fresh clone.
+func TestTheGateRunsWhatReadmeSays(t *testing.T) {
+	readme, gate := readFile(t, "README.md"), readFile(t, ".ci/run")
+	for _, command := range []string{"go run ./examples/quickstart", "go test ./..."} {
+		assert.Contains(t, readme, command)
+		assert.Regexp(t, `(?m)^(time )?`+regexp.QuoteMeta(command)+`$`, gate)
+	}
 }
 
 func TestTheGoOfTheDocumentsCompiles(t *testing.T) {
@@ -236,20 +254,44 @@ func packagesOf(files ...*ast.File) map[string]bool {
 }
 
 var (
-	linkPattern    = regexp.MustCompile(`\]\(([^)#:\s]+)(?:#[^)]*)?\)`)
-	commandPattern = regexp.MustCompile(`go run (\./\S+)`)
+	linkPattern    = regexp.MustCompile(`\]\(([^)#:\s]*)(#[^)\s]*)?\)`)
+	headingPattern = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	commandPattern = regexp.MustCompile("go run (\\./[^\\s`]+)|" + module + "/([^\\s`]+)@latest")
 )
+
+// anchorsOf are the anchors that GitHub gives to the headings of a document.
+func anchorsOf(text string) (anchors []string) {
+	for _, heading := range headingPattern.FindAllStringSubmatch(text, -1) {
+		anchors = append(anchors, "#"+strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsNumber(r):
+				return r
+			}
+			return -1
+		}, strings.ToLower(heading[1])))
+	}
+	return anchors
+}
 
 func TestTheLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 	links := 0
 	for doc, text := range documents(t) {
 		for _, link := range linkPattern.FindAllStringSubmatch(text, -1) {
 			links++
-			_, err := os.Stat(filepath.Join(filepath.Dir(doc), link[1]))
+			target := doc
+			if link[1] != "" {
+				target = filepath.Join(filepath.Dir(doc), link[1])
+			}
+			_, err := os.Stat(target)
 			assert.NoError(t, err, doc)
+			if link[2] != "" {
+				assert.Contains(t, anchorsOf(readFile(t, target)), link[2], "%s: no heading of %s", doc, target)
+			}
 		}
 		for _, command := range commandPattern.FindAllStringSubmatch(text, -1) {
-			assert.FileExists(t, filepath.Join(command[1], "main.go"), doc)
+			assert.FileExists(t, filepath.Join(command[1]+command[2], "main.go"), doc)
 		}
 	}
 	assert.Positive(t, links)

@@ -1,27 +1,29 @@
 // Package pullthrough is an Amazon ECR pull through cache that a Go program
-// embeds: a fake AWS, a registry test harness, a small registry.
+// embeds: a fake AWS, a registry test harness, a small registry. These comments call
+// that program the host, and the registry that a rule names the upstream registry.
 //
-// The host gives a [Proxy] a [Store] and the rules of its private registry. A
-// pull of docker-hub/library/nginx:1.27 that the Store does not have is then
-// fetched from the upstream registry that the rule names, verified, streamed
-// to the client while it is written into the Store, and answered from there
-// the next time:
+// The host gives a [Proxy] a [Store], which keeps images, and the rules of its private
+// registry. A pull of docker-hub/library/nginx:1.27 that the Store does not have is
+// fetched from the upstream registry, verified, streamed to the client while it is
+// written into the Store, and answered from there the next time:
 //
 //	proxy := &pullthrough.Proxy{
 //		Store: memstore.New(),
 //		Rules: pullthrough.StaticRules{{Prefix: "docker-hub", UpstreamURL: "registry-1.docker.io"}},
 //	}
+//	http.Handle("/v2", proxy)
 //	http.Handle("/v2/", proxy)
 //
-// A Proxy stands instead of the host's own /v2/ handlers ([Proxy.ServeHTTP]),
-// around them ([Proxy.Handler]) or behind them ([Proxy.Manifest] in place of the
-// look-up, [Proxy.Blob] in the branch that would answer 404).
+// There are three ways to use a Proxy. A host without a registry mounts it
+// ([Proxy.ServeHTTP]). A host with its own /v2/ handlers calls [Proxy.Manifest] in place
+// of its look-up, and [Proxy.Blob] where it would answer 404. A host with somebody
+// else's registry wraps that ([Proxy.Handler]).
 //
 // # A tour
 //
-// A [Store] is four methods over what the host has. Package memstore keeps images in
-// memory, package dirstore in a directory, package handlerstore in a registry that is
-// only an HTTP handler. pullthroughtest.TestStore checks a Store of your own.
+// A [Store] has four methods. Package memstore keeps images in memory, package dirstore
+// in a directory, package handlerstore in a registry that is an [http.Handler], and the
+// module diststore in a bucket. pullthroughtest.TestStore checks a Store of your own.
 //
 // A [Rule] is a pull through cache rule of Amazon ECR. A [RuleSource] is asked for
 // them on each miss, [Match] picks the one that covers a name, [Rule.Validate] says
@@ -31,17 +33,20 @@
 // [Proxy.Credentials] and [Proxy.Endpoint] how a rule's upstream registry is reached.
 // [Policy] has what may differ from ECR, rule by rule: how long tags are fresh, what
 // may be retried, whether upstream is asked at all. [Proxy.OnEvent] is told of each
-// request and each fetch, [Proxy.Downloads] shows what is on its way, and [Proxy.Pending]
-// what waits for its next try.
+// request and each fetch, [Proxy.Downloads] shows what is on its way, [Proxy.Pending]
+// what waits for its next try, and [Proxy.Logger] says what is wrong. Package debug shows it
+// as a page and as metrics.
 //
-// [Proxy.Import] brings a whole image in, [FillMode] says what a pull brings in beside
-// what was asked for, [Proxy.Shutdown] ends it all.
+// [Proxy.Import] brings a whole image in, [FillMode] says what a pull brings in besides
+// what the client asks for, [Proxy.Idle] waits until all is stored, and [Proxy.Shutdown]
+// ends the Proxy.
 //
 // Errors are an [*Error] of a kind that errors.Is finds, such as [ErrNoRule]. [OCI] is
 // what a registry client reads of one, [AWS] what a caller of ECR's JSON API does.
 //
-// Package pullthroughtest is an upstream registry for tests, with logins, faults and
-// a log of its requests.
+// Package fakeecr puts all of this together: a whole ECR as one [http.Handler], also as
+// a command. Package pullthroughtest is for tests: NewECR starts such an ECR, and New an
+// upstream registry with logins, faults and a log of its requests.
 //
 // # What can be relied on
 //

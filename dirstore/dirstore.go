@@ -1,4 +1,15 @@
-// Package dirstore keeps the images of a pull-through cache in a directory.
+// Package dirstore is a [pullthrough.Store] that keeps images in a directory. Several
+// processes on one machine may share it.
+//
+//	store, err := dirstore.Open("/var/lib/images")
+//	if err != nil {
+//		return err
+//	}
+//	proxy := &pullthrough.Proxy{Store: store, Rules: rules}
+//	... serve ...
+//	err = errors.Join(proxy.Shutdown(ctx), store.Close())
+//
+// # The format
 //
 // The directory has the on-disk format of the CNCF distribution registry, so
 // that `registry serve` serves it and `registry garbage-collect` runs over it
@@ -15,6 +26,10 @@
 // keep: media type, origin, time of the last check. The registry overlooks it.
 // Manifests that the registry cannot read, which would end its garbage
 // collection, and repositories with names too long for it are below pullthrough/.
+//
+// The page docs/layout.md tells the whole format.
+//
+// # What can be relied on
 //
 // A file gets its name when it is complete and synced, so nothing partial is
 // ever seen, whatever crashes. A power failure may take the last moves of tags with it.

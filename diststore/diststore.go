@@ -1,6 +1,19 @@
-// Package diststore keeps the images of a pull-through cache behind a storage
+// Package diststore is a [pullthrough.Store] that keeps images behind a storage
 // driver of the CNCF distribution registry: in a bucket of S3, GCS or Azure, or
-// in a directory. It is for more than one machine.
+// in a directory. It is for more than one machine. Package factory of the registry
+// makes drivers:
+//
+//	driver, err := factory.Create(ctx, "s3", map[string]any{"bucket": "images", "region": "eu-central-1"})
+//	if err != nil {
+//		return err
+//	}
+//	store := diststore.New(driver)
+//	if err := store.CheckFormat(ctx); err != nil {
+//		return err
+//	}
+//	proxy := &pullthrough.Proxy{Store: store, Rules: rules}
+//
+// The README of this module has the drivers and their parameters.
 //
 // Keys and bytes are those of package dirstore, so a directory can be copied to a
 // bucket and back, and a registry can serve the same bucket:

@@ -1,6 +1,8 @@
-// Package ecrapi is the control plane of Amazon ECR's pull through cache: rules,
-// repository creation templates and pull time update exclusions, as the JSON API
-// that AWS SDKs, the AWS CLI and Terraform speak, and as Go methods.
+// Package ecrapi is the control plane of Amazon ECR: pull through cache rules, repository
+// creation templates, pull time update exclusions, repositories, images and tokens, as
+// the JSON API that AWS SDKs, the AWS CLI and Terraform speak, and as Go methods.
+// [Operations] lists the operations. Pushes and scans are not among them: [API.Next] gets
+// these.
 //
 // An [API] is mounted at POST / and gives a [pullthrough.Proxy] its rules and
 // credentials:
@@ -13,6 +15,9 @@
 //	}
 //	http.Handle("/v2/", proxy)
 //	http.Handle("/", api)
+//
+// The operations on repositories and images need a [Catalog] around the Store, and
+// [API.Images]. Package fakeecr shows all of it put together.
 //
 // Fields, absent members and errors are ECR's. Where nobody outside of AWS knows how
 // ECR behaves, this package has a constant or an option, with a comment that says so.

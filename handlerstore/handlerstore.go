@@ -1,5 +1,14 @@
 // Package handlerstore is a [pullthrough.Store] that keeps images in a registry that
-// is an [http.Handler] in the same process.
+// is an [http.Handler] in the same process, such as that of go-containerregistry or of
+// distribution. Usually the Proxy also stands before that registry, so that clients
+// see one registry with what was pushed and what is pulled through:
+//
+//	proxy := &pullthrough.Proxy{
+//		Store: &handlerstore.Store{Handler: registry},
+//		Rules: rules,
+//		Fill:  pullthrough.FillEager, // registries want layers before manifests
+//	}
+//	http.Handle("/v2/", proxy.Handler(registry))
 package handlerstore
 
 import (

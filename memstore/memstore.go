@@ -1,5 +1,11 @@
 // Package memstore is a [pullthrough.Store] that keeps images in memory, for tests and
-// emulators.
+// emulators. They are gone when the program ends.
+//
+//	proxy := &pullthrough.Proxy{Store: memstore.New(), Rules: rules}
+//
+// With [Store.MaxBytes] the least recently pulled images make room for new ones:
+//
+//	store := &memstore.Store{MaxBytes: 1 << 30}
 package memstore
 
 import (

@@ -1,13 +1,22 @@
 // Package pullthroughtest helps to test programs that pull from OCI registries.
 //
-// Its main type is [Upstream], a registry that runs in the test's own process on a loopback port. It speaks real HTTP,
-// logs every request and misbehaves on demand:
+// [Upstream] is a registry that runs in the test's own process on a loopback port, for programs that pull from any
+// registry. It speaks real HTTP, logs every request and misbehaves on demand ([Fault], [Upstream.Script]):
 //
 //	up := pullthroughtest.New(t, pullthroughtest.Config{Auth: pullthroughtest.Bearer})
 //	up.Push("library/alpine", "latest", pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 1}))
 //	up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 200", Times: 1, CutAfter: new(int64(100))})
 //	... pull ...
 //	assert.Equal(t, 2, up.Count("GET /v2/*/blobs/* 200"))
+//
+// [NewECR] starts a whole fake Amazon ECR with such a registry behind its pull through cache rules, for programs that use
+// ECR: they pull from [ECR].Host, and AWS SDKs use [ECR].URL.
+//
+//	ecr := pullthroughtest.NewECR(t, nil, fakeecr.Config{})
+//	ecr.Upstream.Push("library/alpine", "3.22", pullthroughtest.NewHello())
+//	... pull ecr.Host + "/docker-hub/library/alpine:3.22" ...
+//
+// All of it ends with the test.
 //
 // [NewImage] makes images with layers of a size or of files, which clients can pull and unpack; the one of [NewHello] runs.
 // [Secrets] fails a test that sends a credential to a registry that must not receive it, or that shows a credential in

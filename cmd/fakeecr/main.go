@@ -2,7 +2,8 @@
 // registry, kept in memory or in a directory. Its pull through cache rules are given on
 // the command line.
 //
-//	go run ./cmd/fakeecr -rule docker-hub=registry-1.docker.io
+//	go install github.com/ecr-pullthrough/pullthrough/cmd/fakeecr@latest
+//	fakeecr -rule docker-hub=registry-1.docker.io
 //	docker pull localhost:5000/docker-hub/library/alpine:latest
 //
 // ECR's API creates further rules, creation templates and exclusions. It also describes
