@@ -51,8 +51,42 @@ type wrapper struct {
 
 func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, err := ocipath.Split(r.URL)
+	if err != nil || !namesHost(r.URL, path) || !h.Mirror && !isPullMethod(r.Method) {
+		h.decide(w, r, path, err, nil)
+		return
+	}
+	c := h.identify(r)
+	if h.refuseUnknown(w, r, path, c) {
+		return
+	}
+	own, meant, err := h.meant(r, path, c)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	h.decide(w, own, meant, nil, &c)
+}
+
+// refuseUnknown refuses a caller whom Identify does not know, unless that is next's to do.
+func (h *wrapper) refuseUnknown(w http.ResponseWriter, r *http.Request, path ocipath.Path, c caller) bool {
+	if c.err == nil || h.PassUnidentified && errors.Is(c.err, ErrUnauthorized) {
+		return false
+	}
+	h.refuseTo(w, r, path, c, c.err)
+	return true
+}
+
+// refuseTo refuses a request before anything is looked up for it.
+func (h *wrapper) refuseTo(w http.ResponseWriter, r *http.Request, path ocipath.Path, c caller, err error) {
+	req := Request{Repo: Repo{c.Account, c.Region, path.Name}, Ref: path.Ref}
+	h.refuse(w, r, h.engine().explain(r.Context(), req, outcome{}, err))
+}
+
+// decide answers, or has next answer. err is what Split said; known is the caller, nil if
+// nobody has asked yet.
+func (h *wrapper) decide(w http.ResponseWriter, r *http.Request, path ocipath.Path, err error, known *caller) {
 	isPull := isPullMethod(r.Method)
-	if isPull && err == nil && path.Kind == ocipath.Tags && h.listTags(w, r, path) {
+	if isPull && err == nil && path.Kind == ocipath.Tags && h.listTags(w, r, path, h.callerOf(r, known)) {
 		return
 	}
 	if !isPull || errors.Is(err, ocipath.ErrNotRegistry) || err == nil && !isPullKind(path.Kind) {
@@ -63,10 +97,9 @@ func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, invalid(Repo{}, "", err))
 		return
 	}
-	c := h.identify(r)
+	c := h.callerOf(r, known)
 	repo := Repo{c.Account, c.Region, path.Name}
-	if c.err != nil && !(h.PassUnidentified && errors.Is(c.err, ErrUnauthorized)) {
-		h.refuse(w, r, h.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, c.err))
+	if h.refuseUnknown(w, r, path, c) {
 		return
 	}
 	covered, rulesErr := h.engine().covers(r.Context(), repo)
@@ -80,13 +113,21 @@ func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		h.refuse(w, r, h.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, err))
+		h.refuseTo(w, r, path, c, err)
 		return
 	}
 	if h.AskNext && h.nextRefuses(w, r, path) {
 		return
 	}
 	h.answer(w, plain(r), path.Kind, Request{repo, path.Ref, r.Method == http.MethodHead, c.Caller}, rulesErr)
+}
+
+// callerOf is the sender of r.
+func (h *wrapper) callerOf(r *http.Request, known *caller) caller {
+	if known != nil {
+		return *known
+	}
+	return h.identify(r)
 }
 
 // refuse answers with err, to a client that may read nothing.
@@ -214,8 +255,8 @@ func listPath(req Request) ocipath.Path {
 // listTags answers with the tags that next lists and those that upstream has, where the
 // Policy says so and the caller may pull and import. Where it reports false nothing has been
 // written, and the list is next's alone.
-func (h *wrapper) listTags(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
-	c, e := h.identify(r), h.engine()
+func (h *wrapper) listTags(w http.ResponseWriter, r *http.Request, path ocipath.Path, c caller) bool {
+	e := h.engine()
 	req := Request{Repo: Repo{c.Account, c.Region, path.Name}, Head: r.Method == http.MethodHead, Caller: c.Caller}
 	if c.err != nil || path.Check() != nil {
 		return false
