@@ -51,8 +51,12 @@ type objectKey struct {
 }
 
 // hash is the key for those who do not know what a rule is. It has all fields, each as Go
-// would write it.
-func (k objectKey) hash() string { return digest.FromString(fmt.Sprintf("%#v", k)).Encoded() }
+// would write it, but for the times of the rule: many hosts make the same rules anew each
+// time they start.
+func (k objectKey) hash() string {
+	k.rule.createdAt, k.rule.updatedAt = 0, 0
+	return digest.FromString(fmt.Sprintf("%#v", k)).Encoded()
+}
 
 // String names the object, for people.
 func (k objectKey) String() string { return ocipath.Object(k.repo, k.ref) }

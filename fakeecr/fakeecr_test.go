@@ -274,3 +274,38 @@ func TestShutdownWaitsForDownloads(t *testing.T) {
 	assert.Empty(t, ecr.Proxy.Downloads())
 	assert.NoError(t, ecr.Shutdown(t.Context()))
 }
+
+// TestAPullGoesOnAfterARestart: what came of a layer before is not fetched again, though the
+// rules are made anew at each start.
+func TestAPullGoesOnAfterARestart(t *testing.T) {
+	up := pullthroughtest.New(t, pullthroughtest.Config{})
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{LayerSize: 8 << 20})
+	up.Push("app", "1", img)
+	layer := img.Layers[0]
+	config := fakeecr.Config{
+		Data: t.TempDir(), Rules: []pullthrough.Rule{ruleTo("p", up.URL)},
+		Policy: pullthrough.Policy{Orphans: -1, BlobsFirst: true},
+	}
+	request := pullthrough.Request{Repo: pullthrough.Repo{Account: "123456789012", Region: "us-east-1", Name: "p/app"}, Ref: layer.Digest.String()}
+
+	heal := up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 2*", Stall: make(chan struct{}), StallAfter: new(int64(6 << 20))})
+	first := start(t, config)
+	b, err := first.ecr.Proxy.Blob(t.Context(), request)
+	require.NoError(t, err)
+	testkit.RequireRead(t, b.Body, 6<<20)
+	require.NoError(t, b.Body.Close()) // nobody waits for the rest
+	require.NoError(t, first.ecr.Idle(t.Context()))
+	first.stop()
+	heal()
+
+	b, err = start(t, config).ecr.Proxy.Blob(t.Context(), request)
+	require.NoError(t, err)
+	testkit.AssertBody(t, layer.Digest, b)
+	var asked []string
+	for _, r := range up.Requests() {
+		if strings.Contains(r.Path, "/blobs/") {
+			asked = append(asked, r.Range)
+		}
+	}
+	assert.Equal(t, []string{"", fmt.Sprintf("bytes=%d-%d", 6<<20, layer.Size-1)}, asked)
+}

@@ -21,13 +21,15 @@ func (p *pulls) write(one *pull) { p.queue.add(one, time.Now()) }
 // writeAll writes the lines, and how many more there were.
 func (p *pulls) writeAll(some []queued, lost int) {
 	if p.lines == nil {
-		for _, one := range some {
+		for i := range some {
+			one := &some[i]
 			r := slog.NewRecord(one.at, slog.LevelInfo, one.event.Kind, 0)
 			r.AddAttrs(one.attrs()...)
 			_ = p.log.Handler().Handle(context.Background(), r) // there is nowhere to report an error
 		}
 	} else {
-		for _, one := range some {
+		for i := range some {
+			one := &some[i]
 			p.text = append(one.appendText(p.text, one.at), '\n')
 		}
 		_, _ = p.lines.Write(p.text)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -66,8 +67,15 @@ type pull struct {
 	late     *time.Timer   // ends the wait
 }
 
-// pullKey is a context's key for the *pull of a request.
+// pullKey is a context's key for the *pull of a request, or of a connection whose requests
+// come one after the other.
 type pullKey struct{}
+
+// seat fits [http.Server.ConnContext]: a connection has one place for the pull that it
+// carries, so that a pull that is a hit costs no memory.
+func (p *pulls) seat(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, pullKey{}, new(pull))
+}
 
 // around returns next with a line for each pull. A request of ECR's API is no pull, but
 // it may cause pulls: record is told about them.
@@ -87,8 +95,14 @@ func (p *pulls) around(next http.Handler) http.Handler {
 // serve answers r by next. It does not wrap w, so that files can go from the disk to the
 // connection without a copy. It learns from the header how much was sent.
 func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	one := &pull{began: time.Now(), cut: true}
+	one, seated := r.Context().Value(pullKey{}).(*pull)
+	if !seated || r.ProtoMajor != 1 { // requests by HTTP/2 share their connection
+		one = new(pull)
+		r = r.WithContext(context.WithValue(r.Context(), pullKey{}, one))
+	}
+	one.began, one.cut = time.Now(), true
 	defer func() {
+		defer func() { *one = pull{} }() // nobody else's event is this pull's
 		if one.event.Kind == "" {
 			return // it was no pull
 		}
@@ -99,7 +113,7 @@ func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 		}
 		p.finish(one)
 	}()
-	next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), pullKey{}, one)))
+	next.ServeHTTP(w, r)
 	one.cut = false
 }
 
@@ -107,7 +121,7 @@ func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 func (p *pulls) record(ctx context.Context, e pullthrough.Event) {
 	switch e.Kind {
 	case pullthrough.EventManifest, pullthrough.EventBlob, pullthrough.EventReferrers:
-		if one, ok := ctx.Value(pullKey{}).(*pull); ok {
+		if one, ok := ctx.Value(pullKey{}).(*pull); ok && !one.began.IsZero() {
 			one.event = e
 			return
 		}
@@ -141,7 +155,7 @@ func (p *pulls) recordFetch(e pullthrough.Event) {
 	}
 }
 
-// finish writes the line, or makes it wait for its fetch.
+// finish writes the line, or makes it wait for its fetch. The pull stays the caller's.
 func (p *pulls) finish(one *pull) {
 	if !p.hold(one) {
 		p.write(one)
@@ -168,10 +182,11 @@ func (p *pulls) hold(one *pull) bool {
 	if p.held == nil {
 		p.held = map[fetchKey][]*pull{}
 	}
-	p.held[key] = append(p.held[key], one)
-	one.late = time.AfterFunc(fetchWait, func() {
-		if p.letGo(one) {
-			p.write(one)
+	held := new(*one)
+	p.held[key] = append(p.held[key], held)
+	held.late = time.AfterFunc(fetchWait, func() {
+		if p.letGo(held) {
+			p.write(held)
 		}
 	})
 	return true

@@ -14,7 +14,7 @@ const (
 
 // queued is a pull that has ended, and when.
 type queued struct {
-	*pull
+	pull
 	at time.Time
 }
 
@@ -40,7 +40,7 @@ func (q *queue) add(one *pull, at time.Time) {
 		q.lost++
 		return
 	}
-	q.waiting = append(q.waiting, queued{one, at})
+	q.waiting = append(q.waiting, queued{*one, at})
 	if !q.running {
 		q.running = true
 		go q.run()

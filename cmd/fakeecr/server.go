@@ -52,7 +52,7 @@ func (p program) serve(c *config) error {
 	}
 	defer pulls.close()
 	defer console.start(s.ecr.Proxy.Downloads)()
-	s.listen(listener, pulls.around(s.ecr))
+	s.listen(listener, pulls)
 	if c.rereads {
 		p.notify(signals, syscall.SIGHUP)
 	}
@@ -74,10 +74,11 @@ func (s *server) open() error {
 
 // listen begins to answer requests. There is no write timeout, since layers are large and
 // clients may be slow.
-func (s *server) listen(listener net.Listener, handler http.Handler) {
+func (s *server) listen(listener net.Listener, lines *pulls) {
 	s.http = &http.Server{
 		ConnState:         s.spare.watch,
-		Handler:           handler,
+		Handler:           lines.around(s.ecr),
+		ConnContext:       lines.seat,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),

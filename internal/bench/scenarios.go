@@ -182,8 +182,8 @@ var scenarios = []scenario{
 		goals: []goal{atMost(ours, blobGets, 4), atMost(ours, bytesFrom, exact)},
 	},
 	{
-		name: "killed", what: "a blob of 1 GiB; the server is killed after a quarter, two quarters and three, and started again", rounds: 3,
-		contenders: []string{ours}, setup: killed,
+		name: "killed", what: "a blob of 1 GiB, 256 MiB/s; the server is killed after a quarter, two quarters and three, and started again", rounds: 3,
+		contenders: []string{ours}, setup: killed, fault: rate(256 * mib),
 		goals: []goal{atMost(ours, bytesFrom, 1.01)},
 	},
 }

@@ -229,8 +229,6 @@ func TestNobodyElseGoesOn(t *testing.T) {
 		"another account":    {repo: pullthrough.Repo{Account: "123456789012", Region: "eu-west-1", Name: "hub/a"}},
 		"another repository": {repo: testkit.Repo("b")},
 		"another secret":     {change: rule(func(r *pullthrough.Rule) { r.CredentialARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:x" })},
-		"a rule made anew":   {change: rule(func(r *pullthrough.Rule) { r.CreatedAt = time.Unix(1, 0) })},
-		"a rule changed":     {change: rule(func(r *pullthrough.Rule) { r.UpdatedAt = time.Unix(1, 0) })},
 		"another upstream": {change: func(r *remains, p *pullthrough.Proxy) {
 			p.Rules = pullthrough.StaticRules{{Prefix: testkit.Prefix, UpstreamURL: strings.Replace(r.up.URL, "127.0.0.1", "localhost", 1)}}
 		}},
@@ -252,6 +250,18 @@ func TestNobodyElseGoesOn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestARuleThatIsMadeAnewGoesOn: hosts make the same rule again each time they start.
+func TestARuleThatIsMadeAnewGoesOn(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		r.breakOff(7 << 20)
+		r.process(func(p *pullthrough.Proxy) {
+			rules := p.Rules.(pullthrough.StaticRules)
+			rules[0].CreatedAt, rules[0].UpdatedAt = time.Unix(1, 0), time.Unix(2, 0)
+		}, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.Equal(t, []string{"200", rest(7 << 20)}, r.ranges())
+	})
 }
 
 // TestTodaysCredentialMustGiveTheRest: what is here is nobody's whom upstream refuses.

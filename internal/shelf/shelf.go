@@ -190,6 +190,8 @@ func (s *Shelf) lock(key string) (*os.File, error) {
 	}
 	if err = filelock.Lock(f, filelock.Alone|filelock.Now); err == nil {
 		err = s.isStill(f, name)
+	} else if errors.Is(err, filelock.ErrLocked) {
+		err = ErrTaken
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
