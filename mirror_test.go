@@ -24,6 +24,7 @@ type mirror struct {
 	*testkit.Face
 	ups  map[string]*pullthroughtest.Upstream // by host
 	door *testkit.Door
+	told testkit.Events
 }
 
 // newMirror returns a mirror by these rules. Rules that name a host without an upstream lead nowhere.
@@ -34,7 +35,7 @@ func newMirror(t *testing.T, change func(*pullthrough.Proxy), rules ...pullthrou
 		m.ups[host] = pullthroughtest.New(t, pullthroughtest.Config{})
 	}
 	m.Face = testkit.NewFace(t, pullthroughtest.Config{}, func(p *pullthrough.Proxy) {
-		p.Mirror, p.Rules, p.Authorize = true, pullthrough.StaticRules(rules), m.door.Authorize
+		p.Mirror, p.Rules, p.Authorize, p.OnEvent = true, pullthrough.StaticRules(rules), m.door.Authorize, m.told.On
 		p.Endpoint = func(_ context.Context, _ pullthrough.Repo, rule pullthrough.Rule) (*url.URL, error) {
 			host := strings.TrimPrefix(rule.UpstreamURL, "https://")
 			if host == "docker.io" {
@@ -123,6 +124,10 @@ func TestWhatAMirrorMeans(t *testing.T) {
 				assert.Contains(t, testkit.AssertOCI(t, r, 404, "NAME_UNKNOWN"), "No pull through cache rule")
 				assert.Empty(t, requests)
 				assert.Empty(t, m.take())
+				events := m.told.Of(pullthrough.EventManifest)
+				require.Len(t, events, 1)
+				assert.ErrorIs(t, events[0].Err, pullthrough.ErrNoRule)
+				assert.Equal(t, repo, events[0].Request.Repo.Name)
 				return
 			}
 			for _, asked := range requests {
