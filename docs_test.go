@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -251,6 +252,28 @@ func packagesOf(files ...*ast.File) map[string]bool {
 		})
 	}
 	return used
+}
+
+// filePattern is a file of a tool, whose name stands before its block.
+var filePattern = regexp.MustCompile("(?m)^<!-- file (\\S+) -->\n```(\\w+)$")
+
+// Files that tools read are tried by tests of other modules, which have the tools.
+func TestTheFilesOfTheDocumentsAreTried(t *testing.T) {
+	tests := ""
+	for _, pattern := range []string{"internal/conformance/*_test.go", "internal/conformance/containerd/*_test.go"} {
+		names, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, names)
+		for _, name := range names {
+			tests += readFile(t, name)
+		}
+	}
+	text := readFile(t, "docs/tools.md")
+	files := filePattern.FindAllStringSubmatch(text, -1)
+	for _, file := range files {
+		assert.Contains(t, tests, strconv.Quote(file[1]), "no test names it")
+	}
+	assert.Len(t, files, strings.Count(text, "\n```")/2-strings.Count(text, "```sh\n"), "a block is commands, or a file with a name")
 }
 
 var (

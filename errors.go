@@ -256,6 +256,7 @@ type outcome struct {
 	entered    bool     // nothing is stored, and this caller may ask upstream: no error is a refusal of ours
 	admitted   bool     // of a list of referrers: a rule covers the repository, and this caller may pull from it
 	told       bool     // the log says already why the request fails
+	advice     string   // for a client whose image upstream does not have, or refuses
 	uncovered  bool     // no rule covers the repository: so the rules say, and not the error of a function of the host's
 }
 
@@ -304,6 +305,10 @@ func (o outcome) name(e *Error) {
 	}
 	if o.blob && (e.Kind == ErrNotFound && e.Code == "" || e.Code == codeManifestUnknown) {
 		e.Code, e.Message = codeBlobUnknown, "The blob '"+e.Ref+"' was not found in the repository with name '"+e.Repo.Name+"'"
+	}
+	if o.advice != "" && e.Status != 0 && (e.Kind == ErrNotFound || e.Kind == ErrDenied) {
+		row, _ := wireOf(e)
+		e.Message = strings.TrimSuffix(row.says(e), ".") + ". " + o.advice
 	}
 }
 

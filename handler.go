@@ -49,8 +49,15 @@ func (p *Proxy) Handler(next http.Handler) http.Handler {
 // and r is as it was. The host's answers are not known here. So where neither the Store nor
 // upstream has what a GET asks for, the client reads why the pull failed, and a list of
 // referrers or tags has nothing of the host's. With AskNext every pull is 500: it needs Handler.
+// With Mirror, what names another registry and is not served is 404.
 func (p *Proxy) TryServe(w http.ResponseWriter, r *http.Request) (handled bool) {
-	return (&wrapper{p, nil}).serve(w, r) == nil
+	h := &wrapper{p, nil}
+	next := h.serve(w, r)
+	if next != nil && next.URL.Path != r.URL.Path { // r names another registry: its image is not the host's of that name
+		h.refuse(w, next, asUnknownName(fs.ErrNotExist))
+		return true
+	}
+	return next == nil
 }
 
 // wrapper is a proxy before another registry.
@@ -68,8 +75,41 @@ func (h *wrapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve answers r, or returns the request that is next's, and has written nothing.
 func (h *wrapper) serve(w http.ResponseWriter, r *http.Request) (next *http.Request) {
 	path, err := ocipath.Split(r.URL)
+	if err != nil || !namesHost(r.URL, path) || !h.Mirror && !isPullMethod(r.Method) {
+		return h.decide(w, r, path, err, nil)
+	}
+	c := h.identify(r)
+	if h.refuseUnknown(w, r, path, c) {
+		return nil
+	}
+	own, meant, err := h.meant(r, path, c)
+	if err != nil {
+		h.refuse(w, r, err)
+		return nil
+	}
+	return h.decide(w, own, meant, nil, &c)
+}
+
+// refuseUnknown refuses a caller whom Identify does not know, unless that is next's to do.
+func (h *wrapper) refuseUnknown(w http.ResponseWriter, r *http.Request, path ocipath.Path, c caller) bool {
+	if c.err == nil || h.PassUnidentified && errors.Is(c.err, ErrUnauthorized) {
+		return false
+	}
+	h.refuseTo(w, r, path, c, c.err)
+	return true
+}
+
+// refuseTo refuses a request before anything is looked up for it.
+func (h *wrapper) refuseTo(w http.ResponseWriter, r *http.Request, path ocipath.Path, c caller, err error) {
+	req := Request{Repo: Repo{c.Account, c.Region, path.Name}, Ref: path.Ref}
+	h.refuse(w, r, h.engine().explain(r.Context(), req, outcome{}, err))
+}
+
+// decide answers, or returns r for next. err is what Split said; known is the caller, nil if
+// nobody has asked yet.
+func (h *wrapper) decide(w http.ResponseWriter, r *http.Request, path ocipath.Path, err error, known *caller) *http.Request {
 	isPull := isPullMethod(r.Method)
-	if isPull && err == nil && path.Kind == ocipath.Tags && h.next != nil && h.listTags(w, r, path) {
+	if isPull && err == nil && path.Kind == ocipath.Tags && h.next != nil && h.listTags(w, r, path, h.callerOf(r, known)) {
 		return nil
 	}
 	if !isPull || errors.Is(err, ocipath.ErrNotRegistry) || err == nil && !isPullKind(path.Kind) {
@@ -79,10 +119,9 @@ func (h *wrapper) serve(w http.ResponseWriter, r *http.Request) (next *http.Requ
 		h.refuse(w, r, invalid(Repo{}, "", err))
 		return nil
 	}
-	c := h.identify(r)
+	c := h.callerOf(r, known)
 	repo := Repo{c.Account, c.Region, path.Name}
-	if c.err != nil && !(h.PassUnidentified && errors.Is(c.err, ErrUnauthorized)) {
-		h.refuse(w, r, h.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, c.err))
+	if h.refuseUnknown(w, r, path, c) {
 		return nil
 	}
 	covered, rulesErr := h.engine().covers(r.Context(), repo)
@@ -95,7 +134,7 @@ func (h *wrapper) serve(w http.ResponseWriter, r *http.Request) (next *http.Requ
 		}
 	}
 	if err != nil {
-		h.refuse(w, r, h.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, err))
+		h.refuseTo(w, r, path, c, err)
 		return nil
 	}
 	if h.AskNext && h.nextRefuses(w, r, path) {
@@ -106,6 +145,14 @@ func (h *wrapper) serve(w http.ResponseWriter, r *http.Request) (next *http.Requ
 		return r
 	}
 	return nil
+}
+
+// callerOf is the sender of r.
+func (h *wrapper) callerOf(r *http.Request, known *caller) caller {
+	if known != nil {
+		return *known
+	}
+	return h.identify(r)
 }
 
 // refuse answers with err, to a client that may read nothing.
@@ -235,8 +282,8 @@ func listPath(req Request) ocipath.Path {
 // listTags answers with the tags that next lists and those that upstream has, where the
 // Policy says so and the caller may pull and import. Where it reports false nothing has been
 // written, and the list is next's alone.
-func (h *wrapper) listTags(w http.ResponseWriter, r *http.Request, path ocipath.Path) bool {
-	c, e := h.identify(r), h.engine()
+func (h *wrapper) listTags(w http.ResponseWriter, r *http.Request, path ocipath.Path, c caller) bool {
+	e := h.engine()
 	req := Request{Repo: Repo{c.Account, c.Region, path.Name}, Head: r.Method == http.MethodHead, Caller: c.Caller}
 	if c.err != nil || path.Check() != nil {
 		return false

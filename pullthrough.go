@@ -132,6 +132,20 @@ type Proxy struct {
 	// on then. false: for the object.
 	LoginSuffices bool
 
+	// Mirror lets clients take this registry for a mirror of the rules' upstream registries. A
+	// client that does so names the registry that it wants an image of, as in
+	// /v2/library/alpine/manifests/3.20?ns=docker.io. This is the request for PREFIX/library/alpine of
+	// the rule for docker.io, and only that: it is looked up, authorized, stored and
+	// listed under this name. An upstream prefix is taken off the name; the longest one counts. The
+	// ports 443 of https and 80 of http may be left out, and docker.io, index.docker.io and
+	// registry-1.docker.io are one host. Where no rule has the registry the answer is 404, so that
+	// no registry answers for another. [Proxy.Rules] are asked for each such request, also where the
+	// image is stored. In front of another registry ([Proxy.Handler]) next gets the request under
+	// the same name, with all methods. It is no part of [Policy], since before the name is known
+	// there is no rule whose policy could be asked for. false: ns is ignored,
+	// but where only a rule of ROOT covers the name, and that is for another registry, the answer is 404.
+	Mirror bool
+
 	// Transport carries the requests to upstream registries. Redirects,
 	// credentials and header timeouts are the proxy's own in any case. It must
 	// not decompress. nil: a pooled transport with limits of its own, and the

@@ -74,6 +74,11 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path,
 		refuse(w, r, p.engine().explain(r.Context(), Request{Repo: repo, Ref: path.Ref}, outcome{}, err))
 		return
 	}
+	if r, path, err = p.meant(r, path, c); err != nil {
+		refuse(w, r, err)
+		return
+	}
+	repo.Name = path.Name
 	req := Request{Repo: repo, Ref: path.Ref, Head: r.Method == http.MethodHead, Caller: c.Caller}
 	switch path.Kind {
 	case ocipath.Base:

@@ -56,10 +56,18 @@ func Match(rules []Rule, name string) (rule Rule, upstreamName string, ok bool) 
 	if best < 0 {
 		return Rule{}, "", false
 	}
-	if up := rules[best].UpstreamPrefix; up != "" && up != ecr.Root {
-		upstreamName = strings.TrimSuffix(up, "/") + "/" + upstreamName
+	if above := rules[best].upstreamPrefix(); above != "" {
+		upstreamName = above + "/" + upstreamName
 	}
 	return rules[best], upstreamName, true
+}
+
+// upstreamPrefix is what stands before the rest of a name upstream, without a slash at its end.
+func (r *Rule) upstreamPrefix() string {
+	if r.UpstreamPrefix == ecr.Root {
+		return ""
+	}
+	return strings.TrimSuffix(r.UpstreamPrefix, "/")
 }
 
 // rest is what follows the rule's prefix in name.
@@ -313,6 +321,12 @@ type Policy struct {
 	// a pull does. Listing stores nothing and makes no repository. false: what is stored, as
 	// in Amazon ECR.
 	UpstreamTags bool
+	// Library asks Docker Hub for library/NAME where the name of an image has one
+	// component there, as in docker-hub/alpine, and so finds its official images under the names that
+	// people know. The repository keeps its name: docker-hub/alpine and
+	// docker-hub/library/alpine are two. It means nothing for other registries. false: names
+	// are asked for as they are, as in Amazon ECR, and the error says what to write.
+	Library bool
 	// Offline asks no upstream for anything: what is stored is served, whatever its age,
 	// and all else is an [ErrUnavailable] that says what is missing. false: online.
 	Offline bool

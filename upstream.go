@@ -15,6 +15,7 @@ import (
 	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostname"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/quota"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
@@ -142,7 +143,23 @@ func (rt *route) isListDue(checked, now time.Time) bool {
 
 // outcome is what is known once upstream was asked by the route.
 func (rt *route) outcome(repository presence) outcome {
-	return outcome{hideDenied: rt.policy.HideDenied, repository: repository}
+	return outcome{hideDenied: rt.policy.HideDenied, repository: repository, advice: rt.advice()}
+}
+
+// library is the namespace of Docker Hub's official images.
+const library = "library/"
+
+// needsLibrary reports whether the name upstream is one that Docker Hub has only below library/.
+func (rt *route) needsLibrary() bool {
+	return rt.name != "" && !strings.Contains(rt.name, "/") && hostname.Canonical(rt.rule.UpstreamURL) == hostname.DockerHub
+}
+
+// advice is for a client that reads that the image cannot be had; "": there is none.
+func (rt *route) advice() string {
+	if !rt.needsLibrary() {
+		return ""
+	}
+	return "Docker Hub has its official images below " + library + ": ask for '" + strings.TrimSuffix(rt.repo.Name, rt.name) + library + rt.name + "'."
 }
 
 func (rt *route) error(kind, cause error) *Error {
@@ -200,6 +217,9 @@ func (ro *router) routeBy(ctx context.Context, rule Rule, repo Repo, name string
 	}
 	if ro.policy != nil {
 		err = hostcall.Guard("Policy", func() error { rt.policy = ro.policy(ctx, repo, rule); return nil })
+	}
+	if rt.policy.Library && rt.needsLibrary() {
+		rt.name = library + name
 	}
 	rt.id = routeID{
 		repo.Account, repo.Region,

@@ -65,6 +65,9 @@ type Config struct {
 	// Policy is the policy of all rules. The zero value is ECR's.
 	Policy pullthrough.Policy
 
+	// Mirror lets clients take the Server for a mirror of the upstreams of all rules, as
+	// [pullthrough.Proxy.Mirror] says. false: clients name repositories of this ECR.
+	Mirror bool
 	// AnyUpstream lets the API make rules for any upstream that [pullthrough.Rule.Check]
 	// takes, such as http://127.0.0.1:5001. false: for those that Amazon ECR takes.
 	AnyUpstream bool

@@ -18,6 +18,7 @@ func (s *Server) newProxy(store pullthrough.Store, api *ecrapi.API) *pullthrough
 		Rules:     api,
 		Endpoint:  s.endpoint,
 		Policy:    s.policy,
+		Mirror:    c.Mirror,
 		Identify:  s.identifyClient,
 		Transport: c.Transport,
 		Now:       c.Now,

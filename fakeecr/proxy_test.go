@@ -155,3 +155,25 @@ func TestFillBackground(t *testing.T) {
 	i.stop() // waits for the downloads
 	assert.Equal(t, 1+len(img.Blobs()), up.Count("GET * 200"))
 }
+
+// A client that takes the Server for a mirror of an upstream makes the repository of the rule,
+// and no other.
+func TestAMirrorOfTheAPIsRules(t *testing.T) {
+	up, img := newUpstream(t), newImage()
+	up.Push("library/alpine", "3.22", img)
+	config := fakeecr.Config{Secrets: map[string]pullthrough.Credential{hubName: me}, Endpoints: endpoints(t, "registry-1.docker.io", up.URL), Mirror: true}
+	config.Policy.Library = true
+	i := start(t, config)
+	resp, _ := i.get(t, "/v2/library/alpine/manifests/3.22?ns=docker.io")
+	assert.Equal(t, 404, resp.StatusCode, "there is no rule yet")
+	i.ok(t, "CreatePullThroughCacheRule", hubRule)
+	for _, path := range []string{"/v2/library/alpine/manifests/3.22?ns=docker.io", "/v2/docker-hub/library/alpine/manifests/3.22", "/v2/docker-hub/alpine/manifests/3.22"} {
+		resp, body := i.get(t, path)
+		assert.Equal(t, 200, resp.StatusCode, path)
+		assert.Equal(t, img.Content, body)
+		i.idle(t)
+	}
+	assert.Equal(t, []any{"docker-hub/alpine", "docker-hub/library/alpine"}, i.repositories(t))
+	assert.Equal(t, 2, up.Count("GET /v2/library/alpine/manifests/3.22 200"), "once for each repository")
+	assert.Equal(t, []any{"3.22"}, i.list(t, "ListImages", `{"repositoryName":"docker-hub/library/alpine"}`, "imageIds", "imageTag"))
+}

@@ -39,6 +39,7 @@ type arguments struct {
 	maxBytes, debugPage, progress, tags, connections string
 	offline, debug, verifyBlobs, blobsFirst          bool
 	referrersTag, anyUpstream, requireLogin          bool
+	mirror, library                                  bool
 	rules, credentials, realms, endpoints, secrets   []setting
 	data                                             *string // nil: memory
 	serving
@@ -57,6 +58,8 @@ func (a *arguments) flags() *flag.FlagSet {
 	fs.BoolVar(&a.referrersTag, "referrers-tag", false, "list what refers to an image by the tag sha256-<hex> where an upstream has no referrers API")
 	fs.BoolVar(&a.anyUpstream, "any-upstream", false, "let the API make rules for any upstream, such as http://127.0.0.1:5001; Amazon ECR takes\nthose that it knows")
 	fs.BoolVar(&a.requireLogin, "require-login", false, "answer 401 until docker login, with a password of GetAuthorizationToken; it can be used for 12 hours")
+	fs.BoolVar(&a.mirror, "mirror", false, "be a mirror of the upstreams of all rules: a client that asks for library/alpine with ns=docker.io, as\ncontainerd does, gets PREFIX/library/alpine")
+	fs.BoolVar(&a.library, "library", false, "find Docker Hub's official images without library/, as docker-hub/alpine; Amazon ECR does not")
 	fs.BoolVar(&a.blobsFirst, "blobs-first", true, "pull blobs of repositories that no image has made yet; -blobs-first=false: as in Amazon ECR,\nthere is no such repository")
 	fs.StringVar(&a.connections, "connections", "1", "`N` connections to upstream for one large blob, 16 at most, where upstream limits the rate of each")
 	fs.BoolVar(&a.offline, "offline", false, "ask no upstream: what is stored is served, whatever its age")
@@ -143,6 +146,7 @@ func (a *arguments) config() (*config, error) {
 	c.Policy.Offline, c.Policy.BlobsFirst, c.VerifyBlobs = a.offline, a.blobsFirst, a.verifyBlobs
 	c.Policy.UpstreamTags, c.Policy.ReferrersTag = a.tags == "upstream", a.referrersTag
 	c.AnyUpstream, c.RequireLogin = a.anyUpstream, a.requireLogin
+	c.Mirror, c.Policy.Library = a.mirror, a.library
 	if a.data != nil && *a.data == "" {
 		return nil, badFlag("-data", "", "want a directory")
 	} else if a.data != nil {

@@ -225,15 +225,15 @@ func TestFlags(t *testing.T) {
 	c, err := parse([]string{
 		"-listen", "localhost:0", "-account", "000000000000", "-region", "eu-west-1", "-data", "images", "-max-bytes", "1KiB",
 		"-verify-blobs", "-blobs-first=false", "-fill", "eager", "-offline", "-debug-page", "all", "-progress", "never", "-log", "json", "-debug",
-		"-tags", "upstream", "-referrers-tag", "-any-upstream", "-require-login", "-connections", "4",
+		"-tags", "upstream", "-referrers-tag", "-any-upstream", "-require-login", "-connections", "4", "-mirror", "-library",
 	}, nil)
 	require.NoError(t, err)
 	c.settled = nil
 	assert.Equal(t, &config{
 		Config: fakeecr.Config{
 			Account: "000000000000", Region: "eu-west-1", Data: "images", MaxBytes: 1 << 10, VerifyBlobs: true,
-			Fill: pullthrough.FillEager, DebugPage: fakeecr.PageAll, AnyUpstream: true, RequireLogin: true,
-			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, Offline: true, UpstreamTags: true, ReferrersTag: true, Connections: 4},
+			Fill: pullthrough.FillEager, DebugPage: fakeecr.PageAll, AnyUpstream: true, RequireLogin: true, Mirror: true,
+			Policy: pullthrough.Policy{TagTTL: 24 * time.Hour, Offline: true, UpstreamTags: true, ReferrersTag: true, Connections: 4, Library: true},
 		},
 		listen: "localhost:0", progress: "never", jsonLog: true, debug: true,
 	}, c)
@@ -248,7 +248,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	assert.Equal(t, exitOK, program{args: []string{"-help"}, stdout: &stdout, stderr: &stderr}.run())
 	assert.Empty(t, stderr.String())
-	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill connections tags referrers-tag any-upstream require-login offline max-bytes verify-blobs blobs-first log progress debug-page debug config credential-file secret-file tls-cert tls-key tls-self-signed tls-name health version") {
+	for _, flag := range strings.Fields("listen data account region rule credential realm endpoint secret tag-ttl fill connections tags referrers-tag any-upstream require-login mirror library offline max-bytes verify-blobs blobs-first log progress debug-page debug config credential-file secret-file tls-cert tls-key tls-self-signed tls-name health version") {
 		assert.Regexp(t, "\n  -"+flag+"[ \n]", stdout.String())
 	}
 }

@@ -25,13 +25,14 @@ var ecrRules = []trait{
 	{"R07", "prefixes have dots, underscores, dashes, several components, and 30 characters at most", "documented", "the same characters; up to 256 of them, since users want more", testCharactersOfPrefixes},
 	{"R08", "rules are those of one account in one Region, and so are images", "documented", "the same: nothing is shared between accounts or Regions", testRulesOfOneAccountAndRegion},
 	{"R09", "a repository that was made by hand under a prefix is covered too; with `ROOT` every one is", "documented", "the same: tags that it lacks come from upstream", testRepositoriesMadeByHand},
-	{"R10", "Docker Hub's official images need `library/`: nothing is added or taken away", "documented", "the same", testOfficialImagesNeedLibrary},
+	{"R10", "Docker Hub's official images need `library/`: nothing is added or taken away", "documented", "the same, and the error says what to write; `Policy.Library` finds them without", testOfficialImagesNeedLibrary},
 	{"R11", "a rule works as soon as it was created, and no longer once it was deleted", "inferred", "the same: rules are asked for on each miss", testRulesWorkAtOnce},
 	{"R12", "images of each kind of upstream have the name that AWS documents: `kubernetes/pause`, `gitlab/group/project/image`", "documented", "the same; a name upstream may have one component or many", testNamesByUpstream},
 	{"R13", "open registries are asked anonymously, and count by address; with a secret its user's limits count", "documented", "the same: nothing authenticates a rule without a credential", testOpenRegistriesAreAskedAnonymously},
 	{"R14", "a secret is used by Basic at upstream's token service, whose token is then used by Bearer", "inferred", "the same; a registry that asks for Basic gets that", testASecretBuysAToken},
 	{"R15", "an ECR upstream may itself pull through", "inferred", "the same: digests stay those of the last upstream", testUpstreamsMayPullThrough},
 	{"R16", "FIPS endpoints do not serve the first pull of an image", "documented", "departs: `HostIdentity` knows their names, and they are as others", testFIPSEndpoints},
+	{"R17", "`ns` in a query means nothing: ECR is no mirror of other registries", "inferred", "departs: with `Proxy.Mirror` it names the upstream registry. Without, where only `ROOT` covers the name and is for another registry than `ns` names, the image is not there", testMirrorsAreNamed},
 	{"R20", "ECR knows nine kinds of upstream, each by a URL and with one kind of credential: none, a secret that must be given, a role", "measured", "`Rule.Validate` has the same table, which `CreatePullThroughCacheRule` goes by (N30 and following); a host's own rules may name any upstream", TestValidateUpstreams},
 	{"R21", "each URL has one spelling, without scheme, port, path or upper case; `docker.io`, `gcr.io`, Harbor and others are none of them", "measured", "the same", TestValidateRefusesOtherSpellings},
 	{"R22", "prefixes, and upstream prefixes, have 2 to 30 characters of the grammar, or are `ROOT`", "documented", "the same, to the words", TestValidatePrefixes},
@@ -198,8 +199,20 @@ func testOfficialImagesNeedLibrary(t *testing.T) {
 	e.maps(t, "docker-hub/grafana/grafana", "grafana/grafana")
 	e.Up.Delete("library/alpine", "")
 	e.push("1", testkit.Image(1), "library/redis")
-	e.refusesAt(t, "/v2/docker-hub/redis/manifests/1", 404, "MANIFEST_UNKNOWN", testkit.SayNotFound)
+	e.refusesAt(t, "/v2/docker-hub/redis/manifests/1", 404, "MANIFEST_UNKNOWN",
+		testkit.SayNotFound+". Docker Hub has its official images below library/: ask for 'docker-hub/library/redis'.")
 	e.asked(t, "GET /v2/redis/manifests/1 404")
+}
+
+func testMirrorsAreNamed(t *testing.T) {
+	e := mapped(t, pullthrough.Rule{Prefix: "ROOT", UpstreamURL: "docker.io"}, pullthrough.Rule{Prefix: "quay", UpstreamURL: "quay.io"})
+	img := testkit.Image(1)
+	e.push("1", img, "library/alpine")
+	testkit.AssertManifest(t, e.Get(t, "/v2/library/alpine/manifests/1?ns=docker.io"), "GET", img, img.Digest)
+	e.asked(t, "GET /v2/library/alpine/manifests/1 200")
+	testkit.AssertOCI(t, e.Get(t, "/v2/library/alpine/manifests/1?ns=ghcr.io"), 404, "NAME_UNKNOWN")
+	testkit.AssertManifest(t, e.Get(t, "/v2/quay/library/alpine/manifests/1?ns=ghcr.io"), "GET", img, img.Digest)
+	e.asked(t, "GET /v2/library/alpine/manifests/1 200")
 }
 
 func testNamesByUpstream(t *testing.T) {

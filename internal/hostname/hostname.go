@@ -29,7 +29,20 @@ func Canonical(upstream string) string {
 	host, _, _ = strings.Cut(host, "/")
 	switch host {
 	case "docker.io", "index.docker.io":
-		return "registry-1.docker.io"
+		return DockerHub
 	}
 	return host
+}
+
+// DockerHub is the canonical name of Docker Hub's registry.
+const DockerHub = "registry-1.docker.io"
+
+// IsAt reports whether clients that ask for host mean the registry at u. Both may have the
+// port of u's scheme, or leave it out.
+func IsAt(u *url.URL, host string) bool {
+	port := ":443"
+	if u.Scheme == "http" {
+		port = ":80"
+	}
+	return Canonical(strings.TrimSuffix(u.Host, port)) == Canonical(strings.TrimSuffix(host, port))
 }

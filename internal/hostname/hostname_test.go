@@ -1,9 +1,11 @@
 package hostname
 
 import (
+	"net/url"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestValid(t *testing.T) {
@@ -29,5 +31,25 @@ func TestCanonical(t *testing.T) {
 		"docker.io.test":          "docker.io.test",
 	} {
 		assert.Equal(t, want, Canonical(host), host)
+	}
+}
+
+func TestIsAt(t *testing.T) {
+	for at, hosts := range map[string][2][]string{
+		"https://quay.io":              {{"quay.io", "QUAY.io", "quay.io:443"}, {"quay.io:80", "quay.io:8443", "quay.io.test", "io", ""}},
+		"https://quay.io:443":          {{"quay.io", "quay.io:443"}, {"quay.io:80"}},
+		"http://quay.io":               {{"quay.io", "quay.io:80"}, {"quay.io:443"}},
+		"http://127.0.0.1:5000":        {{"127.0.0.1:5000"}, {"127.0.0.1", "127.0.0.1:80", "localhost:5000"}},
+		"https://[::1]:443":            {{"[::1]", "[::1]:443"}, {"[::1]:80"}},
+		"https://registry-1.docker.io": {{"docker.io", "index.docker.io", "registry-1.docker.io", "Docker.io:443"}, {"docker.io:80", "hub.docker.com"}},
+		"https://docker.io":            {{"docker.io", "index.docker.io", "registry-1.docker.io:443"}, {"quay.io"}},
+	} {
+		u, err := url.Parse(at)
+		require.NoError(t, err)
+		for i, want := range []bool{true, false} {
+			for _, host := range hosts[i] {
+				assert.Equal(t, want, IsAt(u, host), "%s at %s", host, at)
+			}
+		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 var quirks = []row{
 	{
 		"Q-dockerhub", "is Docker Hub, by any of its names",
-		"registry-1.docker.io is asked, for names as they are, without `library/`; the credentials go to auth.docker.io alone", dockerHub.run,
+		"registry-1.docker.io is asked, for names as they are, without `library/` (but see `Policy.Library`); the credentials go to auth.docker.io alone", dockerHub.run,
 	},
 	{
 		"Q-dockerhub-429", "is Docker Hub and limits the rate of pulls",

@@ -17,7 +17,7 @@ import boto3
 import botocore.exceptions
 
 ACCOUNT = "123456789012"
-HOST = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+HOST = os.environ["AWS_ENDPOINT_URL_ECR"].removeprefix("http://")
 REPO = "docker-hub/library/app"
 ARN = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/{REPO}"
 SECRET = f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:ecr-pullthroughcache/"
@@ -138,7 +138,7 @@ def login():
     fails("describe_repositories", "RepositoryNotFoundException", NO_REPO, repositoryNames=[REPO])
     refused("UNAUTHORIZED")
     (data,) = ecr.get_authorization_token()["authorizationData"]
-    equal(os.environ["AWS_ENDPOINT_URL"], data["proxyEndpoint"], "get_authorization_token")
+    equal(os.environ["AWS_ENDPOINT_URL_ECR"], data["proxyEndpoint"], "get_authorization_token")
     lasts = data["expiresAt"] - datetime.datetime.now(datetime.timezone.utc)
     assert abs(lasts - datetime.timedelta(hours=12)) < datetime.timedelta(minutes=10), f"the token lasts {lasts}"
     user, password = base64.b64decode(data["authorizationToken"]).decode().split(":")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A day of work with the AWS CLI and crane, from the first template to the end of everything.
-# .ci/clients runs it, with AWS_ENDPOINT_URL (fakeecr -require-login, which knows the secrets
+# .ci/clients runs it, with AWS_ENDPOINT_URL_ECR (fakeecr -require-login, which knows the secrets
 # ecr-pullthroughcache/hub and, with a wrong password, ecr-pullthroughcache/wrong), UPSTREAM
 # (the URL of ./upstream) and CRANE. It leaves fakeecr as it was.
 set -euo pipefail
@@ -8,7 +8,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export DOCKER_CONFIG=$work/docker
-host=${AWS_ENDPOINT_URL#http://}
+host=${AWS_ENDPOINT_URL_ECR#http://}
 repo=docker-hub/library/app
 arn=arn:aws:ecr:us-east-1:123456789012:repository/$repo
 secret=arn:aws:secretsmanager:us-east-1:123456789012:secret:ecr-pullthroughcache
@@ -76,7 +76,7 @@ does 'pullThroughCacheRules[].ecrRepositoryPrefix' docker-hub describe-pull-thro
 
 fails RepositoryNotFoundException describe-repositories --repository-names "$repo"
 refused UNAUTHORIZED
-does 'authorizationData[].proxyEndpoint' "$AWS_ENDPOINT_URL" get-authorization-token
+does 'authorizationData[].proxyEndpoint' "$AWS_ENDPOINT_URL_ECR" get-authorization-token
 aws ecr get-login-password | "$CRANE" auth login "$host" -u AWS --password-stdin 2>"$work/err" || fail "crane auth login: $(cat "$work/err")"
 first=$(pull)
 asked 1 2 "a cold pull"
