@@ -65,6 +65,8 @@ var entrances = []entrance{
 	{"`Proxy.DeleteImage`", nil, sayHost, nil},
 	{"`Proxy.DeleteRepo`", nil, sayHost, nil},
 	{"`Proxy.Downloads`", nil, sayHost, nil},
+	{"`Proxy.Pending`", nil, sayHost, nil},
+	{"`Proxy.Sent`", nil, sayHost, nil},
 	{"`Proxy.Idle`", nil, sayHost, nil},
 	{"`Proxy.Shutdown`", nil, sayHost, nil},
 
