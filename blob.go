@@ -294,12 +294,7 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		OpenPart: func(ctx context.Context, span extent.Span) (fill.Part, error) {
 			return bl.registries.part(event.Attach(ctx), rt, d, span)
 		},
-		Size: func() int64 {
-			if size, known, _ := bl.memory.size(rt, d); known {
-				return size
-			}
-			return -1
-		},
+		Size:  func() int64 { return bl.toldSize(rt, d) },
 		Place: func(ctx context.Context) (fill.Place, error) { return bl.place(ctx, rt, d) },
 		PlaceFailed: func(ctx context.Context, err error) {
 			bl.store.failed(ctx, "Store.StageBlob", rt.repo, d.String(), err)
@@ -320,6 +315,15 @@ func (bl *blobs) job(rt *route, d digest.Digest, part bool) fill.Job {
 		j.Place = nil // nothing comes
 	}
 	return j
+}
+
+// toldSize is how long a blob is by what has been told of it, a manifest's word at least;
+// -1: nothing has.
+func (bl *blobs) toldSize(rt *route, d digest.Digest) int64 {
+	if size, known, _ := bl.memory.size(rt, d); known {
+		return size
+	}
+	return -1
 }
 
 // learn draws conclusions from the end of a fill.

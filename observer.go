@@ -195,8 +195,8 @@ type unsetError string
 func (e unsetError) Error() string { return string(e) }
 
 // fetchEvent is the event of a fetch before the fetch has begun.
-func (c *core) fetchEvent(object string, part bool) *fetchEvent {
-	return &fetchEvent{Trace: new(upstream.Trace), object: object, part: part, start: c.now()}
+func (o *observer) fetchEvent(object string, part bool) *fetchEvent {
+	return &fetchEvent{Trace: new(upstream.Trace), object: object, part: part, start: o.now()}
 }
 
 // fetchEvent is what is to be told of a fetch. Its Trace notes what happens upstream.
@@ -210,16 +210,16 @@ type fetchEvent struct {
 
 // tellFetch reports the end of a fetch by the route. desc is what came; its Digest may
 // be known although nothing came.
-func (c *core) tellFetch(ctx context.Context, f *fetchEvent, rt *route, ref string, desc ocispec.Descriptor, source Source, err error) {
+func (o *observer) tellFetch(ctx context.Context, f *fetchEvent, rt *route, ref string, desc ocispec.Descriptor, source Source, err error) {
 	if err != nil {
-		c.logFetch(ctx, rt, ref, err)
+		o.logFetch(ctx, rt, ref, err)
 		err = outcome{}.words(context.Background(), rt.repo, ref, err)
 	}
 	facts := f.Facts()
-	c.tell(ctx, Event{
+	o.tell(ctx, Event{
 		Kind: EventFetch, Request: Request{Repo: rt.repo, Ref: ref}, Object: f.object, Part: f.part, Rule: rt.prefix(),
 		Digest: desc.Digest.String(), Source: source, Bytes: desc.Size,
-		Duration: c.now().Sub(f.start), Err: err,
+		Duration: o.now().Sub(f.start), Err: err,
 		Upstream: facts.Requests, Connections: f.connections, Anonymous: facts.Anonymous, WrongDigest: facts.WrongDigest, Warnings: facts.Warnings,
 	})
 }

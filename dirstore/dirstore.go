@@ -76,7 +76,7 @@ type Store struct {
 	// another one. Manifests are always checked when they are read.
 	VerifyBlobs bool
 
-	// Logger is told of damage and of sweeps. nil: nothing is logged.
+	// Logger is told of damage and of sweeps. nil: [slog.Default].
 	Logger *slog.Logger
 
 	disk      disk
@@ -199,7 +199,7 @@ func (s *Store) log() *slog.Logger {
 	if s.Logger != nil {
 		return s.Logger
 	}
-	return slog.New(slog.DiscardHandler)
+	return slog.Default()
 }
 
 // owner is whose repositories have plain names.

@@ -82,7 +82,7 @@ type Config struct {
 	// Now is the clock. nil: time.Now.
 	Now func() time.Time
 	// Logger gets failures and, at debug level, the events that ECR would send to
-	// EventBridge. nil: nothing is logged.
+	// EventBridge. nil: [slog.Default].
 	Logger *slog.Logger
 	// OnEvent is called as [pullthrough.Proxy.OnEvent] is, after the Server has
 	// recorded the event. nil: nothing is called.
@@ -113,7 +113,7 @@ func (c *Config) complete() error {
 		c.Now = time.Now
 	}
 	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
+		c.Logger = slog.Default()
 	}
 	switch {
 	case !accountID.MatchString(c.Account):

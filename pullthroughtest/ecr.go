@@ -2,9 +2,12 @@ package pullthroughtest
 
 import (
 	"context"
+	"io"
+	"log/slog"
 	"maps"
 	"net/http/httptest"
 	"net/url"
+	"sync"
 	"testing"
 
 	"github.com/ecr-pullthrough/pullthrough"
@@ -42,7 +45,8 @@ type ECR struct {
 // machine. If up is nil, it is a registry of the zero [Config].
 //
 // If c has no Rules, there is one: docker-hub, for registry-1.docker.io. NewECR ends the test if c
-// cannot be used. What is being downloaded when the test ends is given up.
+// cannot be used. What is being downloaded when the test ends is given up. Without a Logger in c
+// the log is the test's output.
 func NewECR(tb testing.TB, up *Upstream, c fakeecr.Config) *ECR {
 	tb.Helper()
 	if up == nil {
@@ -61,12 +65,16 @@ func NewECR(tb testing.TB, up *Upstream, c fakeecr.Config) *ECR {
 	if c.Transport == nil {
 		c.Transport = up.Client().Transport
 	}
+	lines := &output{to: tb.Output()}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.NewTextHandler(lines, nil))
+	}
 	server, err := fakeecr.New(c)
 	if err != nil {
 		tb.Fatalf("pullthroughtest: %v", err)
 	}
 	listener := httptest.NewServer(server)
-	tb.Cleanup(func() { endECR(listener, server) })
+	tb.Cleanup(func() { endECR(listener, server); lines.end() })
 	return &ECR{Server: server, Upstream: up, URL: listener.URL, Host: listener.Listener.Addr().String(), tb: tb}
 }
 
@@ -77,6 +85,28 @@ func endECR(listener *httptest.Server, server *fakeecr.Server) {
 	cancel()
 	_ = server.Shutdown(ended) // it returns ended's error
 	listener.Close()
+}
+
+// output is the output of a test, up to its end. What is given up may have something to say
+// after that.
+type output struct {
+	mu sync.Mutex
+	to io.Writer // nil: the test has ended
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.to == nil {
+		return len(p), nil
+	}
+	return o.to.Write(p)
+}
+
+func (o *output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.to = nil
 }
 
 // Idle waits until all that was pulled is stored. A pull is answered before that: a test that

@@ -1,6 +1,7 @@
 package pullthroughtest_test
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"strings"
@@ -120,4 +121,24 @@ func TestAnECRThatCannotBe(t *testing.T) {
 	s := &sayer{TB: t}
 	assert.Panics(t, func() { pullthroughtest.NewECR(s, nil, fakeecr.Config{Account: "1"}) })
 	assert.NotEmpty(t, s.said)
+}
+
+// loud is a test whose output is looked at.
+type loud struct {
+	testing.TB
+	bytes.Buffer
+}
+
+func (l *loud) Output() io.Writer { return &l.Buffer }
+
+func TestTheLogOfAnECRIsTheTestsOutput(t *testing.T) {
+	out := &loud{TB: t}
+	up := pullthroughtest.New(t, pullthroughtest.Config{})
+	up.Fault(pullthroughtest.Fault{Match: "GET /v2/app/*", Status: http.StatusForbidden})
+	ecr := pullthroughtest.NewECR(out, up, fakeecr.Config{})
+	resp, err := http.Get(ecr.URL + "/v2/docker-hub/app/manifests/1")
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	ecr.Idle()
+	assert.Contains(t, out.String(), "upstream refuses access")
 }

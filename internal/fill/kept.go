@@ -18,7 +18,7 @@ const shelfDir = "pullthrough-partial"
 // become the fill's place.
 func (f *Fill) resume(ctx context.Context) (giveBack func()) {
 	f.kept = nil
-	if f.job.Key == "" {
+	if f.job.Key == "" || f.isSmall() {
 		return f.giveBack
 	}
 	if f.job.Resume != nil {
@@ -28,6 +28,15 @@ func (f *Fill) resume(ctx context.Context) (giveBack func()) {
 		f.kept = f.budget.resume(ctx, f.job.Key)
 	}
 	return f.giveBack
+}
+
+// isSmall reports whether the blob is known to be one of which nothing is kept.
+func (f *Fill) isSmall() bool {
+	if f.job.Size == nil {
+		return false
+	}
+	size := f.job.Size()
+	return size >= 0 && size < shelf.Least
 }
 
 func (f *Fill) giveBack() {
