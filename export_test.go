@@ -73,3 +73,8 @@ func (p *Proxy) TakeTurn(repo Repo) (give func(), err error) {
 	_, give, err = e.registries.reach(context.Background(), rt, "", upstream.Pull)
 	return give, err
 }
+
+// Mirrored returns the repository that has by a rule what the host has under name.
+func Mirrored(rules []Rule, name, host string) (repository string, ok bool) {
+	return mirrored(rules, name, host)
+}

@@ -91,3 +91,43 @@ func checkOrder(t *testing.T, rules []pullthrough.Rule, name string, got pullthr
 	require.True(t, ok)
 	assert.Equal(t, got, alone)
 }
+
+// FuzzMirrored: what a mirror finds for a host is of that host and has the name there, and it
+// finds something for all that a rule covers. A line of text is a rule, as for FuzzMatch; the host
+// follows, a.test or b.test.
+func FuzzMirrored(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"hub  a.test", "hub/x"}, {"ROOT  a.test\nquay  b.test", "quay/x"}, {"ROOT ROOT a.test\nquay  b.test", "x/y"},
+		{"hub  a.test\nhub/team  b.test", "hub/team/x"}, {"hub team a.test\nhub/team  a.test", "hub/team/x"},
+		{"a b a.test\nc b/d a.test\ne b/d/ b.test", "a/d/x"}, {"a/ b/ a.test\na  b.test", "a/x"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, text, name string) {
+		var rules []pullthrough.Rule
+		for line := range strings.SplitSeq(text, "\n") {
+			prefix, rest, _ := strings.Cut(line, " ")
+			above, host, _ := strings.Cut(rest, " ")
+			if host != "a.test" {
+				host = "b.test"
+			}
+			rules = append(rules, pullthrough.Rule{Prefix: prefix, UpstreamPrefix: above, UpstreamURL: host})
+		}
+		of, upstream, covered := pullthrough.Match(rules, name)
+		for _, asked := range []string{name, upstream} {
+			for _, host := range []string{"a.test", "b.test"} {
+				found, ok := pullthrough.Mirrored(rules, asked, host)
+				if covered && asked == upstream && host == of.UpstreamURL && of.Check() == nil {
+					require.True(t, ok, "%q is covered", name)
+				}
+				if !ok {
+					continue
+				}
+				owner, there, _ := pullthrough.Match(rules, found)
+				require.Equal(t, []string{host, asked}, []string{owner.UpstreamURL, there})
+			}
+		}
+		found, ok := pullthrough.Mirrored(rules, upstream, "c.test")
+		require.False(t, ok, found)
+	})
+}
