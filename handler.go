@@ -162,10 +162,6 @@ func (h *wrapper) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	answer.End()
 }
 
-func isPullKind(k ocipath.Kind) bool {
-	return k == ocipath.Manifest || k == ocipath.Blob || k == ocipath.Referrers
-}
-
 // plain is r with the colon of a digest as it is, which some routers do not unescape.
 func plain(r *http.Request) *http.Request {
 	if r.URL.RawPath == "" {

@@ -59,6 +59,10 @@ func (p *Proxy) meant(r *http.Request, path ocipath.Path, c caller) (*http.Reque
 	return r, path, p.engine().explain(r.Context(), req, outcome{}, err)
 }
 
+func isPullKind(k ocipath.Kind) bool {
+	return k == ocipath.Manifest || k == ocipath.Blob || k == ocipath.Referrers
+}
+
 // renamed is r as a request for path, of no other registry.
 func renamed(r *http.Request, path ocipath.Path) *http.Request {
 	u, query := *r.URL, r.URL.Query()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -375,4 +376,20 @@ func TestAMirrorIdentifiesItsCallers(t *testing.T) {
 			assert.Equal(t, []string{path, path}, asked, name)
 		}
 	}
+}
+
+// TestTryServeOfAMirror: what names another registry is not for a router that goes by the path.
+func TestTryServeOfAMirror(t *testing.T) {
+	m := newMirror(t, func(p *pullthrough.Proxy) { p.Mirror = true }, hubRule)
+	for _, c := range []struct{ method, path string }{
+		{http.MethodPut, "/v2/library/mine/manifests/1?ns=docker.io"},
+		{http.MethodGet, "/v2/library/mine/tags/list?ns=docker.io"},
+		{http.MethodHead, "/v2/library/mine/blobs/" + digest.FromString("x").String() + "?ns=docker.io"},
+		{http.MethodGet, "/v2/library/mine/manifests/1?ns=ghcr.io"},
+	} {
+		rec := httptest.NewRecorder()
+		assert.True(t, m.TryServe(rec, httptest.NewRequestWithContext(t.Context(), c.method, c.path, nil)), c)
+		assert.Equal(t, http.StatusNotFound, rec.Code, c)
+	}
+	assert.False(t, m.TryServe(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v2/mine/manifests/1", nil)))
 }

@@ -68,6 +68,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
+	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 )
 
@@ -330,3 +331,19 @@ func (p *Proxy) DeleteRepo(ctx context.Context, repo Repo) error {
 // Repo that has no Name stands for all of its account in its Region. The lists of tags and
 // repositories that a Proxy serves wait so, for a second at most.
 func (p *Proxy) Idle(ctx context.Context, repos ...Repo) error { return p.engine().idle(ctx, repos) }
+
+// caller is the sender of a request, or why the sender is not known.
+type caller struct {
+	Identity
+	err error
+}
+
+func (p *Proxy) identify(r *http.Request) (c caller) {
+	if p.Identify == nil {
+		return c
+	}
+	defer hostcall.Recover("Identify", &c.err)
+	c.Identity, c.err = p.Identify(r)
+	c.err = hostcall.Named("Identify", c.err)
+	return c
+}

@@ -10,7 +10,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
-	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
 	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/referrerlist"
 	"github.com/ecr-pullthrough/pullthrough/internal/serve"
@@ -47,22 +46,6 @@ func IsRegistryRequest(r *http.Request) bool {
 }
 
 func isPullMethod(method string) bool { return method == http.MethodGet || method == http.MethodHead }
-
-// caller is the sender of a request, or why the sender is not known.
-type caller struct {
-	Identity
-	err error
-}
-
-func (p *Proxy) identify(r *http.Request) (c caller) {
-	if p.Identify == nil {
-		return c
-	}
-	defer hostcall.Recover("Identify", &c.err)
-	c.Identity, c.err = p.Identify(r)
-	c.err = hostcall.Named("Identify", c.err)
-	return c
-}
 
 // serve answers one GET or HEAD of a registry path; pathErr is what Parse said.
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, path ocipath.Path, c caller, pathErr error) {
