@@ -138,7 +138,7 @@ func open(dir string, probe func(step) error) (*Store, error) {
 	}
 	s.shelf = &shelf.Shelf{Root: root, Dir: layout.Partial, Limit: s.maxKept}
 	if err := s.prepare(); err != nil {
-		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, root.Close()))
+		return nil, fmt.Errorf("dirstore: %s: %w", dir, errors.Join(err, s.letGo()))
 	}
 	return s, nil
 }
@@ -203,6 +203,11 @@ func (s *Store) Close() error {
 	s.manifests.Stop()
 	// It is empty unless a download still runs; the next Open would remove it.
 	_ = s.disk.remove(s.staging)
+	return s.letGo()
+}
+
+// letGo closes what the Store has open.
+func (s *Store) letGo() error {
 	s.disk.kept.close()
 	if s.lock == nil {
 		return s.disk.root.Close()

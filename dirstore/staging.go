@@ -187,6 +187,7 @@ func (s *Store) spillContent(ctx context.Context, r io.Reader, size int64) (name
 }
 
 func (s *Store) fill(ctx context.Context, f *os.File, r io.Reader, size int64) error {
+	defer func() { _ = f.Close() }() // r may panic; else it is closed by then
 	n, err := s.copy(ctx, f, r, size)
 	if err == nil {
 		err = layout.CheckWritten(n, size)

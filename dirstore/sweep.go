@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"time"
 
@@ -144,6 +145,13 @@ func (s *Store) sweepAlone(ctx context.Context) (freed int64, err error) {
 	if countErr == nil { // what was put meanwhile has been added to what was counted before
 		_, countErr = s.addSize(c.total - freed - counted)
 	}
-	s.log().Info("swept the directory", "bytes", c.total-freed, "freed", freed, "maxBytes", s.MaxBytes, "err", err)
+	level := slog.LevelDebug
+	switch {
+	case err != nil:
+		level = slog.LevelWarn
+	case freed > 0:
+		level = slog.LevelInfo
+	}
+	s.log().Log(ctx, level, "swept the directory", "bytes", c.total-freed, "freed", freed, "maxBytes", s.MaxBytes, "err", err)
 	return freed, errors.Join(err, countErr)
 }
