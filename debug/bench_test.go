@@ -8,6 +8,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/debug"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 )
 
 // hit is an event of a hit.
@@ -25,7 +26,7 @@ func TestRecordDoesNotAllocate(t *testing.T) {
 	for range 20 {
 		page.Record(t.Context(), e)
 	}
-	assert.Zero(t, testing.AllocsPerRun(100, func() { page.Record(t.Context(), e) }))
+	assert.Zero(t, testkit.Allocs(func() { page.Record(t.Context(), e) }))
 }
 
 // BenchmarkRecord is what a hit pays for being watched.
