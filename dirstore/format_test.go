@@ -114,9 +114,9 @@ func TestAnotherFormatIsRefused(t *testing.T) {
 		layouttest.Unpack(t, firstFormat, dir)
 		write(t, "left behind", dir, layout.Staging, "dead/file")
 		write(t, content, dir, layout.Format)
-		before, files := everything(t, dir), openFiles(t)
+		before, open := everything(t, dir), openAny(t)
 		_, err := dirstore.Open(dir)
-		assert.LessOrEqual(t, openFiles(t), files, "nothing stays open")
+		assert.LessOrEqual(t, openAny(t), open, "nothing stays open")
 		var other *dirstore.FormatError
 		if assert.ErrorAs(t, err, &other, content) {
 			assert.Equal(t, said, other.Format)

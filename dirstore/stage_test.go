@@ -158,10 +158,11 @@ func testOthersDownloadsAreNotSwept(t *testing.T) {
 	fill(t, stage, content, 500, 1000)
 	require.NoError(t, stage.Commit(t.Context(), descriptor(content)))
 
-	stageOf(t, s, repo, noise(10, 1000))
+	left := stageOf(t, s, repo, noise(10, 1000))
 	require.NoError(t, s.Close())
 	open(t, dir)
 	assert.Empty(t, staged(t, dir))
+	_ = left.Abort() // else its file is open until it is collected
 }
 
 func TestAStoreSurvivesATidyAdministrator(t *testing.T) {
