@@ -145,13 +145,14 @@ func (b *budget) countKept() {
 	defer b.kept.mu.Unlock()
 	for {
 		now := b.shelf.Tidy()
-		if now <= b.kept.bytes {
+		if b.space.TryTake(now - b.kept.bytes) {
 			b.space.Give(b.kept.bytes - now)
-		} else if !b.space.TryTake(now-b.kept.bytes) && b.shelf.DropOldest() {
-			continue
+			b.kept.bytes = now
+			return
 		}
-		b.kept.bytes = now
-		return
+		if !b.shelf.DropOldest() {
+			return // others have them: what has not been taken must not be given back
+		}
 	}
 }
 

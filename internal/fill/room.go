@@ -143,7 +143,6 @@ func (b *budget) cutSlow() {
 type room struct {
 	budget   *budget
 	lent     bool  // the content goes to a Place, which is not counted
-	sparse   bool  // what comes ahead goes where the content goes
 	start    int64 // of the content: what is before that is in a Place
 	taken    int64
 	ahead    atomic.Int64    // what windows have, for what lies ahead of the prefix
@@ -205,9 +204,6 @@ func (r *room) step(end int64) int64 {
 
 // holdAhead takes n for a window, if that much is free.
 func (r *room) holdAhead(n int64) bool {
-	if r.sparse {
-		return true
-	}
 	if !r.budget.space.TryTake(n) {
 		return false
 	}
@@ -217,9 +213,6 @@ func (r *room) holdAhead(n int64) bool {
 
 // giveAhead gives back what a window has not used.
 func (r *room) giveAhead(n int64) {
-	if r.sparse {
-		return
-	}
 	r.ahead.Add(-n)
 	r.budget.space.Give(n)
 }
