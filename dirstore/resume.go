@@ -41,7 +41,7 @@ func (s *Store) ResumeBlob(ctx context.Context, repo pullthrough.Repo, d digest.
 		}
 		return nil, during(err, "resume blob", repo, d.String())
 	}
-	_, _ = s.addSize(-it.Bytes()) // a sweep sets it right
+	_, _ = s.addSize(-it.Kept()) // what Keep has counted; a sweep sets it right
 	s.staged.add(at, d, 1)
 	return &stage{file: it.File, store: s, repo: repo, at: at, digest: d, temp: it.Name(), item: it}, nil
 }

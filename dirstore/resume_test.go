@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,14 +142,13 @@ func TestWhatIsKeptCountsInMaxBytes(t *testing.T) {
 			s.WaitForSweep()
 			assert.Len(t, files(t, filepath.Join(dir, "pullthrough/partial")), 2*c.left)
 			require.NoError(t, s.Sweep(t.Context()))
-			text, err := os.ReadFile(filepath.Join(dir, "pullthrough/size"))
-			require.NoError(t, err)
-			assert.Equal(t, fmt.Sprintf("%020d", c.left*(6<<20)), strings.TrimSpace(string(text)))
+			assert.Equal(t, int64(c.left*(6<<20)), countedIn(t, dir))
 			if c.left == 0 {
 				return
 			}
 			again, err := s.ResumeBlob(t.Context(), repo, d, "k")
 			require.NoError(t, err)
+			assert.Equal(t, int64(0), countedIn(t, dir))
 			size, have := again.(interface{ Have() (int64, [][2]int64) }).Have()
 			assert.EqualValues(t, 12<<20, size)
 			assert.Equal(t, [][2]int64{{0, 6 << 20}}, have)
@@ -167,4 +167,41 @@ func TestOpenTidiesWhatIsKept(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
 	assert.Empty(t, files(t, filepath.Join(dir, "pullthrough/partial")))
+}
+
+// TestWhatAKilledProcessLeftWasNotCounted, and so is not taken off when it is resumed.
+func TestWhatAKilledProcessLeftWasNotCounted(t *testing.T) {
+	dir := scratch(t)
+	s := open(t, dir)
+	s.MaxBytes = 200 << 20
+	require.NoError(t, s.Sweep(t.Context()))
+	putBlob(t, s, repo, noise(4, 1000))
+	before := countedIn(t, dir)
+	assert.Positive(t, before)
+	content := noise(3, 6<<20)
+	d := descriptor(content).Digest
+	stage, err := s.StageBlob(t.Context(), repo, d)
+	require.NoError(t, err)
+	stage.(interface{ KeepAs(string, int64) }).KeepAs("k", 12<<20)
+	for off := 0; off < len(content); off += 1 << 20 {
+		fill(t, stage, content, off, off+1<<20)
+	}
+	killed := filepath.Join(scratch(t), "copy") // as the directory is when the process is killed now
+	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
+	require.NoError(t, stage.Abort())
+
+	again, err := open(t, killed).ResumeBlob(t.Context(), repo, d, "k")
+	require.NoError(t, err)
+	assert.Equal(t, before, countedIn(t, killed))
+	require.NoError(t, again.Abort())
+}
+
+// countedIn is what the directory's Stores have counted.
+func countedIn(t *testing.T, dir string) int64 {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "pullthrough/size"))
+	require.NoError(t, err)
+	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	require.NoError(t, err)
+	return n
 }

@@ -30,6 +30,7 @@ type Item struct {
 	key   string
 	size  int64
 	have  []extent.Span // when it was taken
+	aside bool          // it had been put aside by Keep
 
 	mu     sync.Mutex
 	note   *os.File
@@ -47,8 +48,14 @@ func (it *Item) Size() int64 { return it.size }
 // [Tail] bytes.
 func (it *Item) Have() []extent.Span { return it.have }
 
-// Bytes is how many bytes there were when the download was taken.
-func (it *Item) Bytes() int64 { return total(it.have) }
+// Kept is how many bytes [Item.Keep] had put aside when the download was taken; 0: its
+// process was killed, and has told nobody.
+func (it *Item) Kept() int64 {
+	if !it.aside {
+		return 0
+	}
+	return total(it.have)
+}
 
 // Name is where the content is, below the shelf's Root.
 func (it *Item) Name() string { return path.Join(it.shelf.Dir, it.key, dataName) }
@@ -86,7 +93,7 @@ func (it *Item) resume() error {
 	if err != nil {
 		return err
 	}
-	it.size = n.Size
+	it.size, it.aside = n.Size, n.aside
 	spans := extent.Union(n.trusted())
 	it.have = extent.Clip(spans, min(n.Size-Tail, data.Size()))
 	if total(it.have) < Least || it.shelf.now().Sub(info.ModTime()) >= maxAge {

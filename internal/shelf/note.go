@@ -29,6 +29,7 @@ type note struct {
 	header
 	spans  []extent.Span // as they were written
 	synced int           // so many of them are on the disk
+	aside  bool          // the last line says so of all: nobody has added to it since
 	length int           // of the lines that are whole
 }
 
@@ -58,7 +59,7 @@ func (n *note) add(line string) bool {
 			return false
 		}
 		s.To = s.From + length
-		n.spans = append(n.spans, s)
+		n.spans, n.aside = append(n.spans, s), false
 		return true
 	}
 	var synced int
@@ -66,6 +67,7 @@ func (n *note) add(line string) bool {
 		return false
 	}
 	n.synced = max(n.synced, synced)
+	n.aside = n.synced == len(n.spans)
 	return true
 }
 
