@@ -101,8 +101,8 @@ func (p *pulls) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 		r = r.WithContext(context.WithValue(r.Context(), pullKey{}, one))
 	}
 	one.began, one.cut = time.Now(), true
+	defer func() { *one = pull{} }() // nobody else's event is this pull's
 	defer func() {
-		defer func() { *one = pull{} }() // nobody else's event is this pull's
 		if one.event.Kind == "" {
 			return // it was no pull
 		}
