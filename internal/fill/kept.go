@@ -156,12 +156,16 @@ func (b *budget) countKept() {
 	}
 }
 
-// dropKept drops the oldest downloads on the shelf until n is free, which it takes.
-func (b *budget) dropKept(n int64) bool {
-	for b.shelf != nil && b.spoolBytes > 0 && b.shelf.DropOldest() {
-		b.countKept()
-		if b.space.TryTake(n) {
+// makeRoom drops the oldest downloads on the shelf until n is free, which try takes. It drops
+// none where there is room, and n has to wait for something else.
+func (b *budget) makeRoom(n int64, try func(int64) bool) bool {
+	for b.shelf != nil && b.spoolBytes > 0 {
+		b.countKept() // other processes may have let go of theirs
+		if try(n) {
 			return true
+		}
+		if b.space.Free() >= n || !b.shelf.DropOldest() {
+			return false
 		}
 	}
 	return false

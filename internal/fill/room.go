@@ -103,7 +103,7 @@ func (b *budget) take(ctx, unwanted context.Context, q *quota.Quota, n int64) (b
 		return false, nil
 	}
 	if q == b.space {
-		if b.dropKept(n) {
+		if b.makeRoom(n, q.TryTake) {
 			return false, nil
 		}
 		b.cutSlow()
@@ -114,6 +114,9 @@ func (b *budget) take(ctx, unwanted context.Context, q *quota.Quota, n int64) (b
 func (b *budget) takeBehind(unwanted context.Context, q *quota.Quota, n int64) error {
 	if q != b.space {
 		return q.TakeBehind(unwanted, n)
+	}
+	if b.makeRoom(n, q.TryTakeBehind) {
+		return nil
 	}
 	b.cutSlow()
 	return takeSoon(unwanted, n, q.TakeBehind)
