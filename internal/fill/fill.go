@@ -39,8 +39,8 @@ const (
 	// than smallBlobWait.
 	smallBlob     = 128 << 10
 	smallBlobWait = 2 * time.Second
-	// placeWait is how long a fill whose source has said no waits for a place that it does
-	// not need any more.
+	// placeWait is how long a fill whose source has said no waits until a place that it does
+	// not need any more is given back.
 	placeWait = time.Second
 )
 
@@ -305,26 +305,33 @@ func (l *lease) wait(ctx context.Context) (Place, error) {
 	return l.place, l.err
 }
 
-// end gives back a place that was not taken. A Store that hangs must not hold up what the
-// source has said.
+// end gives back a place that was not taken.
 func (l *lease) end() {
 	if l.taken || l.ready == nil {
 		return
 	}
+	soon(func() {
+		<-l.ready
+		if l.place != nil {
+			l.place.Abort()
+			l.place.Close()
+		}
+	})
+}
+
+// soon calls giveBack, and waits for placeWait at most. A Store that hangs must not hold up
+// what the source has said.
+func soon(giveBack func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		giveBack()
+	}()
 	timer := time.NewTimer(placeWait)
 	defer timer.Stop()
 	select {
-	case <-l.ready:
-		l.giveBack()
+	case <-done:
 	case <-timer.C:
-		go func() { <-l.ready; l.giveBack() }()
-	}
-}
-
-func (l *lease) giveBack() {
-	if l.place != nil {
-		l.place.Abort()
-		l.place.Close()
 	}
 }
 

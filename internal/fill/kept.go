@@ -40,12 +40,16 @@ func (f *Fill) isSmall() bool {
 }
 
 func (f *Fill) giveBack() {
-	if f.kept != nil && f.place == nil {
-		f.kept.Keep()
-		f.kept.Close()
-		f.kept = nil
-		f.budget.countKept()
+	if f.kept == nil || f.place != nil {
+		return
 	}
+	kept := f.kept
+	f.kept = nil
+	soon(func() {
+		kept.Keep()
+		kept.Close()
+		f.budget.countKept()
+	})
 }
 
 // open asks for the blob, or for what is missing of one that is here in part.

@@ -500,3 +500,63 @@ func TestWhatIsKeptGoesOnOverSeveralConnections(t *testing.T) {
 		assert.GreaterOrEqual(t, len(seen), 5, "over several connections")
 	})
 }
+
+// halfKeeper lends the Stages of a Store that keeps downloads, and does not give them back.
+type halfKeeper struct {
+	pullthrough.Store
+	pullthrough.BlobStager
+}
+
+// TestWhatNobodyGivesBackIsNotKept: it would only take room.
+func TestWhatNobodyGivesBackIsNotKept(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		if !r.store {
+			t.Skip("the Store's alone")
+		}
+		half := func(p *pullthrough.Proxy) { p.Store = halfKeeper{p.Store, p.Store.(pullthrough.BlobStager)} }
+		heal := r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 2*", Stall: make(chan struct{}), StallAfter: new(int64(7 << 20))})
+		r.process(half, func(p *pullthrough.Proxy) {
+			b, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			testkit.RequireRead(t, b.Body, 7<<20)
+			require.NoError(t, b.Body.Close())
+		})
+		assert.Empty(t, r.files("*"))
+		heal()
+		r.process(half, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.Equal(t, []string{"200", "200"}, r.ranges())
+	})
+}
+
+// TestFewerConnectionsGoOn where more of them have left holes: the Policy may have changed.
+func TestFewerConnectionsGoOn(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		const size = 64 << 20
+		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 9, LayerSize: size})
+		r.layer = img.Layers[0]
+		r.up.Push("a", "2", img)
+		heal := r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 206", Stall: make(chan struct{}), StallAfter: new(int64(3 << 20))})
+		r.process(testkit.WithPolicy(pullthrough.Policy{Connections: 4, BlobsFirst: true}), func(p *pullthrough.Proxy) {
+			b, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			require.Eventually(t, func() bool { return p.Downloads()[0].Written == 12<<20 }, time.Minute, time.Millisecond)
+			require.NoError(t, b.Body.Close())
+		})
+		heal()
+		r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.EqualValues(t, size, r.received())
+		assert.Len(t, r.ranges(), 8)
+	})
+}
+
+// TestADirectoryWhoseGroupIsInherited, as volumes of Kubernetes are: what is made there has
+// one mode bit more.
+func TestADirectoryWhoseGroupIsInherited(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		require.NoError(t, os.Chmod(r.dir, 0o770|os.ModeSetgid))
+		r.breakOff(6 << 20)
+		r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.Equal(t, []string{"200", rest(6 << 20)}, r.ranges())
+		assert.Empty(t, r.files("*"))
+	})
+}

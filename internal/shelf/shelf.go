@@ -81,7 +81,7 @@ func (s *Shelf) acquire() (err error) {
 		if s.Root, err = os.OpenRoot(s.Path); err != nil {
 			return err
 		}
-		if info, err := s.Root.Lstat(s.Dir); err == nil && info.Mode() != fs.ModeDir|0o700 {
+		if info, err := s.Root.Lstat(s.Dir); err == nil && (!info.IsDir() || info.Mode().Perm() != 0o700) {
 			return errors.Join(fs.ErrPermission, s.Root.Close()) // somebody else may look into it
 		}
 	}
