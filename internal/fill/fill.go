@@ -76,6 +76,7 @@ type Fill struct {
 	connections int  // that have brought content at a time, at most
 	told        bool // its size is a manifest's word, which the source has not confirmed
 	broken      bool // what has come is good, as far as anybody knows, and not all
+	left        bool // all of it is good, and not stored: it is kept when the spool is gone
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
@@ -248,9 +249,13 @@ func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, w *windows) 
 		return r.move(ctx, start, size)
 	}
 	var s *spool.Spool
+	kept := f.kept
 	o.Gone = func() {
 		f.budget.spools.Delete(s)
 		r.giveBack()
+		if f.left {
+			kept.Keep()
+		}
 		if place != nil {
 			place.Close()
 		}
@@ -400,10 +405,22 @@ func (f *Fill) conclude(err error) (int64, error) {
 	if f.job.Put != nil {
 		f.err = hostcall.Guard("the put of a blob", func() error { return f.job.Put(f.call.Context(), f) })
 	}
-	if _, own := f.place.(*shelved); own || f.job.Put == nil {
+	switch _, own := f.place.(*shelved); {
+	case own && f.err != nil:
+		f.Leave()
+	case own, f.job.Put == nil:
 		f.abort()
 	}
 	return f.spool.Size(), nil
+}
+
+// Leave is for a Put that could not begin. The next fill goes on from here, if that is
+// possible, when nobody reads any more: what is verified must not be written again before.
+func (f *Fill) Leave() {
+	f.left = f.kept != nil && f.Whole()
+	if !f.left {
+		f.abort()
+	}
 }
 
 func (f *Fill) retain() {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -558,5 +559,71 @@ func TestADirectoryWhoseGroupIsInherited(t *testing.T) {
 		r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
 		assert.Equal(t, []string{"200", rest(6 << 20)}, r.ranges())
 		assert.Empty(t, r.files("*"))
+	})
+}
+
+// unstorable has a proxy receive blobs, and not store them, once broken is set.
+func (r *remains) unstorable(broken *atomic.Bool) func(*pullthrough.Proxy) {
+	fail := func() error {
+		if broken.Load() {
+			return os.ErrDeadlineExceeded
+		}
+		return nil
+	}
+	return func(p *pullthrough.Proxy) {
+		if !r.store {
+			p.Store = &testkit.FaultyStore{Store: p.Store.(*memstore.Store), OnPutBlob: func(io.ReadSeeker) error { return fail() }}
+			return
+		}
+		rules := p.Rules
+		p.Rules = pullthrough.RuleSourceFunc(func(ctx context.Context, account, region string) ([]pullthrough.Rule, error) {
+			if err := fail(); err != nil {
+				return nil, err
+			}
+			return rules.Rules(ctx, account, region)
+		})
+	}
+}
+
+// TestWhatCouldNotBeStoredIsKept: all of it has come, and upstream gives its end once more.
+func TestWhatCouldNotBeStoredIsKept(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		var broken atomic.Bool
+		r.process(r.unstorable(&broken), func(p *pullthrough.Proxy) {
+			b, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			broken.Store(true)
+			testkit.AssertBody(t, r.layer.Digest, b)
+			require.NoError(t, p.Idle(t.Context()))
+		})
+		r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.Equal(t, []string{"200", rest(keptSize - held)}, r.ranges())
+		assert.Empty(t, r.files("*"))
+	})
+}
+
+// TestWhatIsVerifiedIsNotWrittenAgain while anybody reads it.
+func TestWhatIsVerifiedIsNotWrittenAgain(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		var broken atomic.Bool
+		r.process(r.unstorable(&broken), func(p *pullthrough.Proxy) {
+			b, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			broken.Store(true)
+			begin := testkit.RequireRead(t, b.Body, keptSize-held)
+			require.NoError(t, p.Idle(t.Context()))
+			broken.Store(false)
+			r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 2*", Flip: new(int64(held - 1))})
+			other, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			_, err = io.ReadAll(other.Body)
+			assert.Error(t, err)
+			require.NoError(t, other.Body.Close())
+			end, err := io.ReadAll(b.Body)
+			assert.NoError(t, err)
+			assert.True(t, bytes.Equal(r.content(), append(begin, end...)))
+			require.NoError(t, b.Body.Close())
+		})
+		assert.Equal(t, []string{"200", "200"}, r.ranges())
 	})
 }
