@@ -137,7 +137,7 @@ func (f *Fill) fetch(ctx context.Context) (int64, error) {
 // takeTurn waits for a turn in the lane, which leave gives back. A part that waits
 // gives up when the flights are closed: only what has begun is brought to its end.
 func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
-	lane, unwanted := f.budget.lane(f.job.Lane, f.job.MaxPerLane), f.unwanted
+	lane, unwanted := turns(f.budget.lanes, &f.job), f.unwanted
 	if unwanted != nil && f.budget.flights != nil {
 		var stop context.CancelFunc
 		unwanted, stop = f.budget.flights.UntilClosed(unwanted)
