@@ -91,7 +91,7 @@ func (w *watch) checkLocked(now time.Time) error {
 		w.moved = moved
 	}
 	if w.windows.resting.Load() {
-		w.moved = now // it is we who do not read
+		w.moved, w.window, w.before = now, now, received // it is we who do not read
 	}
 	if now.Sub(w.moved) >= stallTimeout {
 		w.moved = now

@@ -2,7 +2,9 @@ package fill_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,8 +12,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 	"github.com/ecr-pullthrough/pullthrough/internal/fill"
 	"github.com/ecr-pullthrough/pullthrough/internal/flight"
+	"github.com/ecr-pullthrough/pullthrough/internal/spool"
 )
 
 func TestASourceThatStallsIsInterrupted(t *testing.T) {
@@ -215,5 +219,63 @@ func TestAnOrphanThatHasFinishedMakesRoomForAnother(t *testing.T) {
 			w.idle(t)
 			assert.NoError(t, o.end(t).Err)
 		}
+	})
+}
+
+// trickle is a Part that brings half a MiB, and then a byte now and then.
+type trickle struct {
+	ctx  context.Context
+	rest []byte
+	left int // of the first
+}
+
+func (p *trickle) Read(b []byte) (int, error) {
+	if p.left <= 0 {
+		b = b[:1]
+		select {
+		case <-time.After(10 * time.Second):
+		case <-p.ctx.Done():
+			return 0, context.Cause(p.ctx)
+		}
+	}
+	n := copy(b, p.rest)
+	p.rest, p.left = p.rest[n:], p.left-n
+	return n, nil
+}
+
+func (p *trickle) Total() int64 { return int64(len(content)) }
+
+func (p *trickle) Close() error { return nil }
+
+// The main stream reads nothing while it waits for a window. When that one is too slow it
+// ends, and not the fill.
+func TestAWindowThatIsTooSlowEndsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fill.Options{})
+		o := newOwner(content, newBody(len(content)))
+		o.OpenPart = func(ctx context.Context, span extent.Span) (fill.Part, error) {
+			return &trickle{ctx, content[span.From:], mib / 2}, nil
+		}
+		all, far := w.open(t, t.Context(), o), w.open(t, t.Context(), o)
+		o.bodies[0].send(content[:mib/2])
+		synctest.Wait()
+		far.Body.Ask([]spool.Part{{From: 2 * mib, To: 3 * mib}})
+		_, err := far.Body.Seek(2*mib, io.SeekStart)
+		require.NoError(t, err)
+		part := make(chan error, 1)
+		go func() {
+			got, err := io.ReadAll(io.LimitReader(far.Body, mib))
+			assert.True(t, bytes.Equal(content[2*mib:3*mib], got))
+			part <- err
+		}()
+		go o.bodies[0].end(content[mib/2:])
+		got, err := readAll(all)
+		assert.NoError(t, err)
+		assert.True(t, bytes.Equal(content, got))
+		assert.NoError(t, <-part)
+		require.NoError(t, all.Body.Close())
+		require.NoError(t, far.Body.Close())
+		w.idle(t)
+		assert.Equal(t, 2, o.end(t).Connections)
 	})
 }
