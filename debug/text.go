@@ -22,8 +22,10 @@ const (
 // ellipsis. It replaces control characters, invisible characters and characters that
 // change the direction of text.
 func clean(s string, max int) string {
-	if len(s) <= max && isPlain(s) {
-		return keep(s)
+	if len(s) <= max {
+		if own, plain := keep(s); plain {
+			return own
+		}
 	}
 	var b strings.Builder
 	b.Grow(min(len(s), max) + len("…"))
@@ -42,18 +44,22 @@ func clean(s string, max int) string {
 // kept are names, tags and digests that were kept last: most events are about the same few.
 var kept = recent.New[string]()
 
-// keep returns a copy of s, which may be one that others keep, too.
-func keep(s string) string {
+// keep returns a copy of s, which may be one that others keep, too. It reports false if s is
+// not plain.
+func keep(s string) (own string, plain bool) {
 	if s == "" {
-		return ""
+		return "", true
 	}
 	slot := kept.At(s)
 	if known := slot.Load(); known != nil && *known == s {
-		return *known
+		return *known, true
 	}
-	own := strings.Clone(s)
-	slot.Store(&own)
-	return own
+	if !isPlain(s) {
+		return "", false
+	}
+	clone := strings.Clone(s)
+	slot.Store(&clone)
+	return clone, true
 }
 
 // isPlain reports whether s is printable ASCII, as names and digests are.

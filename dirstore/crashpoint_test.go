@@ -34,7 +34,7 @@ var crashPoints = []string{
 	"link format",
 	"aside content", "aside layer", "aside layer link", "aside own revision", "aside revision", "aside tag",
 	"remove content", "remove content dir", "remove own content", "remove own content dir", "remove own referrers",
-	"remove own staging", "remove revision link", "remove staged", "remove tag sidecar",
+	"remove own staging", "aside revision link", "remove staged", "remove tag sidecar",
 }
 
 // rarePoints are those to which a process comes only when somebody else stores the very same

@@ -2,11 +2,9 @@ package dirstore
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -50,21 +48,12 @@ func (r reader) Lists(ctx context.Context, dir, name string) (listed bool, err e
 	return listed, err
 }
 
-// Discard implements [filing.Reader]. Somebody may have replaced the link just
-// now: one that turns out to be good is put back.
+// Discard implements [filing.Reader].
 func (r reader) Discard(name string, good func(content []byte) bool) {
-	if good == nil {
-		_ = r.s.disk.remove(name)
-		return
-	}
-	aside := path.Join(r.s.staging, rand.Text())
-	if err := r.s.disk.aside(name, aside); err != nil {
-		return // a directory that we may not write is still good to read
-	}
-	if content, err := r.Read(context.Background(), aside, layout.MaxLink); err == nil && good(content) {
-		_ = r.s.disk.root.Link(aside, name)
-	}
-	_ = r.s.disk.remove(aside)
+	r.s.removeIf(name, func(name string) bool {
+		content, err := r.Read(context.Background(), name, layout.MaxLink)
+		return err != nil || !good(content)
+	})
 }
 
 // readLink returns the digest in the link in dir; see [filing.ReadLink].

@@ -109,7 +109,7 @@ func TestTheSizeIsKeptUnderLoad(t *testing.T) {
 			}
 			wg.Wait()
 			assert.LessOrEqual(t, peak, int64(2*most), "of some 60 MiB that were put; what goes while it is counted counts, too")
-			assert.Eventually(t, func() bool { return kept(t, dir) <= most }, time.Second, 10*time.Millisecond)
+			assert.Eventually(t, func() bool { return kept(t, dir) <= most }, time.Minute, 10*time.Millisecond)
 			for _, s := range stores {
 				s.WaitForSweep()
 			}

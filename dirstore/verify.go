@@ -111,7 +111,16 @@ func (c opened) read(s *Store) func(context.Context) error {
 		if known, err := s.known(c); known { // another read has ended since we looked
 			return err
 		}
-		info, err := s.hashFile(ctx, c.name, c.target)
+		file, err := s.disk.open(c.name)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }()
+		info, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		err = hash(ctx, file, c.target)
 		damaged := errors.Is(err, layout.ErrDamaged)
 		if damaged {
 			s.discard(c.name, info, err)
@@ -120,11 +129,10 @@ func (c opened) read(s *Store) func(context.Context) error {
 		if err == nil || damaged {
 			s.seen.Put(digest.Digest(strings.Clone(string(c.target))), seen{info, err == nil})
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			s.noteRead(ctx, c, info.Size())
 		}
-		s.noteRead(ctx, c, info.Size())
-		return nil
+		return err
 	}
 }
 
@@ -133,21 +141,6 @@ func (c opened) read(s *Store) func(context.Context) error {
 func (s *Store) isStill(name string, was fs.FileInfo) bool {
 	now, err := s.disk.stat(name)
 	return err == nil && sameContent(now, was) && now.ModTime().Equal(was.ModTime())
-}
-
-// hashFile reads the file of that name. The error Is [layout.ErrDamaged] if it does not
-// have the digest.
-func (s *Store) hashFile(ctx context.Context, name string, d digest.Digest) (fs.FileInfo, error) {
-	f, err := s.disk.open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	return info, hash(ctx, f, d)
 }
 
 // hash reads content to its end. The error Is [layout.ErrDamaged] if it does not have the
@@ -178,15 +171,28 @@ func (s *Store) noteRead(ctx context.Context, c opened, size int64) {
 }
 
 // discard removes content that is not what its name says, so that the next put
-// stores it again. Somebody may have done so just now: another file than the
-// damaged one is put back.
+// stores it again. A put may have replaced it by now, so it looks first: good content is
+// there at each moment. damaged is of a file that the caller has open: a file that was
+// closed could leave its number to the new one.
 func (s *Store) discard(name string, damaged fs.FileInfo, reason error) {
 	s.log().Warn("stored content is damaged and removed", "file", name, "err", reason)
+	s.removeIf(name, func(name string) bool {
+		found, err := s.disk.stat(name)
+		return err != nil || os.SameFile(found, damaged)
+	})
+}
+
+// removeIf removes a file that damaged says to be damaged. It asks once more where nobody else
+// can replace the file any more: one that came just now is put back.
+func (s *Store) removeIf(name string, damaged func(name string) bool) {
+	if !damaged(name) {
+		return
+	}
 	aside := path.Join(s.staging, rand.Text())
 	if err := s.disk.aside(name, aside); err != nil {
 		return // a directory that we may not write is still good to read
 	}
-	if found, err := s.disk.stat(aside); err == nil && !os.SameFile(found, damaged) {
+	if !damaged(aside) {
 		_ = s.disk.root.Link(aside, name)
 	}
 	_ = s.disk.remove(aside)

@@ -44,7 +44,7 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		value  string
 		says   string // "": the value, quoted
 	}{
-		{"directory", nil, "-data", "/dev/null/images", `-data "/dev/null/images"`},
+		{"directory", []string{"-listen", "127.0.0.1:0"}, "-data", "/dev/null/images", `-data "/dev/null/images"`},
 		{"empty directory", nil, "-data", "", "want a directory"},
 		{"fill", nil, "-fill", "eagerly", "it is lazy, background or eager"},
 		{"address without port", nil, "-listen", "localhost", ""},

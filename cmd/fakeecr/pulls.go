@@ -158,13 +158,16 @@ func (p *pulls) recordFetch(e pullthrough.Event) {
 // finish writes the line, or makes it wait for its fetch. The pull stays the caller's.
 func (p *pulls) finish(one *pull) {
 	if !p.hold(one) {
-		p.write(one)
+		p.queue.add(one, one.began.Add(one.took))
 	}
 }
 
 // hold makes the line wait for its fetch. It reports false if there is nothing to wait
 // for.
 func (p *pulls) hold(one *pull) bool {
+	if one.event.Err == nil && one.event.Source == pullthrough.SourceHit {
+		return false // upstream was not asked
+	}
 	key := one.key()
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // spareConns are connections that never carried a request. Clients open some
@@ -12,9 +13,13 @@ type spareConns struct {
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 	ended bool
+	count atomic.Int64 // of conns: most requests come while there are none
 }
 
 func (s *spareConns) watch(c net.Conn, state http.ConnState) {
+	if state != http.StateNew && s.count.Load() == 0 {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -28,6 +33,7 @@ func (s *spareConns) watch(c net.Conn, state http.ConnState) {
 		}
 		s.conns[c] = struct{}{}
 	}
+	s.count.Store(int64(len(s.conns)))
 }
 
 func (s *spareConns) close() {

@@ -43,7 +43,7 @@ type Reader interface {
 	Lists(ctx context.Context, dir, name string) (bool, error)
 	// Discard is told of a link that leads nowhere. The store may remove the link. A
 	// link whose content good accepts must stay: somebody has just replaced the old
-	// one. A nil good accepts nothing.
+	// one, or put again what it leads to.
 	Discard(name string, good func(content []byte) bool)
 }
 

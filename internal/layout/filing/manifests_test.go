@@ -92,7 +92,7 @@ func (s *shelf) Lists(_ context.Context, dir, name string) (bool, error) {
 }
 
 func (s *shelf) Discard(name string, good func([]byte) bool) {
-	if good == nil || !good([]byte(s.files[name])) {
+	if !good([]byte(s.files[name])) {
 		delete(s.files, name)
 	}
 }

@@ -40,7 +40,10 @@ func readRevisionIn(ctx context.Context, r Reader, home layout.Repository, d dig
 	v.Data = home.Tree.Data(target)
 	content, used, err := r.Content(ctx, v.Data, d)
 	if errors.Is(err, layout.ErrDamaged) {
-		r.Discard(layout.Link(v.Dir), nil) // the registry must not serve it either
+		r.Discard(layout.Link(v.Dir), func(content []byte) bool { // the registry must not serve it either
+			target, err := layout.ParseLink(content, d)
+			return err == nil && !errors.Is(r.Touch(ctx, home.Tree.Data(target)), fs.ErrNotExist) // put again just now
+		})
 	}
 	if err != nil {
 		return Revision{}, err
