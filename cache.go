@@ -148,7 +148,7 @@ type ReferrerStore interface {
 // BlobStager is what a [Store] may also be: it lends the place where a download
 // goes, so that storing the blob is a rename and no copy. StageBlob is called while
 // upstream is asked: where that has no such blob, Abort follows. A Store whose
-// StageBlob fails is given the blob by PutBlob in the end.
+// StageBlob fails, or takes ten seconds, is given the blob by PutBlob in the end.
 //
 // A Store may also keep what has come of downloads that ended early, so that the next one
 // goes on from there. It has one more method then, and its Stages have three:
