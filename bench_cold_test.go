@@ -109,7 +109,7 @@ func (c *coldLayer) reportUpstream(b *testing.B, pulls int) {
 // sends it to nobody. MiB-RSS is by how much the peak resident size of the
 // whole process, upstream and client included, is above what it was before.
 func BenchmarkColdLayer(b *testing.B) {
-	layer := newColdLayer(b, 1<<30, 0)
+	layer := newColdLayer(b, testkit.Most(int64(1<<30)), 0)
 	copied := filepath.Join(b.TempDir(), "copied")
 	store := newLayerStore(b)
 	for _, c := range []struct {
@@ -150,7 +150,7 @@ func (c *coldLayer) copyTo(name string) error {
 // bound is 64 downloads from the upstream itself.
 func BenchmarkHerd(b *testing.B) {
 	const clients = 64
-	layer := newColdLayer(b, 256<<20, 0)
+	layer := newColdLayer(b, testkit.Most(int64(256<<20)), 0)
 	store := newLayerStore(b)
 	url, again := layer.behind(b, stagingStore{store}, func() error { return os.Remove(store.path(layer.Digest)) })
 	b.SetBytes(clients * layer.Size)

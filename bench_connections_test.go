@@ -24,7 +24,7 @@ func BenchmarkConnections(b *testing.B) {
 		clients int
 	}{{"cold", 1 << 30, 1}, {"herd", 256 << 20, 64}} {
 		b.Run(c.name, func(b *testing.B) {
-			layer := newColdLayer(b, c.size, 0)
+			layer := newColdLayer(b, testkit.Most(c.size), 0)
 			layer.up.Fault(pullthroughtest.Fault{Match: testkit.Blobs + " 20*", Rate: 64 << 20})
 			pull := func(from *client, url string) error {
 				return inParallel(c.clients, func(int) error {

@@ -62,7 +62,7 @@ func (c *coldLayer) sent() (n int64) {
 // x-upstream-bytes is what the whole download cost.
 func BenchmarkFarPart(b *testing.B) {
 	const tail = 50 << 10
-	layer := newColdLayer(b, 1<<30, upstreamDelay)
+	layer := newColdLayer(b, testkit.Most(int64(1<<30)), upstreamDelay)
 	store := newLayerStore(b)
 	url, again := layer.behind(b, stagingStore{store}, func() error { return os.Remove(store.path(layer.Digest)) })
 	var ours, direct []time.Duration

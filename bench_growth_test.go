@@ -134,7 +134,7 @@ func TestMoreRepositoriesAreNotMoreMemory(t *testing.T) {
 // for.
 func BenchmarkRepositories(b *testing.B) {
 	before, a := testkit.InUse(), newAskMany()
-	for n := 1; n <= 100_000; n *= 10 {
+	for n := 1; n <= testkit.Most(100_000); n *= 10 {
 		b.Run(fmt.Sprintf("repositories=%d", n), func(b *testing.B) {
 			var held uint64
 			for b.Loop() {
@@ -150,7 +150,7 @@ func BenchmarkRepositories(b *testing.B) {
 // largest, such as 10240.
 func BenchmarkLayerSize(b *testing.B) {
 	most, _ := strconv.ParseInt(os.Getenv("COLD_BENCH_MIB"), 10, 64)
-	for mib := int64(1); mib <= max(most, 1024); mib *= 10 {
+	for mib := int64(1); mib <= max(most, testkit.Most(int64(1024))); mib *= 10 {
 		if mib == 1000 {
 			mib = 1024
 		}

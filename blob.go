@@ -376,7 +376,9 @@ func (bl *blobs) put(ctx context.Context, rt *route, f *fill.Fill) error {
 	defer bl.puts.of(f.Digest()).Add(1) // the fill can still be joined
 	place, _ := f.Place().(*stagePlace)
 	if err := bl.router.unchanged(ctx, rt); err != nil {
-		place.Abort()
+		if place != nil {
+			f.Leave()
+		}
 		bl.log.Warn("blob is served and not stored", "repository", rt.repo.Name, "digest", f.Digest().String(), "err", err)
 		return err
 	}
@@ -404,7 +406,10 @@ func (bl *blobs) commit(ctx context.Context, rt *route, f *fill.Fill, place *sta
 	desc := ocispec.Descriptor{MediaType: serve.MediaTypeBlob, Digest: f.Digest(), Size: f.Size()}
 	if place != nil && f.Whole() {
 		err := bl.store.commitStage(ctx, rt.beginning, place.stage, desc)
-		if errors.Is(err, hostcall.ErrNotCalled) || errors.Is(err, errDeleted) {
+		switch {
+		case errors.Is(err, hostcall.ErrNotCalled):
+			f.Leave()
+		case errors.Is(err, errDeleted):
 			place.Abort()
 		}
 		return err

@@ -225,7 +225,11 @@ func (row wireRow) says(e *Error) string {
 	case e.Message != "":
 		return e.Message
 	case row.message == "":
-		return fmt.Sprintf("The repository with name '%s' does not exist in the registry with id '%s'", e.Repo.Name, e.Repo.Account)
+		in := "this registry" // of a host that has one account, and does not say which
+		if e.Repo.Account != "" {
+			in = "the registry with id '" + e.Repo.Account + "'"
+		}
+		return "The repository with name '" + e.Repo.Name + "' does not exist in " + in
 	}
 	return row.message
 }

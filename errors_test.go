@@ -29,6 +29,16 @@ func TestTheKindDecidesWhatAClientGets(t *testing.T) {
 	assert.NotPanics(t, func() { _ = (&pullthrough.Error{}).Error() })
 }
 
+// A host with one account may leave it empty.
+func TestNoRepositoryOfNoAccount(t *testing.T) {
+	e := &pullthrough.Error{Kind: pullthrough.ErrNoRule, Repo: pullthrough.Repo{Name: "a/b"}}
+	_, _, message := pullthrough.OCI(e)
+	assert.Equal(t, "The repository with name 'a/b' does not exist in this registry", message)
+	e.Repo.Account = testkit.RegistryAccount
+	_, _, message = pullthrough.OCI(e)
+	assert.Equal(t, testkit.SayNoRepository("a/b", testkit.RegistryAccount), message)
+}
+
 // manifestFailures are those of manifests only.
 var manifestFailures = map[string]testkit.Failure{
 	"404":                      {Fault: testkit.Status(404), Status: 404, Code: "MANIFEST_UNKNOWN", Message: testkit.SayNotFound, Kinds: []error{pullthrough.ErrNotFound}},

@@ -2,14 +2,17 @@ package pullthrough
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/hostcall"
+	"github.com/ecr-pullthrough/pullthrough/internal/ocipath"
 	"github.com/ecr-pullthrough/pullthrough/internal/repeat"
 	"github.com/ecr-pullthrough/pullthrough/internal/upstream"
 )
@@ -18,7 +21,7 @@ import (
 // handler.
 //
 // The log is for people. It has a line for each fetch that has failed, other than by
-// upstream's plain 404, and one for each failure that a client reads as 500: where what a
+// a registry's plain 404, and one for each failure that a client reads as 500: where what a
 // client reads says too little to mend it. Lines of one cause are logged once a minute.
 type observer struct {
 	onEvent func(context.Context, Event) // nil: nobody is told
@@ -126,7 +129,7 @@ func (o *observer) logFetch(ctx context.Context, rt *route, ref string, err erro
 	switch {
 	case status == http.StatusInternalServerError, errors.Is(err, context.Canceled), e.Kind == ErrClosed:
 		return
-	case e.Kind == ErrNotFound && e.Status == http.StatusNotFound:
+	case e.Kind == ErrNotFound && e.Status == http.StatusNotFound && (!errors.Is(err, upstream.ErrNoRegistry) || ocipath.ValidDigest(ref)):
 		return
 	}
 	attrs := append(named(rt.repo, ref), "rule", rt.prefix(), "host", rt.base.Host)
@@ -136,11 +139,11 @@ func (o *observer) logFetch(ctx context.Context, rt *route, ref string, err erro
 	if e.RetryAfter > 0 {
 		attrs = append(attrs, "retryAfter", e.RetryAfter.Round(time.Second))
 	}
-	o.log.WarnContext(ctx, remedy(e), caused(attrs, err)...)
+	o.log.WarnContext(ctx, remedy(rt.base, e), caused(attrs, err)...)
 }
 
-// remedy says what has failed, and what the operator can do.
-func remedy(e *Error) string {
+// remedy says what has failed at the upstream registry, which is at base, and what the operator can do.
+func remedy(base *url.URL, e *Error) string {
 	switch {
 	case errors.Is(e, errBusy):
 		return "there is no room for a fetch now: see Policy.MaxDownloads, Proxy.SpoolBytes and the disk"
@@ -158,7 +161,7 @@ func remedy(e *Error) string {
 		return "upstream has sent content that is too large: see Policy.MaxBlobBytes"
 	case e.Kind == ErrNotFound && e.Code == codeNameUnknown:
 		return "the repository of an image could not be created: the Store has refused it"
-	case e.Kind == ErrNotFound:
+	case e.Kind == ErrNotFound && e.Status == 0:
 		return "upstream was asked and its answer is not used: see err"
 	case e.Kind == ErrUnavailable && e.Host == "" && e.Message != "":
 		return "what is not stored is not fetched: Policy.Offline is set"
@@ -166,6 +169,18 @@ func remedy(e *Error) string {
 		return "a download could not be kept: see Proxy.SpoolDir, and whether its disk has room"
 	case e.Status >= http.StatusInternalServerError:
 		return "upstream has failed: what is stored is served, and all else when upstream works again"
+	}
+	return unusable(base, e)
+}
+
+// unusable is the remedy where what answers at base, if anything does, is no registry.
+func unusable(base *url.URL, e *Error) string {
+	_, untrusted := errors.AsType[x509.UnknownAuthorityError](e)
+	switch {
+	case untrusted:
+		return "upstream has a certificate that is not trusted here: have this machine trust it (SSL_CERT_FILE names a file with it), or set Proxy.Transport"
+	case e.Status == http.StatusBadRequest && base.Scheme == "http":
+		return "upstream gives no usable answer to http: if it speaks https, write https:// in the rule's UpstreamURL"
 	}
 	return "upstream gives no usable answer: check that the rule's UpstreamURL is a registry that can be reached from here"
 }

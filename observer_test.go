@@ -76,6 +76,7 @@ func (p *picky) Tags(context.Context, pullthrough.Repo) ([]string, error) { retu
 type mishap struct {
 	fault  pullthroughtest.Fault    // of upstream's answers; without a Match to none
 	auth   pullthroughtest.Auth     // that upstream wants
+	tls    bool                     // upstream speaks https
 	change func(*pullthrough.Proxy) // breaks the proxy
 	spoil  func(*testkit.World)     // breaks the world
 	path   string                   // of the request; "": of the manifest a:1
@@ -132,6 +133,20 @@ func mishaps() map[string]mishap {
 			fault:  pullthroughtest.Fault{Match: manifests, Body: []byte("<html></html>"), Header: http.Header{"Content-Type": {"text/html"}, "Docker-Content-Digest": {}}},
 			status: 502, line: []string{"WARN", "upstream gives no usable answer: check that the rule's UpstreamURL is a registry", "text/html"},
 			asked: []string{manifestOfA + " 200"},
+		},
+		"a web server that is no registry": {
+			fault:  pullthroughtest.Fault{Match: manifests, Status: 404, Body: []byte("404 page not found\n"), Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}}},
+			status: 404, line: []string{"WARN", "upstream gives no usable answer: check that the rule's UpstreamURL is a registry", "status=404", "no registry's"},
+			asked: []string{manifestOfA + " 404"},
+		},
+		"http to a registry that speaks https": {
+			fault: answers(400), status: 502,
+			line:  []string{"WARN", "if it speaks https, write https:// in the rule's UpstreamURL", "status=400"},
+			asked: []string{manifestOfA + " 400"},
+		},
+		"a certificate that is not trusted": {
+			tls: true, change: func(p *pullthrough.Proxy) { p.Transport = nil }, status: 502,
+			line: []string{"WARN", "a certificate that is not trusted here", "SSL_CERT_FILE", "or set Proxy.Transport", "unknown authority"},
 		},
 		"a connection that is refused": {
 			spoil: func(w *testkit.World) { w.Up.Close() }, status: 502,
@@ -311,7 +326,7 @@ func TestEachMishapLeavesOneLine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			book, clock := new(logbook), new(testkit.HandClock)
-			config := pullthroughtest.Config{Auth: c.auth, Users: testkit.Users}
+			config := pullthroughtest.Config{Auth: c.auth, TLS: c.tls, Users: testkit.Users}
 			w := testkit.NewWorld(t, config, func(p *pullthrough.Proxy) {
 				testkit.OneTry(p)
 				p.Now, p.Logger = clock.Now, testkit.TextLogger(book)

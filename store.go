@@ -289,30 +289,6 @@ func (s *guardedStore) putBlob(ctx context.Context, b beginning, desc ocispec.De
 	})
 }
 
-// stage asks a BlobStager for a place; nil: the Store is none.
-func (s *guardedStore) stage(ctx context.Context, repo Repo, d digest.Digest) (*stagePlace, error) {
-	stager, ok := s.host.(BlobStager)
-	if !ok {
-		return nil, nil
-	}
-	abort := func(p *stagePlace) { p.Abort(); p.Close() }
-	return hostcall.Do(ctx, s.lookups, "Store.StageBlob", abort, func(ctx context.Context) (*stagePlace, error) {
-		stage, err := stager.StageBlob(ctx, repo, d)
-		if err == nil && stage == nil {
-			err = errors.New("no stage and no error")
-		}
-		if err != nil {
-			return nil, err
-		}
-		p := &stagePlace{stage: stage}
-		if p.file, err = p.openStage(); err != nil {
-			p.Abort() // without the file nobody could read on after the commit
-			return nil, err
-		}
-		return p, nil
-	})
-}
-
 // blobKeeper and keptStage are what [BlobStager] says of Stores that keep downloads.
 type (
 	blobKeeper interface {
@@ -326,31 +302,55 @@ type (
 	}
 )
 
+// stage asks a BlobStager for a place; nil: the Store is none.
+func (s *guardedStore) stage(ctx context.Context, repo Repo, d digest.Digest) (*stagePlace, error) {
+	stager, ok := s.host.(BlobStager)
+	if !ok {
+		return nil, nil
+	}
+	abort := func(p *stagePlace) { p.Abort(); p.Close() }
+	return s.borrow(ctx, "Store.StageBlob", abort, func() (Stage, error) { return stager.StageBlob(ctx, repo, d) })
+}
+
 // resume asks the Store for what an earlier download has left; nil: there is nothing.
 func (s *guardedStore) resume(ctx context.Context, repo Repo, d digest.Digest, key string) (*stagePlace, error) {
 	keeper, ok := s.host.(blobKeeper)
 	if !ok {
 		return nil, nil
 	}
-	p, err := hostcall.Do(ctx, s.lookups, "Store.ResumeBlob", (*stagePlace).leave, func(ctx context.Context) (*stagePlace, error) {
-		stage, err := keeper.ResumeBlob(ctx, repo, d, key)
+	p, err := s.borrow(ctx, "Store.ResumeBlob", (*stagePlace).leave, func() (Stage, error) { return keeper.ResumeBlob(ctx, repo, d, key) })
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported) {
+		return nil, nil
+	}
+	if err == nil && p.Keeper() == nil {
+		p.leave()
+		return nil, fmt.Errorf("the Stage of %s cannot be kept", d)
+	}
+	return p, err
+}
+
+// borrow makes a place of the Stage that ask returns, which a Store must not hold up. leave
+// lets go of one that nobody wants. The Stage may use the context of ask for as long as it
+// lives.
+func (s *guardedStore) borrow(ctx context.Context, what string, leave func(*stagePlace), ask func() (Stage, error)) (*stagePlace, error) {
+	soon, cancel := context.WithTimeoutCause(ctx, lookupPatience, hostcall.ErrStuck)
+	defer cancel()
+	return hostcall.Do(soon, s.lookups, what, leave, func(context.Context) (*stagePlace, error) {
+		stage, err := ask()
+		if err == nil && stage == nil {
+			err = errors.New("no stage and no error")
+		}
 		if err != nil {
 			return nil, err
 		}
 		p := &stagePlace{stage: stage}
-		if p.Keeper() == nil {
-			return nil, fmt.Errorf("the Stage of %s cannot be kept", d)
-		}
-		if p.file, err = p.openStage(); err != nil {
-			p.Keep()
+		_, p.keeps = s.host.(blobKeeper)
+		if p.file, err = p.openStage(); err != nil { // without it nobody could read on after the commit
+			leave(p)
 			return nil, err
 		}
 		return p, nil
 	})
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil
-	}
-	return p, err
 }
 
 // commitStage makes a blob of what was staged, in its turn. The error Is
@@ -450,6 +450,7 @@ func (s *guardedStore) repos(ctx context.Context, account, region string) ([]str
 type stagePlace struct {
 	stage Stage
 	file  *os.File
+	keeps bool // the Store gives back what a Stage has kept
 }
 
 func (s *stagePlace) WriteAt(p []byte, off int64) (n int, err error) {
@@ -494,7 +495,7 @@ func (s *stagePlace) Abort() {
 
 // Keeper implements the fill's optional interface.
 func (s *stagePlace) Keeper() fill.Keeper {
-	if _, ok := s.stage.(keptStage); !ok {
+	if _, ok := s.stage.(keptStage); !ok || !s.keeps {
 		return nil
 	}
 	return s
@@ -518,12 +519,14 @@ func (s *stagePlace) Have() (size int64, have []extent.Span) {
 // Keep implements [fill.Keeper]. What it says changes nothing: what is not kept comes anew.
 func (s *stagePlace) Keep() { _ = hostcall.Guard("Stage.Keep", s.stage.(keptStage).Keep) }
 
-// leave lets go of a place that nobody wants.
+// leave lets go of a place that was kept.
 func (s *stagePlace) leave() {
-	if s != nil {
+	if s.Keeper() != nil {
 		s.Keep()
-		s.Close()
+	} else {
+		s.Abort()
 	}
+	s.Close()
 }
 
 // Close ends our own reading.

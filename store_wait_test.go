@@ -3,6 +3,8 @@ package pullthrough_test
 import (
 	"context"
 	"io"
+	"io/fs"
+	"os"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -150,4 +152,86 @@ func TestAPutThatHangsEndsWithShutdown(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, 1, w.Up.Count("*"))
 	})
+}
+
+// deafStager is a Store that blocks in one of the calls around a download's place, whatever
+// becomes of the context. It has always something to go on with.
+type deafStager struct {
+	*memstore.Store
+	deaf string // the call
+	gate *testkit.Gate
+	dir  string
+}
+
+func (s *deafStager) wait(call string) {
+	if call == s.deaf {
+		<-s.gate.C
+	}
+}
+
+func (s *deafStager) StageBlob(_ context.Context, r pullthrough.Repo, _ digest.Digest) (pullthrough.Stage, error) {
+	s.wait("Store.StageBlob")
+	f, err := os.CreateTemp(s.dir, "")
+	return &slowStage{f, &slowStore{Store: s.Store}, r}, err
+}
+
+func (s *deafStager) ResumeBlob(context.Context, pullthrough.Repo, digest.Digest, string) (pullthrough.Stage, error) {
+	s.wait("Store.ResumeBlob")
+	if s.deaf != "Stage.Keep" {
+		return nil, fs.ErrNotExist
+	}
+	f, err := os.CreateTemp(s.dir, "")
+	return &deafStage{slowStage{File: f}, s}, err
+}
+
+type deafStage struct {
+	slowStage
+	s *deafStager
+}
+
+func (s *deafStage) KeepAs(string, int64) {}
+
+func (s *deafStage) Have() (int64, [][2]int64) { return 8 << 20, [][2]int64{{0, 4 << 20}} }
+
+func (s *deafStage) Keep() error {
+	s.s.wait("Stage.Keep")
+	return s.Close()
+}
+
+// A Store that blocks when it is asked for a place holds up the download for ten seconds, and
+// a second when it gets the place back.
+func TestAPlaceThatBlocksHoldsUpNoFetchForLong(t *testing.T) {
+	for call, c := range map[string]struct {
+		patience time.Duration
+		lacking  bool // upstream does not have the blob
+	}{
+		"Store.StageBlob":  {patience: 10 * time.Second},
+		"Store.ResumeBlob": {patience: 10 * time.Second},
+		"Stage.Keep":       {patience: time.Second, lacking: true},
+	} {
+		t.Run(call, func(t *testing.T) {
+			testkit.InBubble(t, pullthroughtest.Config{}, func(t *testing.T, w *testkit.World) {
+				heard := &testkit.Events{}
+				w.OnEvent = heard.On
+				store := &deafStager{Store: w.Mem, deaf: call, gate: testkit.NewGate(t), dir: t.TempDir()}
+				w.Store = store
+				layer := w.Layer(8 << 20)
+				if c.lacking {
+					w.Up.Fault(pullthroughtest.Fault{Match: testkit.Blobs, Status: 404})
+				}
+				start := time.Now()
+				err := w.Whole(t.Context(), layer.Digest)
+				assert.Equal(t, c.patience, time.Since(start))
+				if c.lacking {
+					assert.ErrorIs(t, err, pullthrough.ErrNotFound)
+				} else {
+					assert.NoError(t, err)
+					assert.Len(t, heard.StoreFailures(), 1)
+					assert.Equal(t, 1, w.Up.Count("*"))
+				}
+				store.gate.Open()
+				require.NoError(t, w.Shutdown(t.Context()))
+			})
+		})
+	}
 }

@@ -56,7 +56,7 @@
 		].map(([name, value, note]) => h("div", null, h("dt", null, name), h("dd", null, value), h("dd", null, note)));
 	};
 
-	const none = (s, text) => s.filter ? "Nothing is of such a repository." : text;
+	const none = (s, text) => s.filter ? "Nothing of such a repository." : text;
 	const lingers = (d) => d.readers === 0 && !d.part && (d.size < 0 || d.written < d.size);
 	const readers = (d) => {
 		if (lingers(d)) return "its readers have left";
@@ -184,9 +184,10 @@
 		["fetches", fetches, (s) => s.fetches], ["rules", rules, (s) => s.registries], ["events", events, (s) => [s.events, s.filter]],
 	];
 	const shown = {};
-	const [at, trouble, pause, filter] = ["at", "trouble", "pause", "filter"].map((id) => document.getElementById(id));
+	const [at, trouble, pause, filter, filtered] = ["at", "trouble", "pause", "filter", "filtered"].map((id) => document.getElementById(id));
 	const show = (s) => {
 		at.textContent = stamp(s.at);
+		filtered.hidden = !s.filter;
 		for (const [id, make, of] of parts) {
 			const text = JSON.stringify(of(s));
 			if (shown[id] !== text) document.getElementById(id).replaceChildren(...make(s));

@@ -119,7 +119,10 @@ func TestARepositoryIsPicked(t *testing.T) {
 		}
 		html := get(t, page, "/?repo=Nginx").Body.String()
 		assert.Contains(t, html, ` value="Nginx"`)
-		assert.Contains(t, html, `<p class="none">Nothing is of such a repository.</p>`)
+		assert.Contains(t, html, `<p class="none">Nothing of such a repository.</p>`)
+		const says = `<p id="filtered" class="none">Downloads, what waits and events are of`
+		assert.Contains(t, html, says, "and the figures are not")
+		assert.NotContains(t, get(t, page, "/").Body.String(), says)
 		assert.NotContains(t, get(t, page, `/?repo=%22%3E%3Cscript%3E`).Body.String(), `"><script>`)
 		close(stall)
 		drain(t, page, herd)

@@ -29,7 +29,7 @@ func tilesOf(s *state) []tile {
 // none returns the text that stands in the place of an empty list.
 func (s *state) none(text string) string {
 	if s.Filter != "" {
-		return "Nothing is of such a repository."
+		return "Nothing of such a repository."
 	}
 	return text
 }

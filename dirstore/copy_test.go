@@ -16,6 +16,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 	"github.com/ecr-pullthrough/pullthrough/memstore"
 )
 
@@ -24,7 +25,7 @@ import (
 // many times as long it takes as the copy, and x-sync as the copy that is synced, as
 // a put here is. A get is read to its end. TMPDIR says where.
 func BenchmarkCopy(b *testing.B) {
-	for _, size := range []int64{1 << 20, 256 << 20} {
+	for _, size := range []int64{1 << 20, testkit.Most(int64(256 << 20))} {
 		b.Run(fmt.Sprintf("%dMiB", size>>20), func(b *testing.B) {
 			c := newCopying(b, size)
 			rounds := 31

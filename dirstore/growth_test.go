@@ -16,6 +16,7 @@ import (
 
 	"github.com/ecr-pullthrough/pullthrough"
 	"github.com/ecr-pullthrough/pullthrough/dirstore"
+	"github.com/ecr-pullthrough/pullthrough/internal/testkit"
 )
 
 // growth is how many blobs the largest directory has; DIRSTORE_BENCH_BLOBS says
@@ -24,7 +25,7 @@ func growth(b *testing.B) int {
 	b.Helper()
 	given := os.Getenv("DIRSTORE_BENCH_BLOBS")
 	if given == "" {
-		return 100_000
+		return testkit.Most(100_000)
 	}
 	n, err := strconv.Atoi(given)
 	require.NoError(b, err)
@@ -105,7 +106,7 @@ func BenchmarkTags(b *testing.B) {
 	s := open(b, dir)
 	put(b, s, repo, manifestOf(image(1), "v"))
 	put(b, s, repo, manifestOf(image(2), ""))
-	for n := 1; n <= 100_000; n *= 10 {
+	for n := 1; n <= testkit.Most(100_000); n *= 10 {
 		for ; planted < n; planted++ {
 			plant(b, []byte(image(1).Digest), tagLink(dir, repo.Name, fmt.Sprint("v", planted)))
 		}

@@ -102,7 +102,9 @@ func (t *stage) Keep() error {
 		return t.Abort()
 	}
 	defer t.end()
-	t.store.grow(context.Background(), it.Keep())
+	ended, cancel := context.WithCancel(context.Background())
+	cancel() // nobody waits for a sweep
+	t.store.grow(ended, it.Keep())
 	return t.file.Close()
 }
 

@@ -44,7 +44,7 @@ var hostOperations = []string{
 func notServed(op string) *Error {
 	all := slices.Concat(slices.Collect(maps.Keys(imageOperations)), hostOperations)
 	if slices.Contains(all, op) {
-		return &Error{unknownOperation, op + " is not served here; API.Next may serve it"}
+		return &Error{unknownOperation, op + " is not served here; in a program of your own API.Next may serve it"}
 	}
 	return &Error{unknownOperation, "The operation is not known."}
 }

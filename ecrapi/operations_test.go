@@ -29,7 +29,7 @@ func TestOperationsAreAnsweredByName(t *testing.T) {
 		resp, body := c.send(t, target+op.Name, "{}")
 		assert.Equal(t, op.Served && !op.Images, known(resp, body), op.Name)
 		if !op.Served || op.Images {
-			assert.Equal(t, op.Name+" is not served here; API.Next may serve it", messageOf(t, body))
+			assert.Equal(t, op.Name+" is not served here; in a program of your own API.Next may serve it", messageOf(t, body))
 		}
 		resp, body = withImages.send(t, target+op.Name, "{}")
 		assert.Equal(t, op.Served, known(resp, body), op.Name)

@@ -22,7 +22,8 @@ type Config struct {
 	// us-east-1.
 	Account, Region string
 	// Data is the directory that keeps images, what the API has created, and what
-	// is known about images. One Server at a time may use it. "": memory.
+	// is known about images. One Server at a time may use it: a second one is an error.
+	// "": memory.
 	Data string
 	// MaxBytes limits the images that are kept. When there is more, the images that
 	// were pulled least recently go. 0: all are kept.

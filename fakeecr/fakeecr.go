@@ -92,7 +92,11 @@ func (s *Server) openStore() (pullthrough.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.release = dir.Close
+	unlock, err := lockData(s.file("fakeecr"))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", c.Data, err), dir.Close())
+	}
+	s.release = func() error { return errors.Join(dir.Close(), unlock()) }
 	dir.Account, dir.Region = c.Account, c.Region
 	dir.MaxBytes, dir.VerifyBlobs, dir.Logger = c.MaxBytes, c.VerifyBlobs, c.Logger
 	return dir, nil

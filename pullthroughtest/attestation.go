@@ -7,7 +7,8 @@ import (
 
 // NewAttestation makes an attestation of img as BuildKit adds it to an index: an image for the platform unknown/unknown
 // whose layer is an in-toto statement about where img comes from, and whose descriptor has img's digest in an annotation.
-// Give it to [NewIndex] behind the images.
+// Give it to [NewIndex] behind the images. crane validate complains of such an image, BuildKit's too: it does not count layers
+// of that type.
 func NewAttestation(img *Image) *Image {
 	const predicate = "https://slsa.dev/provenance/v0.2"
 	type object = map[string]any

@@ -114,6 +114,18 @@ func (f *faults) remove(p *plannedFault) {
 	f.planned = slices.DeleteFunc(f.planned, func(other *plannedFault) bool { return other == p })
 }
 
+// unmet are the patterns of the faults that have applied to nothing.
+func (f *faults) unmet() (matches []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.planned {
+		if p.met <= p.Skip {
+			matches = append(matches, p.Match)
+		}
+	}
+	return matches
+}
+
 func (f *faults) clear() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

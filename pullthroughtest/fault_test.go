@@ -3,6 +3,7 @@ package pullthroughtest_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -40,6 +41,35 @@ func raw(t *testing.T, up *pullthroughtest.Upstream, path string) string {
 	data, err := io.ReadAll(conn)
 	require.NoError(t, err)
 	return string(data)
+}
+
+// noting is a test that ends when it is told to, and whose notes are looked at.
+type noting struct {
+	testing.TB
+	notes string
+	end   func()
+}
+
+func (n *noting) Helper()          {}
+func (n *noting) Cleanup(f func()) { n.end = f }
+func (n *noting) Logf(format string, args ...any) {
+	n.notes += fmt.Sprintf(format, args...) + "\n"
+}
+
+// TestAFaultThatNobodyMeetsIsTold: its pattern is wrong, perhaps, and the test proves nothing.
+func TestAFaultThatNobodyMeetsIsTold(t *testing.T) {
+	n := &noting{TB: t}
+	up := pullthroughtest.New(n, pullthroughtest.Config{})
+	up.Fault(pullthroughtest.Fault{Match: "GET /v2/", Status: 503})
+	up.Fault(pullthroughtest.Fault{Match: "GET /v2/", Skip: 2, Status: 503})
+	up.Fault(pullthroughtest.Fault{Match: "GET /v2/mistyped/*", Status: 503})
+	up.Fault(pullthroughtest.Fault{Match: "GET /v2/healed/*", Status: 503})()
+	get(t, up, "/v2/")
+	n.end()
+	assert.Equal(t, []string{"GET /v2/ 503"}, up.Log())
+	assert.Equal(t, 1, strings.Count(n.notes, `"GET /v2/": compare it with Upstream.Log`), n.notes)
+	assert.Contains(t, n.notes, `no request has met the fault of "GET /v2/mistyped/*"`)
+	assert.Equal(t, 2, strings.Count(n.notes, "\n"))
 }
 
 func TestFaultsApplyInOrder(t *testing.T) {

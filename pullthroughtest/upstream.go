@@ -113,14 +113,20 @@ type Config struct {
 	Handler func(http.ResponseWriter, *http.Request) bool
 }
 
-// New starts a registry and closes it when the test ends. It fails the test if the registry cannot be started.
+// New starts a registry and closes it when the test ends. It fails the test if the registry cannot be started. The test's
+// output names the faults that are installed at its end and have changed nothing, since no request has met them.
 func New(tb testing.TB, c Config) *Upstream {
 	tb.Helper()
 	u, err := Start(c)
 	if err != nil {
 		tb.Fatalf("pullthroughtest: %v", err)
 	}
-	tb.Cleanup(u.Close)
+	tb.Cleanup(func() {
+		u.Close()
+		for _, match := range u.faults.unmet() {
+			tb.Logf("pullthroughtest: no request has met the fault of %q: compare it with Upstream.Log", match)
+		}
+	})
 	return u
 }
 

@@ -175,7 +175,7 @@ func TestWhatIsNotRecordedFailsPlainly(t *testing.T) {
 		said := r.take()
 		require.Len(t, said, 1, ref)
 		assert.Contains(t, said[0], "offline: "+ref+" is not stored")
-		assert.Contains(t, said[0], "go run ./examples/testharness -fill "+dir)
+		assert.Contains(t, said[0], "go run github.com/ecr-pullthrough/pullthrough/examples/testharness@latest -fill "+dir, "it can be copied into any module, and run there")
 	}
 }
 

@@ -30,7 +30,7 @@ func startOffline(t testing.TB, dir string) (url string) {
 		},
 		OnEvent: func(_ context.Context, e pullthrough.Event) {
 			if e.Kind != pullthrough.EventFetch && errors.Is(e.Err, pullthrough.ErrUnavailable) {
-				t.Errorf("%v; record the image with go run ./examples/testharness -fill %s", e.Err, dir)
+				t.Errorf("%v; record the image with go run github.com/ecr-pullthrough/pullthrough/examples/testharness@latest -fill %s", e.Err, dir)
 			}
 		},
 		Transport: noNetwork{t},

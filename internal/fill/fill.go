@@ -39,8 +39,8 @@ const (
 	// than smallBlobWait.
 	smallBlob     = 128 << 10
 	smallBlobWait = 2 * time.Second
-	// placeWait is how long a fill whose source has said no waits for a place that it does
-	// not need any more.
+	// placeWait is how long a fill whose source has said no waits until a place that it does
+	// not need any more is given back.
 	placeWait = time.Second
 )
 
@@ -76,6 +76,7 @@ type Fill struct {
 	connections int  // that have brought content at a time, at most
 	told        bool // its size is a manifest's word, which the source has not confirmed
 	broken      bool // what has come is good, as far as anybody knows, and not all
+	left        bool // all of it is good, and not stored: it is kept when the spool is gone
 
 	ended chan struct{} // closed when the Store has the blob, or will not have it
 	err   error         // why it has not; set before ended is closed
@@ -136,7 +137,7 @@ func (f *Fill) fetch(ctx context.Context) (int64, error) {
 // takeTurn waits for a turn in the lane, which leave gives back. A part that waits
 // gives up when the flights are closed: only what has begun is brought to its end.
 func (f *Fill) takeTurn(ctx context.Context) (leave func(), err error) {
-	lane, unwanted := f.budget.lane(f.job.Lane, f.job.MaxPerLane), f.unwanted
+	lane, unwanted := turns(f.budget.lanes, &f.job), f.unwanted
 	if unwanted != nil && f.budget.flights != nil {
 		var stop context.CancelFunc
 		unwanted, stop = f.budget.flights.UntilClosed(unwanted)
@@ -248,9 +249,13 @@ func (f *Fill) openSpool(ctx context.Context, size int64, l *lease, w *windows) 
 		return r.move(ctx, start, size)
 	}
 	var s *spool.Spool
+	kept := f.kept
 	o.Gone = func() {
 		f.budget.spools.Delete(s)
 		r.giveBack()
+		if f.left {
+			kept.Keep()
+		}
 		if place != nil {
 			place.Close()
 		}
@@ -305,26 +310,33 @@ func (l *lease) wait(ctx context.Context) (Place, error) {
 	return l.place, l.err
 }
 
-// end gives back a place that was not taken. A Store that hangs must not hold up what the
-// source has said.
+// end gives back a place that was not taken.
 func (l *lease) end() {
 	if l.taken || l.ready == nil {
 		return
 	}
+	soon(func() {
+		<-l.ready
+		if l.place != nil {
+			l.place.Abort()
+			l.place.Close()
+		}
+	})
+}
+
+// soon calls giveBack, and waits for placeWait at most. A Store that hangs must not hold up
+// what the source has said.
+func soon(giveBack func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		giveBack()
+	}()
 	timer := time.NewTimer(placeWait)
 	defer timer.Stop()
 	select {
-	case <-l.ready:
-		l.giveBack()
+	case <-done:
 	case <-timer.C:
-		go func() { <-l.ready; l.giveBack() }()
-	}
-}
-
-func (l *lease) giveBack() {
-	if l.place != nil {
-		l.place.Abort()
-		l.place.Close()
 	}
 }
 
@@ -393,10 +405,22 @@ func (f *Fill) conclude(err error) (int64, error) {
 	if f.job.Put != nil {
 		f.err = hostcall.Guard("the put of a blob", func() error { return f.job.Put(f.call.Context(), f) })
 	}
-	if _, own := f.place.(*shelved); own || f.job.Put == nil {
+	switch _, own := f.place.(*shelved); {
+	case own && f.err != nil:
+		f.Leave()
+	case own, f.job.Put == nil:
 		f.abort()
 	}
 	return f.spool.Size(), nil
+}
+
+// Leave is for a Put that could not begin. The next fill goes on from here, if that is
+// possible, when nobody reads any more: what is verified must not be written again before.
+func (f *Fill) Leave() {
+	f.left = f.kept != nil && f.Whole()
+	if !f.left {
+		f.abort()
+	}
 }
 
 func (f *Fill) retain() {

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -407,9 +406,7 @@ func TestStageThatComesTooLate(t *testing.T) {
 		store := &lateStager{newFiles(dir), g.C}
 		w.Store = store
 		layer := w.Layer(2 << 20)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		assert.ErrorIs(t, w.Whole(ctx, layer.Digest), context.DeadlineExceeded)
+		assert.NoError(t, w.Whole(t.Context(), layer.Digest), "it goes elsewhere")
 		w.Settled(t)
 		g.Open()
 		synctest.Wait()

@@ -85,7 +85,7 @@ type Job struct {
 	Explain func(error) error
 	// Put gives the verified content to the Store: it commits the fill's [Place] if
 	// that is [Fill.Whole], or reads it by [Fill.NewReader]. It must commit or abort a
-	// Place. It may take as long as it takes, since no client waits for it. Its context
+	// Place, or [Fill.Leave] it. It may take as long as it takes, since no client waits for it. Its context
 	// ends when the Group's flights are shut down. nil: nobody keeps the content.
 	Put func(ctx context.Context, f *Fill) error
 	// Ended is told how the fill ended, after Put, unless the blob was stored already.

@@ -40,12 +40,16 @@ func (f *Fill) isSmall() bool {
 }
 
 func (f *Fill) giveBack() {
-	if f.kept != nil && f.place == nil {
-		f.kept.Keep()
-		f.kept.Close()
-		f.kept = nil
-		f.budget.countKept()
+	if f.kept == nil || f.place != nil {
+		return
 	}
+	kept := f.kept
+	f.kept = nil
+	soon(func() {
+		kept.Keep()
+		kept.Close()
+		f.budget.countKept()
+	})
 }
 
 // open asks for the blob, or for what is missing of one that is here in part.
@@ -156,12 +160,16 @@ func (b *budget) countKept() {
 	}
 }
 
-// dropKept drops the oldest downloads on the shelf until n is free, which it takes.
-func (b *budget) dropKept(n int64) bool {
-	for b.shelf != nil && b.spoolBytes > 0 && b.shelf.DropOldest() {
-		b.countKept()
-		if b.space.TryTake(n) {
+// makeRoom drops the oldest downloads on the shelf until n is free, which try takes. It drops
+// none where there is room, and n has to wait for something else.
+func (b *budget) makeRoom(n int64, try func(int64) bool) bool {
+	for b.shelf != nil && b.spoolBytes > 0 {
+		b.countKept() // other processes may have let go of theirs
+		if try(n) {
 			return true
+		}
+		if b.space.Free() >= n || !b.shelf.DropOldest() {
+			return false
 		}
 	}
 	return false

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -498,5 +499,131 @@ func TestWhatIsKeptGoesOnOverSeveralConnections(t *testing.T) {
 		assert.Equal(t, []string{"bytes=0-8388607 206", "bytes=8388608-16777215 206"}, slices.Sorted(slices.Values(seen[:2])))
 		assert.Contains(t, seen, "bytes=5242880-8388607 206", "the first gap")
 		assert.GreaterOrEqual(t, len(seen), 5, "over several connections")
+	})
+}
+
+// halfKeeper lends the Stages of a Store that keeps downloads, and does not give them back.
+type halfKeeper struct {
+	pullthrough.Store
+	pullthrough.BlobStager
+}
+
+// TestWhatNobodyGivesBackIsNotKept: it would only take room.
+func TestWhatNobodyGivesBackIsNotKept(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		if !r.store {
+			t.Skip("the Store's alone")
+		}
+		half := func(p *pullthrough.Proxy) { p.Store = halfKeeper{p.Store, p.Store.(pullthrough.BlobStager)} }
+		heal := r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 2*", Stall: make(chan struct{}), StallAfter: new(int64(7 << 20))})
+		r.process(half, func(p *pullthrough.Proxy) {
+			b, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			testkit.RequireRead(t, b.Body, 7<<20)
+			require.NoError(t, b.Body.Close())
+		})
+		assert.Empty(t, r.files("*"))
+		heal()
+		r.process(half, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.Equal(t, []string{"200", "200"}, r.ranges())
+	})
+}
+
+// TestFewerConnectionsGoOn where more of them have left holes: the Policy may have changed.
+func TestFewerConnectionsGoOn(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		const size = 64 << 20
+		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 9, LayerSize: size})
+		r.layer = img.Layers[0]
+		r.up.Push("a", "2", img)
+		heal := r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 206", Stall: make(chan struct{}), StallAfter: new(int64(3 << 20))})
+		r.process(testkit.WithPolicy(pullthrough.Policy{Connections: 4, BlobsFirst: true}), func(p *pullthrough.Proxy) {
+			b, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			require.Eventually(t, func() bool { return p.Downloads()[0].Written == 12<<20 }, time.Minute, time.Millisecond)
+			require.NoError(t, b.Body.Close())
+		})
+		heal()
+		r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.EqualValues(t, size, r.received())
+		assert.Len(t, r.ranges(), 8)
+	})
+}
+
+// TestADirectoryWhoseGroupIsInherited, as volumes of Kubernetes are: what is made there has
+// one mode bit more.
+func TestADirectoryWhoseGroupIsInherited(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		require.NoError(t, os.Chmod(r.dir, 0o770|os.ModeSetgid))
+		r.breakOff(6 << 20)
+		r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.Equal(t, []string{"200", rest(6 << 20)}, r.ranges())
+		assert.Empty(t, r.files("*"))
+	})
+}
+
+// unstorable has a proxy receive blobs, and not store them, once broken is set.
+func (r *remains) unstorable(broken *atomic.Bool) func(*pullthrough.Proxy) {
+	fail := func() error {
+		if broken.Load() {
+			return os.ErrDeadlineExceeded
+		}
+		return nil
+	}
+	return func(p *pullthrough.Proxy) {
+		if !r.store {
+			p.Store = &testkit.FaultyStore{Store: p.Store.(*memstore.Store), OnPutBlob: func(io.ReadSeeker) error { return fail() }}
+			return
+		}
+		rules := p.Rules
+		p.Rules = pullthrough.RuleSourceFunc(func(ctx context.Context, account, region string) ([]pullthrough.Rule, error) {
+			if err := fail(); err != nil {
+				return nil, err
+			}
+			return rules.Rules(ctx, account, region)
+		})
+	}
+}
+
+// TestWhatCouldNotBeStoredIsKept: all of it has come, and upstream gives its end once more.
+func TestWhatCouldNotBeStoredIsKept(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		var broken atomic.Bool
+		r.process(r.unstorable(&broken), func(p *pullthrough.Proxy) {
+			b, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			broken.Store(true)
+			testkit.AssertBody(t, r.layer.Digest, b)
+			require.NoError(t, p.Idle(t.Context()))
+		})
+		r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
+		assert.Equal(t, []string{"200", rest(keptSize - held)}, r.ranges())
+		assert.Empty(t, r.files("*"))
+	})
+}
+
+// TestWhatIsVerifiedIsNotWrittenAgain while anybody reads it.
+func TestWhatIsVerifiedIsNotWrittenAgain(t *testing.T) {
+	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
+		var broken atomic.Bool
+		r.process(r.unstorable(&broken), func(p *pullthrough.Proxy) {
+			b, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			broken.Store(true)
+			begin := testkit.RequireRead(t, b.Body, keptSize-held)
+			require.NoError(t, p.Idle(t.Context()))
+			broken.Store(false)
+			r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 2*", Flip: new(int64(held - 1))})
+			other, err := p.Blob(t.Context(), r.at("a"))
+			require.NoError(t, err)
+			_, err = io.ReadAll(other.Body)
+			assert.Error(t, err)
+			require.NoError(t, other.Body.Close())
+			end, err := io.ReadAll(b.Body)
+			assert.NoError(t, err)
+			assert.True(t, bytes.Equal(r.content(), append(begin, end...)))
+			require.NoError(t, b.Body.Close())
+		})
+		assert.Equal(t, []string{"200", "200"}, r.ranges())
 	})
 }

@@ -43,10 +43,10 @@ type budget struct {
 	now        func() time.Time
 	flights    *flight.Set // nil: none
 	spoolBytes int64
-	space      *quota.Quota                  // of spoolBytes
-	lanes      *lru.Cache[any, *quota.Quota] // fills of one lane at a time
-	windows    *lru.Cache[any, *quota.Quota] // side windows of one lane at a time
-	rates      *lru.Cache[any, float64]      // what a connection of a lane has brought last, in bytes a second
+	space      *quota.Quota                      // of spoolBytes
+	lanes      *lru.Cache[laneKey, *quota.Quota] // fills of one lane at a time
+	windows    *lru.Cache[laneKey, *quota.Quota] // side windows of one lane at a time
+	rates      *lru.Cache[any, float64]          // what a connection of a lane has brought last, in bytes a second
 	plain      *lru.Cache[plainKey, time.Time]
 	shelf      *shelf.Shelf // what fills that ended early have left; nil: none
 	kept       keptRoom
@@ -62,8 +62,8 @@ func newBudget(o Options) *budget {
 		flights:    o.Flights,
 		spoolBytes: o.SpoolBytes,
 		space:      quota.New(o.SpoolBytes),
-		lanes:      lru.New[any, *quota.Quota](maxLanes),
-		windows:    lru.New[any, *quota.Quota](maxLanes),
+		lanes:      lru.New[laneKey, *quota.Quota](maxLanes),
+		windows:    lru.New[laneKey, *quota.Quota](maxLanes),
 		rates:      lru.New[any, float64](maxLanes),
 		plain:      lru.New[plainKey, time.Time](maxPlain),
 	}
@@ -80,10 +80,16 @@ type plainKey struct {
 	digest digest.Digest
 }
 
-// lane is shared by the fills of one Job.Lane, so that none waits for another
-// lane's. max is how many of them run at a time.
-func (b *budget) lane(key any, max int) *quota.Quota {
-	return b.lanes.GetOrPut(key, func() *quota.Quota { return quota.New(int64(max)) })
+// laneKey is a lane with so many turns: a Policy that changes does not wait for what began
+// before.
+type laneKey struct {
+	lane any
+	max  int
+}
+
+// turns are shared by all of one lane, so that none waits for another lane's.
+func turns(lanes *lru.Cache[laneKey, *quota.Quota], j *Job) *quota.Quota {
+	return lanes.GetOrPut(laneKey{j.Lane, j.MaxPerLane}, func() *quota.Quota { return quota.New(int64(j.MaxPerLane)) })
 }
 
 // take takes n from q, and says within roomWait that there is no room. A claim of a
@@ -103,7 +109,7 @@ func (b *budget) take(ctx, unwanted context.Context, q *quota.Quota, n int64) (b
 		return false, nil
 	}
 	if q == b.space {
-		if b.dropKept(n) {
+		if b.makeRoom(n, q.TryTake) {
 			return false, nil
 		}
 		b.cutSlow()
@@ -114,6 +120,9 @@ func (b *budget) take(ctx, unwanted context.Context, q *quota.Quota, n int64) (b
 func (b *budget) takeBehind(unwanted context.Context, q *quota.Quota, n int64) error {
 	if q != b.space {
 		return q.TakeBehind(unwanted, n)
+	}
+	if b.makeRoom(n, q.TryTakeBehind) {
+		return nil
 	}
 	b.cutSlow()
 	return takeSoon(unwanted, n, q.TakeBehind)

@@ -118,6 +118,24 @@ func TestLanesDoNotWaitForEachOther(t *testing.T) {
 	})
 }
 
+// A Policy may change: what begins from then on has the new number of turns.
+func TestALaneThatIsMadeWider(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fill.Options{})
+		first, second := newOwner(content, newBody(len(content))), newOwner(content, wholeBody(content))
+		first.Lane, first.MaxPerLane = 1, 1
+		second.Lane, second.MaxPerLane = 1, 2
+		a := w.open(t, t.Context(), first)
+		start := time.Now()
+		b, err := w.Open(t.Context(), "other", second.job)
+		require.NoError(t, err)
+		assert.Zero(t, time.Since(start))
+		require.NoError(t, a.Body.Close())
+		require.NoError(t, b.Body.Close())
+		w.idle(t)
+	})
+}
+
 // While a Store takes its time, the lane is free.
 func TestAPutKeepsNoLane(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -171,6 +171,32 @@ func TestAnswersToSeveralConnections(t *testing.T) {
 	}
 }
 
+// An upstream that gives one part and no others sends the whole, once.
+func TestNoMoreParts(t *testing.T) {
+	for _, status := range []int{200, 400, 403, 404, 416} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			inStripes(t, broad, nil, func(t *testing.T, f *far) {
+				fault := pullthroughtest.Fault{Match: testkit.Blobs + " 206", Skip: 1, Status: status}
+				if status == 200 {
+					fault.Header = http.Header{"Content-Range": nil, "Content-Length": {fmt.Sprint(broad)}}
+					fault.Body = f.content
+				}
+				f.Up.Fault(fault)
+				f.slowly()
+				f.all(t)
+				f.assertStored(t)
+				whole := 0
+				for _, r := range f.Up.Requests() {
+					if r.Status == http.StatusOK && r.Bytes == broad {
+						whole++
+					}
+				}
+				assert.Equal(t, 1, whole, "%q", f.ranges())
+			})
+		})
+	}
+}
+
 // A 206 that is shorter than what was asked for is taken, and the rest is asked for.
 func TestShortAnswersToSeveralConnections(t *testing.T) {
 	for name, skip := range map[string]int{"the first": 0, "another": 1} {

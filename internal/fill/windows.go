@@ -92,7 +92,7 @@ func newWindows(ctx context.Context, f *Fill) *windows {
 	plain, found := f.budget.plain.Get(plainKey{f.job.Lane, f.job.Digest})
 	w.off = found && time.Since(plain) < plainFor
 	w.rate, _ = f.budget.rates.Get(f.job.Lane)
-	w.lane = f.budget.windows.GetOrPut(f.job.Lane, func() *quota.Quota { return quota.New(int64(f.job.MaxPerLane)) })
+	w.lane = turns(f.budget.windows, &f.job)
 	told := int64(-1)
 	if f.job.Size != nil {
 		told = f.job.Size()

@@ -10,6 +10,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"math"
 	"sync"
 )
 
@@ -99,6 +100,16 @@ func (q *Quota) try(n int64, behind bool) bool {
 	}
 	q.free -= n
 	return true
+}
+
+// Free is how much nobody has.
+func (q *Quota) Free() int64 {
+	if q == nil {
+		return math.MaxInt64
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.free
 }
 
 // mayStandBehindLocked reports whether the claims of TakeBehind may have n more.

@@ -68,7 +68,7 @@ func (it *Item) begin(name string) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err = it.note.WriteString(text(it.size, nil)); err != nil {
+	if _, err = it.note.WriteString(newNote(it.size).text()); err != nil {
 		return errors.Join(err, it.note.Close())
 	}
 	return nil
@@ -77,51 +77,39 @@ func (it *Item) begin(name string) (err error) {
 // resume reads the note of a download that was taken. The error Is [fs.ErrNotExist] where
 // it is of no use.
 func (it *Item) resume() error {
-	old, err := it.shelf.Root.ReadFile(it.noteFile())
-	if err != nil {
-		return err
-	}
-	n, err := parseNote(old)
-	if err != nil {
+	old, used, err := it.shelf.readNote(it.key)
+	switch {
+	case errors.Is(err, errNote):
 		return errors.Join(fs.ErrNotExist, err)
-	}
-	info, err := it.shelf.Root.Stat(it.noteFile())
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	data, err := it.File.Stat()
 	if err != nil {
 		return err
 	}
-	it.size, it.aside = n.Size, n.aside
-	spans := extent.Union(n.trusted())
-	it.have = extent.Clip(spans, min(n.Size-Tail, data.Size()))
-	if total(it.have) < Least || it.shelf.now().Sub(info.ModTime()) >= maxAge {
+	it.size, it.aside = old.Size, old.aside
+	it.have = extent.Clip(extent.Union(old.trusted()), min(old.Size-Tail, data.Size()))
+	it.bytes = total(it.have)
+	if it.bytes < Least || it.shelf.now().Sub(used) >= maxAge {
 		return fs.ErrNotExist
 	}
-	it.bytes = total(it.have)
-	return it.goOn(&n, spans)
+	return it.goOn(old)
 }
 
-// goOn opens the note to add to it. One of the time before the system was started is
-// replaced: what is added to it would not be trusted.
-func (it *Item) goOn(n *note, spans []extent.Span) (err error) {
-	name, flag := it.noteFile(), os.O_RDWR|os.O_APPEND
-	anew := n.Boot != bootID()
-	if anew {
-		name, flag = name+".new", flag|os.O_CREATE|os.O_TRUNC
-	}
-	if it.note, err = it.shelf.Root.OpenFile(name, flag, 0o600); err != nil {
+// goOn begins a note of what is trusted, in place of the old one.
+func (it *Item) goOn(old note) (err error) {
+	n := newNote(old.Size)
+	n.spans = extent.Union(old.spans[:old.synced])
+	n.synced = len(n.spans)
+	n.spans = append(n.spans, extent.Union(old.trusted()[old.synced:])...)
+	it.noted = len(n.spans)
+	name := it.noteFile() + ".new"
+	if it.note, err = it.shelf.Root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600); err != nil {
 		return err
 	}
-	it.noted = len(n.spans)
-	if anew {
-		it.noted = len(spans)
-		if _, err = it.note.WriteString(text(n.Size, spans)); err == nil {
-			err = it.shelf.Root.Rename(name, it.noteFile())
-		}
-	} else {
-		err = it.note.Truncate(int64(n.length))
+	if _, err = it.note.WriteString(n.text()); err == nil {
+		err = it.shelf.Root.Rename(name, it.noteFile())
 	}
 	if err != nil {
 		return errors.Join(err, it.note.Close())
@@ -198,7 +186,7 @@ func (it *Item) Keep() int64 {
 	filelock.Unlock(it.File)
 	it.shelf.unclaim(it.key)
 	if it.File.Sync() == nil && !it.failed {
-		_, _ = fmt.Fprintf(it.note, "synced %d\n", it.noted) // without it less is trusted
+		_, _ = fmt.Fprintf(it.note, "%s\n%s\n", syncedLine(it.noted), asideLine) // without it less is trusted
 	}
 	_ = it.note.Close()
 	it.shelf.Tidy()

@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ecr-pullthrough/pullthrough/internal/extent"
 )
@@ -24,16 +27,44 @@ const noteVersion = 1
 
 // note is what is known of a download. After the header comes a line "OFFSET LENGTH" for each
 // stretch that was written, and a line "synced N" when the first N of these are on the
-// disk. Lines are only added, each by one write, after what they tell of was done.
+// disk. The last line is "aside" where the download was put aside, and nobody has taken it
+// since. Lines are only added, each by one write, after what they tell of was done.
 type note struct {
 	header
 	spans  []extent.Span // as they were written
 	synced int           // so many of them are on the disk
-	aside  bool          // the last line says so of all: nobody has added to it since
-	length int           // of the lines that are whole
+	aside  bool
 }
 
+const (
+	asideLine = "aside"
+	// maxNote is how much of a note is read. One that is longer tells of more than a shelf
+	// keeps.
+	maxNote = 4 << 20
+)
+
 var errNote = errors.New("shelf: the note is damaged")
+
+func newNote(size int64) *note { return &note{header: header{noteVersion, size, bootID()}} }
+
+// readNote returns the note of a download, and when it was written last. The error Is
+// errNote where it is damaged.
+func (s *Shelf) readNote(key string) (n note, used time.Time, err error) {
+	f, err := s.Root.Open(path.Join(s.Dir, key, noteName))
+	if err != nil {
+		return n, used, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	info, err := f.Stat()
+	if err != nil {
+		return n, used, err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxNote))
+	if err == nil {
+		n, err = parseNote(text)
+	}
+	return n, info.ModTime(), err
+}
 
 // parseNote reads a note up to the first line that is not whole.
 func parseNote(text []byte) (n note, err error) {
@@ -42,7 +73,6 @@ func parseNote(text []byte) (n note, err error) {
 		return note{}, errNote
 	}
 	for {
-		n.length = len(text) - len(rest)
 		line, rest, whole = bytes.Cut(rest, []byte("\n"))
 		if !whole || !n.add(string(line)) {
 			return n, nil
@@ -52,6 +82,10 @@ func parseNote(text []byte) (n note, err error) {
 
 // add reads a line.
 func (n *note) add(line string) bool {
+	if line == asideLine {
+		n.aside = true
+		return true
+	}
 	var s extent.Span
 	var length int64
 	if k, err := fmt.Sscanf(line, "%d %d", &s.From, &length); err == nil && k == 2 && line == spanLine(s.From, length) {
@@ -59,19 +93,20 @@ func (n *note) add(line string) bool {
 			return false
 		}
 		s.To = s.From + length
-		n.spans, n.aside = append(n.spans, s), false
+		n.spans = append(n.spans, s)
 		return true
 	}
 	var synced int
-	if _, err := fmt.Sscanf(line, "synced %d", &synced); err != nil || synced < 0 || synced > len(n.spans) {
+	if _, err := fmt.Sscanf(line, "synced %d", &synced); err != nil || line != syncedLine(synced) || synced > len(n.spans) {
 		return false
 	}
 	n.synced = max(n.synced, synced)
-	n.aside = n.synced == len(n.spans)
 	return true
 }
 
 func spanLine(from, length int64) string { return fmt.Sprintf("%d %d", from, length) }
+
+func syncedLine(n int) string { return fmt.Sprintf("synced %d", n) }
 
 // trusted is what is certainly there: all that was noted while the system has not been
 // started anew, since its cache outlives a process, and else what was synced.
@@ -82,16 +117,16 @@ func (n *note) trusted() []extent.Span {
 	return n.spans[:n.synced]
 }
 
-// text is a new note of spans that are on the disk.
-func text(size int64, spans []extent.Span) string {
-	line, _ := json.Marshal(header{noteVersion, size, bootID()}) // it has numbers and a string
+// text are the lines of a new note.
+func (n *note) text() string {
+	line, _ := json.Marshal(n.header) // it has numbers and a string
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", line)
-	for _, s := range spans {
+	for i, s := range n.spans {
 		fmt.Fprintln(&b, spanLine(s.From, s.Len()))
-	}
-	if len(spans) > 0 {
-		fmt.Fprintf(&b, "synced %d\n", len(spans))
+		if i+1 == n.synced {
+			fmt.Fprintln(&b, syncedLine(n.synced))
+		}
 	}
 	return b.String()
 }

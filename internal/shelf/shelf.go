@@ -81,7 +81,7 @@ func (s *Shelf) acquire() (err error) {
 		if s.Root, err = os.OpenRoot(s.Path); err != nil {
 			return err
 		}
-		if info, err := s.Root.Lstat(s.Dir); err == nil && info.Mode() != fs.ModeDir|0o700 {
+		if info, err := s.Root.Lstat(s.Dir); err == nil && (!info.IsDir() || info.Mode().Perm() != 0o700) {
 			return errors.Join(fs.ErrPermission, s.Root.Close()) // somebody else may look into it
 		}
 	}
@@ -286,16 +286,8 @@ func (s *Shelf) entries() (all []entry) {
 		if s.isBusy(key) {
 			continue
 		}
-		e := entry{key: key}
-		name := path.Join(s.Dir, key, noteName)
-		if info, err := s.Root.Stat(name); err == nil {
-			e.used = info.ModTime()
-		}
-		if text, err := s.Root.ReadFile(name); err == nil {
-			n, _ := parseNote(text)
-			e.bytes = total(n.spans)
-		}
-		all = append(all, e)
+		n, used, _ := s.readNote(key) // damaged: nothing
+		all = append(all, entry{key, used, total(n.spans)})
 	}
 	slices.SortFunc(all, func(a, b entry) int { return a.used.Compare(b.used) })
 	return all

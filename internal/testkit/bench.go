@@ -42,6 +42,15 @@ func Beside(b *testing.B, bound string, ours, plain func() error) {
 	}
 }
 
+// Most is n, which is the most of something that a benchmark has, and with -short a sixteenth
+// of it: then the benchmark only shows that it runs.
+func Most[N int | int64](n N) N {
+	if testing.Short() {
+		return n / 16
+	}
+	return n
+}
+
 // timed returns how long f took, and cpu with the ticks that it used on top.
 func timed(b *testing.B, f func() error, cpu int64) (time.Duration, int64) {
 	b.Helper()

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 
@@ -33,7 +32,7 @@ func (c *Client) sizeByFirstByte(ctx context.Context, t *Target, d digest.Digest
 	defer drain(resp)
 	success := resp.StatusCode/100 == 2
 	if success && isWebPage(resp) {
-		return 0, t.fail(ErrUnavailable, errors.New("upstream answers with a web page"))
+		return 0, t.fail(ErrUnavailable, ErrNoRegistry)
 	}
 	if size, ok := sizeIn(resp, d); ok {
 		return size, nil
@@ -78,4 +77,9 @@ func sizeIn(resp *http.Response, d digest.Digest) (size int64, ok bool) {
 // isWebPage reports whether an answer is for people: from a login form, perhaps.
 func isWebPage(resp *http.Response) bool {
 	return strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
+}
+
+// isText reports whether resp is for people: a web page, or a line such as that of [http.NotFound].
+func isText(resp *http.Response) bool {
+	return isWebPage(resp) || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain")
 }

@@ -24,6 +24,9 @@ var (
 	ErrTooLarge = errors.New("content too large")
 )
 
+// ErrNoRegistry is a cause of an [Error]: what answers seems to be no registry.
+var ErrNoRegistry = errors.New("the answer is a web server's, and no registry's")
+
 // Error says what failed, where, and of which kind. It is never changed once
 // returned, and it carries no secret: tokens, passwords and the queries of
 // presigned URLs are left out.

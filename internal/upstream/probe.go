@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
 	"net/http"
 )
 
@@ -30,7 +29,7 @@ func (c *Client) Probe(ctx context.Context, t *Target) error {
 	case resp.StatusCode != http.StatusOK:
 		return statusError(t, resp)
 	case isWebPage(resp):
-		return t.fail(ErrNotFound, errors.New("upstream answers with a web page"))
+		return t.fail(ErrNotFound, ErrNoRegistry)
 	}
 	return nil
 }

@@ -28,6 +28,9 @@ func statusError(t *Target, resp *http.Response) *Error {
 		e.Kind = ErrDenied
 	case http.StatusNotFound:
 		e.Kind = ErrNotFound
+		if e.Err == nil && isText(resp) {
+			e.Err = ErrNoRegistry
+		}
 	case http.StatusTooManyRequests:
 		e.Kind = ErrRateLimited
 	}

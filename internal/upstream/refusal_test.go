@@ -28,6 +28,9 @@ func TestWhatARefusalMeans(t *testing.T) {
 		if status == 429 || status >= 500 {
 			want.RetryAfter = 7 * time.Second
 		}
+		if status == 404 {
+			want.Err = upstream.ErrNoRegistry // which says it in JSON
+		}
 		e := err.(*upstream.Error)
 		assert.Equal(t, want, e)
 		assert.Len(t, w.up.Log(), 1)

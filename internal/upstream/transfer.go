@@ -204,17 +204,15 @@ func (x *Transfer) Jump(off, end int64) error {
 	_ = x.body.Close()
 	x.off, x.mark, x.end = off, off, end
 	again, err := x.reopen()
-	if err == nil {
-		return nil
-	}
-	if !again { // it has given parts, and does not give this one: then all of it
+	if err != nil && (x.whole || !again) { // it has given parts, and does not give this one: then all of it
 		x.whole = true
-		if _, err = x.reopen(); err == nil {
-			return nil
-		}
-		x.whole = false
+		_, err = x.reopen()
+		x.whole = err == nil
 	}
-	return x.resume(err)
+	if err != nil {
+		return x.resume(err)
+	}
+	return nil
 }
 
 // Close ends the transfer.
