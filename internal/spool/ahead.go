@@ -173,7 +173,7 @@ func (s *Spool) demandsLocked() (all []extent.Demand) {
 }
 
 func (s *Spool) demandsOfLocked(r *Reader) (all []extent.Demand) {
-	now := extent.Demand{Open: true, Steps: r.seat.windows - 1, Waits: r.seat.waits, Since: r.seat.since}
+	now := extent.Demand{Open: true, Steps: max(0, r.seat.windows-1), Waits: r.seat.waits, Since: r.seat.since}
 	now.Span = extent.Span{From: r.seat.off, To: s.size}
 	for _, p := range r.parts {
 		switch {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -133,6 +134,33 @@ func TestWindowsInAnyOrder(t *testing.T) {
 			f.Finish()
 			readers.Wait()
 			assert.True(t, f.Whole())
+		})
+	}
+}
+
+// A reader that comes to a far place in somebody else's window gets a first window of its own.
+func TestAFirstWindowInAWindow(t *testing.T) {
+	const size, at = 64 << 20, 40 << 20
+	for name, part := range map[string]spool.Part{"open": {From: at, To: size, Open: true}, "closed": {From: at, To: at + 1<<20}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := spool.New(spool.Options{Dir: t.TempDir(), Size: size, Changed: func() {}})
+				w, err := s.Open(extent.Span{From: 8 << 20, To: size})
+				require.NoError(t, err)
+				r := open(t, s)
+				r.Ask([]spool.Part{part})
+				_, err = r.Seek(at, io.SeekStart)
+				require.NoError(t, err)
+				go func() { _, _ = r.Read(make([]byte, 1)) }()
+				synctest.Wait()
+				next, ok := s.Next(0)
+				assert.True(t, ok)
+				assert.Equal(t, extent.Span{From: at, To: at + 1<<20}, next)
+				w.Close()
+				s.Fail(io.ErrUnexpectedEOF)
+				synctest.Wait()
+				s.Release()
+			})
 		})
 	}
 }
