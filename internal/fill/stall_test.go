@@ -268,6 +268,7 @@ func TestAWindowThatIsTooSlowEndsAlone(t *testing.T) {
 			assert.True(t, bytes.Equal(content[2*mib:3*mib], got))
 			part <- err
 		}()
+		synctest.Wait() // the window is open
 		go o.bodies[0].end(content[mib/2:])
 		got, err := readAll(all)
 		assert.NoError(t, err)
