@@ -210,7 +210,7 @@ func TestDebugPage(t *testing.T) {
 	c.until(t, `performance.getEntriesByType("resource").some(r => r.name.endsWith("&repo=library%2Fnginx"))`)
 	assert.Equal(t, 21, eval[readPage](t, c, read).Events)
 	c.do(t, chromedp.SendKeys("#filter", "-unprivileged"))
-	c.until(t, `document.getElementById("events").innerText === "Nothing is of such a repository."`)
+	c.until(t, `document.getElementById("events").innerText === "Nothing of such a repository."`)
 	assert.Equal(t, "17, 0 of them HEAD", eval[readPage](t, c, read).Tiles["Requests"], "the totals are those of all")
 
 	c.do(t, chromedp.Click("#pause"))
