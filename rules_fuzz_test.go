@@ -21,7 +21,7 @@ func FuzzMatch(f *testing.F) {
 		{"dockerhub", "dockerhub"}, {"dockerhub", "dockerhub/"}, {"docker/hub\ndocker", "docker/hub/a/b"}, {"docker\ndocker/hub", "docker/hub/a/b"},
 		{"docker/hub\ndocker", "docker/hubx/a"}, {"docker/hub\ndocker", "docker/hub"}, {"x/\nx/private/ team", "x/private/secret"}, {"x/private\nx", "x/private"},
 		{"a/ 1\na 2", "a/b"}, {"a 2\na/ 1", "a/b"}, {"ROOT\na", "a/b"}, {"a\nROOT", "b/c"}, {"ROOT ROOT", "a"}, {"ROOT 1\nROOT 2", "a/b"}, {"ROOT/", "ROOT/a"},
-		{"ROOT", ""}, {"ROOT", "ROOT"}, {"root", "root/a"}, {"my upstream/app", "my/image"}, {"my upstream/app/", "my/image"}, {"my ROOT", "my/image"},
+		{"ROOT", ""}, {"ROOT", "ROOT"}, {"root", "root/a"}, {"my upstream/app", "my/image"}, {"my upstream/app/", "my/image"}, {"my ROOT", "my/image"}, {"my /", "my/image"},
 		{"", "a/b"}, {"", "/a"}, {"/", "//a"}, {"//", "//a"}, {"a//", "a//b"}, {"a/b/", "a/b//c"}, {"k8s.io", "k8sxio/pause"}, {"k8s.io", "k8s.io/pause"},
 		{"a", "a/../b"}, {"a/..", "a/../b"}, {"a", "a%2fb/c"}, {"a", "a／b"}, {"a\xff", "a\xff/b"}, {"Docker", "docker/a"}, {"team\nteam/sub\nteam/sub/deep", "team/sub/deeper/x"},
 		{strings.Repeat("a/", 127) + "a", strings.Repeat("a/", 127) + "a/b"}, {"robot$proxy", "robot$proxy/x"},
@@ -73,10 +73,11 @@ func bruteMatch(rules []pullthrough.Rule, name string) (index int, rest string) 
 }
 
 func underUpstream(upstreamPrefix, rest string) string {
-	if upstreamPrefix == "" || upstreamPrefix == "ROOT" {
+	prefix := strings.TrimSuffix(upstreamPrefix, "/")
+	if prefix == "" || upstreamPrefix == "ROOT" {
 		return rest
 	}
-	return strings.TrimSuffix(upstreamPrefix, "/") + "/" + rest
+	return prefix + "/" + rest
 }
 
 // checkOrder: only between equal prefixes does the order of the rules decide,
