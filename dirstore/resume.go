@@ -102,9 +102,7 @@ func (t *stage) Keep() error {
 		return t.Abort()
 	}
 	defer t.end()
-	ended, cancel := context.WithCancel(context.Background())
-	cancel() // nobody waits for a sweep
-	t.store.grow(ended, it.Keep())
+	t.store.grow(it.Keep())
 	return t.file.Close()
 }
 

@@ -48,29 +48,37 @@ func (s *Store) Sweep(ctx context.Context) error {
 }
 
 // grow counts content that has come. Where there is too much of it, or where nobody knows,
-// it has the directory swept in the background. A put that comes when a tenth too much is
-// there waits for that: puts must not be faster than sweeps for ever.
-func (s *Store) grow(ctx context.Context, added int64) {
+// it has the directory swept in the background. swept is closed when that has ended, and nil
+// unless a tenth too much is there.
+func (s *Store) grow(added int64) (swept <-chan struct{}) {
 	if added == 0 {
-		return
+		return nil
 	}
 	added += s.sweeper.uncounted.Swap(0)
 	size, err := s.addSize(added)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.sweeper.uncounted.Add(added)
-		return
+		return nil
 	}
 	if s.MaxBytes <= 0 || err == nil && size <= s.MaxBytes || s.sweeper.rest.Add(-added) > 0 {
-		return
+		return nil
 	}
 	ended := s.sweeper.start(s.shrink)
 	if size <= s.MaxBytes+s.MaxBytes/spare {
+		return nil
+	}
+	return ended
+}
+
+// holdUp has a put wait for a sweep: puts must not be faster than sweeps for ever.
+func holdUp(ctx context.Context, swept <-chan struct{}) {
+	if swept == nil {
 		return
 	}
 	patience := time.NewTimer(maxPutDelay)
 	defer patience.Stop()
 	select {
-	case <-ended:
+	case <-swept:
 	case <-patience.C:
 	case <-ctx.Done():
 	}

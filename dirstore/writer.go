@@ -52,7 +52,7 @@ func (s *Store) put(ctx context.Context, f func(w *writer) error) error {
 		}
 		return err
 	})
-	s.grow(ctx, w.added)
+	holdUp(ctx, s.grow(w.added))
 	return err
 }
 
