@@ -129,7 +129,7 @@ func (o *observer) logFetch(ctx context.Context, rt *route, ref string, err erro
 	switch {
 	case status == http.StatusInternalServerError, errors.Is(err, context.Canceled), e.Kind == ErrClosed:
 		return
-	case e.Kind == ErrNotFound && e.Status == http.StatusNotFound && (!errors.Is(err, upstream.ErrNoRegistry) || ocipath.ValidDigest(ref)):
+	case isPlainNotFound(e, ref):
 		return
 	}
 	attrs := append(named(rt.repo, ref), "rule", rt.prefix(), "host", rt.base.Host)
@@ -140,6 +140,12 @@ func (o *observer) logFetch(ctx context.Context, rt *route, ref string, err erro
 		attrs = append(attrs, "retryAfter", e.RetryAfter.Round(time.Second))
 	}
 	o.log.WarnContext(ctx, remedy(rt.base, e), caused(attrs, err)...)
+}
+
+// isPlainNotFound reports whether e is a registry's answer that it does not have ref. The one
+// for a digest may be its storage's, which speaks as any web server does.
+func isPlainNotFound(e *Error, ref string) bool {
+	return e.Kind == ErrNotFound && e.Status == http.StatusNotFound && (!errors.Is(e, upstream.ErrNoRegistry) || ocipath.ValidDigest(ref))
 }
 
 // remedy says what has failed at the upstream registry, which is at base, and what the operator can do.
