@@ -102,6 +102,24 @@ func (r *remains) breakOff(n int64) {
 	})
 }
 
+// breakOffOver pulls a larger layer over n connections until each of them has brought that many
+// bytes. It returns the Policy.
+func (r *remains) breakOffOver(n int, size, each int64) (policy func(*pullthrough.Proxy)) {
+	r.t.Helper()
+	img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 8, LayerSize: size})
+	r.layer = img.Layers[0]
+	r.up.Push("a", "2", img)
+	policy = testkit.WithPolicy(pullthrough.Policy{Connections: n, BlobsFirst: true})
+	defer r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 206", Stall: make(chan struct{}), StallAfter: &each})()
+	r.process(policy, func(p *pullthrough.Proxy) {
+		b, err := p.Blob(r.t.Context(), r.at("a"))
+		require.NoError(r.t, err)
+		require.Eventually(r.t, func() bool { return p.Downloads()[0].Written == int64(n)*each }, time.Minute, time.Millisecond)
+		require.NoError(r.t, b.Body.Close())
+	})
+	return policy
+}
+
 func (r *remains) content() []byte { return testkit.BlobContent(r.t, r.layer) }
 
 // received is how many bytes upstream has sent.
@@ -479,20 +497,7 @@ func TestSpoolsWithoutADirectoryStayNameless(t *testing.T) {
 // TestWhatIsKeptGoesOnOverSeveralConnections, and each byte is fetched once all the same.
 func TestWhatIsKeptGoesOnOverSeveralConnections(t *testing.T) {
 	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
-		const size = 40 << 20
-		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 8, LayerSize: size})
-		r.layer = img.Layers[0]
-		r.up.Push("a", "2", img)
-		two := testkit.WithPolicy(pullthrough.Policy{Connections: 2, BlobsFirst: true})
-		never := make(chan struct{})
-		heal := r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 206", Stall: never, StallAfter: new(int64(5 << 20))})
-		r.process(two, func(p *pullthrough.Proxy) {
-			b, err := p.Blob(t.Context(), r.at("a"))
-			require.NoError(t, err)
-			require.Eventually(t, func() bool { return p.Downloads()[0].Written == 10<<20 }, time.Minute, time.Millisecond)
-			require.NoError(t, b.Body.Close())
-		})
-		heal()
+		two := r.breakOffOver(2, 40<<20, 5<<20)
 		r.process(two, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
 		assert.EqualValues(t, r.layer.Size, r.received())
 		seen := r.ranges()
@@ -533,17 +538,7 @@ func TestWhatNobodyGivesBackIsNotKept(t *testing.T) {
 func TestFewerConnectionsGoOn(t *testing.T) {
 	withRemains(t, pullthroughtest.Config{}, func(t *testing.T, r *remains) {
 		const size = 64 << 20
-		img := pullthroughtest.NewImage(pullthroughtest.ImageOptions{Seed: 9, LayerSize: size})
-		r.layer = img.Layers[0]
-		r.up.Push("a", "2", img)
-		heal := r.up.Fault(pullthroughtest.Fault{Match: "GET /v2/*/blobs/* 206", Stall: make(chan struct{}), StallAfter: new(int64(3 << 20))})
-		r.process(testkit.WithPolicy(pullthrough.Policy{Connections: 4, BlobsFirst: true}), func(p *pullthrough.Proxy) {
-			b, err := p.Blob(t.Context(), r.at("a"))
-			require.NoError(t, err)
-			require.Eventually(t, func() bool { return p.Downloads()[0].Written == 12<<20 }, time.Minute, time.Millisecond)
-			require.NoError(t, b.Body.Close())
-		})
-		heal()
+		r.breakOffOver(4, size, 3<<20)
 		r.process(nil, func(p *pullthrough.Proxy) { r.whole(p, r.at("a")) })
 		assert.EqualValues(t, size, r.received())
 		assert.Len(t, r.ranges(), 8)

@@ -101,30 +101,19 @@ func TestAFillOfUnknownLengthLeavesRoomForOthers(t *testing.T) {
 	})
 }
 
-func TestLanesDoNotWaitForEachOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fill.Options{})
-		first, second := newOwner(content, newBody(len(content))), newOwner(content, wholeBody(content))
-		first.Lane, first.MaxPerLane = 1, 1
-		second.Lane, second.MaxPerLane = 2, 1
-		a := w.open(t, t.Context(), first)
-		start := time.Now()
-		b, err := w.Open(t.Context(), "other", second.job)
-		require.NoError(t, err)
-		assert.Zero(t, time.Since(start))
-		require.NoError(t, a.Body.Close())
-		require.NoError(t, b.Body.Close())
-		w.idle(t)
-	})
-}
+func TestLanesDoNotWaitForEachOther(t *testing.T) { beginsAtOnce(t, 2, 1) }
 
 // A Policy may change: what begins from then on has the new number of turns.
-func TestALaneThatIsMadeWider(t *testing.T) {
+func TestALaneThatIsMadeWider(t *testing.T) { beginsAtOnce(t, 1, 2) }
+
+// beginsAtOnce has a fill begin in the lane, of so many turns, while another one has the only
+// turn of lane 1.
+func beginsAtOnce(t *testing.T, lane, turns int) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, fill.Options{})
 		first, second := newOwner(content, newBody(len(content))), newOwner(content, wholeBody(content))
 		first.Lane, first.MaxPerLane = 1, 1
-		second.Lane, second.MaxPerLane = 1, 2
+		second.Lane, second.MaxPerLane = lane, turns
 		a := w.open(t, t.Context(), first)
 		start := time.Now()
 		b, err := w.Open(t.Context(), "other", second.job)
